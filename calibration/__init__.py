@@ -1,0 +1,1 @@
+"""Images become activation ranges: image sets, preprocessing, calibration readers, range methods."""

@@ -1,0 +1,149 @@
+"""Photographs become network inputs, exactly as the weights' own metadata says.
+
+The geometry is torchvision's reference transform (resize the shorter side, crop the centre), computed in one step: Pillow
+resamples only the part of the picture that the crop keeps, with the same filter coefficients.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qcam.common.errors import QcamError
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a photograph becomes the network's input.
+
+    Attributes:
+        resize: Length of the shorter side after resizing, in pixels; None squashes the whole picture to `crop`.
+        crop: Height and width of the centre crop, in pixels: the network's input size.
+        mean: Subtracted from each of R, G, B after scaling to 0..1.
+        std: Divides each of R, G, B after that.
+        interpolation: Resampling filter: bilinear, bicubic or lanczos; always antialiased.
+    """
+
+    resize: int | None
+    crop: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work.
+
+        Raises:
+            QcamError: For a size below 1, a crop that does not fit, an unknown filter, or a standard deviation of 0.
+        """
+        if self.interpolation not in _FILTERS:
+            raise QcamError(f"interpolation {self.interpolation!r} is unknown; choose one of {', '.join(_FILTERS)}")
+        if min(self.crop) < 1 or max(self.crop) > 4096:
+            raise QcamError(f"crop {self.crop} is not a size between 1 and 4096 pixels")
+        if self.resize is not None and not max(self.crop) <= self.resize <= 8192:
+            raise QcamError(f"resize {self.resize} does not hold a crop of {self.crop}; resize must be at least as large")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(map(abs, self.std)) == 0:
+            raise QcamError(f"mean {self.mean} and std {self.std} must be finite, std not 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values, as they stand in `bundle.json`."""
+        return asdict(self) | {"crop": list(self.crop), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Preprocessing:
+        """Read the settings back from `bundle.json`.
+
+        Raises:
+            QcamError: If a field is missing or cannot work.
+        """
+        try:
+            return cls(
+                resize=None if value["resize"] is None else int(value["resize"]),
+                crop=_pair(value["crop"]),
+                mean=_triple(value["mean"]),
+                std=_triple(value["std"]),
+                interpolation=str(value["interpolation"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise QcamError(f"preprocessing in bundle.json is incomplete or wrong: {error!r}") from error
+
+    def crop_image(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and centre-crop a picture.
+
+        Args:
+            image: RGB or L picture of any size.
+
+        Returns:
+            Pixels, uint8, height × width × 3 for RGB, height × width for L.
+        """
+        height, width = self.crop
+        box = self.crop_box(image.size)
+        return np.asarray(image.resize((width, height), _FILTERS[self.interpolation], box=box))
+
+    def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Tell which part of a picture the crop keeps.
+
+        The integer rounding of the resized size and of the crop's offset is torchvision's (`Resize`, `CenterCrop`).
+
+        Args:
+            size: The picture's width and height in pixels.
+
+        Returns:
+            Left, top, right and bottom edge in the picture's own pixel coordinates.
+        """
+        width, height = size
+        if self.resize is None:
+            return (0.0, 0.0, float(width), float(height))
+        crop_height, crop_width = self.crop
+        short, long = sorted((width, height))
+        scaled_long = int(self.resize * long / short)
+        scaled_width, scaled_height = (self.resize, scaled_long) if width <= height else (scaled_long, self.resize)
+        left = round((scaled_width - crop_width) / 2.0)
+        top = round((scaled_height - crop_height) / 2.0)
+        return (
+            left * width / scaled_width,
+            top * height / scaled_height,
+            min((left + crop_width) * width / scaled_width, float(width)),
+            min((top + crop_height) * height / scaled_height, float(height)),
+        )
+
+    def normalise(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Turn cropped pixels into the network's input: (x / 255 - mean) / std, in float32.
+
+        Args:
+            crops: uint8, batch × height × width × 3.
+
+        Returns:
+            float32, batch × 3 × height × width, contiguous.
+        """
+        mean = np.asarray(self.mean, np.float32)
+        std = np.asarray(self.std, np.float32)
+        # 256 possible values a channel: the arithmetic is done once for each, the images are looked up.
+        levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+        table = (levels - mean) / std
+        batch, height, width, _ = crops.shape
+        result = np.empty((batch, 3, height, width), np.float32)
+        for channel in range(3):
+            np.take(table[:, channel], crops[..., channel], out=result[:, channel])
+        return result
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value
+    return int(first), int(second)
+
+
+def _triple(value: Any) -> tuple[float, float, float]:
+    first, second, third = value
+    return float(first), float(second), float(third)

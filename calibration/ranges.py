@@ -1,0 +1,169 @@
+"""Activation ranges of a float graph, from calibration photographs, by the methods of `onnxruntime.quantization`.
+
+The ranges are collected once and serve every integer precision of a bundle. Memory is bounded by the batch: histogram
+methods, which ONNX Runtime lets collect whole tensors, are fed one batch at a time and merge their histograms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from qcam.calibration.images import Decoded, ImageFile, decode
+from qcam.calibration.preprocessing import Preprocessing
+from qcam.common.errors import QcamError
+from qcam.common.files import fingerprint
+
+#: Range methods by the name that `--method` takes. `Distribution` is left out on purpose: it gave unusable models.
+METHODS = ("minmax", "entropy", "percentile")
+#: Histogram methods keep every activation of a batch: fewer images at a time.
+_BATCH = {"minmax": 8, "entropy": 2, "percentile": 2}
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Photographs ready for calibration.
+
+    Attributes:
+        crops: uint8, images × height × width × 3, as the network crops them.
+        names: The images' names, in order.
+        sha256: The fingerprints of the images' files, in order.
+        refused: `name: reason` of the images that could not be used.
+    """
+
+    crops: NDArray[np.uint8]
+    names: tuple[str, ...]
+    sha256: tuple[str, ...]
+    refused: tuple[str, ...]
+
+    def normalised_batches(self, preprocessing: Preprocessing, size: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the network inputs in batches of at most `size`: float32, batch × 3 × height × width."""
+        for start in range(0, len(self.crops), size):
+            yield preprocessing.normalise(self.crops[start : start + size])
+
+    def to_json(self, method: str) -> dict[str, Any]:
+        """Return what the manifest records of the calibration: method, images and one fingerprint of both."""
+        return {
+            "method": method,
+            "images": len(self.names),
+            "refused": list(self.refused),
+            "names": list(self.names),
+            "fingerprint": fingerprint({"method": method, "images": list(self.sha256)}),
+        }
+
+
+def load_calibration_set(images: Sequence[ImageFile], preprocessing: Preprocessing) -> CalibrationSet:
+    """Decode and crop the calibration photographs.
+
+    Args:
+        images: The photographs; those that cannot be decoded are left out and named.
+        preprocessing: The network's preprocessing.
+
+    Raises:
+        QcamError: If not one photograph can be used.
+    """
+    crops, names, hashes, refused = [], [], [], []
+    for image in images:
+        decoded: Decoded = decode(image.path)
+        if decoded.image is None:
+            refused.append(f"{image.name}: {decoded.refusal}")
+            continue
+        crops.append(preprocessing.crop_image(decoded.image))
+        names.append(image.name)
+        hashes.append(decoded.sha256)
+    if not crops:
+        raise QcamError(f"no calibration photograph can be used; first refusal: {refused[0] if refused else 'none given'}")
+    return CalibrationSet(np.stack(crops), tuple(names), tuple(hashes), tuple(refused))
+
+
+class _OneBatch:
+    """A calibration data reader over one batch, as ONNX Runtime's calibrators expect it."""
+
+    def __init__(self, name: str, batch: NDArray[np.float32]) -> None:
+        self._inputs: list[dict[str, NDArray[np.float32]]] = [{name: batch}]
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """Return the next inputs by name, or None at the end."""
+        return self._inputs.pop() if self._inputs else None
+
+
+def collect_ranges(
+    model: onnx.ModelProto,
+    calibration: CalibrationSet,
+    preprocessing: Preprocessing,
+    method: str,
+    on_images: Callable[[int], None] = lambda _count: None,
+) -> Any:
+    """Run the float graph on the calibration photographs and return the range of every activation.
+
+    Args:
+        model: Float ONNX graph with one image input (dynamic batch).
+        calibration: The photographs.
+        preprocessing: The network's preprocessing.
+        method: One of `METHODS`.
+        on_images: Called with the number of images done since the last call.
+
+    Returns:
+        `onnxruntime.quantization.calibrate.TensorsData`, tensor name → range.
+
+    Raises:
+        QcamError: For an unknown method.
+    """
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    if method not in METHODS:
+        raise QcamError(f"calibration method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    chosen = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }[method]
+    # Ranges stay asymmetric here; a scheme that wants symmetric activations widens them itself. ONNX Runtime's
+    # percentile method is symmetric unless told otherwise, which would waste half of every ReLU's codes.
+    options: dict[str, Any] = {"symmetric": False}
+    name = model.graph.input[0].name
+    with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder, _quiet_quantizer():
+        source = Path(folder) / "model.onnx"
+        onnx.save(model, source)
+        calibrator = create_calibrator(
+            source,
+            quantizable_operators(),
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=chosen,
+            extra_options=options,
+        )
+        for batch in calibration.normalised_batches(preprocessing, _BATCH[method]):
+            calibrator.collect_data(_OneBatch(name, batch))
+            on_images(len(batch))
+        return calibrator.compute_data()
+
+
+def quantizable_operators() -> list[str]:
+    """Return the operator types that ONNX Runtime's QDQ quantizer handles, sorted."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return sorted({*QDQRegistry, *QLinearOpsRegistry})
+
+
+@contextlib.contextmanager
+def _quiet_quantizer() -> Iterator[None]:
+    """Hold back what the quantizer prints and logs to the root logger, which would look like qcam's own."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,1 @@
+"""What every room shares: errors, whole-or-nothing files, the console, facts about the machine."""

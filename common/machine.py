@@ -1,0 +1,64 @@
+"""What ran here: processor features and package versions, for the record of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+# The instruction sets that choose ONNX Runtime's integer kernels; the rest would only lengthen the record.
+_KERNEL_FEATURES = (
+    "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni",
+    "amx_int8", "asimd", "asimddp", "i8mm", "sve",
+)  # fmt: skip
+
+_PACKAGES = (
+    "qcam", "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript",
+    "torch", "torchvision", "timm", "pyarrow",
+)  # fmt: skip
+
+
+def cpu_features() -> list[str]:
+    """Return the instruction sets of this processor that matter to integer kernels, by their Linux names.
+
+    Empty where the system does not tell (no /proc/cpuinfo).
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    flags: set[str] = set()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            flags.update(value.split())
+    return [name for name in _KERNEL_FEATURES if name in flags]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of those packages that can change a figure, where installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def available_cores() -> int:
+    """Return the number of processor cores this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def describe() -> dict[str, object]:
+    """Return the machine's architecture, system, cores and kernel features as JSON-ready values."""
+    return {
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "cores": available_cores(),
+        "cpu_features": cpu_features(),
+    }

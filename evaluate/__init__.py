@@ -1,0 +1,1 @@
+"""Runs become maps, maps become numbers, numbers become a report."""

@@ -1,0 +1,127 @@
+"""Class activation maps from an activation and the gradient of a class score at it, in float64.
+
+Grad-CAM++ after Chattopadhyay et al., "Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks" (WACV
+2018), equation 19, with A the activation and g = d score / d A, the score being the logit:
+
+    alpha_kij = g² / (2 g² + (sum_ab A_kab) g³), 0 where g = 0;  w_k = sum_ij alpha_kij relu(g_kij);
+    map = relu(sum_k w_k A_k)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcam.common.errors import QcamError
+
+Array = NDArray[np.float64]
+
+
+def gradcam_plus_plus_weights(activation: Array, gradient: Array, epsilon: float = 0.0) -> Array:
+    """Return Grad-CAM++'s weight of each channel.
+
+    Args:
+        activation: float64, batch × channels × height × width.
+        gradient: d logit / d activation, same shape.
+        epsilon: Added to the denominator of alpha. 0 is the formula; pytorch-grad-cam adds 1e-6, which is not
+            negligible, since gradients are often around 1e-3 and so their squares around 1e-6.
+
+    Returns:
+        float64, batch × channels.
+    """
+    square = gradient * gradient
+    total = activation.sum(axis=(2, 3), keepdims=True)
+    denominator = 2.0 * square + total * square * gradient + epsilon
+    positive = gradient > 0  # relu(g) makes all others vanish, whatever their alpha
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # With epsilon 0, g² cancels: 1 / (2 + total · g) does not lose g² to underflow.
+        alpha = square / denominator if epsilon else 1.0 / (2.0 + total * gradient)
+    alpha = np.where(positive & np.isfinite(alpha), alpha, 0.0)
+    weights: Array = np.where(positive, alpha * gradient, 0.0).sum(axis=(2, 3))
+    return weights
+
+
+def gradcam_weights(activation: Array, gradient: Array) -> Array:
+    """Return plain Grad-CAM's weights: the gradient's mean over positions (Selvaraju et al., ICCV 2017), batch × channels."""
+    weights: Array = gradient.mean(axis=(2, 3))
+    return weights
+
+
+def torchcam_weights(activation: Array, gradient: Array) -> Array:
+    """Return the weights that torch-cam's Grad-CAM++ really computes, the ones the paper ran: sum of g² relu(g).
+
+    Alpha never reaches its result: it is divided in place on an index copy.
+    """
+    weights: Array = (gradient**2 * np.maximum(gradient, 0.0)).sum(axis=(2, 3))
+    return weights
+
+
+#: CAM methods by the name that `--cam` takes.
+METHODS: dict[str, Callable[[Array, Array], Array]] = {
+    "gradcam++": gradcam_plus_plus_weights,
+    "gradcam": gradcam_weights,
+    "gradcam++-torchcam": torchcam_weights,
+}
+
+
+def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method: str = "gradcam++") -> Array:
+    """Compute class activation maps.
+
+    Args:
+        activation: Activation at the tap, batch × channels × height × width.
+        gradient: d logit / d activation, same shape.
+        method: One of `METHODS`.
+
+    Returns:
+        float64, batch × height × width, not negative, not normalised; all zero where nothing speaks for the class.
+
+    Raises:
+        QcamError: If the method is unknown.
+    """
+    if method not in METHODS:
+        raise QcamError(f"CAM method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    a, g = activation.astype(np.float64), gradient.astype(np.float64)
+    weights = METHODS[method](a, g)
+    maps: Array = np.maximum(np.einsum("bk,bkij->bij", weights, a), 0.0)
+    return maps
+
+
+def normalise(maps: Array) -> Array:
+    """Stretch each map to 0..1 (min-max); a constant map becomes all zero.
+
+    Args:
+        maps: batch × height × width.
+    """
+    low = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - low
+    with np.errstate(divide="ignore", invalid="ignore"):
+        stretched: Array = np.where(span > 0, (maps - low) / span, 0.0)
+    return stretched
+
+
+def upsample(maps: Array, size: tuple[int, int]) -> Array:
+    """Enlarge maps bilinearly, pixel centres aligned as in `torch.nn.functional.interpolate(align_corners=False)`.
+
+    Args:
+        maps: batch × height × width.
+        size: Height and width of the result.
+
+    Returns:
+        float64, batch × size.
+    """
+    rows, columns = _bilinear(maps.shape[1], size[0]), _bilinear(maps.shape[2], size[1])
+    enlarged: Array = rows @ maps @ columns.T
+    return enlarged
+
+
+def _bilinear(length: int, target: int) -> Array:
+    """Return the matrix (target × length) that resamples one axis; positions beyond the centres repeat the edge."""
+    position = np.clip((np.arange(target) + 0.5) * length / target - 0.5, 0, length - 1)
+    lower = np.minimum(np.floor(position).astype(int), max(length - 2, 0))
+    fraction = position - lower
+    matrix = np.zeros((target, length))
+    matrix[np.arange(target), lower] = 1.0 - fraction
+    matrix[np.arange(target), np.minimum(lower + 1, length - 1)] += fraction
+    return matrix

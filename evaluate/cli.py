@@ -1,0 +1,247 @@
+"""`qcam-eval`: bundles and images become maps and numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qcam.common import console, machine
+from qcam.common.errors import QcamError
+
+if TYPE_CHECKING:
+    from qcam.calibration.images import ImageFile
+    from qcam.evaluate.study import Study
+    from qcam.runtime.bundle import Bundle
+
+_EPILOG = """\b
+Examples:
+  qcam-eval
+      every bundle in bundles/ on the demo photographs
+  qcam-eval bundles/resnet50 --images photos/ --limit 1000
+  qcam-eval --images val/ --labels val.csv --saliency masks:masks/
+  qcam-eval --provider CUDA
+  qcam-eval --session-config session.x64quantprecision=1
+      int8 without 16-bit saturation on x86 CPUs that lack VNNI
+Results: results.parquet, maps.parquet, summary.json, run.json and grid-MODEL.png in the output folder.
+Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command goes on).
+"""
+
+
+@click.command(cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of photographs; by default the demo ones.")
+@click.option("--labels", type=click.Path(path_type=Path), help="CSV with the columns image,label; else class folders count.")
+@click.option(
+    "--saliency", default="u2netp", show_default=True, metavar="u2netp|onnx:FILE|masks:DIR|none",
+    help="Where salient-object maps come from.",
+)
+@click.option(
+    "--provider", default="CPU", show_default=True,
+    help="ONNX Runtime execution provider: CPU, CUDA, TensorRT, OpenVINO … Strict: never silently another one.",
+)
+@click.option("--allow-fallback", is_flag=True, help="Accept nodes or sessions on another provider, and say so on every table.")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(["f32", "int16", "int8"]),
+    help="May be given several times; by default all that a bundle holds.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime and PyTorch; by default all cores.")
+@click.option(
+    "--target", type=click.Choice(["f32-top1", "own-top1", "label"]), default="f32-top1", show_default=True,
+    help="The class that is explained: f32's choice for every precision, each precision's own (the paper), or the label.",
+)
+@click.option(
+    "--cam", "method", type=click.Choice(["gradcam++", "gradcam", "gradcam++-torchcam"]), default="gradcam++",
+    show_default=True, help="gradcam++-torchcam is what the paper really ran.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="For PyTorch.")
+@click.option("--limit", type=click.IntRange(1), help="Take only the first so many images.")
+@click.option("--session-config", multiple=True, metavar="KEY=VALUE", help="ONNX Runtime session configuration entry.")
+@click.option("--fake-quant/--no-fake-quant", default=True, show_default=True, help="Whether to simulate for comparison.")
+@click.option("--grid-rows", type=click.IntRange(0, 50), default=8, show_default=True, help="Images in the picture grid.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the results; by default out/demo, or out/NAME after the image folder.",
+)
+@click.option("--force", is_flag=True, help="Replace results that exist.")
+def main(
+    bundles: tuple[Path, ...],
+    images: Path | None,
+    labels: Path | None,
+    saliency: str,
+    provider: str,
+    allow_fallback: bool,
+    precisions: tuple[str, ...],
+    batch_size: int,
+    threads: int | None,
+    target: str,
+    method: str,
+    device: str,
+    limit: int | None,
+    session_config: tuple[str, ...],
+    fake_quant: bool,
+    grid_rows: int,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Evaluate each BUNDLE: does the quantized model, as deployed, still look at the same place?
+
+    Every precision runs in ONNX Runtime; its Grad-CAM++ is compared with f32's, with salient-object maps, and with what
+    a PyTorch fake-quant simulation of the same file predicts. Without BUNDLE, all of bundles/ are taken.
+    """
+    from qcam.calibration.images import find_images, with_labels
+    from qcam.calibration.photographs import evaluation_photographs
+    from qcam.runtime.deployed import SessionSettings, provider_name
+
+    threads = threads or machine.available_cores()
+    settings = SessionSettings(
+        provider=provider_name(provider),
+        threads=threads,
+        allow_fallback=allow_fallback,
+        config=dict(_pair(entry) for entry in session_config),
+    )
+    if not allow_fallback:
+        from qcam.runtime.deployed import require_provider
+
+        require_provider(settings.provider)
+    loaded = _load_bundles(bundles)
+    if images is None:
+        photographs = evaluation_photographs()
+        console.note(f"no --images: taking the {len(photographs)} demo photographs that foolbox ships")
+    else:
+        photographs = find_images(images)
+    photographs = photographs[:limit]
+    if images is not None or labels is not None:
+        photographs = with_labels(photographs, loaded[0].classes, labels)
+    for bundle in loaded:
+        if not bundle.trained:
+            console.warn(f"{bundle.model_id} has random weights: no figure made with it means anything")
+
+    from qcam.evaluate.saliency import open_saliency
+    from qcam.evaluate.study import Study, StudyOptions
+
+    source = open_saliency(saliency, threads)
+    options = StudyOptions(
+        precisions=tuple(precisions) or ("f32", "int16", "int8"),
+        settings=settings,
+        saliency=saliency,
+        target=target,
+        method=method,
+        batch_size=batch_size,
+        fake_quant=fake_quant,
+    )
+    folder = output or Path("out") / ("demo" if images is None else images.resolve().name or "images")
+    # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
+    with console.err.status("opening sessions"):
+        study = Study(loaded, photographs, source, options, folder)
+    if study.prepare(_torch_device(device, threads), force=force):
+        try:
+            study.run()
+        except KeyboardInterrupt:
+            console.warn(f"interrupted; {folder} holds what is finished, readable. The same command goes on from there")
+            raise
+    else:
+        console.note(f"{folder} already holds the complete results of this very run; --force computes them again")
+    _draw_grids(study, loaded, photographs, grid_rows)
+    _report(study, settings.provider, folder)
+
+
+def _load_bundles(given: tuple[Path, ...]) -> list[Bundle]:
+    from qcam.runtime.bundle import MANIFEST, load_bundle
+
+    folders = list(given)
+    if not folders:
+        folders = sorted(path.parent for path in Path("bundles").glob(f"*/{MANIFEST}"))
+        if not folders:
+            raise QcamError("no bundle given and none in bundles/; make one with qcam-export")
+    return [load_bundle(folder) for folder in folders]
+
+
+def _torch_device(wanted: str, threads: int) -> str:
+    try:
+        import torch
+    except ImportError as error:
+        raise QcamError(
+            f'PyTorch is not installed ({error}); CAMs need its gradients: pip install "qcam[host]"'
+        ) from error
+    torch.set_num_threads(threads)
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise QcamError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
+    return "cuda" if wanted != "cpu" and available else "cpu"
+
+
+def _draw_grids(study: Study, bundles: list[Bundle], photographs: list[ImageFile], count: int) -> None:
+    from qcam.evaluate.grid import choose_images, write_grid
+    from qcam.evaluate.results import StoredMap, read_arrow
+    from qcam.evaluate.study import MAPS
+
+    missing = [bundle for bundle in bundles if not _grid_path(study, bundle).exists()]
+    if not count or not missing:
+        return
+    rows = study.rows()
+    chosen = {bundle.model_id: choose_images(rows, bundle.model_id, count) for bundle in missing}
+    wanted = {name for names in chosen.values() for name in names}
+    samples = study.samples([image for image in photographs if image.name in wanted])
+    stored = [StoredMap(**item) for item in read_arrow(study.folder / MAPS).to_pylist() if item["image"] in wanted]
+    for bundle in missing:
+        shown = [samples[bundle.model_id][name] for name in chosen[bundle.model_id] if name in samples[bundle.model_id]]
+        if shown:
+            write_grid(
+                _grid_path(study, bundle),
+                f"{bundle.model_id}: deployed CAMs" + ("" if bundle.trained else " (random weights)"),
+                shown,
+                [item for item in stored if item.model == bundle.model_id],
+                [row for row in rows if row.model == bundle.model_id],
+                bundle.classes,
+            )
+
+
+def _grid_path(study: Study, bundle: Bundle) -> Path:
+    return study.folder / f"grid-{bundle.folder.name}.png"
+
+
+def _report(study: Study, provider: str, folder: Path) -> None:
+    from qcam.evaluate.study import SUMMARY
+    from qcam.evaluate.table import arithmetic_lines, as_rich, fallback_reasons
+
+    entries = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["entries"]
+    rows = study.rows()
+    count = len({row.image for row in rows})
+    fallbacks = fallback_reasons(study.evaluators)
+    title = f"{count} images, provider {provider}"
+    if fallbacks:
+        title += " — NOT WHOLLY ON IT, see below"
+    console.out.print(as_rich(entries, title))
+    for line in arithmetic_lines(study.evaluators, provider):
+        console.out.print(line, style="dim", markup=False)
+    for reason in fallbacks:
+        console.warn(f"fallback accepted: {reason}")
+    if study.saturates:
+        console.warn(
+            "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
+            "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
+        )
+    odd: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status != "ok" and not row.status.startswith("no_reference: no salient-object maps"):
+            odd.setdefault(row.status, []).append(row.image)
+    for status, names in odd.items():
+        unique = list(dict.fromkeys(names))
+        shown = ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
+        console.warn(f"{status}: {shown}")
+    console.out.print(f"results: {folder}/ (results.parquet, maps.parquet, summary.json, run.json, grid-*.png)", markup=False)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise QcamError(f"--session-config {text!r} is not of the form KEY=VALUE")
+    return key, value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""SIM, CC and KLD between maps, as the paper defines them.
+
+Conventions (named in every report): for SIM and KLD both maps are divided by their sum; KLD weights by the evaluated map
+and puts epsilon inside the logarithm and under the fraction: sum P log(eps + P / (eps + Q)), P the evaluated map, Q the
+reference, eps 2.2204e-16. The MIT benchmark and pysaliency weight by the reference instead, sum Q log(eps + Q / (P + eps)):
+their figure is this one with the arguments swapped. CC is Pearson's. A map that is constant or not finite has none of the
+three: NaN is returned, for the caller to count; nothing is made up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+#: numpy's float64 machine epsilon, as the MIT benchmark uses.
+EPSILON = 2.220446049250313e-16
+#: Metric names in the order of every table.
+METRICS = ("SIM", "CC", "KLD")
+
+
+def similarity(maps: Array, references: Array) -> Array:
+    """Similarity, or histogram intersection: sum min(P, Q) of the maps as distributions; 1 for equal maps, 0 at least.
+
+    Args:
+        maps: Evaluated maps, not negative, batch × height × width.
+        references: Same shape.
+
+    Returns:
+        float64, batch; NaN where a map is constant.
+
+    >>> similarity(np.array([[[1.0, 0.0]]]), np.array([[[1.0, 3.0]]]))
+    array([0.25])
+    """
+    result: Array = np.minimum(_distribution(maps), _distribution(references)).sum(axis=(1, 2))
+    return _undefined(result, maps, references)
+
+
+def correlation(maps: Array, references: Array) -> Array:
+    """Pearson's linear correlation coefficient over positions, -1 to 1.
+
+    Args:
+        maps: Evaluated maps, batch × height × width.
+        references: Same shape.
+
+    Returns:
+        float64, batch; NaN where a map is constant.
+
+    >>> correlation(np.array([[[0.0, 1.0, 2.0]]]), np.array([[[2.0, 1.0, 0.0]]]))
+    array([-1.])
+    """
+    a = maps - maps.mean(axis=(1, 2), keepdims=True)
+    b = references - references.mean(axis=(1, 2), keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        product = (a * b).sum(axis=(1, 2))
+        result = product / (np.sqrt((a * a).sum(axis=(1, 2))) * np.sqrt((b * b).sum(axis=(1, 2))))
+    return _undefined(np.clip(result, -1.0, 1.0), maps, references)
+
+
+def divergence(maps: Array, references: Array) -> Array:
+    """Kullback-Leibler divergence, the paper's: sum P log(eps + P / (eps + Q)); 0 for equal maps.
+
+    Args:
+        maps: Evaluated maps P, not negative, batch × height × width.
+        references: Reference maps Q, same shape.
+
+    Returns:
+        float64, batch, in nats; NaN where a map is constant.
+    """
+    p, q = _distribution(maps), _distribution(references)
+    result: Array = (p * np.log(EPSILON + p / (EPSILON + q))).sum(axis=(1, 2))
+    return _undefined(result, maps, references)
+
+
+def all_metrics(maps: Array, references: Array) -> dict[str, Array]:
+    """Return every metric by name, batch of values each."""
+    return {
+        "SIM": similarity(maps, references),
+        "CC": correlation(maps, references),
+        "KLD": divergence(maps, references),
+    }
+
+
+def is_constant(maps: Array) -> NDArray[np.bool_]:
+    """Tell for each map whether it says nothing: constant, or with values that are not finite."""
+    flat = maps.reshape(len(maps), -1)
+    constant: NDArray[np.bool_] = ~np.isfinite(flat).all(axis=1) | (flat.max(axis=1) == flat.min(axis=1))
+    return constant
+
+
+def _distribution(maps: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result: Array = maps / maps.sum(axis=(1, 2), keepdims=True)
+    return result
+
+
+def _undefined(values: Array, maps: Array, references: Array) -> Array:
+    return np.where(is_constant(maps) | is_constant(references), np.nan, values)

@@ -1,0 +1,103 @@
+"""The table: the paper's layout, models as columns, mean ± standard deviation in the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from qcam.evaluate.evaluator import BundleEvaluator
+from qcam.evaluate.metrics import METRICS
+from qcam.runtime.bundle import PRECISIONS
+
+_NAMES = {"vs_saliency": "{} v. salient object", "vs_f32": "{} v. f32", "fake_quant_vs_deployed": "{} fake-quant v. deployed"}
+_EXTRA = (
+    ("vs_f32", "top1_agreement", "top-1 as f32"),
+    ("vs_label", "accuracy", "top-1 right"),
+    ("vs_f32", "logit_error", "logit error v. f32"),
+    ("fake_quant_vs_deployed", "codes_equal", "tap codes equal, fake-quant v. deployed"),
+    ("fake_quant_vs_deployed", "logit_error", "logit error, fake-quant v. deployed"),
+)
+
+Entries = Sequence[dict[str, Any]]
+
+
+def table_rows(entries: Entries) -> tuple[list[str], list[list[str]]]:
+    """Lay a summary out as the paper's table.
+
+    Args:
+        entries: From `results.summarise`.
+
+    Returns:
+        Column headings, and rows of texts: comparison, metric, one cell per model; an empty row between groups.
+    """
+    models = list(dict.fromkeys(entry["model"] for entry in entries))
+    cells = {(e["comparison"], e["precision"], e["metric"], e["model"]): e for e in entries}
+    rows: list[list[str]] = []
+    for comparison, title in _NAMES.items():
+        for precision in PRECISIONS:
+            if comparison == "vs_f32" and precision == "f32":
+                continue  # the null row: a model against itself; it stays in summary.json
+            for metric in METRICS:
+                found = [cells.get((comparison, precision, metric, model)) for model in models]
+                if any(entry is not None and entry["n"] for entry in found):
+                    name = title.format(precision) if metric == METRICS[0] else ""
+                    rows.append([name, metric, *(_cell(entry) for entry in found)])
+        rows.append([])
+    for comparison, metric, title in _EXTRA:
+        for precision in PRECISIONS:
+            if comparison == "vs_f32" and precision == "f32":
+                continue
+            found = [cells.get((comparison, precision, metric, model)) for model in models]
+            if any(entry is not None and entry["n"] for entry in found):
+                rows.append([title, precision, *(_cell(entry, share=metric not in ("logit_error",)) for entry in found)])
+    while rows and not rows[-1]:
+        rows.pop()
+    return ["", "", *models], rows
+
+
+def _cell(entry: dict[str, Any] | None, *, share: bool | None = None) -> str:
+    if entry is None or entry["mean"] is None:
+        return "–"
+    missing = f" ({entry['undefined']} undefined)" if entry["undefined"] else ""
+    if share:
+        return f"{entry['mean']:.1%}{missing}"
+    digits = 4 if share is False else 3
+    return f"{entry['mean']:.{digits}f} ± {entry['std']:.{digits}f}{missing}"
+
+
+def as_rich(entries: Entries, title: str) -> Table:
+    """Return the table for a terminal."""
+    headings, rows = table_rows(entries)
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+    for row in rows:
+        if row:
+            table.add_row(*row)
+        else:
+            table.add_section()
+    return table
+
+
+def as_markdown(entries: Entries) -> str:
+    """Return the table as Markdown."""
+    headings, rows = table_rows(entries)
+    lines = [headings, ["---"] * 2 + ["---:"] * (len(headings) - 2), *(row for row in rows if row)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def arithmetic_lines(evaluators: Sequence[BundleEvaluator], provider: str) -> list[str]:
+    """Say for each model and precision what the provider really computes in, and whether it fell back."""
+    lines = []
+    for evaluator in evaluators:
+        said = [f"{name}: {session.placement.describe()}" for name, session in evaluator.deployed.items()]
+        lines.append(f"{evaluator.bundle.model_id} on {provider} — " + "; ".join(said))
+    return lines
+
+
+def fallback_reasons(evaluators: Sequence[BundleEvaluator]) -> list[str]:
+    """Return why sessions are not wholly on the provider that was asked for, each reason once."""
+    reasons = (s.placement.fallback for e in evaluators for s in e.deployed.values())
+    return list(dict.fromkeys(reason for reason in reasons if reason))

@@ -1,0 +1,73 @@
+"""Which tensor carries the CAM layer: from a torch module path or an ONNX tensor name, with help when there is none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from qcam.common.errors import QcamError
+from qcam.runtime.graph import Graph
+
+
+def resolve_cam_layer(graph: Graph, modules: dict[str, str], module: torch.nn.Module, requested: str) -> str:
+    """Find the tensor of a CAM layer in the float graph.
+
+    Args:
+        graph: The exported float graph.
+        modules: Torch module path → tensor, from the export.
+        module: The torch model, for the paths that did not survive the export.
+        requested: A module path, an ONNX tensor name, or empty for the last feature map of the graph.
+
+    Returns:
+        The tensor's name.
+
+    Raises:
+        QcamError: If the layer does not exist, is not spatial, or vanished by fusion; the nearest that exist are listed.
+    """
+    if not requested:
+        return _last_feature_map(graph)
+    tensor = modules.get(requested, requested if requested in graph.producer else None)
+    if tensor is None:
+        return _vanished(graph, modules, module, requested)
+    if not graph.is_spatial(tensor):
+        shape = "×".join("batch" if size is None else str(size) for size in graph.shapes.get(tensor, ())) or "unknown"
+        near = _listed(_spatial_modules(graph, modules, module), requested)
+        raise QcamError(f"CAM layer {requested} is no feature map (shape {shape}); spatial layers near it: {near}")
+    return tensor
+
+
+def _last_feature_map(graph: Graph) -> str:
+    needed = graph.upstream(graph.outputs[:1])
+    for node in reversed(graph.model.graph.node):
+        if node.output[0] in needed and graph.is_spatial(node.output[0]):
+            return str(node.output[0])
+    raise QcamError("the model has no feature map with height and width (is it a transformer?); a CAM needs one")
+
+
+def _vanished(graph: Graph, modules: dict[str, str], module: torch.nn.Module, requested: str) -> str:
+    spatial = _spatial_modules(graph, modules, module)
+    existing = dict(module.named_modules())
+    if requested not in existing:
+        tensors = [node.output[0] for node in graph.model.graph.node if graph.is_spatial(node.output[0])]
+        near = difflib.get_close_matches(requested, [*spatial, *tensors], n=6, cutoff=0.0)
+        raise QcamError(f"CAM layer {requested} does not exist; nearest layers and tensors: {', '.join(near)}")
+    folded = f"{requested}.weight" in graph.initializers
+    why = "BatchNorm was folded into it" if folded else "the exporter merged it into its neighbours"
+    near = _listed(spatial, requested, list(existing))
+    raise QcamError(f"CAM layer {requested} vanished by fusion ({why}); nearest layers that exist: {near}")
+
+
+def _spatial_modules(graph: Graph, modules: dict[str, str], module: torch.nn.Module) -> list[str]:
+    return [path for path, _ in module.named_modules() if path in modules and graph.is_spatial(modules[path])]
+
+
+def _listed(candidates: Sequence[str], requested: str, order: Iterable[str] | None = None) -> str:
+    """Name up to six candidates: by place in the network if an order is given, else by similarity of name."""
+    if order is None:
+        near = difflib.get_close_matches(requested, candidates, n=6, cutoff=0.0)
+    else:
+        place = {path: index for index, path in enumerate(order)}
+        near = sorted(candidates, key=lambda path: abs(place[path] - place[requested]))[:6]
+    return ", ".join(near) or "none"

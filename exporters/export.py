@@ -1,0 +1,160 @@
+"""The export: one torch model becomes one bundle, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from qcam.calibration.images import ImageFile
+from qcam.calibration.preprocessing import Preprocessing
+from qcam.calibration.ranges import CalibrationSet, collect_ranges, load_calibration_set
+from qcam.common import machine
+from qcam.common.errors import QcamError
+from qcam.common.files import new_folder, sha256_bytes, write_atomically
+from qcam.exporters.cam_layer import resolve_cam_layer
+from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
+from qcam.exporters.quantize import QuantizationOptions, quantize
+from qcam.exporters.sources import LoadedModel
+from qcam.exporters.tap import expose_tap
+from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry
+from qcam.runtime.graph import Graph
+
+#: Largest ONNX file with its weights inside; protobuf holds no more.
+_MAX_FILE_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an export shall contain.
+
+    Attributes:
+        precisions: Any of f32, int16, int8.
+        cam_layer: Module path or tensor name; None for the model's default.
+        method: Calibration method.
+        scheme: u8s8 or s8s8.
+        opset: ONNX operator set version.
+        per_channel: Whether weights have one scale per output channel.
+        reduce_range: Whether int8 weights keep to 7 bits.
+    """
+
+    precisions: tuple[str, ...] = PRECISIONS
+    cam_layer: str | None = None
+    method: str = "minmax"
+    scheme: str = "u8s8"
+    opset: int = DEFAULT_OPSET
+    per_channel: bool = True
+    reduce_range: bool = False
+
+
+def bundle_folder_name(model_id: str) -> str:
+    """Return a model id as a folder name: `timm:resnet26d` → `timm-resnet26d`."""
+    return "".join(character if character.isalnum() or character in "._-" else "-" for character in model_id)
+
+
+def export_bundle(
+    loaded: LoadedModel,
+    calibration_images: Sequence[ImageFile],
+    options: ExportOptions,
+    target: Path,
+    *,
+    force: bool = False,
+    on_stage: Callable[[str], None] = lambda _stage: None,
+) -> Bundle:
+    """Export, calibrate, quantize, tap, and write a bundle.
+
+    Args:
+        loaded: The model with its preprocessing.
+        calibration_images: Photographs for the activation ranges; unused if only f32 is asked for.
+        options: What to export.
+        target: The bundle's folder; appears whole or not at all.
+        force: Whether an existing folder is replaced.
+        on_stage: Called with a few words before each stage.
+
+    Returns:
+        The bundle, its folder being `target`.
+
+    Raises:
+        QcamError: If any step cannot be done.
+    """
+    # The folder is claimed first: a refusal should not cost minutes.
+    with new_folder(target, replace=force) as folder:
+        on_stage("exporting to ONNX")
+        model, modules = export_float(loaded.module, loaded.preprocessing.crop, options.opset)
+        requested = loaded.cam_layer if options.cam_layer is None else options.cam_layer
+        tensor = resolve_cam_layer(Graph(model), modules, loaded.module, requested)
+        quantized = [name for name in PRECISIONS if name in options.precisions and name != "f32"]
+        calibration: CalibrationSet | None = None
+        ranges = None
+        if quantized:
+            on_stage("reading calibration photographs")
+            calibration = load_calibration_set(calibration_images, loaded.preprocessing)
+            on_stage(f"calibrating on {len(calibration.names)} photographs")
+            ranges = collect_ranges(model, calibration, loaded.preprocessing, options.method)
+        entries = []
+        for precision in PRECISIONS:
+            if precision not in options.precisions:
+                continue
+            if precision == "f32":
+                graph, record = onnx.ModelProto(), {}
+                graph.CopyFrom(model)
+            else:
+                on_stage(f"quantizing to {precision}")
+                how = QuantizationOptions(precision, options.scheme, options.per_channel, options.reduce_range)
+                graph, record = quantize(model, ranges, how), how.to_json()
+            entries.append(_write_precision(folder, precision, graph, tensor, record))
+            del graph
+        bundle = Bundle(
+            folder=folder,
+            model_id=loaded.id,
+            source=loaded.source,
+            weights=loaded.weights,
+            preprocessing=loaded.preprocessing,
+            classes=loaded.classes,
+            cam_layer={"requested": requested, "tensor": tensor},
+            calibration=calibration.to_json(options.method) if calibration else {},
+            precisions=tuple(entries),
+            versions=machine.versions(),
+        )
+        write_atomically(folder / MANIFEST, bundle.manifest_text())
+    return replace(bundle, folder=target)
+
+
+def override_preprocessing(
+    base: Preprocessing,
+    *,
+    resize: int | None = None,
+    squash: bool = False,
+    crop: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    interpolation: str | None = None,
+) -> Preprocessing:
+    """Replace those settings of a preprocessing that are given.
+
+    Raises:
+        QcamError: If the result cannot work.
+    """
+    return Preprocessing(
+        resize=None if squash else (resize if resize is not None else base.resize),
+        crop=(crop, crop) if crop is not None else base.crop,
+        mean=mean or base.mean,
+        std=std or base.std,
+        interpolation=interpolation or base.interpolation,
+    )
+
+
+def _write_precision(
+    folder: Path, precision: str, model: onnx.ModelProto, tensor: str, record: dict[str, object]
+) -> PrecisionEntry:
+    logits = model.graph.output[0].name
+    tap, skips = expose_tap(model, tensor, precision)
+    if model.ByteSize() > _MAX_FILE_BYTES:
+        raise QcamError(f"the {precision} graph is larger than 2 GiB, the limit of one ONNX file")
+    # Deterministic: maps in a fixed order, so that equal exports give equal hashes.
+    data = model.SerializeToString(deterministic=True)
+    file = f"{precision}.onnx"
+    write_atomically(folder / file, data)
+    return PrecisionEntry(precision, file, sha256_bytes(data), logits, tap, skips, record)

@@ -1,0 +1,1 @@
+"""A bundle runs: deployed in ONNX Runtime, mirrored in PyTorch."""

@@ -1,0 +1,242 @@
+"""The bundle: the folder that an export writes and everything else reads.
+
+`bundle.json` is its manifest (schema in docs/bundle.md); beside it lies one ONNX file per precision. Exporters write it,
+runtime and evaluation read it; this module is the one place that knows its fields.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from qcam.calibration.preprocessing import Preprocessing
+from qcam.common.errors import QcamError
+from qcam.common.files import fingerprint, readable_json, sha256_file
+
+#: Version of the manifest; a reader refuses another major number.
+SCHEMA_VERSION = 1
+#: Precisions in the order of every table.
+PRECISIONS = ("f32", "int16", "int8")
+#: Name of the manifest in a bundle's folder.
+MANIFEST = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tensor that the deployed graph hands out.
+
+    Attributes:
+        tensor: Name of the float tensor in the graph: the activation itself.
+        output: Name of the graph output that carries it: the same tensor in f32, its integer codes in a QDQ graph.
+        dtype: numpy type of the output: float32, uint8, int8, uint16 or int16.
+        scale: Step between two codes, in the activation's unit; 1 for float.
+        zero_point: Code that stands for 0; 0 for float.
+    """
+
+    tensor: str
+    output: str
+    dtype: str
+    scale: float = 1.0
+    zero_point: int = 0
+
+    def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the activation that the output's values stand for, float32: (codes - zero_point) · scale."""
+        if self.dtype == "float32":
+            return codes.astype(np.float32, copy=False)
+        return (codes.astype(np.int32) - self.zero_point).astype(np.float32) * np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class PrecisionEntry:
+    """One precision of a bundle.
+
+    Attributes:
+        name: f32, int16 or int8.
+        file: File name in the bundle's folder.
+        sha256: Fingerprint of the file.
+        logits: Name of the graph output with the class scores before softmax, float32, batch × classes.
+        tap: The CAM layer.
+        skips: Further outputs that the tail from tap to logits reads.
+        quantization: How it was quantized (scheme, types, options); empty for f32.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    logits: str
+    tap: Tap
+    skips: tuple[Tap, ...] = ()
+    quantization: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's manifest, and where it lies.
+
+    Attributes:
+        folder: The bundle's folder.
+        model_id: The model's name: `resnet50`, `timm:resnet26d`.
+        source: Where the architecture comes from.
+        weights: Name, fingerprint and whether they are trained: `{"name", "sha256", "trained"}`.
+        preprocessing: How photographs become inputs.
+        classes: Class names in the order of the logits.
+        cam_layer: `{"requested", "module"}` of the tap: what was asked for, and the torch module if it was one.
+        calibration: Method, images and fingerprint; empty without an integer precision.
+        precisions: The precisions it holds, in the order of `PRECISIONS`.
+        versions: Versions of the packages that made it.
+    """
+
+    folder: Path
+    model_id: str
+    source: str
+    weights: dict[str, Any]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    cam_layer: dict[str, str]
+    calibration: dict[str, Any]
+    precisions: tuple[PrecisionEntry, ...]
+    versions: dict[str, str]
+
+    @property
+    def trained(self) -> bool:
+        """Tell whether the weights are trained; with random ones no figure means anything."""
+        return bool(self.weights.get("trained"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Return one hash of everything that can change a figure: the manifest with its files' hashes, less versions."""
+        return fingerprint({key: value for key, value in self.to_json().items() if key != "versions"})
+
+    def precision(self, name: str) -> PrecisionEntry:
+        """Return one precision.
+
+        Raises:
+            QcamError: If the bundle does not hold it.
+        """
+        for entry in self.precisions:
+            if entry.name == name:
+                return entry
+        raise QcamError(f"{self.folder} holds no {name}, only {', '.join(entry.name for entry in self.precisions)}")
+
+    def path(self, precision: str) -> Path:
+        """Return the ONNX file of a precision."""
+        return self.folder / self.precision(precision).file
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as JSON-ready values."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": {"id": self.model_id, "source": self.source, "weights": self.weights},
+            "preprocessing": self.preprocessing.to_json(),
+            "cam_layer": self.cam_layer,
+            "calibration": self.calibration,
+            "precisions": [
+                asdict(entry) | {"skips": [asdict(skip) for skip in entry.skips]} for entry in self.precisions
+            ],
+            "versions": self.versions,
+            "classes": list(self.classes),
+        }
+
+    def manifest_text(self) -> str:
+        """Return the text of `bundle.json`."""
+        return readable_json(self.to_json())
+
+
+def load_bundle(folder: Path, *, verify: bool = True) -> Bundle:
+    """Read a bundle's manifest and check its files against it.
+
+    Args:
+        folder: The bundle's folder.
+        verify: Whether to compare each file's fingerprint.
+
+    Raises:
+        QcamError: If the folder is no bundle, its schema is another one, a file is missing, was changed, or would
+            lie outside the folder.
+    """
+    path = folder / MANIFEST
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise QcamError(f"{folder} is no bundle: it has no {MANIFEST}; make one with qcam-export") from error
+    except (OSError, ValueError) as error:
+        raise QcamError(f"cannot read {path}: {error}; export the bundle again with --force") from error
+    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+        found = value.get("schema_version") if isinstance(value, dict) else None
+        raise QcamError(f"{path} has schema version {found}, this qcam reads {SCHEMA_VERSION}; export the bundle again")
+    try:
+        bundle = Bundle(
+            folder=folder,
+            model_id=str(value["model"]["id"]),
+            source=str(value["model"]["source"]),
+            weights=dict(value["model"]["weights"]),
+            preprocessing=Preprocessing.from_json(value["preprocessing"]),
+            classes=tuple(str(name) for name in value["classes"]),
+            cam_layer=dict(value["cam_layer"]),
+            calibration=dict(value["calibration"]),
+            precisions=tuple(_entry(item) for item in value["precisions"]),
+            versions=dict(value["versions"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise QcamError(f"{path} is incomplete or wrong at {error!r}; export the bundle again with --force") from error
+    for entry in bundle.precisions:
+        _check_file(folder, entry, verify=verify)
+    return bundle
+
+
+def load_model(bundle: Bundle, precision: str) -> onnx.ModelProto:
+    """Read the ONNX file of one precision.
+
+    Raises:
+        QcamError: If it is no ONNX file, or keeps weights in files outside the bundle's folder.
+    """
+    return read_onnx(bundle.path(precision))
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file whose external data, if any, lies beside or below it.
+
+    Raises:
+        QcamError: If it cannot be read, or names external data outside its own folder.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf raises its own types, by version
+        raise QcamError(f"cannot read {path} as an ONNX file: {str(error).splitlines()[0]}") from error
+    root = path.parent.resolve()
+    for tensor in model.graph.initializer:
+        for item in tensor.external_data:
+            if item.key == "location" and not (root / item.value).resolve().is_relative_to(root):
+                raise QcamError(f"{path}: weight {tensor.name} would be read from outside the folder ({item.value})")
+    try:
+        onnx.load_external_data_for_model(model, str(root))
+    except Exception as error:
+        raise QcamError(f"cannot read the external weights of {path}: {str(error).splitlines()[0]}") from error
+    return model
+
+
+def _entry(value: dict[str, Any]) -> PrecisionEntry:
+    return PrecisionEntry(
+        name=str(value["name"]),
+        file=str(value["file"]),
+        sha256=str(value["sha256"]),
+        logits=str(value["logits"]),
+        tap=Tap(**value["tap"]),
+        skips=tuple(Tap(**skip) for skip in value["skips"]),
+        quantization=dict(value["quantization"]),
+    )
+
+
+def _check_file(folder: Path, entry: PrecisionEntry, *, verify: bool) -> None:
+    path = folder / entry.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise QcamError(f"{folder / MANIFEST} names {entry.file}, which lies outside the bundle")
+    if not path.is_file():
+        raise QcamError(f"{path} is missing; export the bundle again with --force")
+    if verify and sha256_file(path) != entry.sha256:
+        raise QcamError(f"{path} is not the file that was exported (its SHA-256 differs); export the bundle again with --force")

@@ -1,0 +1,193 @@
+"""One precision of a bundle in an ONNX Runtime session: logits and tap codes, strictly on the provider asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcam.common.errors import QcamError
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
+from qcam.runtime.deployed.placement import Placement, read_profile
+from qcam.runtime.deployed.providers import PROVIDERS, captured_output, explain_not_loaded, require_provider
+from qcam.runtime.graph import COMPUTE_OPERATORS
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions are made.
+
+    Attributes:
+        provider: Short name of the execution provider.
+        threads: Threads within an operator; 0 leaves it to ONNX Runtime.
+        allow_fallback: Whether a session that is not wholly on the provider is accepted (and reported).
+        io_binding: Whether inputs and outputs are bound to device memory; None: on GPUs only.
+        config: Further session configuration entries of ONNX Runtime, name → value.
+    """
+
+    provider: str = "CPU"
+    threads: int = 0
+    allow_fallback: bool = False
+    io_binding: bool | None = None
+    config: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DeployedOutputs:
+    """What one batch gave.
+
+    Attributes:
+        logits: float32, batch × classes.
+        tap: The tap's values, batch × channels × height × width: codes of a QDQ graph, float32 otherwise.
+        skips: The values of the skip tensors, in the manifest's order.
+    """
+
+    logits: NDArray[np.float32]
+    tap: NDArray[Any]
+    skips: tuple[NDArray[Any], ...]
+
+
+class DeployedModel:
+    """A session over one precision of a bundle.
+
+    Attributes:
+        entry: The precision.
+        placement: Which kernels run where, from a profiled run of one blank image.
+    """
+
+    def __init__(self, bundle: Bundle, precision: str, settings: SessionSettings) -> None:
+        """Make the session and prove that it is what was asked for.
+
+        Raises:
+            QcamError: If the provider cannot be had, cannot run this file, or runs only a part of it.
+        """
+        self.entry: PrecisionEntry = bundle.precision(precision)
+        self._path = bundle.path(precision)
+        self._settings = settings
+        _refuse_what_cannot_work(self.entry, settings)
+        self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
+        fallback = self._open()
+        self._input = self._session.get_inputs()[0].name
+        taps = (self.entry.tap, *self.entry.skips)
+        self._outputs = [self.entry.logits, *(tap.output for tap in taps)]
+        self._bind = settings.provider in ("CUDA", "TensorRT") if settings.io_binding is None else settings.io_binding
+        height, width = bundle.preprocessing.crop
+        self.run(np.zeros((1, 3, height, width), np.float32))
+        with self._folder:
+            self.placement: Placement = read_profile(Path(self._session.end_profiling()), self._compute_nodes, fallback)
+
+    def run(self, images: NDArray[np.float32]) -> DeployedOutputs:
+        """Run one batch of any size.
+
+        Args:
+            images: float32, batch × 3 × height × width, preprocessed.
+
+        Raises:
+            QcamError: If the provider fails while running (out of memory, a kernel that is missing).
+        """
+        try:
+            if self._bind:
+                binding = self._session.io_binding()
+                binding.bind_cpu_input(self._input, images)
+                for name in self._outputs:
+                    binding.bind_output(name, "cpu")
+                self._session.run_with_iobinding(binding)
+                values = binding.copy_outputs_to_cpu()
+            else:
+                values = self._session.run(self._outputs, {self._input: images})
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            reason = str(error).splitlines()[0]
+            raise QcamError(
+                f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {reason}; "
+                "try a smaller --batch-size"
+            ) from error
+        return DeployedOutputs(values[0], values[1], tuple(values[2:]))
+
+    def batches(self, images: NDArray[np.float32], size: int) -> Iterator[DeployedOutputs]:
+        """Run many images in batches of at most `size`; the last one may be smaller."""
+        for start in range(0, len(images), size):
+            yield self.run(images[start : start + size])
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """Return the tap and the skip tensors, in the order of `DeployedOutputs`."""
+        return (self.entry.tap, *self.entry.skips)
+
+    def _open(self) -> str:
+        """Open the session; return why it is not what was asked for, or an empty text."""
+        provider = self._settings.provider
+        fallback = ""
+        try:
+            name = require_provider(provider)
+        except QcamError as error:
+            if not self._settings.allow_fallback:
+                raise
+            name, fallback = PROVIDERS["CPU"], str(error)
+        import onnxruntime
+
+        options = self._session_options(onnxruntime)
+        with captured_output() as messages:
+            try:
+                self._session = onnxruntime.InferenceSession(str(self._path), options, providers=[name])
+                failure = None
+            except Exception as error:  # ONNX Runtime's exceptions share no base class
+                failure = error
+        if failure is not None:
+            reason = str(failure).splitlines()[0]
+            raise QcamError(f"{provider} cannot load {self._path}: {reason}; choose another --precision or --provider")
+        if name not in self._session.get_providers():
+            fallback = explain_not_loaded(provider, "".join(messages))
+        elsewhere = self._compute_elsewhere(name)
+        if not fallback and elsewhere:
+            fallback = (
+                f"{len(elsewhere)} of {self._compute_nodes} Conv/Gemm/MatMul nodes of {self._path} are not on {provider} "
+                f"but on {', '.join(sorted(set(elsewhere.values())))} (first: {next(iter(elsewhere))}): the provider has no "
+                "kernel for them; choose another --precision, or --allow-fallback to go on all the same"
+            )
+        if fallback and not self._settings.allow_fallback:
+            raise QcamError(fallback)
+        return fallback
+
+    def _session_options(self, onnxruntime: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self._settings.threads
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(self._folder.name) / "profile")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self.entry.tap.dtype == "int8":
+            # Signed 8-bit activations are otherwise only partly run by integer kernels.
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
+        for key, value in self._settings.config.items():
+            options.add_session_config_entry(key, value)
+        return options
+
+    def _compute_elsewhere(self, wanted: str) -> dict[str, str]:
+        """Count the compute nodes; return those that another provider got, node name → provider."""
+        elsewhere = {}
+        self._compute_nodes = 0
+        for subgraph in self._session.get_provider_graph_assignment_info():
+            for node in subgraph.get_nodes():
+                if node.op_type in COMPUTE_OPERATORS:
+                    self._compute_nodes += 1
+                    if subgraph.ep_name != wanted:
+                        elsewhere[node.name] = subgraph.ep_name
+        return elsewhere
+
+
+def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -> None:
+    """Refuse what a provider is documented not to load, before it crashes on it."""
+    if settings.provider != "TensorRT" or entry.name == "f32":
+        return
+    if entry.name == "int16":
+        raise QcamError("TensorRT has no 16-bit quantization; leave int16 out with --precision f32 --precision int8")
+    if not entry.quantization.get("activation_symmetric"):
+        raise QcamError(
+            "TensorRT takes symmetric activations only (zero point 0), this bundle has scheme "
+            f"{entry.quantization.get('scheme')}; export it again with qcam-export --scheme s8s8"
+        )

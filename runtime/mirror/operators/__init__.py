@@ -1,0 +1,25 @@
+"""The mirror's operators, one family a file; importing this package registers them all."""
+
+from qcam.runtime.mirror.operators import (
+    activation,
+    convolution,
+    elementwise,
+    matrix,
+    normalization,
+    pooling,
+    quantization,
+    reduction,
+    shape,
+)
+
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "matrix",
+    "normalization",
+    "pooling",
+    "quantization",
+    "reduction",
+    "shape",
+]

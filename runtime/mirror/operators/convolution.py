@@ -1,0 +1,34 @@
+"""Convolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from qcam.common.errors import QcamError
+from qcam.runtime.mirror.operators.padding import resolve_pads, split_pads
+from qcam.runtime.mirror.registry import operator
+
+
+@operator("Conv", versions=(1, 11, 22))
+def conv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: list[int] | None = None,
+    group: int = 1,
+    kernel_shape: list[int] | None = None,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> torch.Tensor:
+    """2-D convolution; asymmetric pads are added in front of it."""
+    if weight.dim() != 4:
+        raise QcamError(f"Conv over {weight.dim() - 2} spatial dimensions is not supported; only images are")
+    stride, dilation = strides or [1, 1], dilations or [1, 1]
+    size = [(kernel - 1) * step + 1 for kernel, step in zip(weight.shape[2:], dilation, strict=True)]
+    explicit, padding = split_pads(resolve_pads(auto_pad, pads, list(x.shape[2:]), size, stride))
+    if explicit:
+        x = F.pad(x, explicit)
+    return F.conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=group)

@@ -1,0 +1,99 @@
+"""Arithmetic element by element, with broadcasting."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+
+from qcam.runtime.mirror.registry import operator
+
+
+@operator("Add", versions=(7, 13, 14))
+def add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A + b."""
+    return a + b
+
+
+@operator("Sub", versions=(7, 13, 14))
+def subtract(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A - b."""
+    return a - b
+
+
+@operator("Mul", versions=(7, 13, 14))
+def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A · b."""
+    return a * b
+
+
+@operator("Div", versions=(7, 13, 14))
+def divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A / b; whole numbers are divided towards zero."""
+    return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+@operator("Pow", versions=(7, 12, 13, 15))
+def power(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A to the power of b."""
+    return torch.pow(a, b.to(a.dtype))
+
+
+@operator("Max", versions=(8, 12, 13))
+def maximum(*values: torch.Tensor) -> torch.Tensor:
+    """The largest of several tensors."""
+    return reduce(torch.maximum, values)
+
+
+@operator("Min", versions=(8, 12, 13))
+def minimum(*values: torch.Tensor) -> torch.Tensor:
+    """The smallest of several tensors."""
+    return reduce(torch.minimum, values)
+
+
+@operator("Neg", versions=(6, 13))
+def negative(x: torch.Tensor) -> torch.Tensor:
+    """-x."""
+    return -x
+
+
+@operator("Abs", versions=(6, 13))
+def absolute(x: torch.Tensor) -> torch.Tensor:
+    """|x|."""
+    return x.abs()
+
+
+@operator("Sqrt", versions=(6, 13))
+def square_root(x: torch.Tensor) -> torch.Tensor:
+    """Square root."""
+    return x.sqrt()
+
+
+@operator("Reciprocal", versions=(6, 13))
+def reciprocal(x: torch.Tensor) -> torch.Tensor:
+    """1 / x."""
+    return x.reciprocal()
+
+
+@operator("Exp", versions=(6, 13))
+def exponential(x: torch.Tensor) -> torch.Tensor:
+    """exp(x)."""
+    return x.exp()
+
+
+@operator("Log", versions=(6, 13))
+def logarithm(x: torch.Tensor) -> torch.Tensor:
+    """log(x)."""
+    return x.log()
+
+
+@operator("Erf", versions=(9, 13))
+def error_function(x: torch.Tensor) -> torch.Tensor:
+    """Gaussian error function."""
+    return torch.erf(x)
+
+
+@operator("Where", versions=(9, 16))
+def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A where the condition holds, b elsewhere."""
+    return torch.where(condition, a, b)

@@ -1,0 +1,50 @@
+"""Normalization at inference time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from qcam.common.errors import QcamError
+from qcam.runtime.mirror.registry import operator
+
+
+@operator("BatchNormalization", versions=(9, 14, 15))
+def batch_normalization(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    training_mode: int = 0,
+) -> torch.Tensor:
+    """(x - mean) / sqrt(variance + epsilon) · scale + bias, with stored statistics."""
+    if training_mode:
+        raise QcamError("BatchNormalization in training mode is not supported; export the model in evaluation mode")
+    return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
+
+
+@operator("LayerNormalization", versions=(17,))
+def layer_normalization(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,
+) -> torch.Tensor:
+    """Normalize over the axes from `axis` on."""
+    shape = list(x.shape[axis:]) if axis < 0 else list(x.shape)[axis:]
+    return F.layer_norm(x, shape, scale, bias, epsilon)
+
+
+@operator("InstanceNormalization", versions=(6, 22))
+def instance_normalization(
+    x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, epsilon: float = 1e-5
+) -> torch.Tensor:
+    """Normalize each channel of each image over its positions."""
+    return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)

@@ -1,0 +1,93 @@
+"""QuantizeLinear and DequantizeLinear, 8 and 16 bit, per tensor and per channel, with straight-through gradients.
+
+Codes travel as float32 tensors of whole numbers, so that gradients can flow through them: float32 holds every code of up
+to 24 bits exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from qcam.common.errors import QcamError
+from qcam.runtime.mirror.registry import MICROSOFT, operator
+
+_CODE_TYPES = (torch.uint8, torch.int8, torch.uint16, torch.int16)
+
+
+class _Quantize(torch.autograd.Function):
+    """rne(clamp(x / scale, lo - zp, hi - zp)) + zp; the gradient passes where the clamp is not active."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        # Divided, never multiplied by the reciprocal: ties would round differently.
+        steps = x / scale
+        lowest, highest = low - zero_point, high - zero_point
+        if x.requires_grad:
+            ctx.save_for_backward((steps >= lowest) & (steps <= highest), scale)
+        return steps.clamp_(lowest, highest).round_().add_(zero_point)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        inside, scale = ctx.saved_tensors
+        return gradients[0] * inside / scale, None, None, None, None
+
+
+@operator("QuantizeLinear", versions=(10, 13, 19, 21, 23, 24, 25))
+@operator("QuantizeLinear", versions=(1,), domain=MICROSOFT)
+def quantize_linear(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None = None,
+    *,
+    axis: int = 1,
+    saturate: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+) -> torch.Tensor:
+    """Return the integer codes of x, as float32."""
+    if block_size or precision or (zero_point is None and output_dtype not in (0, 2)):
+        raise QcamError("QuantizeLinear with blocks, another precision or an implicit type is not supported")
+    if zero_point is None:
+        zero_point = torch.zeros((), dtype=torch.uint8, device=x.device)
+    if zero_point.dtype not in _CODE_TYPES:
+        raise QcamError(f"QuantizeLinear to {zero_point.dtype} is not supported; only 8 and 16 bit integers are")
+    limits = torch.iinfo(zero_point.dtype)
+    step, zero = along(scale, x, axis), along(zero_point.to(torch.float32), x, axis)
+    codes: torch.Tensor = _Quantize.apply(x, step, zero, limits.min, limits.max)  # type: ignore[no-untyped-call]
+    return codes
+
+
+@operator("DequantizeLinear", versions=(10, 13, 19, 21, 23, 24, 25))
+@operator("DequantizeLinear", versions=(1,), domain=MICROSOFT)
+def dequantize_linear(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> torch.Tensor:
+    """Return (codes - zero_point) · scale in float32; stored codes are subtracted as integers first."""
+    if block_size or output_dtype not in (0, 1):
+        raise QcamError("DequantizeLinear with blocks or to another type than float32 is not supported")
+    if codes.is_floating_point():  # codes of a QuantizeLinear in this graph, exact in float32
+        steps = codes if zero_point is None else codes - along(zero_point.to(torch.float32), codes, axis)
+    else:  # constants of the file; a 32-bit bias would not fit float32 before the subtraction
+        steps = codes.to(torch.int32)
+        if zero_point is not None:
+            steps = steps - along(zero_point.to(torch.int32), codes, axis)
+        steps = steps.to(torch.float32)
+    return steps * along(scale, codes, axis)
+
+
+def along(parameter: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
+    """Shape a per-channel parameter so that it broadcasts over `x` along `axis`; a per-tensor one becomes a scalar."""
+    if parameter.numel() == 1:
+        return parameter.reshape(())
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return parameter.reshape(shape)

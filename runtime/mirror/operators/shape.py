@@ -1,0 +1,177 @@
+"""Operators that rearrange, select or describe values without computing new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+
+from qcam.common.errors import QcamError
+from qcam.runtime.mirror.registry import operator
+
+
+@operator("Identity", versions=(1, 13, 14, 16, 19, 21, 23, 24, 25))
+def identity(x: torch.Tensor) -> torch.Tensor:
+    """X itself."""
+    return x
+
+
+@operator("Dropout", versions=(7, 10, 12, 13, 22))
+def dropout(
+    x: torch.Tensor, ratio_input: Any = None, training: torch.Tensor | None = None, *, ratio: float = 0.5, seed: int = 0
+) -> torch.Tensor:
+    """X itself: inference drops nothing."""
+    if training is not None and bool(training):
+        raise QcamError("Dropout in training mode is not supported; export the model in evaluation mode")
+    return x
+
+
+@operator("Constant", versions=(1, 9, 11, 12, 13, 19, 21, 23, 24, 25))
+def constant(*, value: onnx.TensorProto | None = None, value_int: int | None = None, value_float: float | None = None,
+             value_ints: list[int] | None = None, value_floats: list[float] | None = None) -> torch.Tensor:  # fmt: skip
+    """The value that the node holds."""
+    if value is not None:
+        return torch.from_numpy(np.array(onnx.numpy_helper.to_array(value)))
+    for integers in (value_int, value_ints):
+        if integers is not None:
+            return torch.tensor(integers, dtype=torch.int64)
+    return torch.tensor(value_float if value_float is not None else value_floats, dtype=torch.float32)
+
+
+@operator("Reshape", versions=(5, 13, 14, 19, 21, 23, 24, 25))
+def reshape(x: torch.Tensor, shape: torch.Tensor, *, allowzero: int = 0) -> torch.Tensor:
+    """X in another shape; 0 keeps the dimension at its place unless `allowzero`."""
+    wanted = shape.tolist()
+    if not allowzero:
+        wanted = [x.shape[index] if size == 0 else size for index, size in enumerate(wanted)]
+    return x.reshape(wanted)
+
+
+@operator("Flatten", versions=(1, 9, 11, 13, 21, 23, 24, 25))
+def flatten(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
+    """X as a matrix: dimensions before `axis` by the others."""
+    rows = int(np.prod(x.shape[:axis])) if axis else 1
+    return x.reshape(rows, -1)
+
+
+@operator("Squeeze", versions=(1, 11, 13, 21, 23, 24, 25))
+def squeeze(x: torch.Tensor, axes_input: torch.Tensor | None = None, *, axes: list[int] | None = None) -> torch.Tensor:
+    """X without dimensions of size 1."""
+    chosen = axes_input.tolist() if axes_input is not None else axes
+    return x.squeeze() if chosen is None else x.squeeze(tuple(int(axis) for axis in chosen))
+
+
+@operator("Unsqueeze", versions=(1, 11, 13, 21, 23, 24, 25))
+def unsqueeze(x: torch.Tensor, axes_input: torch.Tensor | None = None, *, axes: list[int] | None = None) -> torch.Tensor:
+    """X with dimensions of size 1 inserted at the given places of the result."""
+    chosen = axes_input.tolist() if axes_input is not None else axes or []
+    rank = x.dim() + len(chosen)
+    for axis in sorted(int(axis) % rank for axis in chosen):
+        x = x.unsqueeze(axis)
+    return x
+
+
+@operator("Transpose", versions=(1, 13, 21, 23, 24, 25))
+def transpose(x: torch.Tensor, *, perm: list[int] | None = None) -> torch.Tensor:
+    """X with its dimensions in another order, reversed by default."""
+    return x.permute(perm if perm is not None else list(range(x.dim()))[::-1])
+
+
+@operator("Concat", versions=(4, 11, 13))
+def concat(*values: torch.Tensor, axis: int) -> torch.Tensor:
+    """Tensors joined along one axis."""
+    return torch.cat(values, dim=axis)
+
+
+@operator("Split", versions=(2, 11, 13, 18))
+def split(
+    x: torch.Tensor,
+    sizes: torch.Tensor | None = None,
+    *,
+    axis: int = 0,
+    split: list[int] | None = None,
+    num_outputs: int | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """X cut along one axis, into given sizes or equal parts (the last one smaller)."""
+    lengths = [int(size) for size in sizes.tolist()] if sizes is not None else split
+    if lengths is None:
+        if num_outputs is None:
+            raise QcamError("Split without sizes and without num_outputs is not supported")
+        return torch.split(x, -(-x.shape[axis] // num_outputs), dim=axis)
+    return torch.split(x, lengths, dim=axis)
+
+
+@operator("Slice", versions=(10, 11, 13))
+def slice_(
+    x: torch.Tensor,
+    starts: torch.Tensor,
+    ends: torch.Tensor,
+    axes: torch.Tensor | None = None,
+    steps: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """A range of each given axis, counted as in Python."""
+    chosen = axes.tolist() if axes is not None else list(range(len(starts)))
+    pace = steps.tolist() if steps is not None else [1] * len(starts)
+    for axis, start, end, step in zip(chosen, starts.tolist(), ends.tolist(), pace, strict=True):
+        indices = torch.arange(x.shape[axis], device=x.device)[slice(start, end)] if step > 0 else None
+        if indices is None:
+            indices = torch.tensor(list(range(*slice(start, end, step).indices(x.shape[axis]))), device=x.device)
+        elif step > 1:
+            indices = indices[::step]
+        x = x.index_select(axis, indices)
+    return x
+
+
+@operator("Gather", versions=(1, 11, 13))
+def gather(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
+    """Entries of one axis by index; negative ones count from the end."""
+    wanted = torch.where(indices < 0, indices + x.shape[axis], indices).to(x.device)
+    taken = x.index_select(axis, wanted.reshape(-1))
+    axis %= x.dim()
+    return taken.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
+
+
+@operator("Shape", versions=(1, 13, 15, 19, 21, 23, 24, 25))
+def shape(x: torch.Tensor, *, start: int = 0, end: int | None = None) -> torch.Tensor:
+    """The dimensions of x, as int64."""
+    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64)
+
+
+@operator("Cast", versions=(6, 9, 13, 19, 21, 23, 24, 25))
+def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> torch.Tensor:
+    """X in another type."""
+    try:
+        target = torch.from_numpy(np.zeros(0, onnx.helper.tensor_dtype_to_np_dtype(to))).dtype
+    except TypeError as error:
+        raise QcamError(f"Cast to ONNX type {onnx.TensorProto.DataType.Name(to)} is not supported") from error
+    return x.to(target)
+
+
+@operator("Expand", versions=(8, 13))
+def expand(x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+    """X broadcast to a shape."""
+    return x.expand(torch.broadcast_shapes(x.shape, tuple(int(size) for size in shape.tolist())))
+
+
+@operator("Pad", versions=(11, 13, 18, 19, 21, 23, 24, 25))
+def pad(
+    x: torch.Tensor,
+    pads: torch.Tensor,
+    value: torch.Tensor | None = None,
+    axes: torch.Tensor | None = None,
+    *,
+    mode: str = "constant",
+) -> torch.Tensor:
+    """X with values around it."""
+    if mode != "constant":
+        raise QcamError(f"Pad with mode {mode} is not supported")
+    amounts = pads.tolist()
+    chosen = [int(axis) % x.dim() for axis in axes.tolist()] if axes is not None else list(range(x.dim()))
+    before, after = amounts[: len(chosen)], amounts[len(chosen) :]
+    flat: list[int] = []
+    for axis in reversed(range(x.dim())):
+        flat += [before[chosen.index(axis)], after[chosen.index(axis)]] if axis in chosen else [0, 0]
+    return F.pad(x, flat, value=0.0 if value is None or value.numel() == 0 else value.item())

@@ -1,0 +1,96 @@
+"""The registry of operators: one small function each, found by name, domain and version, or refused by them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from qcam.common.errors import QcamError
+
+#: Computes an operator: inputs by position (None for one left out), attributes by keyword.
+OperatorFunction = Callable[..., Any]
+
+_REGISTRY: dict[tuple[str, str, int], OperatorFunction] = {}
+
+#: Domain of ONNX Runtime's own operators.
+MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An operator of a graph with the function that computes it.
+
+    Attributes:
+        function: The function.
+        attributes: The node's attributes, as the function's keyword arguments.
+    """
+
+    function: OperatorFunction
+    attributes: dict[str, Any]
+
+
+def operator(name: str, versions: tuple[int, ...], domain: str = "") -> Callable[[OperatorFunction], OperatorFunction]:
+    """Register a function for the given versions of an operator.
+
+    Args:
+        name: ONNX operator type.
+        versions: Each `since_version` whose semantics the function has.
+        domain: Operator set; empty for ONNX's own.
+
+    Raises:
+        ValueError: If another function has registered one of the versions.
+    """
+
+    def register(function: OperatorFunction) -> OperatorFunction:
+        for version in versions:
+            key = (domain, name, version)
+            if key in _REGISTRY:
+                raise ValueError(f"operator {name} version {version} of domain {domain!r} is registered twice")
+            _REGISTRY[key] = function
+        return function
+
+    return register
+
+
+def resolve(node: onnx.NodeProto, opsets: dict[str, int]) -> Resolved:
+    """Find the function of a node.
+
+    Args:
+        node: The node.
+        opsets: Domain → version, as the model imports them.
+
+    Raises:
+        QcamError: If the operator is unknown in that version, or the node has an attribute the function does not know.
+    """
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    version = _since_version(node.op_type, domain, opsets)
+    label = f"{node.op_type} (domain {domain or 'ai.onnx'}, version {version})"
+    function = _REGISTRY.get((domain, node.op_type, version))
+    if function is None:
+        raise QcamError(f"the mirror has no operator {label}, needed by node {node.name or node.output[0]}")
+    known = {name for name, value in inspect.signature(function).parameters.items() if value.kind is value.KEYWORD_ONLY}
+    attributes = {}
+    for found in node.attribute:
+        if found.name not in known:
+            raise QcamError(f"the mirror's {label} does not know attribute {found.name} of node {node.name}")
+        value = onnx.helper.get_attribute_value(found)
+        attributes[found.name] = value.decode() if isinstance(value, bytes) else value
+    return Resolved(function, attributes)
+
+
+def registered() -> list[tuple[str, str, int]]:
+    """Return every registered (domain, operator, version), sorted."""
+    return sorted(_REGISTRY)
+
+
+def _since_version(name: str, domain: str, opsets: dict[str, int]) -> int:
+    """Return the version of an operator that an opset means; the opset itself where ONNX does not know the operator."""
+    opset = opsets.get(domain, 0)
+    try:
+        return int(onnx.defs.get_schema(name, opset, domain).since_version)
+    except onnx.defs.SchemaError:
+        return opset
