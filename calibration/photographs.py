@@ -50,7 +50,7 @@ def evaluation_photographs() -> list[ImageFile]:
     Raises:
         QcamError: If foolbox is not installed.
     """
-    folder = package_folder("foolbox", 'the demo photographs come with it: pip install "qcam[demo]", or give --images DIR')
+    folder = package_folder("foolbox", "the demo photographs come with it: pip install --no-deps foolbox, or give --images DIR")
     found = []
     for path in sorted((folder / "data").glob("imagenet_*.jpg")):
         match = _EVALUATION_NAME.fullmatch(path.name)

@@ -35,27 +35,42 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of photographs; by default the demo ones.")
 @click.option("--labels", type=click.Path(path_type=Path), help="CSV with the columns image,label; else class folders count.")
 @click.option(
-    "--saliency", default="u2netp", show_default=True, metavar="u2netp|onnx:FILE|masks:DIR|none",
+    "--saliency",
+    default="u2netp",
+    show_default=True,
+    metavar="u2netp|onnx:FILE|masks:DIR|none",
     help="Where salient-object maps come from.",
 )
 @click.option(
-    "--provider", default="CPU", show_default=True,
+    "--provider",
+    default="CPU",
+    show_default=True,
     help="ONNX Runtime execution provider: CPU, CUDA, TensorRT, OpenVINO … Strict: never silently another one.",
 )
 @click.option("--allow-fallback", is_flag=True, help="Accept nodes or sessions on another provider, and say so on every table.")
 @click.option(
-    "--precision", "precisions", multiple=True, type=click.Choice(["f32", "int16", "int8"]),
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["f32", "int16", "int8"]),
     help="May be given several times; by default all that a bundle holds.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime and PyTorch; by default all cores.")
 @click.option(
-    "--target", type=click.Choice(["f32-top1", "own-top1", "label"]), default="f32-top1", show_default=True,
+    "--target",
+    type=click.Choice(["f32-top1", "own-top1", "label"]),
+    default="f32-top1",
+    show_default=True,
     help="The class that is explained: f32's choice for every precision, each precision's own (the paper), or the label.",
 )
 @click.option(
-    "--cam", "method", type=click.Choice(["gradcam++", "gradcam", "gradcam++-torchcam"]), default="gradcam++",
-    show_default=True, help="gradcam++-torchcam is what the paper really ran.",
+    "--cam",
+    "method",
+    type=click.Choice(["gradcam++", "gradcam", "gradcam++-torchcam"]),
+    default="gradcam++",
+    show_default=True,
+    help="gradcam++-torchcam is what the paper really ran.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="For PyTorch.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first so many images.")
@@ -63,7 +78,8 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
 @click.option("--fake-quant/--no-fake-quant", default=True, show_default=True, help="Whether to simulate for comparison.")
 @click.option("--grid-rows", type=click.IntRange(0, 50), default=8, show_default=True, help="Images in the picture grid.")
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False),
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the results; by default out/demo, or out/NAME after the image folder.",
 )
 @click.option("--force", is_flag=True, help="Replace results that exist.")
@@ -164,9 +180,7 @@ def _torch_device(wanted: str, threads: int) -> str:
     try:
         import torch
     except ImportError as error:
-        raise QcamError(
-            f'PyTorch is not installed ({error}); CAMs need its gradients: pip install "qcam[host]"'
-        ) from error
+        raise QcamError(f'PyTorch is not installed ({error}); CAMs need its gradients: pip install "qcam[host]"') from error
     torch.set_num_threads(threads)
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:

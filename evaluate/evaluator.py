@@ -150,7 +150,7 @@ class BundleEvaluator:
         with clock.stage("metrics"):
             rows = self._rows(samples, deployed, simulated, targets)
         maps = [
-            StoredMap(sample.name, self.bundle.model_id, precision, kind, *run.maps.shape[1:], run.maps[index].ravel().tolist())
+            StoredMap.of(run.maps[index], sample.name, self.bundle.model_id, precision, kind)
             for kind, runs in (("deployed", deployed), ("fake_quant", simulated))
             for precision, run in runs.items()
             for index, sample in enumerate(samples)
@@ -174,12 +174,13 @@ class BundleEvaluator:
             with clock.stage(f"deployed {precision}"):
                 outputs = session.run(batch)
             targets = self._targets(
-                outputs.logits, samples[start : start + len(batch)], None if f32 is None else f32.logits[start : start + len(batch)]
+                outputs.logits,
+                samples[start : start + len(batch)],
+                None if f32 is None else f32.logits[start : start + len(batch)],
             )
             all_targets.append(targets)
             taps = [
-                mirror.dequantize(tap, values)
-                for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)
+                mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)
             ]
             maps = self._cam(mirror, taps[0], taps[1:], targets, clock, "tail gradient")
             real.append(_Run(outputs.logits, maps, outputs.tap))
@@ -215,7 +216,8 @@ class BundleEvaluator:
             # Images without a label have been sorted out before; see `Study`.
             return np.array([sample.label for sample in samples], np.int64)
         chosen = f32 if self._target == "f32-top1" and f32 is not None else logits
-        return chosen.argmax(axis=1).astype(np.int64)
+        classes: NDArray[np.int64] = chosen.argmax(axis=1).astype(np.int64)
+        return classes
 
     def _rows(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
@@ -92,8 +93,14 @@ class StoredMap:
     width: int
     values: list[float]
 
+    @classmethod
+    def of(cls, cam: NDArray[np.float64], image: str, model: str, precision: str, kind: str) -> StoredMap:
+        """Store a map (height × width) in float32."""
+        height, width = cam.shape
+        return cls(image, model, precision, kind, height, width, cam.astype(np.float32).ravel().tolist())
+
     @property
-    def array(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def array(self) -> NDArray[np.float64]:
         """Return the map as height × width."""
         return np.asarray(self.values, np.float64).reshape(self.height, self.width)
 
@@ -166,9 +173,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if comparison == "fake_quant_vs_deployed" and precision != "f32":
             add("codes_equal", [row.codes_equal for row in group], comparison)
         if comparison == "vs_f32" and any(row.label is not None for row in group):
-            correct = [
-                None if row.label is None or row.top1 is None else _number(row.label == row.top1) for row in group
-            ]
+            correct = [None if row.label is None or row.top1 is None else _number(row.label == row.top1) for row in group]
             add("accuracy", correct, "vs_label")
     return entries
 

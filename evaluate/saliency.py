@@ -117,7 +117,8 @@ class NetworkSaliency:
             raw = 1.0 / (1.0 + np.exp(-raw.astype(np.float64)))
         span = float(raw.max() - raw.min())
         stretched = (raw - raw.min()) / span if span > 0 else np.zeros_like(raw)
-        return stretched.astype(np.float32)
+        result: NDArray[np.float32] = stretched.astype(np.float32)
+        return result
 
 
 class MaskSaliency:

@@ -296,8 +296,7 @@ class Study:
                     "bundle": e.bundle.folder.name,
                     "weights": e.bundle.weights,
                     "precisions": {
-                        name: {"sha256": session.entry.sha256, "tap": session.entry.tap.tensor}
-                        | session.placement.to_json()
+                        name: {"sha256": session.entry.sha256, "tap": session.entry.tap.tensor} | session.placement.to_json()
                         for name, session in e.deployed.items()
                     },
                 }
@@ -350,5 +349,3 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
 def _brief(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 24 else text[:12] + "…" + '"' * text.startswith('"')
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 import torch
 
@@ -30,7 +31,7 @@ def resolve_cam_layer(graph: Graph, modules: dict[str, str], module: torch.nn.Mo
         return _last_feature_map(graph)
     tensor = modules.get(requested, requested if requested in graph.producer else None)
     if tensor is None:
-        return _vanished(graph, modules, module, requested)
+        _vanished(graph, modules, module, requested)
     if not graph.is_spatial(tensor):
         shape = "×".join("batch" if size is None else str(size) for size in graph.shapes.get(tensor, ())) or "unknown"
         near = _listed(_spatial_modules(graph, modules, module), requested)
@@ -46,7 +47,7 @@ def _last_feature_map(graph: Graph) -> str:
     raise QcamError("the model has no feature map with height and width (is it a transformer?); a CAM needs one")
 
 
-def _vanished(graph: Graph, modules: dict[str, str], module: torch.nn.Module, requested: str) -> str:
+def _vanished(graph: Graph, modules: dict[str, str], module: torch.nn.Module, requested: str) -> NoReturn:
     spatial = _spatial_modules(graph, modules, module)
     existing = dict(module.named_modules())
     if requested not in existing:
@@ -55,8 +56,8 @@ def _vanished(graph: Graph, modules: dict[str, str], module: torch.nn.Module, re
         raise QcamError(f"CAM layer {requested} does not exist; nearest layers and tensors: {', '.join(near)}")
     folded = f"{requested}.weight" in graph.initializers
     why = "BatchNorm was folded into it" if folded else "the exporter merged it into its neighbours"
-    near = _listed(spatial, requested, list(existing))
-    raise QcamError(f"CAM layer {requested} vanished by fusion ({why}); nearest layers that exist: {near}")
+    listed = _listed(spatial, requested, list(existing))
+    raise QcamError(f"CAM layer {requested} vanished by fusion ({why}); nearest layers that exist: {listed}")
 
 
 def _spatial_modules(graph: Graph, modules: dict[str, str], module: torch.nn.Module) -> list[str]:

@@ -30,9 +30,7 @@ class _Triple(click.ParamType[tuple[float, float, float]]):
 
     name = "R,G,B"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float, float]:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float, float]:
         if isinstance(value, tuple):
             return value
         try:
@@ -53,28 +51,40 @@ class _Triple(click.ParamType[tuple[float, float, float]]):
     help="A torchvision weights name (default IMAGENET1K_V1), a timm tag, a state dict (.pth, .safetensors), or random:SEED.",
 )
 @click.option(
-    "--precision", "precisions", multiple=True, type=click.Choice(["f32", "int16", "int8"]),
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["f32", "int16", "int8"]),
     help="May be given several times; all three by default. int16 is A16W16, int8 is A8W8.",
 )
 @click.option(
-    "--calibration", type=click.Path(path_type=Path, file_okay=False),
+    "--calibration",
+    type=click.Path(path_type=Path, file_okay=False),
     help="Folder of photographs for the activation ranges; by default some that installed packages ship.",
 )
 @click.option("--calibration-limit", type=click.IntRange(1), default=128, show_default=True, help="Use at most so many.")
 @click.option(
-    "--method", type=click.Choice(["minmax", "entropy", "percentile"]), default="minmax", show_default=True,
+    "--method",
+    type=click.Choice(["minmax", "entropy", "percentile"]),
+    default="minmax",
+    show_default=True,
     help="How ranges come from activations.",
 )
 @click.option(
-    "--cam-layer", metavar="PATH",
+    "--cam-layer",
+    metavar="PATH",
     help="Torch module path or ONNX tensor name; by default the last feature map after its activation.",
 )
 @click.option(
-    "--scheme", type=click.Choice(["u8s8", "s8s8"]), default="u8s8", show_default=True,
+    "--scheme",
+    type=click.Choice(["u8s8", "s8s8"]),
+    default="u8s8",
+    show_default=True,
     help="u8s8: asymmetric activations, integer kernels on x86. s8s8: symmetric ones, zero point 0, for TensorRT.",
 )
 @click.option(
-    "--reduce-range", is_flag=True,
+    "--reduce-range",
+    is_flag=True,
     help="Keep int8 weights to 7 bits: immune to the saturation of x86 CPUs with AVX2 but without VNNI.",
 )
 @click.option("--opset", type=int, default=21, show_default=True, help="ONNX operator set, 18 to 24.")
@@ -84,7 +94,10 @@ class _Triple(click.ParamType[tuple[float, float, float]]):
 @click.option("--std", type=_Triple(), help="Standard deviation of R,G,B on the 0..1 scale.")
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="Resampling filter.")
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("bundles"), show_default=True,
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("bundles"),
+    show_default=True,
     help="Folder that the bundles go to, one folder each.",
 )
 @click.option("--force", is_flag=True, help="Replace bundles that exist.")
@@ -170,9 +183,7 @@ def main(
             bundle = export_bundle(
                 loaded, images, options, target, force=force, on_stage=lambda stage: status.update(f"{name}: {stage}")
             )
-        sizes = ", ".join(
-            f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions
-        )
+        sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
         console.out.print(f"[bold]{target}[/]: {sizes}; CAM layer {bundle.cam_layer['tensor']}", soft_wrap=True)
         for refusal in bundle.calibration.get("refused", []):
             console.warn(f"calibration photograph left out: {refusal}")

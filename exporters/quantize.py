@@ -75,8 +75,8 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) 
         raise QcamError(f"cannot quantize to {options.precision} with scheme {options.scheme}")
     eight = options.precision == "int8"
     unsigned = options.scheme == "u8s8"
-    activation = (QuantType.QUInt8 if unsigned else QuantType.QInt8) if eight else (
-        QuantType.QUInt16 if unsigned else QuantType.QInt16
+    activation = (
+        (QuantType.QUInt8 if unsigned else QuantType.QInt8) if eight else (QuantType.QUInt16 if unsigned else QuantType.QInt16)
     )
     weight = QuantType.QInt8 if eight else QuantType.QInt16
     source = copy.deepcopy(model)

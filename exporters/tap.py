@@ -60,9 +60,7 @@ def _describe(graph: Graph, output: str) -> Tap:
 
 def _why_not_quantized(graph: Graph, tensor: str, precision: str) -> str:
     quantized = [
-        node.input[0]
-        for node in graph.model.graph.node
-        if node.op_type == "QuantizeLinear" and graph.is_spatial(node.input[0])
+        node.input[0] for node in graph.model.graph.node if node.op_type == "QuantizeLinear" and graph.is_spatial(node.input[0])
     ]
     if tensor in graph.producer:
         why = f"carries no integer codes in {precision}"

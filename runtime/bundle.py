@@ -136,9 +136,7 @@ class Bundle:
             "preprocessing": self.preprocessing.to_json(),
             "cam_layer": self.cam_layer,
             "calibration": self.calibration,
-            "precisions": [
-                asdict(entry) | {"skips": [asdict(skip) for skip in entry.skips]} for entry in self.precisions
-            ],
+            "precisions": [asdict(entry) | {"skips": [asdict(skip) for skip in entry.skips]} for entry in self.precisions],
             "versions": self.versions,
             "classes": list(self.classes),
         }

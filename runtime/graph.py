@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import onnx
@@ -51,7 +52,7 @@ class Graph:
         names = [value.name for value in self.model.graph.input if value.name not in self.initializers]
         if len(names) != 1:
             raise QcamError(f"the graph has {len(names)} inputs ({', '.join(names)}); qcam needs exactly one: the images")
-        return names[0]
+        return str(names[0])
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
@@ -80,7 +81,7 @@ class Graph:
             return numpy_helper.to_array(self.initializers[name])
         node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
-            return numpy_helper.to_array(attribute(node, "value"))
+            return numpy_helper.to_array(cast(onnx.TensorProto, attribute(node, "value")))
         raise QcamError(f"tensor {name} is not a constant of the ONNX file")
 
     def is_spatial(self, tensor: str) -> bool:

@@ -55,6 +55,4 @@ def _model() -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.UINT8, shape)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    return bytes(
-        helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
-    )
+    return bytes(helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8).SerializeToString())

