@@ -21,8 +21,9 @@ from qcam.common.files import sha256_bytes
 
 #: File name endings that are taken for photographs, in lower case.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
-#: Decoders that may run; others that Pillow knows (PDF, EPS, …) call programs or parse far more than pictures.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+#: Decoders that may run; others that Pillow knows (PDF, EPS, …) call programs or parse far more than pictures. MPO is
+#: opened by JPEG's: Pillow registers no opener of its own for it and raises KeyError if asked.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 #: Largest picture that is decoded, in pixels (width × height). More is refused before memory is taken for it.
 MAX_PIXELS = 100_000_000
 #: Largest file that is read at all, in bytes.
@@ -158,7 +159,9 @@ def decode(path: Path) -> Decoded:
             return _decode_bytes(data, sha256)
     except UnidentifiedImageError:
         return Decoded(None, sha256, refusal="not an image that can be identified")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+    except Image.DecompressionBombError:  # Pillow's own limit, above ours: it tells from the header
+        return Decoded(None, sha256, refusal=f"more than {MAX_PIXELS // 10**6} million pixels are refused")
+    except Exception as error:  # on damaged files Pillow raises KeyError, TypeError, struct.error … as well as its own
         return Decoded(None, sha256, refusal=f"damaged or truncated: {str(error).splitlines()[0] if str(error) else 'no data'}")
 
 
@@ -174,7 +177,7 @@ def _decode_bytes(data: bytes, sha256: str) -> Decoded:
         if frames > 1 and picture.format != "MPO":  # an MPO is one photograph with a preview or a stereo twin
             remarks.append(f"first of {frames} frames")
         picture.load()
-        if picture.getexif().get(0x0112, 1) not in (0, 1):
+        if picture.getexif().get(0x0112, 1) in range(2, 9):
             remarks.append("rotated as its EXIF orientation says")
         upright = ImageOps.exif_transpose(picture)
         if upright.mode not in ("RGB", "L", "P", "RGBA", "1"):
@@ -187,10 +190,8 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         values = np.asarray(picture).astype(np.float64)
         top = 65535.0 if picture.mode != "F" else max(float(values.max(initial=0.0)), 1.0)
-        if top == 65535.0:
-            eight = np.clip(values, 0, 65535).astype(np.uint32) >> 8
-        else:
-            eight = np.clip(values * (255.0 / top), 0, 255)
+        # 16-bit levels keep their upper byte; float pictures are scaled by their own maximum.
+        eight = np.clip(values // 256, 0, 255) if top == 65535.0 else np.clip(values * (255.0 / top), 0, 255)
         return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
     return picture.convert("RGB")
 

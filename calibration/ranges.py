@@ -133,7 +133,7 @@ def collect_ranges(
     # percentile method is symmetric unless told otherwise, which would waste half of every ReLU's codes.
     options: dict[str, Any] = {"symmetric": False}
     name = model.graph.input[0].name
-    with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder, _quiet_quantizer():
+    with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder, quiet_quantizer():
         source = Path(folder) / "model.onnx"
         onnx.save(model, source)
         calibrator = create_calibrator(
@@ -157,7 +157,7 @@ def quantizable_operators() -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet_quantizer() -> Iterator[None]:
+def quiet_quantizer() -> Iterator[None]:
     """Hold back what the quantizer prints and logs to the root logger, which would look like qcam's own."""
     root = logging.getLogger()
     level = root.level

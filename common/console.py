@@ -17,7 +17,8 @@ from rich.text import Text
 from qcam.common.errors import GateError, QcamError
 
 #: Results go to standard output; progress, notes and errors to standard error, so that a pipe gets results only.
-out = Console(soft_wrap=True, highlight=False)
+#: A pipe or a file has no width; rich would assume 80 columns and cut figures off.
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

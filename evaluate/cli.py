@@ -229,7 +229,9 @@ def _report(study: Study, provider: str, folder: Path) -> None:
     title = f"{count} images, provider {provider}"
     if fallbacks:
         title += " — NOT WHOLLY ON IT, see below"
-    console.out.print(as_rich(entries, title))
+    terminal = console.out.is_terminal
+    for table in as_rich(entries, title, console.out.width if terminal else None):
+        console.out.print(table)
     for line in arithmetic_lines(study.evaluators, provider):
         console.out.print(line, style="dim", markup=False)
     for reason in fallbacks:

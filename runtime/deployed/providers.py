@@ -91,7 +91,8 @@ def explain_not_loaded(short: str, loader_messages: str) -> str:
     missing = re.search(r"(lib(?:cublas|cudnn|cudart|cufft|curand|nvrtc|nvinfer)[\w.]*)", reason)
     if missing:
         what = "TensorRT" if "nvinfer" in missing.group(1) else "CUDA and cuDNN"
-        message += f"; {missing.group(1)} belongs to {what}: install it (pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA and cuDNN)"
+        remedy = "see its installation guide" if what == "TensorRT" else "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        message += f"; {missing.group(1)} belongs to {what}, which is to be installed ({remedy})"
     elif short in ("CUDA", "TensorRT"):
         message += "; check that this machine has an NVIDIA GPU with a driver (nvidia-smi), CUDA and cuDNN"
     return message + "; or use --provider CPU, or --allow-fallback to go on all the same"
