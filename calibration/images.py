@@ -79,7 +79,7 @@ def find_images(folder: Path, *, limit: int | None = None) -> list[ImageFile]:
         raise QcamError(f"no image folder at {folder}; give a folder that holds photographs")
     root = folder.resolve()
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
         relative = path.relative_to(folder)
         if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in relative.parts):
             continue
@@ -202,7 +202,7 @@ def _read_labels(path: Path) -> Iterable[tuple[str, str]]:
             reader = csv.DictReader(stream)
             if reader.fieldnames is None or not {"image", "label"} <= set(reader.fieldnames):
                 raise QcamError(f"{path}: needs a header line with the columns image and label")
-            return [(row["image"].strip(), (row["label"] or "").strip()) for row in reader]
+            return [((row["image"] or "").strip(), (row["label"] or "").strip()) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise QcamError(f"cannot read labels from {path}: {error}") from error
 

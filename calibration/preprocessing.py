@@ -75,7 +75,7 @@ class Preprocessing:
                 std=_triple(value["std"]),
                 interpolation=str(value["interpolation"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise QcamError(f"preprocessing in bundle.json is incomplete or wrong: {error!r}") from error
 
     def crop_image(self, image: Image.Image) -> NDArray[np.uint8]:

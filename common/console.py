@@ -16,10 +16,20 @@ from rich.text import Text
 
 from qcam.common.errors import GateError, QcamError
 
+
+class _Console(Console):
+    """A console that lets `Command` decide what a broken pipe means; rich's own ends the process with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on."""
+        raise BrokenPipeError
+
+
 #: Results go to standard output; progress, notes and errors to standard error, so that a pipe gets results only.
-#: A pipe or a file has no width; rich would assume 80 columns and cut figures off.
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 10_000)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+#: A pipe or a file has no width; rich would assume 80 columns and cut figures off. Names are shown as they are: no emoji
+#: for `timm:cat:x`.
+out = _Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
+err = _Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 class Command(click.Command):
@@ -51,11 +61,16 @@ class Command(click.Command):
                 err.print("[bold red]does not hold:[/] ", end="")
                 err.print(str(error), markup=False)
                 code = 1
-            except BrokenPipeError:
-                # The reader of our output went away (`| head`); nothing is wrong.
-                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-                code = 0
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command's body (as in click)."""
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            # The reader of our output went away (`| head`); nothing is wrong. Caught here: click would make it code 1.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            return 0
 
 
 def note(message: str) -> None:

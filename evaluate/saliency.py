@@ -96,9 +96,12 @@ class NetworkSaliency:
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise QcamError(f"cannot load salient-object network {path}: {str(error).splitlines()[0]}") from error
         inputs = self._session.get_inputs()
-        shape = inputs[0].shape
-        if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, "channels"):
-            raise QcamError(f"{path} does not take one image batch (batch × 3 × height × width) but {shape}")
+        shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
+        batch, channels = shape[:2] if len(shape) == 4 else (0, 0)
+        # Sizes that the file leaves open are names or None.
+        if (isinstance(batch, int) and batch != 1) or (isinstance(channels, int) and channels != 3):
+            found = ", ".join(f"{each.type} {each.shape}" for each in inputs) or "no input"
+            raise QcamError(f"{path} does not take one float32 image (1 × 3 × height × width) but {found}")
         self._input = inputs[0].name
         self._size = tuple(side if isinstance(side, int) else settings.size for side in shape[2:])
 
@@ -110,7 +113,10 @@ class NetworkSaliency:
         pixels /= max(float(pixels.max()), 1e-6) if settings.scale_by_maximum else 255.0
         normalised = (pixels - np.asarray(settings.mean, np.float32)) / np.asarray(settings.std, np.float32)
         batch = np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
-        raw = np.squeeze(self._session.run([self._output], {self._input: batch})[0])
+        try:
+            raw = np.squeeze(self._session.run([self._output], {self._input: batch})[0])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise NoMapError(f"the salient-object network failed: {str(error).splitlines()[0]}") from error
         if raw.ndim != 2:
             raise NoMapError(f"the salient-object network returned shape {raw.shape}, not one map")
         if self._needs_sigmoid:

@@ -69,7 +69,6 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) 
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-    from onnxruntime.quantization.quantize import update_opset_version
 
     if options.precision not in ("int8", "int16") or options.scheme not in SCHEMES:
         raise QcamError(f"cannot quantize to {options.precision} with scheme {options.scheme}")
@@ -83,7 +82,7 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) 
     try:
         with quiet_quantizer():
             quantizer = QDQQuantizer(
-                update_opset_version(source, weight, activation),
+                source,
                 options.per_channel,
                 options.reduce_range and eight,
                 weight,
@@ -92,7 +91,12 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) 
                 [],
                 [],
                 quantizable_operators(),
-                {"ActivationSymmetric": not unsigned, "WeightSymmetric": True},
+                {
+                    "ActivationSymmetric": not unsigned,
+                    "WeightSymmetric": True,
+                    # ONNX has 16-bit QuantizeLinear since opset 21; before, ONNX Runtime's own operators serve.
+                    "UseQDQContribOps": not eight and Graph(source).opset() < 21,
+                },
             )
             quantizer.quantize_model()
     except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:

@@ -161,8 +161,11 @@ class Mirror:
                 result = step.compute(*arguments, **step.attributes)
             except RuntimeError as error:
                 raise QcamError(f"the mirror cannot compute {step.label}: {str(error).splitlines()[0]}") from error
-            for name, value in zip(step.outputs, result if isinstance(result, tuple) else (result,), strict=True):
-                values[name] = value
+            results = result if isinstance(result, tuple) else (result,)
+            if any(step.outputs[len(results) :]):
+                raise QcamError(f"the mirror computes only the first {len(results)} outputs of {step.label}")
+            for name, value in zip(step.outputs, results, strict=False):
+                values[name] = self._placed(value)
             for name in step.done_with:
                 values.pop(name, None)
         return values
@@ -173,7 +176,10 @@ class Mirror:
         except TypeError as error:
             kind = onnx.TensorProto.DataType.Name(tensor.data_type)
             raise QcamError(f"the mirror cannot hold constant {name} of type {kind}") from error
-        # Shapes and axes are read by Python, not by the device.
+        return self._placed(value)
+
+    def _placed(self, value: torch.Tensor) -> torch.Tensor:
+        """Put a value where it is read: shapes and axes are read by Python, not by the device."""
         return value if value.dtype == torch.int64 else value.to(self.device)
 
     def _drop_what_no_step_reads(self) -> None:

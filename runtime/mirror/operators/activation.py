@@ -64,8 +64,8 @@ def elu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
 
 @operator("Softplus", versions=(1, 22))
 def softplus(x: torch.Tensor) -> torch.Tensor:
-    """log(1 + exp(x))."""
-    return F.softplus(x, threshold=1e30)
+    """log(1 + exp(x)), written so that exp cannot overflow."""
+    return -F.logsigmoid(-x)
 
 
 @operator("Mish", versions=(18, 22))

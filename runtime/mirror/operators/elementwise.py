@@ -35,8 +35,8 @@ def divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @operator("Pow", versions=(7, 12, 13, 15))
 def power(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A to the power of b."""
-    return torch.pow(a, b.to(a.dtype))
+    """A to the power of b, in the type of a."""
+    return torch.pow(a, b).to(a.dtype)
 
 
 @operator("Max", versions=(8, 12, 13))

@@ -48,9 +48,9 @@ def average_pool(
     """Mean over windows; padding counts only with `count_include_pad`, what `ceil_mode` adds never."""
     if dilations and set(dilations) != {1}:
         raise QcamError("AveragePool with dilations is not supported")
-    stride = strides or [1, 1]
-    explicit = resolve_pads(auto_pad, pads, list(x.shape[2:]), kernel_shape, stride)
-    padding = _with_ceil(x, explicit, kernel_shape, stride, ceil_mode)
+    window, stride = _window(kernel_shape, [1, 1]), strides or [1, 1]
+    explicit = resolve_pads(auto_pad, pads, list(x.shape[2:]), window, stride)
+    padding = _with_ceil(x, explicit, window, stride, ceil_mode)
     if not any(padding):
         return F.avg_pool2d(x, kernel_shape, stride=stride)
     inside = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)

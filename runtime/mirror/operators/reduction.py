@@ -32,7 +32,7 @@ def reduce_sum(
 ) -> torch.Tensor:
     """Sum over axes."""
     chosen = _axes(x, axes_input, axes, noop_with_empty_axes)
-    return x.sum(dim=chosen, keepdim=bool(keepdims)) if chosen else x
+    return x.sum(dim=chosen, keepdim=bool(keepdims), dtype=x.dtype) if chosen else x
 
 
 @operator("ReduceMax", versions=(1, 11, 12, 13, 18, 20))

@@ -34,7 +34,11 @@ def constant(*, value: onnx.TensorProto | None = None, value_int: int | None = N
              value_ints: list[int] | None = None, value_floats: list[float] | None = None) -> torch.Tensor:  # fmt: skip
     """The value that the node holds."""
     if value is not None:
-        return torch.from_numpy(np.array(onnx.numpy_helper.to_array(value)))
+        try:
+            return torch.from_numpy(np.array(onnx.numpy_helper.to_array(value)))
+        except TypeError as error:
+            kind = onnx.TensorProto.DataType.Name(value.data_type)
+            raise QcamError(f"the mirror cannot hold a Constant of type {kind}") from error
     for integers in (value_int, value_ints):
         if integers is not None:
             return torch.tensor(integers, dtype=torch.int64)
@@ -95,12 +99,14 @@ def split(
     split: list[int] | None = None,
     num_outputs: int | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """X cut along one axis, into given sizes or equal parts (the last one smaller)."""
+    """X cut along one axis, into given sizes or equal parts (the last ones smaller or empty)."""
     lengths = [int(size) for size in sizes.tolist()] if sizes is not None else split
     if lengths is None:
         if num_outputs is None:
             raise QcamError("Split without sizes and without num_outputs is not supported")
-        return torch.split(x, -(-x.shape[axis] // num_outputs), dim=axis)
+        length = x.shape[axis]
+        part = -(-length // num_outputs)
+        lengths = [max(min(part, length - index * part), 0) for index in range(num_outputs)]
     return torch.split(x, lengths, dim=axis)
 
 
@@ -118,7 +124,8 @@ def slice_(
     for axis, start, end, step in zip(chosen, starts.tolist(), ends.tolist(), pace, strict=True):
         indices = torch.arange(x.shape[axis], device=x.device)[slice(start, end)] if step > 0 else None
         if indices is None:
-            indices = torch.tensor(list(range(*slice(start, end, step).indices(x.shape[axis]))), device=x.device)
+            backwards = list(range(*slice(start, end, step).indices(x.shape[axis])))
+            indices = torch.tensor(backwards, dtype=torch.int64, device=x.device)
         elif step > 1:
             indices = indices[::step]
         x = x.index_select(axis, indices)

@@ -104,6 +104,11 @@ def floats(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
+def ints(*values: int) -> np.ndarray:
+    """Return whole numbers as ONNX wants shapes and axes."""
+    return np.array(values, np.int64)
+
+
 def build(item: Case, opset: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Return the model of a case, every input an input of the graph, and what to feed."""
     names = ["" if value is None else f"in{index}" for index, value in enumerate(item.inputs)]
@@ -154,7 +159,7 @@ def run_mirror(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, torch
 
 def operator_function(operator: str, opset: int = NEWEST, domain: str = "", **attributes: Any) -> Callable[..., Any]:
     """Return the mirror's function of an operator with its attributes bound."""
-    resolved = resolve(helper.make_node(operator, [], ["out"], domain=domain, **attributes), {"": opset, domain or "": opset})
+    resolved = resolve(helper.make_node(operator, [], ["out"], domain=domain, **attributes), {"": opset, MICROSOFT: 1})
     return lambda *inputs: resolved.function(*inputs, **resolved.attributes)
 
 
@@ -164,14 +169,23 @@ def check(item: Case, opset: int) -> None:
     values = run_mirror(model, feeds)
     mine = [values[output.name].numpy() for output in model.graph.output]
     if item.runtime:
-        _compare(mine, run_runtime(model, feeds), item.tolerance, "ONNX Runtime")
+        _compare(item, mine, run_runtime(model, feeds), item.tolerance, "ONNX Runtime")
     if item.reference is not None:
-        _compare(mine, run_reference(model, feeds), item.reference, "onnx.reference")
+        _compare(item, mine, run_reference(model, feeds), item.reference, "onnx.reference")
 
 
-def _compare(mine: list[np.ndarray], theirs: list[np.ndarray], tolerance: float, oracle: str) -> None:
+def check_gradient(function: Callable[..., Any], *inputs: np.ndarray) -> None:
+    """Require that a function's gradients equal finite differences, in float64."""
+    leaves = tuple(torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in inputs)
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+def _compare(item: Case, mine: list[np.ndarray], theirs: list[np.ndarray], tolerance: float, oracle: str) -> None:
     for actual, expected in zip(mine, map(np.asarray, theirs), strict=True):
         assert actual.shape == expected.shape, f"{oracle}: shape {expected.shape}, the mirror {actual.shape}"
+        if item.operator == "QuantizeLinear":  # the mirror's codes travel as float32
+            expected = expected.astype(np.float32)
+        assert actual.dtype == expected.dtype, f"{oracle}: type {expected.dtype}, the mirror {actual.dtype}"
         if tolerance == 0:
             np.testing.assert_array_equal(actual, expected, err_msg=oracle)
         else:

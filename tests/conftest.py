@@ -1,0 +1,88 @@
+"""Bundles that many tests share: a tiny network for machinery, the real ones for what only they can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from qcam.calibration.photographs import calibration_photographs
+from qcam.calibration.preprocessing import Preprocessing
+from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.exporters.sources import LoadedModel, load_model
+from qcam.exporters.weights import hash_parameters
+from qcam.runtime.bundle import Bundle
+
+torch.set_num_threads(2)
+
+TINY_CLASSES = tuple(f"class {index}" for index in range(10))
+
+
+class TinyNet(nn.Module):
+    """Every structure that matters: folded BatchNorm, a skip connection, ReLU6, global pooling, a Gemm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.head = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU6())
+        self.classifier = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.branch(x))
+        return self.classifier(self.head(x).mean((2, 3)))
+
+
+def tiny_model(seed: int = 0, *, dead: bool = False) -> LoadedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = TinyNet()
+        if dead:  # no class depends on the feature map: every gradient and so every CAM is zero
+            nn.init.zeros_(module.classifier.weight)
+        else:
+            nn.init.normal_(module.classifier.weight, std=2.0)
+    module.eval().requires_grad_(False)
+    preprocessing = Preprocessing(resize=36, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    weights = {"name": f"random:{seed}", "sha256": hash_parameters(module), "trained": False}
+    return LoadedModel("tiny", "test", module, preprocessing, TINY_CLASSES, weights, "head")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("tiny") / "tiny"
+    return export_bundle(tiny_model(), calibration_photographs(), ExportOptions(), folder)
+
+
+@pytest.fixture(scope="session")
+def export_tiny() -> Callable[..., Bundle]:
+    def export(folder: Path, *, seed: int = 0, dead: bool = False, force: bool = False, **options: object) -> Bundle:
+        model = tiny_model(seed, dead=dead)
+        return export_bundle(model, calibration_photographs(), ExportOptions(**options), folder, force=force)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def lite0_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """EfficientNet-Lite0 with its real ImageNet weights."""
+    folder = tmp_path_factory.mktemp("lite0") / "efficientnet_lite0"
+    return export_bundle(load_model("efficientnet_lite0", None), calibration_photographs(), ExportOptions(), folder)
+
+
+@pytest.fixture(scope="session")
+def seeded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """Any other model with seeded weights: machinery only, no figure of it means anything."""
+    made: dict[str, Bundle] = {}
+
+    def get(name: str) -> Bundle:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("seeded") / "bundle"
+            images = calibration_photographs()[:3]
+            made[name] = export_bundle(load_model(name, "random:0"), images, ExportOptions(), folder)
+        return made[name]
+
+    return get

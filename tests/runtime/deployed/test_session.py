@@ -1,0 +1,175 @@
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from qcam.common.errors import QcamError
+from qcam.runtime.bundle import load_bundle
+from qcam.runtime.deployed import DeployedModel, SessionSettings, provider_name, require_provider
+from qcam.runtime.deployed.probe import saturates_in_pairs
+from qcam.runtime.deployed.providers import captured_output, explain_not_loaded
+
+IMAGES = np.random.default_rng(1).normal(size=(7, 3, 32, 32)).astype(np.float32)
+
+
+def joined(session, size):
+    outputs = list(session.batches(IMAGES, size))
+    return np.concatenate([o.logits for o in outputs]), np.concatenate([o.tap for o in outputs])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_integer_results_do_not_depend_on_the_batch(tiny_bundle, size):
+    session = DeployedModel(tiny_bundle, "int8", SessionSettings())
+    for found, wanted in zip(joined(session, size), joined(session, 7), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("bound", [False, True])
+def test_integer_results_do_not_depend_on_threads_or_binding(tiny_bundle, threads, bound):
+    session = DeployedModel(tiny_bundle, "int8", SessionSettings(threads=threads, io_binding=bound))
+    plain = DeployedModel(tiny_bundle, "int8", SessionSettings())
+    for found, wanted in zip(joined(session, 3), joined(plain, 7), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("precision", ["f32", "int16"])
+def test_float_results_agree_closely_between_batches(tiny_bundle, precision):
+    session = DeployedModel(tiny_bundle, precision, SessionSettings())
+    (one, _), (all_, _) = joined(session, 1), joined(session, 7)
+    np.testing.assert_allclose(one, all_, rtol=1e-3, atol=1e-3)
+
+
+def test_placement_counts_the_kernels_that_really_ran(tiny_bundle):
+    counted = {p: DeployedModel(tiny_bundle, p, SessionSettings()).placement for p in ("f32", "int16", "int8")}
+    assert (counted["int8"].integer, counted["int8"].float, counted["int8"].expected) == (4, 0, 4)
+    assert counted["int8"].count("QLinearConv") == 3
+    assert counted["int8"].count("QGemm") == 1
+    assert (counted["int16"].integer, counted["int16"].float) == (0, 4)
+    assert (counted["f32"].integer, counted["f32"].float) == (0, 4)
+    assert "integer kernels" in counted["int8"].describe()
+    assert "float arithmetic" in counted["int16"].describe()
+
+
+def test_no_profile_is_left_behind(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = DeployedModel(tiny_bundle, "int8", SessionSettings())
+    session.run(IMAGES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "short"), [("cpu", "CPU"), ("CUDAExecutionProvider", "CUDA"), ("tensorrt", "TensorRT")])
+def test_providers_have_short_names(text, short):
+    assert provider_name(text) == short
+
+
+def test_an_unknown_provider_lists_the_known_ones():
+    with pytest.raises(QcamError, match="choose one of CPU, CUDA"):
+        provider_name("GPU9000")
+
+
+def test_a_provider_that_the_package_lacks_names_the_package_to_install(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(QcamError, match=r"has no CUDA provider, only CPU; .*qcam\[cuda\]"):
+        require_provider("CUDA")
+
+
+def test_a_session_that_silently_became_a_cpu_session_is_refused(tiny_bundle, monkeypatch):
+    """The package claims CUDA, the session comes without it: what a machine without the libraries does."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    real = onnxruntime.InferenceSession
+    silent = lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"])  # noqa: E731
+    monkeypatch.setattr(onnxruntime, "InferenceSession", silent)
+    with pytest.raises(QcamError, match="could not be loaded, ONNX Runtime would silently have used the CPU"):
+        DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA"))
+    accepted = DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA", allow_fallback=True))
+    assert "could not be loaded" in accepted.placement.fallback
+    assert accepted.run(IMAGES).logits.shape == (7, 10)
+
+
+def test_compute_nodes_on_another_provider_are_refused(tiny_bundle, monkeypatch):
+    """The session holds the provider, but the nodes were placed elsewhere."""
+    real = onnxruntime.InferenceSession
+
+    class Elsewhere:
+        def __init__(self, path, options, providers):
+            self._session = real(path, options, providers=["CPUExecutionProvider"])
+
+        def __getattr__(self, name):
+            return getattr(self._session, name)
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Elsewhere)
+    with pytest.raises(QcamError, match=r"4 of 4 Conv/Gemm/MatMul nodes .* not on CUDA but on CPUExecutionProvider"):
+        DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA"))
+    accepted = DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA", allow_fallback=True))
+    assert "4 of 4" in accepted.placement.fallback
+
+
+def test_the_loaders_own_words_and_the_missing_library_are_told():
+    log = (
+        "\x1b[1;31m2026-01-01 [E:onnxruntime:Default, provider_bridge_ort.cc:2458] FAIL : Failed to load library "
+        "/x/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: No such file\n"
+    )
+    text = explain_not_loaded("CUDA", log)
+    assert "its loader says: libcublasLt.so.13: cannot open shared object file" in text
+    assert "libcublasLt.so.13 belongs to CUDA and cuDNN" in text
+    assert "\n" not in text
+
+
+def test_tensorrt_refuses_what_it_cannot_load_before_it_tries(tiny_bundle):
+    with pytest.raises(QcamError, match="TensorRT has no 16-bit quantization"):
+        DeployedModel(tiny_bundle, "int16", SessionSettings(provider="TensorRT"))
+    with pytest.raises(QcamError, match="--scheme s8s8"):
+        DeployedModel(tiny_bundle, "int8", SessionSettings(provider="TensorRT"))
+
+
+def test_a_file_that_cannot_be_loaded_is_named(tiny_bundle, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_bundle.folder, tmp_path / "b")
+    (tmp_path / "b" / "int8.onnx").write_bytes(b"nonsense")
+    with pytest.raises(QcamError, match=r"CPU cannot load .*int8\.onnx"):
+        DeployedModel(load_bundle(tmp_path / "b", verify=False), "int8", SessionSettings())
+
+
+def test_a_wrong_batch_is_an_error_that_names_the_file(tiny_bundle):
+    session = DeployedModel(tiny_bundle, "int8", SessionSettings())
+    with pytest.raises(QcamError, match=r"int8\.onnx failed on CPU with a batch of 2"):
+        session.run(np.zeros((2, 3, 16, 16), np.float32))
+
+
+def test_captured_output_takes_what_c_code_writes(capfd):
+    import os
+
+    with captured_output() as text:
+        os.write(2, b"from below\n")
+        print("from python")
+    assert text == ["from below\n"]
+    os.write(2, b"after\n")
+    assert capfd.readouterr() == ("", "after\n")
+
+
+def test_the_saturation_probe_is_cured_by_the_precise_kernels():
+    assert saturates_in_pairs({"session.x64quantprecision": "1"}) is False
+    assert isinstance(saturates_in_pairs(), bool)
+
+
+def test_the_deployed_runtime_imports_neither_torch_nor_torchvision(tiny_bundle):
+    code = (
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from qcam.runtime.bundle import load_bundle; from qcam.runtime.deployed import DeployedModel, SessionSettings\n"
+        "bundle = load_bundle(Path(sys.argv[1]))\n"
+        "for p in ('f32', 'int16', 'int8'):\n"
+        "    DeployedModel(bundle, p, SessionSettings()).run(np.zeros((1, 3, 32, 32), np.float32))\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] in ('torch', 'torchvision', 'timm')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tiny_bundle.folder], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

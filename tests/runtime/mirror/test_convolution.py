@@ -1,0 +1,61 @@
+import pytest
+from mirror_single import OLDEST, case, check, check_gradient, each, floats, operator_function, versions
+
+from qcam.common.errors import QcamError
+
+IMAGE = floats(2, 4, 7, 8)
+WEIGHT = floats(6, 4, 3, 2, seed=1)
+BIAS = floats(6, seed=2)
+
+CASES = [
+    case("Conv", "without bias", IMAGE, WEIGHT),
+    case("Conv", "bias", IMAGE, WEIGHT, BIAS, kernel_shape=[3, 2]),
+    case("Conv", "symmetric pads", IMAGE, WEIGHT, BIAS, pads=[1, 2, 1, 2]),
+    case("Conv", "asymmetric pads", IMAGE, WEIGHT, BIAS, pads=[0, 1, 2, 0]),
+    case("Conv", "strides", IMAGE, WEIGHT, BIAS, strides=[2, 3]),
+    case("Conv", "dilations", IMAGE, WEIGHT, BIAS, dilations=[2, 3], pads=[2, 1, 2, 1]),
+    case("Conv", "groups", IMAGE, floats(6, 2, 3, 3, seed=1), BIAS, group=2, pads=[1, 1, 1, 1]),
+    case("Conv", "depthwise", IMAGE, floats(4, 1, 3, 3, seed=1), group=4, pads=[1, 1, 1, 1]),
+    case("Conv", "depthwise times two", IMAGE, floats(8, 1, 3, 3, seed=1), group=4, strides=[2, 2], pads=[0, 0, 1, 1]),
+    case("Conv", "pointwise with stride", IMAGE, floats(3, 4, 1, 1, seed=1), strides=[2, 2]),
+    case("Conv", "everything", IMAGE, floats(6, 2, 2, 3, seed=1), BIAS, group=2, pads=[1, 0, 2, 3], strides=[2, 1],
+         dilations=[3, 1]),
+    case("Conv", "auto pad VALID", IMAGE, WEIGHT, BIAS, auto_pad="VALID", strides=[2, 2]),
+    case("Conv", "auto pad NOTSET", IMAGE, WEIGHT, BIAS, auto_pad="NOTSET", pads=[1, 0, 0, 1]),
+    *(
+        case("Conv", f"auto pad {auto_pad} {label}", IMAGE, WEIGHT, BIAS, auto_pad=auto_pad, strides=strides)
+        for auto_pad in ("SAME_UPPER", "SAME_LOWER")
+        for label, strides in (("stride 1", [1, 1]), ("stride 2", [2, 2]), ("stride beyond kernel", [4, 3]))
+    ),
+    # ONNX Runtime refuses dilations with SAME; onnx.reference pads as the mirror does.
+    case("Conv", "auto pad SAME_UPPER dilated", IMAGE, WEIGHT, dilations=[2, 2], auto_pad="SAME_UPPER", runtime=False),
+    case("Conv", "auto pad SAME_LOWER dilated", IMAGE, WEIGHT, dilations=[2, 3], auto_pad="SAME_LOWER", runtime=False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("item", "opset"), each(CASES))
+def test_equals_the_oracles(item, opset):
+    check(item, opset)
+
+
+@pytest.mark.parametrize("opset", versions("Conv", OLDEST))
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_refuses_other_than_two_dimensions(dimensions, opset):
+    x, weight = floats(1, 2, *[5] * dimensions), floats(3, 2, *[3] * dimensions)
+    with pytest.raises(QcamError, match=f"Conv over {dimensions} spatial dimensions is not supported"):
+        check(case("Conv", "", x, weight), opset)
+
+
+def test_refuses_an_unknown_auto_pad():
+    with pytest.raises(QcamError, match="auto_pad SAME is not supported"):
+        check(case("Conv", "", IMAGE, WEIGHT, auto_pad="SAME"), 21)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"pads": [1, 0, 0, 2], "strides": [2, 1]}, {"auto_pad": "SAME_UPPER"}, {"group": 2, "dilations": [2, 1]}],
+    ids=str,
+)
+def test_gradient_equals_finite_differences(attributes):
+    weight = floats(2, 2 // attributes.get("group", 1), 2, 2, seed=1)
+    check_gradient(operator_function("Conv", **attributes), floats(2, 2, 4, 4), weight, floats(2, seed=2))

@@ -1,0 +1,121 @@
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from qcam.common.errors import QcamError
+from qcam.runtime.bundle import load_bundle, read_onnx
+
+
+@pytest.fixture
+def copy(tiny_bundle, tmp_path):
+    shutil.copytree(tiny_bundle.folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def edit(folder, change):
+    value = json.loads((folder / "bundle.json").read_text())
+    change(value)
+    (folder / "bundle.json").write_text(json.dumps(value))
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
+    with pytest.raises(QcamError, match=r"is no bundle: it has no bundle\.json"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema_version": 1}'])
+def test_a_broken_manifest_is_refused(copy, text):
+    (copy / "bundle.json").write_text(text)
+    with pytest.raises(QcamError, match="export the bundle again"):
+        load_bundle(copy)
+
+
+def test_another_schema_is_refused(copy):
+    edit(copy, lambda value: value.update(schema_version=99))
+    with pytest.raises(QcamError, match="schema version 99, this qcam reads 1"):
+        load_bundle(copy)
+
+
+def test_a_changed_file_is_refused(copy):
+    data = bytearray((copy / "int8.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "int8.onnx").write_bytes(data)
+    with pytest.raises(QcamError, match=r"int8\.onnx is not the file that was exported"):
+        load_bundle(copy)
+
+
+def test_a_missing_file_is_refused(copy):
+    (copy / "int16.onnx").unlink()
+    with pytest.raises(QcamError, match=r"int16\.onnx is missing"):
+        load_bundle(copy)
+
+
+def test_a_file_outside_the_bundle_is_refused(copy):
+    shutil.move(copy / "f32.onnx", copy.parent / "f32.onnx")
+    edit(copy, lambda value: value["precisions"][0].update(file="../f32.onnx"))
+    with pytest.raises(QcamError, match="lies outside the bundle"):
+        load_bundle(copy)
+
+
+def test_a_precision_it_does_not_hold_is_refused(tiny_bundle):
+    with pytest.raises(QcamError, match="holds no int4, only f32, int16, int8"):
+        tiny_bundle.precision("int4")
+
+
+def test_the_fingerprint_follows_the_files_and_not_the_versions(copy):
+    before = load_bundle(copy).fingerprint
+    edit(copy, lambda value: value["versions"].update(python="9"))
+    assert load_bundle(copy).fingerprint == before
+    edit(copy, lambda value: value["preprocessing"].update(resize=40))
+    assert load_bundle(copy).fingerprint != before
+
+
+def external(path, location):
+    weight = numpy_helper.from_array(np.zeros(4, np.float32), "w")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [4])],
+        [helper.make_tensor_value_info("y", 1, [4])],
+        [weight],
+    )
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "sub/../../secret.bin"])
+def test_external_weights_outside_the_folder_are_refused(tmp_path, location):
+    (tmp_path / "secret.bin").write_bytes(b"\0" * 16)
+    (tmp_path / "inner").mkdir()
+    external(tmp_path / "inner" / "m.onnx", location)
+    with pytest.raises(QcamError, match="would be read from outside the folder"):
+        read_onnx(tmp_path / "inner" / "m.onnx")
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "secret.bin").write_bytes(b"\0" * 16)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "w.bin").symlink_to(tmp_path / "secret.bin")
+    external(tmp_path / "inner" / "m.onnx", "w.bin")
+    with pytest.raises(QcamError, match="outside the folder"):
+        read_onnx(tmp_path / "inner" / "m.onnx")
+
+
+def test_external_weights_beside_the_file_are_read(tmp_path):
+    (tmp_path / "w.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    external(tmp_path / "m.onnx", "w.bin")
+    model = read_onnx(tmp_path / "m.onnx")
+    np.testing.assert_array_equal(numpy_helper.to_array(model.graph.initializer[0]), [0, 1, 2, 3])
+    onnx.checker.check_model(model)
+
+
+def test_a_text_file_is_no_onnx_file(tmp_path):
+    (tmp_path / "m.onnx").write_text("hello")
+    with pytest.raises(QcamError, match="as an ONNX file"):
+        read_onnx(tmp_path / "m.onnx")
