@@ -176,9 +176,10 @@ def _decode_bytes(data: bytes, sha256: str) -> Decoded:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format != "MPO":  # an MPO is one photograph with a preview or a stereo twin
             remarks.append(f"first of {frames} frames")
-        picture.load()
+        # Asked before loading: Pillow turns a TIFF as it loads it.
         if picture.getexif().get(0x0112, 1) in range(2, 9):
             remarks.append("rotated as its EXIF orientation says")
+        picture.load()
         upright = ImageOps.exif_transpose(picture)
         if upright.mode not in ("RGB", "L", "P", "RGBA", "1"):
             remarks.append(f"converted from {upright.mode}")

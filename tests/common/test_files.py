@@ -39,7 +39,12 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("data", "content"),
-    [(b"", b""), (b"\x00\xff\r\n", b"\x00\xff\r\n"), ("grün\n", b"gr\xc3\xbcn\n"), (b"x" * 3_000_000, b"x" * 3_000_000)],
+    [
+        (b"", b""),
+        (b"\x00\xff\r\n", b"\x00\xff\r\n"),
+        ("grün\n", b"gr\xc3\xbcn\n"),
+        (b"x" * 3_000_000, b"x" * 3_000_000),
+    ],
 )
 def test_written_files_hold_exactly_the_data(tmp_path: Path, data: bytes | str, content: bytes) -> None:
     write_atomically(tmp_path / "a" / "b" / "file.bin", data)

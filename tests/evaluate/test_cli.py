@@ -1,0 +1,136 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from qcam.calibration.photographs import evaluation_photographs
+from qcam.evaluate.results import read_rows
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for image in evaluation_photographs()[:4]:
+        shutil.copy(image.path, folder / image.name)
+    return folder
+
+
+def command(*arguments, cwd, tool="evaluate"):
+    return subprocess.run(
+        [sys.executable, "-m", f"qcam.{tool}.cli", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_run_prints_the_table_and_writes_the_results(tiny_bundle, photographs, tmp_path):
+    done = command(tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 images, provider CPU" in done.stdout
+    assert "int8 v. f32" in done.stdout
+    assert "int8: integer kernels (4 of 4)" in done.stdout
+    assert "int16: float arithmetic (0 of 4 integer kernels)" in done.stdout
+    assert "random weights" in done.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"results.parquet", "maps.parquet", "summary.json", "run.json", "grid-tiny.png"}
+    again = command(tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "already holds the complete results" in again.stderr
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is no bundle"),
+        (["{bundle}", "--images", "nowhere"], "no image folder at nowhere"),
+        (["{bundle}", "--provider", "GPU"], "execution provider 'GPU' is unknown"),
+        (["{bundle}", "--provider", "CUDA"], "has no CUDA provider"),
+        (["{bundle}", "--images", "{images}", "--saliency", "magic"], "saliency 'magic' is unknown"),
+        (["{bundle}", "--session-config", "nonsense"], "is not of the form KEY=VALUE"),
+        (["{bundle}", "--images", "{images}", "--labels", "no.csv"], "cannot read labels"),
+        (["{bundle}", "--batch-size", "0"], "Invalid value for '--batch-size'"),
+        ([], "no bundle given and none in bundles/"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tiny_bundle, photographs, tmp_path, arguments, message):
+    filled = [argument.format(bundle=tiny_bundle.folder, images=photographs) for argument in arguments]
+    before = sorted(tmp_path.rglob("*"))
+    done = command(*filled, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
+    assert len(errors) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_interrupting_leaves_readable_results_and_the_same_command_goes_on(tiny_bundle, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    photographs = evaluation_photographs()
+    for index in range(200):
+        source = photographs[index % len(photographs)]
+        os.link(source.path, folder / f"{index:03d}.jpg") if _same_disk(source.path, folder) else shutil.copy(
+            source.path, folder / f"{index:03d}.jpg"
+        )
+    arguments = [tiny_bundle.folder, "--images", folder, "--saliency", "none", "--output", "out", "--grid-rows", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qcam.evaluate.cli", *map(str, arguments)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    parts = tmp_path / "out" / "parts"
+    for _ in range(1200):
+        if list(parts.glob("*.results.parquet")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "The same command goes on from there" in told
+    done = len({row.image for row in read_rows(tmp_path / "out" / "results.parquet")})
+    assert 0 < done < 200
+    resumed = command(*arguments, cwd=tmp_path)
+    assert resumed.returncode == 0
+    assert "shards are done already; going on" in resumed.stderr
+    assert len({row.image for row in read_rows(tmp_path / "out" / "results.parquet")}) == 200
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["complete"] is True
+
+
+def _same_disk(path, folder):
+    return path.stat().st_dev == folder.stat().st_dev
+
+
+@pytest.mark.parametrize("tool", ["evaluate", "exporters"])
+def test_help_teaches_by_example_and_loads_no_torch(tool, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"qcam.{tool}.cli", "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0
+    assert "Examples:" in done.stdout
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "torchvision", "onnx", "onnxruntime", "numpy", "pyarrow"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonesuch"], "model 'nonesuch' is unknown"),
+        (["squeezenet1_1", "--weights", "random:x"], "the seed must be a whole number"),
+        (["squeezenet1_1", "--weights", "random:0", "--resize", "big"], "give a whole number of pixels, or squash"),
+        (["squeezenet1_1", "--weights", "random:0", "--crop", "300"], "does not hold a crop"),
+        (["squeezenet1_1", "--weights", "random:0", "--calibration", "nowhere"], "no image folder at nowhere"),
+        (["squeezenet1_1", "--weights", "random:0", "--opset", "9"], "opset 9 is not supported; choose 18 to 24"),
+        (["--mean", "1,2"], "is not one number or three with commas"),
+    ],
+)
+def test_a_bad_export_is_one_line_exit_code_2_and_nothing_written(tmp_path, arguments, message):
+    done = command(*arguments, cwd=tmp_path, tool="exporters")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

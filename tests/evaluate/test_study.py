@@ -1,0 +1,249 @@
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from qcam.calibration.images import find_images, with_labels
+from qcam.calibration.photographs import evaluation_photographs
+from qcam.common.errors import QcamError
+from qcam.evaluate import study as study_module
+from qcam.evaluate.evaluator import BundleEvaluator
+from qcam.evaluate.results import COMPARISONS, MAP_SCHEMA, ROW_SCHEMA, read_rows, summarise
+from qcam.evaluate.saliency import open_saliency
+from qcam.evaluate.study import MAPS, RESULTS, RUN, SUMMARY, Study, StudyOptions
+from qcam.runtime.deployed import SessionSettings
+
+PRECISIONS = ("f32", "int16", "int8")
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Six real photographs and five files that are trouble."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for image in evaluation_photographs()[:6]:
+        shutil.copy(image.path, folder / image.name)
+    data = (folder / "imagenet_00_243.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(data[: len(data) // 3])
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty.jpg").write_bytes(b"")
+    Image.new("1", (30_000, 30_000)).save(folder / "bomb.png")
+    Image.new("L", (50, 40), 128).save(folder / "gray.png")
+    return folder
+
+
+def make(bundle, images, folder, saliency=None, **options):
+    return Study([bundle], images, saliency, StudyOptions(precisions=PRECISIONS, saliency="none", **options), folder)
+
+
+def finish(study, *, force=False):
+    if study.prepare("cpu", force=force):
+        study.run()
+    return study.rows()
+
+
+def comparable(rows):
+    """Rows as a table without rounding: equal runs must be equal to the last bit."""
+    return [tuple(vars(row).values()) for row in rows]
+
+
+def test_every_image_has_a_row_for_every_precision_and_comparison(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)
+    rows = finish(make(tiny_bundle, images, tmp_path / "out"))
+    assert len(rows) == len(images) * len(PRECISIONS) * len(COMPARISONS)
+    assert {(row.image, row.precision, row.comparison) for row in rows} == {
+        (image.name, precision, comparison) for image in images for precision in PRECISIONS for comparison in COMPARISONS
+    }
+    status = {row.image: row.status for row in rows if row.comparison == "vs_f32" and row.precision == "int8"}
+    assert status["truncated.jpg"].startswith("refused: damaged or truncated")
+    assert status["text.png"].startswith("refused: not an image")
+    assert status["empty.jpg"].startswith("refused: ")
+    assert "million" in status["bomb.png"]
+    assert status["bomb.png"].startswith("refused: ")
+    assert status["gray.png"] == "ok"
+    assert sum(value == "ok" for value in status.values()) == 7
+
+
+def test_the_files_hold_what_the_documentation_says(tiny_bundle, photographs, tmp_path):
+    rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {RESULTS, MAPS, SUMMARY, RUN}
+    assert pq.read_schema(tmp_path / "out" / RESULTS).equals(ROW_SCHEMA)
+    assert pq.read_schema(tmp_path / "out" / MAPS).equals(MAP_SCHEMA)
+    for name in (SUMMARY, RUN):
+        assert "NaN" not in (tmp_path / "out" / name).read_text()
+    run = json.loads((tmp_path / "out" / RUN).read_text())
+    assert run["complete"] is True
+    assert run["plan"]["bundles"] == {"tiny": tiny_bundle.fingerprint}
+    assert run["models"]["tiny"]["precisions"]["int8"]["integer_kernels"] == 4
+    assert run["models"]["tiny"]["precisions"]["int16"]["integer_kernels"] == 0
+    assert {"decode", "deployed int8", "tail gradient", "metrics"} <= set(run["seconds"])
+    assert json.loads((tmp_path / "out" / SUMMARY).read_text())["entries"] == summarise(rows)
+
+
+def test_a_model_against_itself_is_exactly_equal(tiny_bundle, photographs, tmp_path):
+    rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
+    null = [row for row in rows if (row.comparison, row.precision, row.status) == ("vs_f32", "f32", "ok")]
+    assert len(null) == 7
+    for row in null:
+        assert row.SIM == pytest.approx(1.0, abs=1e-15)
+        assert row.CC == pytest.approx(1.0, abs=1e-15)
+        assert row.KLD == pytest.approx(0.0, abs=1e-12)
+        assert row.logit_error == 0.0
+        assert row.top1_agrees is True
+
+
+def test_the_summary_counts_what_is_undefined_and_averages_the_rest(tiny_bundle, photographs, tmp_path):
+    rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
+    entries = {(e["precision"], e["comparison"], e["metric"]): e for e in summarise(rows)}
+    found = entries[("int8", "vs_f32", "CC")]
+    values = [row.CC for row in rows if (row.precision, row.comparison) == ("int8", "vs_f32") and row.CC is not None]
+    assert (found["n"], found["undefined"]) == (7, 4)
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert found["std"] == pytest.approx(np.std(values))
+    saliency = entries[("int8", "vs_saliency", "CC")]
+    assert (saliency["mean"], saliency["n"], saliency["undefined"]) == (None, 0, 11)
+    assert entries[("int8", "fake_quant_vs_deployed", "codes_equal")]["n"] == 7
+    assert ("f32", "fake_quant_vs_deployed", "codes_equal") not in entries
+
+
+def test_constant_maps_are_counted_and_never_in_a_mean(export_tiny, photographs, tmp_path):
+    bundle = export_tiny(tmp_path / "dead", dead=True)
+    rows = finish(make(bundle, find_images(photographs), tmp_path / "out"))
+    decoded = [row for row in rows if not row.status.startswith("refused")]
+    assert {row.status for row in decoded if row.comparison != "vs_saliency"} == {"constant_cam"}
+    assert all(row.SIM is None and row.CC is None and row.KLD is None for row in rows)
+    assert all(entry["n"] == 0 for entry in summarise(rows) if entry["metric"] in ("SIM", "CC", "KLD"))
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
+    tiny_bundle, photographs, tmp_path, monkeypatch, stop_after
+):
+    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    images = find_images(photographs)
+    whole = finish(make(tiny_bundle, images, tmp_path / "whole"))
+
+    real, calls = Study._run_shard, []
+
+    def interrupted(self, index, *arguments):
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append(index)
+        real(self, index, *arguments)
+
+    monkeypatch.setattr(Study, "_run_shard", interrupted)
+    study = make(tiny_bundle, images, tmp_path / "out")
+    study.prepare("cpu", force=False)
+    with pytest.raises(KeyboardInterrupt):
+        study.run()
+    partial = read_rows(tmp_path / "out" / RESULTS)
+    assert len(partial) == stop_after * 2 * len(PRECISIONS) * len(COMPARISONS)
+    assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is False
+
+    monkeypatch.setattr(Study, "_run_shard", real)
+    resumed = finish(make(tiny_bundle, images, tmp_path / "out"))
+    assert comparable(resumed) == comparable(whole)
+    maps = [pq.read_table(tmp_path / folder / MAPS).to_pylist() for folder in ("whole", "out")]
+    assert maps[0] == maps[1]
+
+
+def test_a_finished_run_is_not_run_again(tiny_bundle, photographs, tmp_path, monkeypatch):
+    images = find_images(photographs)
+    first = finish(make(tiny_bundle, images, tmp_path / "out"))
+    monkeypatch.setattr(BundleEvaluator, "evaluate", lambda *_: pytest.fail("evaluated again"))
+    assert comparable(finish(make(tiny_bundle, images, tmp_path / "out"))) == comparable(first)
+
+
+def test_results_of_other_settings_are_refused_by_name(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)
+    finish(make(tiny_bundle, images, tmp_path / "out"))
+    before = (tmp_path / "out" / RESULTS).read_bytes()
+    changes = [
+        (images, {"target": "own-top1"}, "options.target"),
+        (images, {"settings": SessionSettings(config={"session.x64quantprecision": "1"})}, "options.settings.config"),
+        (images[:3], {}, "images.count"),
+    ]
+    for some, options, named in changes:
+        with pytest.raises(QcamError, match=f"holds results of other settings .*{named}"):
+            make(tiny_bundle, some, tmp_path / "out", **options).prepare("cpu", force=False)
+    assert (tmp_path / "out" / RESULTS).read_bytes() == before
+    assert len(finish(make(tiny_bundle, images[:3], tmp_path / "out"), force=True)) == 3 * 9
+
+
+def test_a_changed_image_is_noticed(tiny_bundle, photographs, tmp_path):
+    finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
+    Image.new("RGB", (50, 40), (200, 10, 10)).save(photographs / "gray.png")
+    with pytest.raises(QcamError, match=r"images\.fingerprint"):
+        make(tiny_bundle, find_images(photographs), tmp_path / "out").prepare("cpu", force=False)
+
+
+def test_force_deletes_nothing_that_is_not_ours(tiny_bundle, photographs, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    finish(make(tiny_bundle, find_images(photographs)[:2], tmp_path / "out"), force=True)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_integer_figures_do_not_depend_on_the_batch(tiny_bundle, photographs, tmp_path, batch_size):
+    images = find_images(photographs)
+    one = finish(make(tiny_bundle, images, tmp_path / "one", batch_size=batch_size))
+    other = finish(make(tiny_bundle, images, tmp_path / "other", batch_size=64))
+    pick = lambda rows: [(r.image, r.top1, r.status) for r in rows if r.precision == "int8"]  # noqa: E731
+    assert pick(one) == pick(other)
+    for a, b in zip(one, other, strict=True):
+        assert (a.CC is None) == (b.CC is None)
+        if a.CC is not None:
+            assert a.CC == pytest.approx(b.CC, abs=1e-5)
+
+
+def test_labels_give_accuracy_and_can_be_explained(tiny_bundle, photographs, tmp_path):
+    (tmp_path / "labels.csv").write_text("image,label\nimagenet_00_243.jpg,3\nimagenet_01_559.jpg,class 4\n")
+    images = with_labels(find_images(photographs), tiny_bundle.classes, tmp_path / "labels.csv")
+    rows = finish(make(tiny_bundle, images, tmp_path / "out", target="label"))
+    explained = {row.image: row.target_class for row in rows if row.status == "ok"}
+    assert explained == {"imagenet_00_243.jpg": 3, "imagenet_01_559.jpg": 4}
+    assert any(row.status.startswith("refused: no label") for row in rows)
+    accuracy = [entry for entry in summarise(rows) if entry["metric"] == "accuracy"]
+    assert [entry["n"] for entry in accuracy] == [2, 2, 2]
+
+
+def test_own_top1_explains_each_precisions_choice(tiny_bundle, photographs, tmp_path):
+    rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out", target="own-top1"))
+    assert all(row.target_class == row.top1 for row in rows if row.top1 is not None)
+
+
+def test_masks_are_the_reference_under_the_same_crop(tiny_bundle, photographs, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name in ("imagenet_00_243.jpg", "imagenet_01_559.jpg"):
+        with Image.open(photographs / name) as image:
+            ramp = np.linspace(0, 255, image.width)[None].repeat(image.height, 0).astype(np.uint8)
+        Image.fromarray(ramp).save(masks / (name[:-4] + ".png"))
+    Image.new("L", (7, 7)).save(masks / "imagenet_02_438.png")
+    source = open_saliency(f"masks:{masks}")
+    options = StudyOptions(precisions=PRECISIONS, saliency="masks")
+    rows = finish(Study([tiny_bundle], find_images(photographs), source, options, tmp_path / "out"))
+    status = {row.image: row.status for row in rows if row.comparison == "vs_saliency" and row.precision == "int8"}
+    assert status["imagenet_00_243.jpg"] == status["imagenet_01_559.jpg"] == "ok"
+    assert "imagenet_02_438.png is 7×7, the image" in status["imagenet_02_438.jpg"]
+    assert status["imagenet_03_990.jpg"] == "no_reference: no mask named imagenet_03_990.* in the mask folder"
+
+
+def test_without_f32_there_is_no_comparison_with_it(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)
+    with pytest.raises(QcamError, match="--target f32-top1 needs precision f32"):
+        Study([tiny_bundle], images, None, StudyOptions(precisions=("int8",)), tmp_path / "out")
+    options = StudyOptions(precisions=("int8",), target="own-top1", fake_quant=False)
+    rows = finish(Study([tiny_bundle], images, None, options, tmp_path / "out"))
+    assert {row.comparison for row in rows} == {"vs_saliency"}
+
+
+def test_two_bundles_of_one_model_are_refused(tiny_bundle, photographs, tmp_path):
+    options = StudyOptions(precisions=PRECISIONS)
+    with pytest.raises(QcamError, match="two bundles of the same model"):
+        Study([tiny_bundle, tiny_bundle], find_images(photographs), None, options, tmp_path / "out")

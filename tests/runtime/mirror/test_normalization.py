@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+from mirror_single import case, check, check_gradient, each, floats, operator_function, versions
+
+from qcam.common.errors import QcamError
+
+X = floats(2, 3, 4, 5)
+SCALE, BIAS, MEAN = (floats(3, seed=seed) for seed in (1, 2, 3))
+VARIANCE = np.array([0.5, 2.0, 1e-6], np.float32)
+
+CASES = [
+    *(
+        # onnx.reference takes version 9 to be in training mode: it normalizes by the batch's own statistics.
+        case("BatchNormalization", label, x, SCALE, BIAS, MEAN, VARIANCE, reference_from=14, **attributes)
+        for label, x, attributes in (
+            ("map", X, {}),
+            ("epsilon", X, {"epsilon": 0.01, "momentum": 0.5}),
+            ("vector", floats(4, 3), {}),
+        )
+    ),
+    case("BatchNormalization", "evaluation mode", X, SCALE, BIAS, MEAN, VARIANCE, training_mode=0,
+         opsets=versions("BatchNormalization", 14)),
+    case("LayerNormalization", "last axis", X, floats(5, seed=1), floats(5, seed=2)),
+    case("LayerNormalization", "without bias", X, floats(5, seed=1)),
+    case("LayerNormalization", "axis", X, floats(3, 4, 5, seed=1), floats(3, 4, 5, seed=2), axis=1),
+    case("LayerNormalization", "axis from the end", X, floats(4, 5, seed=1), floats(4, 5, seed=2), axis=-2),
+    case("LayerNormalization", "epsilon", X, floats(5, seed=1), epsilon=0.1, stash_type=1),
+    case("InstanceNormalization", "map", X, SCALE, BIAS),
+    case("InstanceNormalization", "epsilon", X, SCALE, BIAS, epsilon=0.1),
+    case("InstanceNormalization", "sequence", floats(2, 3, 5), SCALE, BIAS),
+    # x - mean(x) is 0 but for rounding, which 1 / sqrt(epsilon) enlarges.
+    case("InstanceNormalization", "one position", floats(2, 3, 1, 1), SCALE, BIAS, tolerance=1e-4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("item", "opset"), each(CASES))
+def test_equals_the_oracles(item, opset):
+    check(item, opset)
+
+
+def test_refuses_training():
+    training = operator_function("BatchNormalization", training_mode=1)
+    with pytest.raises(QcamError, match="BatchNormalization in training mode"):
+        training(*[None] * 5)
+
+
+def test_gradient_of_batch_normalization_equals_finite_differences():
+    statistics = torch.from_numpy(floats(2, seed=3)).double(), torch.tensor([0.5, 2.0]).double()
+    check_gradient(
+        lambda x, scale, bias: operator_function("BatchNormalization")(x, scale, bias, *statistics),
+        floats(2, 2, 2, 3),
+        floats(2, seed=1),
+        floats(2, seed=2),
+    )
+
+
+def test_gradient_of_layer_normalization_equals_finite_differences():
+    check_gradient(operator_function("LayerNormalization"), floats(2, 5), floats(5, seed=1), floats(5, seed=2))
+
+
+def test_gradient_of_instance_normalization_equals_finite_differences():
+    check_gradient(operator_function("InstanceNormalization"), floats(2, 2, 2, 3), floats(2, seed=1), floats(2, seed=2))
