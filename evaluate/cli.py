@@ -74,6 +74,7 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="For PyTorch.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first so many images.")
+@click.option("--io-binding/--no-io-binding", default=None, help="Bind device memory; by default on GPUs only.")
 @click.option("--session-config", multiple=True, metavar="KEY=VALUE", help="ONNX Runtime session configuration entry.")
 @click.option("--fake-quant/--no-fake-quant", default=True, show_default=True, help="Whether to simulate for comparison.")
 @click.option("--grid-rows", type=click.IntRange(0, 50), default=8, show_default=True, help="Images in the picture grid.")
@@ -97,6 +98,7 @@ def main(
     method: str,
     device: str,
     limit: int | None,
+    io_binding: bool | None,
     session_config: tuple[str, ...],
     fake_quant: bool,
     grid_rows: int,
@@ -117,6 +119,7 @@ def main(
         provider=provider_name(provider),
         threads=threads,
         allow_fallback=allow_fallback,
+        io_binding=io_binding,
         config=dict(_pair(entry) for entry in session_config),
     )
     if not allow_fallback:

@@ -200,23 +200,27 @@ class Study:
         return {model: {s.name: s for s in found} for model, found in self._samples(images, {}).items()}
 
     def _run_shard(self, index: int, images: Sequence[ImageFile], advance: Any) -> None:
-        refused: dict[str, tuple[str, str]] = {}
-        by_model = self._samples(images, refused)
         rows: list[Row] = []
         maps: list[StoredMap] = []
-        for evaluator in self.evaluators:
-            for image in images:
-                if image.name in refused:
-                    sha256, reason = refused[image.name]
-                    rows += evaluator.refused(image.name, sha256, image.label, reason)
-            samples = by_model[evaluator.bundle.model_id]
-            for start in range(0, len(samples), self._options.batch_size):
-                batch = samples[start : start + self._options.batch_size]
-                more_rows, more_maps = evaluator.evaluate(batch, self._clock)
-                rows += more_rows
-                maps += more_maps
+        # Decoded a batch at a time: the bar moves, and memory is bounded by the batch.
+        for start in range(0, len(images), self._options.batch_size):
+            batch = images[start : start + self._options.batch_size]
+            refused: dict[str, tuple[str, str]] = {}
+            by_model = self._samples(batch, refused)
+            for evaluator in self.evaluators:
+                for image in batch:
+                    if image.name in refused:
+                        sha256, reason = refused[image.name]
+                        rows += evaluator.refused(image.name, sha256, image.label, reason)
+                samples = by_model[evaluator.bundle.model_id]
+                if samples:
+                    more_rows, more_maps = evaluator.evaluate(samples, self._clock)
+                    rows += more_rows
+                    maps += more_maps
                 advance(len(batch))
-            advance(len(images) - len(samples))
+        order = {image.name: place for place, image in enumerate(images)}
+        rows.sort(key=lambda row: order[row.image])  # whatever the batch size was
+        maps.sort(key=lambda item: order[item.image])
         with self._clock.stage("write"):
             write_table(self._part(index, MAPS), maps, MAP_SCHEMA)
             write_table(self._part(index), rows, ROW_SCHEMA)

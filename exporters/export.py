@@ -92,7 +92,14 @@ def export_bundle(
             on_stage("reading calibration photographs")
             calibration = load_calibration_set(calibration_images, loaded.preprocessing)
             on_stage(f"calibrating on {len(calibration.names)} photographs")
-            ranges = collect_ranges(model, calibration, loaded.preprocessing, options.method)
+            done = 0
+
+            def count(images: int, total: int = len(calibration.names)) -> None:
+                nonlocal done
+                done += images
+                on_stage(f"calibrating: {done} of {total} photographs")
+
+            ranges = collect_ranges(model, calibration, loaded.preprocessing, options.method, count)
         entries = []
         for precision in PRECISIONS:
             if precision not in options.precisions:

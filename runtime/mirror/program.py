@@ -18,7 +18,7 @@ from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.graph import Graph
 from qcam.runtime.mirror.registry import resolve
 
-#: How the mirror computes; `integer`, the kernels' own arithmetic, is to come.
+#: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates.
 ARITHMETICS = ("fake_quant",)
 
 
@@ -57,17 +57,22 @@ class Mirror:
         device: Where it computes.
     """
 
-    def __init__(self, model: onnx.ModelProto, entry: PrecisionEntry, device: str = "cpu") -> None:
+    def __init__(
+        self, model: onnx.ModelProto, entry: PrecisionEntry, device: str = "cpu", arithmetic: str = "fake_quant"
+    ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
 
         Args:
             model: The ONNX file of the precision.
             entry: The precision, with its tap.
             device: PyTorch device.
+            arithmetic: One of `ARITHMETICS`.
 
         Raises:
-            QcamError: If an operator, an attribute or a constant's type is unknown, before anything runs.
+            QcamError: If the arithmetic, an operator, an attribute or a constant's type is unknown, before anything runs.
         """
+        if arithmetic not in ARITHMETICS:
+            raise QcamError(f"mirror arithmetic {arithmetic!r} is unknown; choose one of {', '.join(ARITHMETICS)}")
         self.entry = entry
         self.device = torch.device(device)
         graph = Graph(model)

@@ -182,10 +182,10 @@ def test_a_calibration_set_names_what_it_could_not_use(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [(list, "first refusal: none given"), (lambda: [ImageFile("x", Path("/x"))], "x: cannot be read")],
+    [(list, "none given"), (lambda: [ImageFile("x", Path("/x"))], "x: cannot be read")],
 )
 def test_a_set_without_one_usable_photograph_is_refused(make: object, message: str) -> None:
-    with pytest.raises(QcamError, match=f"no calibration photograph can be used; first refusal: .*{message[-12:]}"):
+    with pytest.raises(QcamError, match=f"no calibration photograph can be used; first refusal: {message}"):
         load_calibration_set(make(), SETTINGS)
 
 

@@ -169,7 +169,5 @@ def test_the_deployed_runtime_imports_neither_torch_nor_torchvision(tiny_bundle)
         "    DeployedModel(bundle, p, SessionSettings()).run(np.zeros((1, 3, 32, 32), np.float32))\n"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in ('torch', 'torchvision', 'timm')))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tiny_bundle.folder], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, tiny_bundle.folder], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -75,7 +75,17 @@ def case(
     elif reference is not None and reference < 0:
         reference = tolerance
     return Case(
-        operator, label, inputs, tuple(opsets), attributes, domain, outputs, tolerance, reference, reference_from, runtime
+        operator,
+        label,
+        inputs,
+        tuple(opsets),
+        attributes,
+        domain,
+        outputs,
+        tolerance,
+        reference,
+        reference_from,
+        runtime,
     )
 
 
@@ -86,7 +96,9 @@ def versions(operator: str, first: int = OLDEST, last: int = 10**6) -> tuple[int
     if last > NEWEST:
         opsets[-1] = max(opsets[-1], NEWEST)
     return tuple(
-        opset for opset, version in zip(opsets, found, strict=True) if opset <= last and since(operator, opset) == version
+        opset
+        for opset, version in zip(opsets, found, strict=True)
+        if opset <= last and since(operator, opset) == version
     )
 
 
@@ -124,7 +136,9 @@ def build(item: Case, opset: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in feeds.items()
     ]
-    graph = helper.make_graph([node], item.operator, inputs, [helper.make_empty_tensor_value_info(name) for name in outputs])
+    graph = helper.make_graph(
+        [node], item.operator, inputs, [helper.make_empty_tensor_value_info(name) for name in outputs]
+    )
     return model_of(graph, opset, item.domain), feeds
 
 

@@ -18,8 +18,17 @@ CASES = [
     case("Conv", "depthwise", IMAGE, floats(4, 1, 3, 3, seed=1), group=4, pads=[1, 1, 1, 1]),
     case("Conv", "depthwise times two", IMAGE, floats(8, 1, 3, 3, seed=1), group=4, strides=[2, 2], pads=[0, 0, 1, 1]),
     case("Conv", "pointwise with stride", IMAGE, floats(3, 4, 1, 1, seed=1), strides=[2, 2]),
-    case("Conv", "everything", IMAGE, floats(6, 2, 2, 3, seed=1), BIAS, group=2, pads=[1, 0, 2, 3], strides=[2, 1],
-         dilations=[3, 1]),
+    case(
+        "Conv",
+        "everything",
+        IMAGE,
+        floats(6, 2, 2, 3, seed=1),
+        BIAS,
+        group=2,
+        pads=[1, 0, 2, 3],
+        strides=[2, 1],
+        dilations=[3, 1],
+    ),
     case("Conv", "auto pad VALID", IMAGE, WEIGHT, BIAS, auto_pad="VALID", strides=[2, 2]),
     case("Conv", "auto pad NOTSET", IMAGE, WEIGHT, BIAS, auto_pad="NOTSET", pads=[1, 0, 0, 1]),
     *(
@@ -30,7 +39,7 @@ CASES = [
     # ONNX Runtime refuses dilations with SAME; onnx.reference pads as the mirror does.
     case("Conv", "auto pad SAME_UPPER dilated", IMAGE, WEIGHT, dilations=[2, 2], auto_pad="SAME_UPPER", runtime=False),
     case("Conv", "auto pad SAME_LOWER dilated", IMAGE, WEIGHT, dilations=[2, 3], auto_pad="SAME_LOWER", runtime=False),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("item", "opset"), each(CASES))

@@ -3,8 +3,17 @@ from mirror_single import case, check, check_gradient, each, floats, operator_fu
 
 CASES = [
     *(
-        case("Gemm", f"transA {left} transB {right} {name}", a, b, *((c,) if c is not None else ()), transA=left, transB=right,
-             alpha=alpha, beta=beta)
+        case(
+            "Gemm",
+            f"transA {left} transB {right} {name}",
+            a,
+            b,
+            *((c,) if c is not None else ()),
+            transA=left,
+            transB=right,
+            alpha=alpha,
+            beta=beta,
+        )
         for left, a in ((0, floats(3, 4)), (1, floats(4, 3)))
         for right, b in ((0, floats(4, 5, seed=1)), (1, floats(5, 4, seed=1)))
         for name, c, alpha, beta in (
@@ -17,13 +26,29 @@ CASES = [
     *(
         case("Gemm", f"C {name} transB {right}", floats(3, 4), b, c, transB=right)
         for right, b in ((0, floats(4, 5, seed=1)), (1, floats(5, 4, seed=1)))
-        for name, c in (("value", floats(seed=2)), ("one", floats(1, seed=2)), ("column", floats(3, 1, seed=2)),
-                        ("row", floats(1, 5, seed=2)), ("matrix", floats(3, 5, seed=2)))
+        for name, c in (
+            ("value", floats(seed=2)),
+            ("one", floats(1, seed=2)),
+            ("column", floats(3, 1, seed=2)),
+            ("row", floats(1, 5, seed=2)),
+            ("matrix", floats(3, 5, seed=2)),
+        )
     ),
     *(
-        case("Gemm", f"without C transB {right}", floats(3, 4), b, transB=right, alpha=alpha, opsets=(11, 13, 21))
-        for right, b, alpha in ((0, floats(4, 5, seed=1), 1.0), (1, floats(5, 4, seed=1), 1.0),
-                                (1, floats(5, 4, seed=1), 2.0))
+        case(
+            "Gemm",
+            f"without C transB {right} alpha {alpha}",
+            floats(3, 4),
+            b,
+            transB=right,
+            alpha=alpha,
+            opsets=(11, 13, 21),
+        )
+        for right, b, alpha in (
+            (0, floats(4, 5, seed=1), 1.0),
+            (1, floats(5, 4, seed=1), 1.0),
+            (1, floats(5, 4, seed=1), 2.0),
+        )
     ),
     case("Gemm", "one output", floats(3, 4), floats(1, 4, seed=1), floats(1, seed=2), transB=1),
     case("MatMul", "matrices", floats(3, 4), floats(4, 5, seed=1)),
@@ -32,7 +57,7 @@ CASES = [
     case("MatMul", "vector and matrices", floats(4), floats(2, 4, 5, seed=1)),
     case("MatMul", "batches", floats(2, 3, 4), floats(2, 4, 5, seed=1)),
     case("MatMul", "broadcast batches", floats(2, 1, 3, 4), floats(6, 4, 5, seed=1)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("item", "opset"), each(CASES))

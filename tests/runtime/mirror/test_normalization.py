@@ -19,8 +19,17 @@ CASES = [
             ("vector", floats(4, 3), {}),
         )
     ),
-    case("BatchNormalization", "evaluation mode", X, SCALE, BIAS, MEAN, VARIANCE, training_mode=0,
-         opsets=versions("BatchNormalization", 14)),
+    case(
+        "BatchNormalization",
+        "evaluation mode",
+        X,
+        SCALE,
+        BIAS,
+        MEAN,
+        VARIANCE,
+        training_mode=0,
+        opsets=versions("BatchNormalization", 14),
+    ),
     case("LayerNormalization", "last axis", X, floats(5, seed=1), floats(5, seed=2)),
     case("LayerNormalization", "without bias", X, floats(5, seed=1)),
     case("LayerNormalization", "axis", X, floats(3, 4, 5, seed=1), floats(3, 4, 5, seed=2), axis=1),
@@ -31,7 +40,7 @@ CASES = [
     case("InstanceNormalization", "sequence", floats(2, 3, 5), SCALE, BIAS),
     # x - mean(x) is 0 but for rounding, which 1 / sqrt(epsilon) enlarges.
     case("InstanceNormalization", "one position", floats(2, 3, 1, 1), SCALE, BIAS, tolerance=1e-4),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("item", "opset"), each(CASES))

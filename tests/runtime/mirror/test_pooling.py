@@ -10,67 +10,149 @@ BELOW_ZERO = IMAGE - 9  # padding with zeros would win
 WITH_CEIL = versions("MaxPool", 10)
 BOTH = (("excluded", 0), ("included", 1))
 
-# onnx.reference computes MaxPool without dilations by a second routine, which swaps the pads of the two axes, rounds
-# down where SAME or ceil_mode round up, and fails where a window of one lies in the padding; there it is left out.
-# It refuses AveragePool with ceil_mode and auto_pad together, and misplaces the last window behind uneven pads.
+# onnx.reference is left out where it errs. Its MaxPool without dilations reads stride-1 pads as pairs by axis, not as
+# begins and ends, and rounds sizes down where SAME_LOWER, or ceil_mode with VALID, round up. Its AveragePool refuses
+# ceil_mode together with auto_pad, and with uneven pads spreads what ceil_mode adds over both ends.
 MAX_POOL = [
     case("MaxPool", "plain", IMAGE, kernel_shape=[2, 2]),
-    case("MaxPool", "strides", IMAGE, kernel_shape=[3, 2], strides=[2, 3], storage_order=0, opsets=versions("MaxPool", 8)),
+    case(
+        "MaxPool", "strides", IMAGE, kernel_shape=[3, 2], strides=[2, 3], storage_order=0, opsets=versions("MaxPool", 8)
+    ),
     case("MaxPool", "symmetric pads", BELOW_ZERO, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
     case("MaxPool", "asymmetric pads", BELOW_ZERO, kernel_shape=[3, 2], pads=[0, 1, 2, 0], strides=[2, 2]),
     case("MaxPool", "asymmetric pads stride 1", BELOW_ZERO, kernel_shape=[3, 3], pads=[0, 1, 2, 1], reference=None),
-    case("MaxPool", "dilations", BELOW_ZERO, kernel_shape=[2, 3], dilations=[3, 2], pads=[1, 1, 0, 2], opsets=WITH_CEIL),
+    case(
+        "MaxPool", "dilations", BELOW_ZERO, kernel_shape=[2, 3], dilations=[3, 2], pads=[1, 1, 0, 2], opsets=WITH_CEIL
+    ),
     case("MaxPool", "ceil without need", IMAGE, kernel_shape=[1, 2], strides=[2, 2], ceil_mode=1, opsets=WITH_CEIL),
-    case("MaxPool", "ceil partial window", BELOW_ZERO, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1, opsets=WITH_CEIL),
-    case("MaxPool", "ceil dropped window", floats(1, 2, 4, 4) - 9, kernel_shape=[2, 2], strides=[3, 3], pads=[1, 1, 1, 1],
-         ceil_mode=1, opsets=WITH_CEIL),
-    case("MaxPool", "ceil asymmetric", BELOW_ZERO, kernel_shape=[3, 2], strides=[3, 3], pads=[0, 1, 2, 0], ceil_mode=1,
-         opsets=WITH_CEIL),
-    case("MaxPool", "ceil dilations", BELOW_ZERO, kernel_shape=[2, 2], strides=[2, 3], dilations=[2, 3], ceil_mode=1,
-         opsets=WITH_CEIL),
+    case(
+        "MaxPool", "ceil partial window", BELOW_ZERO, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1, opsets=WITH_CEIL
+    ),
+    case(
+        "MaxPool",
+        "ceil dropped window",
+        floats(1, 2, 4, 4) - 9,
+        kernel_shape=[2, 2],
+        strides=[3, 3],
+        pads=[1, 1, 1, 1],
+        ceil_mode=1,
+        opsets=WITH_CEIL,
+    ),
+    case(
+        "MaxPool",
+        "ceil asymmetric",
+        BELOW_ZERO,
+        kernel_shape=[3, 2],
+        strides=[3, 3],
+        pads=[0, 1, 2, 0],
+        ceil_mode=1,
+        opsets=WITH_CEIL,
+    ),
+    case(
+        "MaxPool",
+        "ceil dilations",
+        BELOW_ZERO,
+        kernel_shape=[2, 2],
+        strides=[2, 3],
+        dilations=[2, 3],
+        ceil_mode=1,
+        opsets=WITH_CEIL,
+    ),
     case("MaxPool", "auto pad VALID", IMAGE, kernel_shape=[3, 2], strides=[2, 2], auto_pad="VALID"),
     case("MaxPool", "auto pad SAME_UPPER", BELOW_ZERO, kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
     case("MaxPool", "auto pad SAME_UPPER stride 1", BELOW_ZERO, kernel_shape=[2, 4], auto_pad="SAME_UPPER"),
-    case("MaxPool", "auto pad SAME_LOWER", BELOW_ZERO, kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_LOWER",
-         reference=None),
-    case("MaxPool", "auto pad SAME_LOWER stride 1", BELOW_ZERO, kernel_shape=[2, 4], auto_pad="SAME_LOWER", reference=None),
+    case(
+        "MaxPool",
+        "auto pad SAME_LOWER",
+        BELOW_ZERO,
+        kernel_shape=[3, 2],
+        strides=[2, 2],
+        auto_pad="SAME_LOWER",
+        reference=None,
+    ),
+    case(
+        "MaxPool",
+        "auto pad SAME_LOWER stride 1",
+        BELOW_ZERO,
+        kernel_shape=[2, 4],
+        auto_pad="SAME_LOWER",
+        reference=None,
+    ),
     # ONNX Runtime forgets the dilations when it computes SAME pads, so that the map shrinks; the mirror keeps its size.
-    case("MaxPool", "auto pad SAME_UPPER dilated", BELOW_ZERO, kernel_shape=[2, 2], dilations=[2, 2], auto_pad="SAME_UPPER",
-         opsets=WITH_CEIL, runtime=False),
-]  # fmt: skip
+    case(
+        "MaxPool",
+        "auto pad SAME_UPPER dilated",
+        BELOW_ZERO,
+        kernel_shape=[2, 2],
+        dilations=[2, 2],
+        auto_pad="SAME_UPPER",
+        opsets=WITH_CEIL,
+        runtime=False,
+    ),
+]
 
 AVERAGE_POOL = [
     # ONNX Runtime has no AveragePool older than version 7; for that version onnx.reference would count the padding.
     case("AveragePool", "before opset 7", IMAGE, kernel_shape=[3, 2], strides=[2, 2], opsets=(6,), runtime=False),
     case("AveragePool", "plain", IMAGE, kernel_shape=[2, 3]),
     case("AveragePool", "strides", IMAGE, kernel_shape=[3, 2], strides=[2, 3]),
-    case("AveragePool", "dilations of one", IMAGE, kernel_shape=[3, 2], dilations=[1, 1], opsets=versions("AveragePool", 19)),
+    case(
+        "AveragePool",
+        "dilations of one",
+        IMAGE,
+        kernel_shape=[3, 2],
+        dilations=[1, 1],
+        opsets=versions("AveragePool", 19),
+    ),
     *(
-        case("AveragePool", f"{label} {name}", image, opsets=versions("AveragePool", first), count_include_pad=count,
-             **attributes)
+        case(
+            "AveragePool",
+            f"{label} {name}",
+            image,
+            opsets=versions("AveragePool", first),
+            count_include_pad=count,
+            **attributes,
+        )
         for name, count in BOTH
         for label, image, first, attributes in (
             ("symmetric pads", IMAGE, 7, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}),
             ("asymmetric pads", IMAGE, 7, {"kernel_shape": [3, 2], "pads": [0, 1, 2, 0], "strides": [2, 2]}),
             ("ceil partial window", IMAGE, 10, {"kernel_shape": [2, 3], "strides": [2, 2], "ceil_mode": 1}),
-            ("ceil padded", IMAGE, 10, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [3, 2], "ceil_mode": 1}),
-            ("ceil dropped window", floats(1, 2, 4, 4), 10,
-             {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1], "strides": [3, 3], "ceil_mode": 1}),
+            (
+                "ceil padded",
+                IMAGE,
+                10,
+                {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [3, 2], "ceil_mode": 1},
+            ),
+            (
+                "ceil dropped window",
+                floats(1, 2, 4, 4),
+                10,
+                {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1], "strides": [3, 3], "ceil_mode": 1},
+            ),
             ("auto pad VALID", IMAGE, 7, {"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "VALID"}),
             ("auto pad SAME_UPPER", IMAGE, 7, {"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
             ("auto pad SAME_LOWER", IMAGE, 7, {"kernel_shape": [2, 4], "strides": [1, 2], "auto_pad": "SAME_LOWER"}),
         )
     ),
     *(
-        case("AveragePool", f"ceil {label} {name}", IMAGE, opsets=versions("AveragePool", 10), reference=None, ceil_mode=1,
-             count_include_pad=count, **attributes)
+        case(
+            "AveragePool",
+            f"ceil {label} {name}",
+            IMAGE,
+            opsets=versions("AveragePool", 10),
+            reference=None,
+            ceil_mode=1,
+            count_include_pad=count,
+            **attributes,
+        )
         for name, count in BOTH
         for label, attributes in (
             ("asymmetric", {"kernel_shape": [2, 4], "pads": [0, 2, 0, 1], "strides": [3, 3]}),
             ("auto pad SAME_UPPER", {"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
         )
     ),
-]  # fmt: skip
+]
 
 CASES = [
     *MAX_POOL,

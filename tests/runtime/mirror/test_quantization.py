@@ -38,11 +38,15 @@ def around_every_code(dtype, scale, zero_point):
     return np.concatenate([steps * scale, (steps + 0.5) * scale]).astype(np.float32)
 
 
-def per_channel(dtype, axis):
-    x = (floats(CHANNELS, CHANNELS, 4, 5) * np.iinfo(dtype).max * 0.02).astype(np.float32)
-    scale = np.array([0.01, 0.037, 0.25], np.float32)
-    zero_point = np.array([np.iinfo(dtype).min, middle(dtype), np.iinfo(dtype).max], dtype)
-    return (x, scale, zero_point), {"axis": axis}
+def wide(dtype):
+    """Return values that saturate under the finest of the scales below, but not under the coarsest."""
+    return (floats(CHANNELS, CHANNELS, 4, 5) * np.iinfo(dtype).max * 0.02).astype(np.float32)
+
+
+def per_channel(dtype):
+    """Return a scale and a zero point for each of three channels."""
+    limits = np.iinfo(dtype)
+    return np.array([0.01, 0.037, 0.25], np.float32), np.array([limits.min, middle(dtype), limits.max], dtype)
 
 
 def codes(dtype, shape=(CHANNELS, CHANNELS, 4, 5)):
@@ -56,6 +60,10 @@ def with_axis(domain, opsets):
     return opsets if domain else [opset for opset in opsets if opset >= 13]
 
 
+def quantize(label, *inputs, **options):
+    return case("QuantizeLinear", label, *inputs, tolerance=0, **options)
+
+
 def dequantize(label, *inputs, **options):
     # onnx.reference has no DequantizeLinear older than version 19.
     return case("DequantizeLinear", label, *inputs, tolerance=0, reference_from=19, **options)
@@ -63,53 +71,94 @@ def dequantize(label, *inputs, **options):
 
 QUANTIZE = [
     *(
-        case("QuantizeLinear", f"{home_name(dtype, domain)} scale {scale} zero {zero}", around_every_code(dtype, scale, zero),
-             scalar(scale), scalar(zero, dtype), domain=domain, opsets=opsets, tolerance=0)
+        quantize(
+            f"{home_name(dtype, domain)} scale {scale} zero {zero}",
+            around_every_code(dtype, scale, zero),
+            scalar(scale),
+            scalar(zero, dtype),
+            domain=domain,
+            opsets=opsets,
+        )
         for dtype, domain, opsets in HOMES
         for scale, zero in ((0.25, middle(dtype)), (1 / 255, middle(dtype)), (0.1, np.iinfo(dtype).min))
     ),
     *(
-        case("QuantizeLinear", f"{home_name(dtype, domain)} per channel axis {axis}", *per_channel(dtype, axis)[0],
-             domain=domain, opsets=with_axis(domain, opsets), tolerance=0, axis=axis)
+        quantize(
+            f"{home_name(dtype, domain)} per channel axis {axis}",
+            wide(dtype),
+            *per_channel(dtype),
+            domain=domain,
+            opsets=with_axis(domain, opsets),
+            axis=axis,
+        )
         for dtype, domain, opsets in HOMES
         for axis in (0, 1)
     ),
     # Where x / scale leaves the range of int32, onnx.reference wraps around.
     *(
-        case("QuantizeLinear", f"{home_name(dtype, domain)} far out",
-             np.array([np.inf, -np.inf, 3e38, -3e38, 1e-40, -0.0], np.float32), scalar(0.01), scalar(middle(dtype), dtype),
-             domain=domain, opsets=opsets, tolerance=0, reference=None)
+        quantize(
+            f"{home_name(dtype, domain)} far out",
+            np.array([np.inf, -np.inf, 3e38, -3e38, 1e-40, -0.0], np.float32),
+            scalar(0.01),
+            scalar(middle(dtype), dtype),
+            domain=domain,
+            opsets=opsets,
+            reference=None,
+        )
         for dtype, domain, opsets in HOMES
     ),
-    case("QuantizeLinear", "without zero point", around_every_code(np.uint8, 0.25, 0), scalar(0.25), tolerance=0),
-    case("QuantizeLinear", "axis from the end", *per_channel(np.int8, 1)[0], axis=-3, opsets=versions("QuantizeLinear", 13),
-         tolerance=0),
-    case("QuantizeLinear", "one scale in a list", floats(2, 3, 4), np.array([0.02], np.float32), np.array([3], np.int8),
-         opsets=versions("QuantizeLinear", 13), reference=None, tolerance=0),
-    case("QuantizeLinear", "explicit type", floats(2, 3), scalar(0.02), output_dtype=TensorProto.UINT8,
-         opsets=versions("QuantizeLinear", 21), tolerance=0),
-    case("QuantizeLinear", "saturate", floats(2, 3), scalar(0.02), scalar(3, np.int8), saturate=1,
-         opsets=versions("QuantizeLinear", 19), tolerance=0),
-]  # fmt: skip
+    quantize("without zero point", around_every_code(np.uint8, 0.25, 0), scalar(0.25)),
+    quantize("axis from the end", wide(np.int8), *per_channel(np.int8), axis=-3, opsets=versions("QuantizeLinear", 13)),
+    quantize(
+        "one scale in a list",
+        floats(2, 3, 4),
+        np.array([0.02], np.float32),
+        np.array([3], np.int8),
+        opsets=versions("QuantizeLinear", 13),
+    ),
+    quantize(
+        "explicit type",
+        floats(2, 3),
+        scalar(0.02),
+        output_dtype=TensorProto.UINT8,
+        opsets=versions("QuantizeLinear", 21),
+    ),
+    quantize(
+        "saturate", floats(2, 3), scalar(0.02), scalar(3, np.int8), saturate=1, opsets=versions("QuantizeLinear", 19)
+    ),
+]
 
 HUGE = np.array([2**31 - 1, -(2**31), 2**24 + 1, -(2**24) - 3, 123_456_789, 0, 1], np.int32)
 
 DEQUANTIZE = [
     *(
-        dequantize(f"{home_name(dtype, domain)} zero {zero}", codes(dtype), scalar(scale), scalar(zero, dtype),
-             domain=domain, opsets=opsets)
+        dequantize(
+            f"{home_name(dtype, domain)} zero {zero}",
+            codes(dtype),
+            scalar(scale),
+            scalar(zero, dtype),
+            domain=domain,
+            opsets=opsets,
+        )
         for dtype, domain, opsets in HOMES
         for scale, zero in ((1 / 255, middle(dtype)), (0.25, np.iinfo(dtype).max))
     ),
     *(
-        dequantize(f"{home_name(dtype, domain)} per channel axis {axis}", codes(dtype),
-             *per_channel(dtype, axis)[0][1:], domain=domain, opsets=with_axis(domain, opsets), axis=axis)
+        dequantize(
+            f"{home_name(dtype, domain)} per channel axis {axis}",
+            codes(dtype),
+            *per_channel(dtype),
+            domain=domain,
+            opsets=with_axis(domain, opsets),
+            axis=axis,
+        )
         for dtype, domain, opsets in HOMES
         for axis in (0, 1)
     ),
     *(
-        dequantize(f"{home_name(dtype, domain)} without zero point", codes(dtype), scalar(0.1), domain=domain,
-             opsets=opsets)
+        dequantize(
+            f"{home_name(dtype, domain)} without zero point", codes(dtype), scalar(0.1), domain=domain, opsets=opsets
+        )
         for dtype, domain, opsets in HOMES
     ),
     *(
@@ -117,13 +166,21 @@ DEQUANTIZE = [
         for domain, opsets in (("", versions("DequantizeLinear")), (MICROSOFT, (13, 21)))
     ),
     dequantize("bias with zero point", HUGE, scalar(3.1e-5), scalar(0, np.int32)),
-    dequantize("bias per channel", HUGE, floats(7), np.zeros(7, np.int32), axis=0,
-         opsets=versions("DequantizeLinear", 13)),
-    dequantize("axis from the end", codes(np.int8), *per_channel(np.int8, 1)[0][1:], axis=-3,
-         opsets=versions("DequantizeLinear", 13)),
-    dequantize("explicit type", codes(np.int16), scalar(0.1), scalar(3, np.int16),
-         output_dtype=TensorProto.FLOAT, opsets=versions("DequantizeLinear", 23)),
-]  # fmt: skip
+    dequantize(
+        "bias per channel", HUGE, floats(7), np.zeros(7, np.int32), axis=0, opsets=versions("DequantizeLinear", 13)
+    ),
+    dequantize(
+        "axis from the end", codes(np.int8), *per_channel(np.int8), axis=-3, opsets=versions("DequantizeLinear", 13)
+    ),
+    dequantize(
+        "explicit type",
+        codes(np.int16),
+        scalar(0.1),
+        scalar(3, np.int16),
+        output_dtype=TensorProto.FLOAT,
+        opsets=versions("DequantizeLinear", 23),
+    ),
+]
 
 CASES = [*QUANTIZE, *DEQUANTIZE]
 
@@ -153,10 +210,11 @@ def test_a_tie_goes_to_the_even_step_before_the_zero_point_is_added():
 @pytest.mark.parametrize("axis", [None, 0, 1])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_codes_that_travel_as_floats_mean_the_same(dtype, axis):
-    (_, scale, zero), attributes = per_channel(dtype, axis)
+    scale, zero_point = per_channel(dtype)
+    attributes = {"axis": axis}
     if axis is None:
-        scale, zero, attributes = scale[0], zero[1], {}
-    parameters = torch.tensor(scale), torch.tensor(zero)
+        scale, zero_point, attributes = scale[0], zero_point[1], {}
+    parameters = torch.tensor(scale), torch.tensor(zero_point)
     function = operator_function("DequantizeLinear", **attributes)
     stored = torch.from_numpy(codes(dtype))
     assert torch.equal(function(stored.to(torch.float32), *parameters), function(stored, *parameters))
@@ -219,7 +277,9 @@ def test_refuses_blocks(operator, domain):
         check(case(operator, "", x, scale, zero, axis=0, block_size=2, domain=domain), 21)
 
 
-@pytest.mark.parametrize("attributes", [{"precision": TensorProto.FLOAT16}, {"output_dtype": TensorProto.INT8}], ids=str)
+@pytest.mark.parametrize(
+    "attributes", [{"precision": TensorProto.FLOAT16}, {"output_dtype": TensorProto.INT8}], ids=str
+)
 def test_refuses_to_quantize_with(attributes):
     with pytest.raises(QcamError, match="another precision or an implicit type"):
         operator_function("QuantizeLinear", 23, **attributes)(torch.ones(3), torch.tensor(0.1))

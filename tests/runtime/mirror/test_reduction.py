@@ -39,10 +39,13 @@ CASES = [
     *(axes_as_input(operator, "empty noop", axes=[], noop_with_empty_axes=1) for operator in AXES_AS_INPUT),
     *(axes_as_input(operator, "absent noop", noop_with_empty_axes=1) for operator in AXES_AS_INPUT),
     *(axes_as_input(operator, "named noop", axes=[1], noop_with_empty_axes=1) for operator in AXES_AS_INPUT),
-    *(make(operator, "whole numbers", WHOLE, [1])
-      for operator in ("ReduceSum", "ReduceMax") for make in (axes_as_attribute, axes_as_input)),
+    *(
+        make(operator, "whole numbers", WHOLE, [1])
+        for operator in ("ReduceSum", "ReduceMax")
+        for make in (axes_as_attribute, axes_as_input)
+    ),
     case("ReduceMax", "booleans", WHOLE > 5, ints(1), opsets=versions("ReduceMax", 20)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("item", "opset"), each(CASES))

@@ -44,7 +44,10 @@ MOVED = [
     case("Dropout", "plain", X),
     case("Dropout", "ratio attribute", X, ratio=0.9, opsets=versions("Dropout", last=11)),
     case("Dropout", "inputs", X, np.array(0.9, np.float32), np.array(False), opsets=versions("Dropout", 12), seed=1),
-    *(case("Constant", label, opsets=versions("Constant", first), **value) for label, (value, first) in CONSTANTS.items()),
+    *(
+        case("Constant", label, opsets=versions("Constant", first), **value)
+        for label, (value, first) in CONSTANTS.items()
+    ),
     case("Reshape", "explicit", X, ints(6, 20)),
     case("Reshape", "zero keeps", X, ints(0, 0, 20)),
     case("Reshape", "inferred", X, ints(2, -1)),
@@ -70,24 +73,44 @@ MOVED = [
     case("Transpose", "channels last", X, perm=[0, 2, 3, 1]),
     case("Concat", "one tensor", X, axis=1),
     case("Concat", "two tensors", floats(2, 3), floats(2, 1, seed=1), axis=1),
-    case("Concat", "axis from the end", floats(2, 3), floats(2, 1, seed=1), floats(2, 2, seed=2), axis=-1,
-         opsets=versions("Concat", 11)),
+    case(
+        "Concat",
+        "axis from the end",
+        floats(2, 3),
+        floats(2, 1, seed=1),
+        floats(2, 2, seed=2),
+        axis=-1,
+        opsets=versions("Concat", 11),
+    ),
     case("Concat", "shapes", ints(2), ints(-1, 3), axis=0),
-]  # fmt: skip
+]
 
 SELECTED = [
     *(
         made
-        for label, axis, sizes in (("first axis", 0, [1, 1]), ("uneven", 3, [1, 3, 1]), ("with an empty part", 2, [4, 0]))
+        for label, axis, sizes in (
+            ("first axis", 0, [1, 1]),
+            ("uneven", 3, [1, 3, 1]),
+            ("with an empty part", 2, [4, 0]),
+        )
         for made in (
             case("Split", f"attribute {label}", X, axis=axis, split=sizes, outputs=len(sizes), opsets=(7, 11)),
-            case("Split", f"input {label}", X, ints(*sizes), axis=axis, outputs=len(sizes), opsets=versions("Split", 13)),
+            case(
+                "Split", f"input {label}", X, ints(*sizes), axis=axis, outputs=len(sizes), opsets=versions("Split", 13)
+            ),
         )
     ),
     case("Split", "axis from the end", X, ints(2, 3), axis=-1, outputs=2, opsets=versions("Split", 13)),
     *(
-        case("Split", f"{length} into {parts}", floats(2, length), axis=1, num_outputs=parts, outputs=parts,
-             opsets=versions("Split", 18))
+        case(
+            "Split",
+            f"{length} into {parts}",
+            floats(2, length),
+            axis=1,
+            num_outputs=parts,
+            outputs=parts,
+            opsets=versions("Split", 18),
+        )
         for length, parts in ((6, 2), (7, 3), (10, 4), (3, 2), (6, 4), (4, 1))
     ),
     # ONNX Runtime refuses what would leave more than the last part short.
@@ -115,14 +138,20 @@ SELECTED = [
     case("Gather", "axis from the end", X, ints(3), axis=-2),
     case("Gather", "of a shape", ints(2, 3, 4), np.array(1)),
     case("Gather", "indices from the end", X, ints(-1, 0, -2), axis=2, opsets=versions("Gather", 11)),
-]  # fmt: skip
+]
 
 DESCRIBED = [
     case("Shape", "all", X),
     *(
         case("Shape", f"{bounds}", X, opsets=versions("Shape", 15), **bounds)
-        for bounds in ({"start": 1}, {"end": 2}, {"start": -2}, {"start": 1, "end": -1}, {"start": -9, "end": 9},
-                       {"start": 3, "end": 1})
+        for bounds in (
+            {"start": 1},
+            {"end": 2},
+            {"start": -2},
+            {"start": 1, "end": -1},
+            {"start": -9, "end": 9},
+            {"start": 3, "end": 1},
+        )
     ),
     *(
         case("Cast", f"{before.__name__} to {TensorProto.DataType.Name(after)}", np.array(values, before), to=after)
@@ -152,7 +181,7 @@ DESCRIBED = [
     case("Pad", "axes", X, ints(1, 2, 3, 0), None, ints(3, 1), opsets=versions("Pad", 18)),
     case("Pad", "axes from the end", X, ints(1, 2), np.array(0.5, np.float32), ints(-1), opsets=versions("Pad", 18)),
     case("Pad", "whole numbers", ints(3, 4), ints(1, 2), np.array(7), opsets=versions("Pad", 13)),
-]  # fmt: skip
+]
 
 CASES = [*MOVED, *SELECTED, *DESCRIBED]
 
