@@ -1,7 +1,9 @@
 """Photographs become network inputs, exactly as the weights' own metadata says.
 
-The geometry is torchvision's reference transform (resize the shorter side, crop the centre), computed in one step: Pillow
-resamples only the part of the picture that the crop keeps, with the same filter coefficients.
+The geometry is torchvision's reference transform: resize the shorter side, crop the centre. The pixels are the same to the
+bit, so the whole picture is resized before it is cropped: asked for the crop alone, Pillow takes its edges in single
+precision and may resample rows before columns where it does the opposite for the whole, which changes a fifth of the pixels
+of a portrait photograph, some by ten levels. Only where a picture is so long that the whole would not fit is it asked so.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+#: Largest resized picture of which the crop is cut, in pixels: at resize 256 that is 256 times as long as wide.
+_MAX_WHOLE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,17 @@ class Preprocessing:
             Pixels, uint8, height × width × 3 for RGB, height × width for L.
         """
         height, width = self.crop
-        box = self.crop_box(image.size)
-        return np.asarray(image.resize((width, height), _FILTERS[self.interpolation], box=box))
+        resampling = _FILTERS[self.interpolation]
+        if self.resize is None:
+            return np.asarray(image.resize((width, height), resampling))
+        scaled, (left, top) = self._place(image.size, self.resize)
+        if math.prod(scaled) <= _MAX_WHOLE:
+            whole = image.resize(scaled, resampling)
+            return np.asarray(whole.crop((left, top, left + width, top + height)))
+        return np.asarray(image.resize((width, height), resampling, box=self.crop_box(image.size)))
 
     def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Tell which part of a picture the crop keeps.
-
-        The integer rounding of the resized size and of the crop's offset is torchvision's (`Resize`, `CenterCrop`).
 
         Args:
             size: The picture's width and height in pixels.
@@ -106,16 +114,27 @@ class Preprocessing:
         if self.resize is None:
             return (0.0, 0.0, float(width), float(height))
         crop_height, crop_width = self.crop
-        short, long = sorted((width, height))
-        scaled_long = int(self.resize * long / short)
-        scaled_width, scaled_height = (self.resize, scaled_long) if width <= height else (scaled_long, self.resize)
-        left = round((scaled_width - crop_width) / 2.0)
-        top = round((scaled_height - crop_height) / 2.0)
+        (scaled_width, scaled_height), (left, top) = self._place(size, self.resize)
         return (
             left * width / scaled_width,
             top * height / scaled_height,
             min((left + crop_width) * width / scaled_width, float(width)),
             min((top + crop_height) * height / scaled_height, float(height)),
+        )
+
+    def _place(self, size: tuple[int, int], resize: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the resized picture's width and height, and where in it the crop's left and top edges are.
+
+        The integer rounding is torchvision's (`Resize`, `CenterCrop`).
+        """
+        width, height = size
+        short, long = sorted(size)
+        scaled_long = int(resize * long / short)
+        scaled_width, scaled_height = (resize, scaled_long) if width <= height else (scaled_long, resize)
+        crop_height, crop_width = self.crop
+        return (scaled_width, scaled_height), (
+            round((scaled_width - crop_width) / 2.0),
+            round((scaled_height - crop_height) / 2.0),
         )
 
     def normalise(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -84,7 +84,9 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method
         raise QcamError(f"CAM method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     a, g = activation.astype(np.float64), gradient.astype(np.float64)
     weights = METHODS[method](a, g)
-    maps: Array = np.maximum(np.einsum("bk,bkij->bij", weights, a), 0.0)
+    batch, channels, height, width = a.shape
+    summed = np.matmul(weights[:, None, :], a.reshape(batch, channels, height * width))
+    maps: Array = np.maximum(summed.reshape(batch, height, width), 0.0)
     return maps
 
 

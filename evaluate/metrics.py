@@ -84,8 +84,8 @@ def all_metrics(maps: Array, references: Array) -> dict[str, Array]:
 
 def is_constant(maps: Array) -> NDArray[np.bool_]:
     """Tell for each map whether it says nothing: constant, or with values that are not finite."""
-    flat = maps.reshape(len(maps), -1)
-    constant: NDArray[np.bool_] = ~np.isfinite(flat).all(axis=1) | (flat.max(axis=1) == flat.min(axis=1))
+    axes = (1, 2)
+    constant: NDArray[np.bool_] = ~np.isfinite(maps).all(axis=axes) | (maps.max(axis=axes) == maps.min(axis=axes))
     return constant
 
 

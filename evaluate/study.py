@@ -145,11 +145,10 @@ class Study:
             "versions": machine.versions(),
         }
         path = self.folder / RUN
-        if force or not path.exists():
-            if self.folder.exists():
-                self._delete_results(force=force)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write_run(complete=False)
+        self._anew = force or not path.exists()
+        if self._anew:
+            if not force and any((self.folder / name).exists() for name in (RESULTS, SUMMARY)):
+                raise QcamError(f"{self.folder} holds results without a {RUN}; use --force to replace them, or --output")
             return True
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -166,18 +165,23 @@ class Study:
     def run(self) -> None:
         """Evaluate every shard that is not finished yet, then write the results.
 
+        Nothing is written, nor old results deleted, before every graph has been mirrored.
+
         Raises:
+            QcamError: If a graph cannot be mirrored, or the disk refuses.
             KeyboardInterrupt: If interrupted; what is finished has been written, readable, before.
         """
-        (self.folder / _PARTS).mkdir(exist_ok=True)
+        with self._clock.stage("build mirrors"):
+            for evaluator in self.evaluators:
+                evaluator.build_mirrors(self._device)
+        if self._anew:
+            self._delete_results()
+            self._write_run(complete=False)
         shards = [self._images[start : start + SHARD_SIZE] for start in range(0, len(self._images), SHARD_SIZE)]
         todo = [index for index in range(len(shards)) if not self._part(index).exists()]
         if len(todo) < len(shards):
             console.note(f"{len(shards) - len(todo)} of {len(shards)} shards are done already; going on")
         try:
-            with self._clock.stage("build mirrors"):
-                for evaluator in self.evaluators:
-                    evaluator.build_mirrors(self._device)
             steps = sum(len(shards[index]) for index in todo) * len(self.evaluators)
             with console.progress("images × models", steps) as advance:
                 for index in todo:
@@ -329,11 +333,9 @@ class Study:
             for session in evaluator.deployed.values()
         ) and saturates_in_pairs(self._options.settings.config)
 
-    def _delete_results(self, *, force: bool) -> None:
+    def _delete_results(self) -> None:
         """Remove this program's own files from the folder; anything else in it is not ours to delete."""
         ours = [RESULTS, MAPS, SUMMARY, RUN, *(path.name for path in self.folder.glob("grid-*.png"))]
-        if not force and any((self.folder / name).exists() for name in [RESULTS, SUMMARY]):
-            raise QcamError(f"{self.folder} holds results without a {RUN}; use --force to replace them, or --output")
         shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
         for name in ours:
             (self.folder / name).unlink(missing_ok=True)

@@ -1,11 +1,9 @@
-"""Preprocessing against torchvision's reference transform, on real photographs.
+"""Preprocessing against torchvision's reference transform, on real photographs: not one pixel may differ.
 
-qcam resamples only what the crop keeps, in one step. Pillow takes the box of that part in single precision, so a pixel
-near a rounding boundary may come out one 8-bit level off. Measured over 28 photographs (4.2 million values; Pillow 13):
-
-    bilinear 256/224: 198 values differ (0.0047 %), by 1 level      bicubic 256/224: 133 (0.0032 %), by 1 level
-    lanczos  256/224: 116 values differ (0.0028 %), by 1 level      bilinear 224/224: 379 (0.0090 %), by 1 level
-    bilinear 232/224 (torchvision's V2 weights): 14,095 (0.33 %), by 1 level but for one value, by 2
+Measured over the 28 photographs as they are and in 14 usual sizes: 0 of 4.2 million values differ, in any setting.
+Resampling the crop alone, which qcam does only with pictures far longer than wide, would cost up to 1 level in 0.1 % of
+the values where Pillow resamples rows and columns in the same order as for the whole picture, and 1 level in 17 %
+(bilinear), up to 13 levels in 19 % (bicubic) where it does not.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from torchvision.models import ResNet50_Weights
 from torchvision.transforms import InterpolationMode, functional
 from torchvision.transforms._presets import ImageClassification
 
+from qcam.calibration import preprocessing
 from qcam.calibration.images import decode
 from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
 from qcam.calibration.preprocessing import Preprocessing
@@ -66,33 +65,42 @@ def network_input(image: Image.Image, settings: Preprocessing) -> torch.Tensor:
     return torch.from_numpy(settings.normalise(settings.crop_image(image)[None]))
 
 
-# Share: about twice what was measured.
-@pytest.mark.parametrize(
-    ("interpolation", "resize", "crop", "levels", "share"),
-    [
-        ("bilinear", 256, (224, 224), 1, 1e-4),
-        ("bicubic", 256, (224, 224), 1, 1e-4),
-        ("lanczos", 256, (224, 224), 1, 1e-4),
-        ("bilinear", 224, (224, 224), 1, 2e-4),
-        ("bicubic", 288, (288, 288), 1, 1e-4),
-        ("bilinear", 256, (192, 225), 1, 1e-4),
-        ("bilinear", 232, (224, 224), 2, 6e-3),
-    ],
-)
-def test_crops_are_torchvision_s(
-    photographs: list[Image.Image],
-    interpolation: str,
-    resize: int,
-    crop: tuple[int, int],
-    levels: int,
-    share: float,
+SETTINGS = [
+    IMAGENET,
+    LITE0,
+    replace(IMAGENET, interpolation="lanczos"),
+    replace(IMAGENET, resize=232),
+    replace(IMAGENET, resize=224),
+    replace(LITE0, resize=288, crop=(288, 288)),
+    replace(IMAGENET, crop=(192, 225)),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: f"{each.interpolation}-{each.resize}-{each.crop}")
+def test_crops_are_torchvision_s(photographs: list[Image.Image], settings: Preprocessing) -> None:
+    for image in photographs:
+        crop = settings.crop_image(image)
+        assert (crop.shape, crop.dtype) == ((*settings.crop, 3), np.uint8)
+        assert np.array_equal(crop, reference_pixels(image, settings))
+
+
+@pytest.mark.parametrize("size", [(333, 500), (500, 333), (375, 500), (600, 1200), (200, 300), (1080, 1920)])
+@pytest.mark.parametrize("settings", [IMAGENET, LITE0], ids=lambda each: each.interpolation)
+def test_portrait_and_landscape_are_torchvision_s(
+    photographs: list[Image.Image], settings: Preprocessing, size: tuple[int, int]
 ) -> None:
-    settings = replace(IMAGENET, interpolation=interpolation, resize=resize, crop=crop)
-    differences = np.stack([settings.crop_image(image) - reference_pixels(image, settings) for image in photographs])
-    assert differences.shape[1:] == (*crop, 3)
-    assert np.abs(differences).max() <= levels
-    assert np.mean(differences != 0) <= share
-    assert np.sum(np.abs(differences) > 1) <= 5
+    for photograph in photographs[::5]:
+        image = photograph.resize(size, Image.Resampling.LANCZOS)
+        assert np.array_equal(settings.crop_image(image), reference_pixels(image, settings))
+
+
+@pytest.mark.parametrize("size", [(3000, 31), (31, 3000), (700, 3), (3, 700), (1, 1), (1, 90), (224, 224), (257, 255)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_odd_sizes_are_torchvision_s(size: tuple[int, int], interpolation: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    settings = replace(IMAGENET, interpolation=interpolation)
+    image = Image.fromarray(pixels)
+    assert np.array_equal(settings.crop_image(image), reference_pixels(image, settings))
 
 
 @pytest.mark.parametrize(
@@ -107,16 +115,10 @@ def test_crops_are_torchvision_s(
 def test_network_inputs_are_torchvision_s(
     photographs: list[Image.Image], settings: Preprocessing, reference: ImageClassification
 ) -> None:
-    differing = 0
     for image in photographs:
         ours, theirs = network_input(image, settings)[0], reference(image)
         assert ours.dtype == theirs.dtype == torch.float32
-        same_pixel = torch.from_numpy(settings.crop_image(image) == reference_pixels(image, settings)).permute(2, 0, 1)
-        # Where the pixel is the same, so is every bit of the input; elsewhere it is one level off.
-        assert torch.equal(ours[same_pixel], theirs[same_pixel])
-        assert (ours - theirs).abs().max() <= 1 / 255 / min(settings.std) * 1.0001
-        differing += int((~same_pixel).sum())
-    assert differing <= 1e-4 * len(photographs) * 3 * 224 * 224
+        assert torch.equal(ours, theirs)
 
 
 def test_no_predicted_class_changes(photographs: list[Image.Image]) -> None:
@@ -127,21 +129,23 @@ def test_no_predicted_class_changes(photographs: list[Image.Image]) -> None:
         ours = model.module(torch.cat([network_input(image, LITE0) for image in photographs]))
         theirs = model.module(torch.stack([reference(image) for image in photographs]))
     assert torch.equal(ours.argmax(1), theirs.argmax(1))
-    # The logits, up to 15 or so, move by no more than a few thousandths (measured: 0.0057).
-    assert (ours - theirs).abs().max() < 0.02
+    assert (ours - theirs).abs().max() < 1e-4
+    # And they are the right ones: 18 of the 20 labelled photographs.
+    labels = torch.tensor([file.label for file in evaluation_photographs()])
+    assert int((ours[:20].argmax(1) == labels).sum()) == 18
 
 
-@pytest.mark.parametrize("size", [(3000, 31), (31, 3000), (700, 3), (1, 1), (1, 90), (224, 224), (257, 255)])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_odd_sizes_are_cropped_like_torchvision(size: tuple[int, int], interpolation: str) -> None:
-    # Up to 100 times as high as wide: beyond, Pillow resamples rows before columns if that makes the picture smaller,
-    # which the crop does and the reference's whole picture may not.
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    settings = replace(IMAGENET, interpolation=interpolation)
-    image = Image.fromarray(pixels)
-    differences = settings.crop_image(image) - reference_pixels(image, settings)
-    assert np.abs(differences).max() <= 1
-    assert np.mean(differences != 0) <= 0.02  # noise enlarged up to 85 times
+@pytest.mark.parametrize("size", [None, (500, 333), (333, 500)])
+def test_the_crop_alone_is_nearly_torchvision_s(
+    photographs: list[Image.Image], size: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The way of the longest pictures, taken with photographs that the reference can handle too.
+    monkeypatch.setattr(preprocessing, "_MAX_WHOLE", 0)
+    for photograph in photographs[::3]:
+        image = photograph.resize(size, Image.Resampling.LANCZOS) if size else photograph
+        differences = IMAGENET.crop_image(image) - reference_pixels(image, IMAGENET)
+        assert np.abs(differences).max() <= 1
+        assert np.mean(differences != 0) <= (0.3 if size == (333, 500) else 0.01)
 
 
 def test_extreme_shapes_take_no_extreme_memory() -> None:

@@ -19,8 +19,16 @@ from qcam.runtime.deployed import SessionSettings
 PRECISIONS = ("f32", "int16", "int8")
 
 
+@pytest.fixture(scope="session")
+def bomb(tmp_path_factory):
+    """A small file of 900 million pixels."""
+    path = tmp_path_factory.mktemp("bomb") / "bomb.png"
+    Image.new("1", (30_000, 30_000)).save(path)
+    return path
+
+
 @pytest.fixture
-def photographs(tmp_path):
+def photographs(tmp_path, bomb):
     """Six real photographs and five files that are trouble."""
     folder = tmp_path / "photographs"
     folder.mkdir()
@@ -30,7 +38,7 @@ def photographs(tmp_path):
     (folder / "truncated.jpg").write_bytes(data[: len(data) // 3])
     (folder / "text.png").write_text("no picture")
     (folder / "empty.jpg").write_bytes(b"")
-    Image.new("1", (30_000, 30_000)).save(folder / "bomb.png")
+    shutil.copy(bomb, folder / "bomb.png")
     Image.new("L", (50, 40), 128).save(folder / "gray.png")
     return folder
 

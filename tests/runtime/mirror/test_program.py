@@ -414,6 +414,11 @@ def test_a_second_output_is_refused_if_it_is_wanted(second):
         assert (mirror.forward(images()).logits >= 0).all()
 
 
+def test_an_unknown_arithmetic_is_refused():
+    with pytest.raises(QcamError, match="mirror arithmetic 'exact' is unknown"):
+        Mirror(skip_graph(), entry_of("logits", tap("t", np.uint8), tap("s", np.uint8)), arithmetic="exact")
+
+
 def test_a_node_that_no_output_needs_does_not_run(own_operator):
     model = chain("Relu", "Relu")
     model.graph.node.append(helper.make_node("Watch", ["t0"], ["unread"], domain="of.mine"))

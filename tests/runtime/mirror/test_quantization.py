@@ -39,7 +39,7 @@ def around_every_code(dtype, scale, zero_point):
 
 
 def wide(dtype):
-    """Return values that saturate under the finest of the scales below, but not under the coarsest."""
+    """Return values of which some saturate under the scales and zero points below."""
     return (floats(CHANNELS, CHANNELS, 4, 5) * np.iinfo(dtype).max * 0.02).astype(np.float32)
 
 
