@@ -25,7 +25,7 @@ Examples:
   qcam-eval --provider CUDA
   qcam-eval --session-config session.x64quantprecision=1
       int8 without 16-bit saturation on x86 CPUs that lack VNNI
-Results: results.parquet, maps.parquet, summary.json, run.json and grid-MODEL.png in the output folder.
+Results: results.parquet, maps.parquet, summary.json, run.json, table.md and grid-MODEL.png in the output folder.
 Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command goes on).
 """
 
@@ -222,8 +222,9 @@ def _grid_path(study: Study, bundle: Bundle) -> Path:
 
 
 def _report(study: Study, provider: str, folder: Path) -> None:
-    from qcam.evaluate.study import SUMMARY
-    from qcam.evaluate.table import arithmetic_lines, as_rich, fallback_reasons
+    from qcam.common.files import write_atomically
+    from qcam.evaluate.study import SUMMARY, TABLE
+    from qcam.evaluate.table import arithmetic_lines, as_markdown, as_rich, fallback_reasons
 
     entries = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["entries"]
     rows = study.rows()
@@ -235,15 +236,19 @@ def _report(study: Study, provider: str, folder: Path) -> None:
     terminal = console.out.is_terminal
     for table in as_rich(entries, title, console.out.width if terminal else None):
         console.out.print(table)
-    for line in arithmetic_lines(study.evaluators, provider):
+    arithmetic = arithmetic_lines(study.evaluators, provider)
+    for line in arithmetic:
         console.out.print(line, style="dim", markup=False)
-    for reason in fallbacks:
-        console.warn(f"fallback accepted: {reason}")
+    warnings = [f"fallback accepted: {reason}" for reason in fallbacks]
     if study.saturates:
-        console.warn(
+        warnings.append(
             "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
             "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
         )
+    for warning in warnings:
+        console.warn(warning)
+    footer = "".join(f"- {line}\n" for line in [*arithmetic, *warnings])
+    write_atomically(folder / TABLE, f"{title}\n\n{as_markdown(entries)}\n{footer}")
     odd: dict[str, list[str]] = {}
     for row in rows:
         if row.status != "ok" and not row.status.startswith("no_reference: no salient-object maps"):
@@ -252,7 +257,9 @@ def _report(study: Study, provider: str, folder: Path) -> None:
         unique = list(dict.fromkeys(names))
         shown = ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
         console.warn(f"{status}: {shown}")
-    console.out.print(f"results: {folder}/ (results.parquet, maps.parquet, summary.json, run.json, grid-*.png)", markup=False)
+    console.out.print(
+        f"results: {folder}/ (results.parquet, maps.parquet, summary.json, run.json, table.md, grid-*.png)", markup=False
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -40,7 +40,7 @@ from qcam.runtime.bundle import Bundle
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import saturates_in_pairs
 
-RESULTS, MAPS, SUMMARY, RUN = "results.parquet", "maps.parquet", "summary.json", "run.json"
+RESULTS, MAPS, SUMMARY, RUN, TABLE = "results.parquet", "maps.parquet", "summary.json", "run.json", "table.md"
 _PARTS = "parts"
 #: Images between two safe points.
 SHARD_SIZE = 64
@@ -335,7 +335,7 @@ class Study:
 
     def _delete_results(self) -> None:
         """Remove this program's own files from the folder; anything else in it is not ours to delete."""
-        ours = [RESULTS, MAPS, SUMMARY, RUN, *(path.name for path in self.folder.glob("grid-*.png"))]
+        ours = [RESULTS, MAPS, SUMMARY, RUN, TABLE, *(path.name for path in self.folder.glob("grid-*.png"))]
         shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
         for name in ours:
             (self.folder / name).unlink(missing_ok=True)

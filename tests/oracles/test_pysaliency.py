@@ -1,10 +1,11 @@
 """SIM, CC and KLD against pysaliency and SciPy.
 
-Argument order: pysaliency's KLD is `image_based_kl_divergence(prediction, truth)` and weights by the *second* argument,
-the truth: sum Q log(eps + Q / (P + eps)). qcam's `divergence(map, reference)` weights by the *first*, as the paper does.
-So `divergence(P, Q)` is pysaliency's with the two swapped: `MIT_KLDiv(Q, P)`. SIM and CC are symmetric.
+Argument order: pysaliency's KLD is `image_based_kl_divergence(prediction, truth)` and weights by the *second*, the
+truth: sum Q log(eps + Q / (P + eps)). qcam's `divergence(map, reference)` weights by the *first*, as the paper does. So
+`divergence(P, Q)` is pysaliency's with the two swapped: `MIT_KLDiv(Q, P)`. SIM and CC are symmetric.
 
-pysaliency's epsilon is 2.2204e-16, qcam's 2.220446049250313e-16; where a reference is 0 that moves the logarithm by 2.1e-5.
+pysaliency's epsilon is 2.2204e-16, qcam's 2.220446049250313e-16: where a reference is 0 that moves the logarithm by
+2.1e-5.
 """
 
 from __future__ import annotations
@@ -46,11 +47,13 @@ pysaliency = load_metrics()
 
 @cache
 def real_maps() -> tuple[Array, Array]:
-    """Grad-CAM++ of the trained EfficientNet-Lite0 and U²-NetP's maps, of three photographs."""
+    """Grad-CAM++ of the trained EfficientNet-Lite0 and U²-NetP's maps, of two photographs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on shared cores, more of them wait for each other longer than they work
     model = load_model("efficientnet_lite0", None)
-    source = open_saliency("u2netp", 2)
+    source = open_saliency("u2netp", 1)
     assert source is not None
-    files = evaluation_photographs()[:3]
+    files = evaluation_photographs()[:2]
     pictures = [decode(file.path).image for file in files]
     found = []
     for file, picture in zip(files, pictures, strict=True):
@@ -64,6 +67,7 @@ def real_maps() -> tuple[Array, Array]:
     logits = model.module(torch.from_numpy(model.preprocessing.normalise(crops)).requires_grad_(True))
     handle.remove()
     (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), seen[0])
+    torch.set_num_threads(threads)
     maps = cam(seen[0].detach().numpy(), gradient.numpy())
     return upsample(maps, (224, 224)), np.stack(found).astype(np.float64)
 
@@ -105,8 +109,8 @@ def test_cc_is_pysaliency_s_and_scipy_s(kind: str) -> None:
 @pytest.mark.parametrize("kind", PAIRS)
 def test_kld_is_pysaliency_s_with_the_arguments_swapped(kind: str) -> None:
     maps, references = pairs(kind)
-    # log(2.220446e-16 / 2.2204e-16) = 2.1e-5 where a reference is 0; rounding only where none is.
-    tolerance = 3e-5 if (references == 0).any() or (maps == 0).any() else 1e-12
+    # Where maps are 0 in places, log(2.220446e-16 / 2.2204e-16) = 2.1e-5; the real ones come close to 0 (1e-9).
+    tolerance = {"random": 1e-12, "real": 1e-10, "sparse": 3e-5, "peaked": 3e-5}[kind]
     with np.errstate(divide="ignore"):  # pysaliency takes the logarithm of 0 and brings it back by exp
         weighted_by_map = [pysaliency.MIT_KLDiv(q, p) for p, q in zip(maps, references, strict=True)]
         weighted_by_reference = [pysaliency.MIT_KLDiv(p, q) for p, q in zip(maps, references, strict=True)]
