@@ -236,7 +236,7 @@ def _report(study: Study, provider: str, folder: Path) -> None:
     terminal = console.out.is_terminal
     for table in as_rich(entries, title, console.out.width if terminal else None):
         console.out.print(table)
-    arithmetic = arithmetic_lines(study.evaluators, provider)
+    arithmetic = [study.options.describe(), *arithmetic_lines(study.evaluators, provider)]
     for line in arithmetic:
         console.out.print(line, style="dim", markup=False)
     warnings = [f"fallback accepted: {reason}" for reason in fallbacks]

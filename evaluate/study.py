@@ -68,6 +68,12 @@ class StudyOptions:
     batch_size: int = 8
     fake_quant: bool = True
 
+    def describe(self) -> str:
+        """Say in one line what the figures depend on."""
+        config = ", ".join(f"{key}={value}" for key, value in self.settings.config.items())
+        line = f"{self.method}, target {self.target}, salient objects: {self.saliency}, batches of {self.batch_size}"
+        return line + (f", session configuration {config}" if config else "")
+
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
         return asdict(self) | {"precisions": list(self.precisions)}
@@ -78,6 +84,7 @@ class Study:
 
     Attributes:
         folder: Where results go.
+        options: What can change a figure.
         evaluators: One per bundle, sessions open.
     """
 
@@ -93,7 +100,7 @@ class Study:
         self.folder = folder
         self._images = list(images)
         self._saliency = saliency
-        self._options = options
+        self.options = options
         self._clock = StageClock()
         ids = [bundle.model_id for bundle in bundles]
         twice = sorted({name for name in ids if ids.count(name) > 1})
@@ -138,7 +145,7 @@ class Study:
             "bundles": {e.bundle.model_id: e.bundle.fingerprint for e in self.evaluators},
             "images": {"count": len(hashes), "fingerprint": fingerprint(hashes)},
             "saliency": None if self._saliency is None else self._saliency.fingerprint,
-            "options": self._options.to_json(),
+            "options": self.options.to_json(),
             "device": device,
             "shard_size": SHARD_SIZE,
             "cpu_features": machine.cpu_features(),
@@ -207,8 +214,8 @@ class Study:
         rows: list[Row] = []
         maps: list[StoredMap] = []
         # Decoded a batch at a time: the bar moves, and memory is bounded by the batch.
-        for start in range(0, len(images), self._options.batch_size):
-            batch = images[start : start + self._options.batch_size]
+        for start in range(0, len(images), self.options.batch_size):
+            batch = images[start : start + self.options.batch_size]
             refused: dict[str, tuple[str, str]] = {}
             by_model = self._samples(batch, refused)
             for evaluator in self.evaluators:
@@ -243,7 +250,7 @@ class Study:
                 for file, result in zip(files, decoded, strict=True):
                     if result.image is None:
                         refused[file.name] = (result.sha256, result.refusal)
-                    elif self._options.target == "label" and file.label is None:
+                    elif self.options.target == "label" and file.label is None:
                         refused[file.name] = (result.sha256, "no label, and --target label explains the labelled class")
                     else:
                         for model, sample in self._crop(file, result, result.image).items():
@@ -291,7 +298,7 @@ class Study:
             shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
 
     def _write_run(self, *, complete: bool) -> None:
-        settings = self._options.settings
+        settings = self.options.settings
         value = {
             "schema_version": 1,
             "complete": complete,
@@ -311,7 +318,7 @@ class Study:
                 for e in self.evaluators
             },
             "conventions": {
-                "CAM": f"{self._options.method}, float64, epsilon 0, on the logit before softmax",
+                "CAM": f"{self.options.method}, float64, epsilon 0, on the logit before softmax",
                 "maps": "CAMs enlarged bilinearly to the network's input size, then every map min-max to 0..1",
                 "SIM": "sum min(P, Q), both summing to 1",
                 "CC": "Pearson",
@@ -331,7 +338,7 @@ class Study:
             and not session.entry.quantization.get("weight_reduced_range")
             for evaluator in self.evaluators
             for session in evaluator.deployed.values()
-        ) and saturates_in_pairs(self._options.settings.config)
+        ) and saturates_in_pairs(self.options.settings.config)
 
     def _delete_results(self) -> None:
         """Remove this program's own files from the folder; anything else in it is not ours to delete."""
