@@ -93,8 +93,8 @@ def find_images(folder: Path, *, limit: int | None = None) -> list[ImageFile]:
 def with_labels(images: Sequence[ImageFile], classes: Sequence[str], labels: Path | None) -> list[ImageFile]:
     """Give images their true class, from a CSV file or from the folders they are in.
 
-    Class folders are recognised by class index (`207`), by class name (`golden_retriever`), or, if there are exactly as
-    many folders as classes, by sorted order (ImageNet's `n01440764` …).
+    Class folders are recognised by class index (`207`), by class name (`golden_retriever`), or, if none is and there
+    are exactly as many folders as classes, by sorted order (ImageNet's `n01440764` …).
 
     Args:
         images: The image set.
@@ -122,12 +122,11 @@ def with_labels(images: Sequence[ImageFile], classes: Sequence[str], labels: Pat
                 raise QcamError(f"{labels}: class {text!r} of {name} is none of the model's {len(classes)} classes")
     else:
         folders = sorted({image.name.split("/")[0] for image in images if "/" in image.name})
-        by_order = len(folders) == len(classes)
+        by_order = len(folders) == len(classes) and not any(index_of(folder) is not None for folder in folders)
         for image in images:
             folder = image.name.split("/")[0] if "/" in image.name else ""
             if folder:
-                label = index_of(folder)
-                table[image.name] = folders.index(folder) if label is None and by_order else label
+                table[image.name] = folders.index(folder) if by_order else index_of(folder)
     return [
         ImageFile(image.name, image.path, table.get(image.name, table.get(Path(image.name).name, image.label)))
         for image in images

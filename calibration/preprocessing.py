@@ -1,9 +1,9 @@
 """Photographs become network inputs, exactly as the weights' own metadata says.
 
-The geometry is torchvision's reference transform: resize the shorter side, crop the centre. The pixels are the same to the
-bit, so the whole picture is resized before it is cropped: asked for the crop alone, Pillow takes its edges in single
-precision and may resample rows before columns where it does the opposite for the whole, which changes a fifth of the pixels
-of a portrait photograph, some by ten levels. Only where a picture is so long that the whole would not fit is it asked so.
+The geometry is torchvision's reference transform: resize the shorter side, crop the centre. The pixels are the same to
+the bit, so the whole picture is resized before it is cropped: asked for the crop alone, Pillow takes its edges in single
+precision and may resample rows before columns where it does the opposite for the whole, which changes a fifth of the
+pixels of a portrait photograph, some by ten levels. Only a picture so long that the whole would not fit takes that way.
 """
 
 from __future__ import annotations

@@ -132,9 +132,9 @@ def main(
         console.note(f"no --images: taking the {len(photographs)} demo photographs that foolbox ships")
     else:
         photographs = find_images(images)
-    photographs = photographs[:limit]
     if images is not None or labels is not None:
         photographs = with_labels(photographs, loaded[0].classes, labels)
+    photographs = photographs[:limit]  # after the labels: class folders count as a whole
     for bundle in loaded:
         if not bundle.trained:
             console.warn(f"{bundle.model_id} has random weights: no figure made with it means anything")

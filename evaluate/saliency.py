@@ -14,7 +14,7 @@ from qcam.calibration.images import ImageFile, decode, find_images
 from qcam.calibration.photographs import package_folder
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
-from qcam.common.files import fingerprint, sha256_file
+from qcam.common.files import fingerprint, sha256_bytes, sha256_file
 from qcam.runtime.bundle import read_onnx
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,9 +78,10 @@ class NetworkSaliency:
         self.name = name
         if not path.is_file():
             raise QcamError(f"no salient-object network at {path}; give --saliency onnx:FILE, masks:DIR or none")
-        self.fingerprint = fingerprint({"file": sha256_file(path), "settings": repr(settings)})
         self._settings = settings
-        model = read_onnx(path)
+        model = read_onnx(path)  # with its external weights, which belong to the fingerprint
+        weights = sha256_bytes(model.SerializeToString(deterministic=True))
+        self.fingerprint = fingerprint({"model": weights, "settings": repr(settings)})
         outputs = [output.name for output in model.graph.output]
         if settings.output >= len(outputs):
             raise QcamError(f"{path} has {len(outputs)} outputs, number {settings.output} was asked for")

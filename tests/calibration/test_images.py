@@ -412,9 +412,7 @@ def test_images_are_found_at_any_depth_sorted_by_name(tmp_path: Path) -> None:
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
-    folder = folder_with(
-        tmp_path / ".hidden parent", ["a.jpg", ".b.jpg", "._a.jpg", ".trash/c.jpg", "d/.e/f.jpg", ".jpg"]
-    )
+    folder = folder_with(tmp_path / ".hidden parent", ["a.jpg", ".b.jpg", "._a.jpg", ".trash/c.jpg", "d/.e/f.jpg", ".jpg"])
     assert [image.name for image in find_images(folder)] == ["a.jpg"]
 
 
@@ -481,9 +479,14 @@ def labels_of(found: Sequence[ImageFile]) -> list[int | None]:
         (("tench/a.jpg", "golden_retriever/deep/b.jpg", "Golden Retriever/c.jpg"), [0, 1, 1]),
         (("crane/a.jpg", "unheard of/b.jpg", "c.jpg"), [2, None, None]),  # of equal names the first
         (("n4/a.jpg", "n1/b.jpg", "n3/c.jpg", "n2/d.jpg", "n1/e.jpg"), [None] * 5),  # 4 folders, 5 classes
+        # As many folders as classes, but some have names: the odd one is no class.
+        (
+            ("tench/a.jpg", "golden retriever/b.jpg", "crane/c.jpg", "toilet tissue/d.jpg", "more/e.jpg"),
+            [0, 1, 2, 3, None],
+        ),
         (("n5/a.jpg", "n1/b.jpg", "n3/c.jpg", "n2/d.jpg", "n4/e.jpg", "n1/f.jpg", "g.jpg"), [4, 0, 2, 1, 3, 0, None]),
     ],
-    ids=["index", "no-such-index", "name", "equal-names", "too-few-for-order", "order"],
+    ids=["index", "no-such-index", "name", "equal-names", "too-few-for-order", "names-before-order", "order"],
 )
 def test_class_folders_are_recognised(names: tuple[str, ...], expected: list[int | None]) -> None:
     found = with_labels(images(*names), CLASSES, None)

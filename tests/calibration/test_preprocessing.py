@@ -170,9 +170,7 @@ def test_extreme_shapes_take_no_extreme_memory() -> None:
         except MemoryError:
             print("bounded")
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "bounded\n", "")
 
 
@@ -272,9 +270,7 @@ def test_settings_survive_json(settings: Preprocessing) -> None:
 def test_a_missing_field_is_named(field: str) -> None:
     value = IMAGENET.to_json()
     del value[field]
-    with pytest.raises(
-        QcamError, match=rf"preprocessing in bundle\.json is incomplete or wrong: KeyError\('{field}'\)"
-    ):
+    with pytest.raises(QcamError, match=rf"preprocessing in bundle\.json is incomplete or wrong: KeyError\('{field}'\)"):
         Preprocessing.from_json(value)
 
 

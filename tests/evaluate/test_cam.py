@@ -73,9 +73,7 @@ def test_the_example_is_worked_out_right() -> None:
 
 def test_gradcam_plus_plus_is_equation_19() -> None:
     weights = [equation_19(a, g) for a, g in zip(A, G, strict=True)]
-    assert gradcam_plus_plus_weights(array(A), array(G))[0].tolist() == pytest.approx(
-        [float(w) for w in weights], rel=1e-15
-    )
+    assert gradcam_plus_plus_weights(array(A), array(G))[0].tolist() == pytest.approx([float(w) for w in weights], rel=1e-15)
     maps = cam(array(A), array(G))
     assert maps.dtype == np.float64
     # 9/40 · A₀ + 254/93 · A₁ is negative at the upper left, so 0 there.

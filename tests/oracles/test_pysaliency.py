@@ -61,9 +61,7 @@ def real_maps() -> tuple[Array, Array]:
         found.append(crop_map(source.whole_map(picture, file), picture.size, model.preprocessing))
     crops = np.stack([model.preprocessing.crop_image(picture) for picture in pictures if picture is not None])
     seen: list[torch.Tensor] = []
-    handle = model.module.get_submodule(model.cam_layer).register_forward_hook(
-        lambda _m, _i, output: seen.append(output)
-    )
+    handle = model.module.get_submodule(model.cam_layer).register_forward_hook(lambda _m, _i, output: seen.append(output))
     logits = model.module(torch.from_numpy(model.preprocessing.normalise(crops)).requires_grad_(True))
     handle.remove()
     (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), seen[0])
@@ -80,9 +78,7 @@ def pairs(kind: str) -> tuple[Array, Array]:
         case "random":  # nowhere 0
             return chance.random(shape) + 1e-3, chance.random(shape) + 1e-3
         case "sparse":  # both 0 in places, at times where the other is not
-            return chance.random(shape) * (chance.random(shape) > 0.5), chance.random(shape) * (
-                chance.random(shape) > 0.3
-            )
+            return chance.random(shape) * (chance.random(shape) > 0.5), chance.random(shape) * (chance.random(shape) > 0.3)
         case "peaked":  # a near-binary mask as reference, fifteen orders of magnitude in the map
             return chance.random(shape) ** 50, (chance.random(shape) > 0.8).astype(np.float64)
         case _:
@@ -125,9 +121,7 @@ def test_kld_is_pysaliency_s_to_rounding_at_the_same_epsilon(kind: str) -> None:
     maps, references = pairs(kind)
     settings = {"minimum_value": 0, "log_regularization": EPSILON, "quotient_regularization": EPSILON}
     with np.errstate(divide="ignore"):
-        expected = [
-            pysaliency.image_based_kl_divergence(q, p, **settings) for p, q in zip(maps, references, strict=True)
-        ]
+        expected = [pysaliency.image_based_kl_divergence(q, p, **settings) for p, q in zip(maps, references, strict=True)]
     np.testing.assert_allclose(divergence(maps, references), expected, rtol=0, atol=1e-11)
 
 

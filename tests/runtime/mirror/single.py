@@ -96,9 +96,7 @@ def versions(operator: str, first: int = OLDEST, last: int = 10**6) -> tuple[int
     if last > NEWEST:
         opsets[-1] = max(opsets[-1], NEWEST)
     return tuple(
-        opset
-        for opset, version in zip(opsets, found, strict=True)
-        if opset <= last and since(operator, opset) == version
+        opset for opset, version in zip(opsets, found, strict=True) if opset <= last and since(operator, opset) == version
     )
 
 
@@ -136,9 +134,7 @@ def build(item: Case, opset: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in feeds.items()
     ]
-    graph = helper.make_graph(
-        [node], item.operator, inputs, [helper.make_empty_tensor_value_info(name) for name in outputs]
-    )
+    graph = helper.make_graph([node], item.operator, inputs, [helper.make_empty_tensor_value_info(name) for name in outputs])
     return model_of(graph, opset, item.domain), feeds
 
 

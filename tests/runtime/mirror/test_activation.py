@@ -78,14 +78,10 @@ def test_gradient_equals_finite_differences(operator, attributes):
 def test_gradient_of_prelu_and_clip_equals_finite_differences():
     values = np.array([[-7.1, -2.9, -1.3], [0.4, 1.7, 5.2]])
     check_gradient(operator_function("PRelu"), values, np.array([[0.3], [0.2]]))
-    check_gradient(
-        lambda x: operator_function("Clip")(x, torch.tensor(-2.0).double(), torch.tensor(3.0).double()), values
-    )
+    check_gradient(lambda x: operator_function("Clip")(x, torch.tensor(-2.0).double(), torch.tensor(3.0).double()), values)
 
 
-@pytest.mark.parametrize(
-    ("operator", "at_minus_1000", "at_1000"), [("Softplus", 0, 1), ("Mish", 0, 1), ("Sigmoid", 0, 0)]
-)
+@pytest.mark.parametrize(("operator", "at_minus_1000", "at_1000"), [("Softplus", 0, 1), ("Mish", 0, 1), ("Sigmoid", 0, 0)])
 def test_gradient_far_out_is_finite(operator, at_minus_1000, at_1000):
     x = torch.tensor([-1000.0, 1000.0], requires_grad=True)
     (gradient,) = torch.autograd.grad(operator_function(operator)(x).sum(), x)

@@ -15,10 +15,7 @@ NAN_OR_INF = np.array([-2, 0, 4], np.float32)
 
 CASES = [
     *(case(operator, label, a, b) for operator in ("Add", "Sub", "Mul", "Div") for label, a, b in SHAPES),
-    *(
-        case(operator, "whole numbers", WHOLE, ints(2, -2, 3, 3), tolerance=0)
-        for operator in ("Add", "Sub", "Mul", "Div")
-    ),
+    *(case(operator, "whole numbers", WHOLE, ints(2, -2, 3, 3), tolerance=0) for operator in ("Add", "Sub", "Mul", "Div")),
     *(case("Pow", label, abs(a), b) for label, a, b in SHAPES),
     case("Pow", "negative base", NAN_OR_INF, np.array([3, 2, -0.5], np.float32)),
     case("Pow", "whole exponent", A, ints(2), opsets=versions("Pow", 12)),

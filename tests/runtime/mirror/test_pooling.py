@@ -15,19 +15,13 @@ BOTH = (("excluded", 0), ("included", 1))
 # ceil_mode together with auto_pad, and with uneven pads spreads what ceil_mode adds over both ends.
 MAX_POOL = [
     case("MaxPool", "plain", IMAGE, kernel_shape=[2, 2]),
-    case(
-        "MaxPool", "strides", IMAGE, kernel_shape=[3, 2], strides=[2, 3], storage_order=0, opsets=versions("MaxPool", 8)
-    ),
+    case("MaxPool", "strides", IMAGE, kernel_shape=[3, 2], strides=[2, 3], storage_order=0, opsets=versions("MaxPool", 8)),
     case("MaxPool", "symmetric pads", BELOW_ZERO, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
     case("MaxPool", "asymmetric pads", BELOW_ZERO, kernel_shape=[3, 2], pads=[0, 1, 2, 0], strides=[2, 2]),
     case("MaxPool", "asymmetric pads stride 1", BELOW_ZERO, kernel_shape=[3, 3], pads=[0, 1, 2, 1], reference=None),
-    case(
-        "MaxPool", "dilations", BELOW_ZERO, kernel_shape=[2, 3], dilations=[3, 2], pads=[1, 1, 0, 2], opsets=WITH_CEIL
-    ),
+    case("MaxPool", "dilations", BELOW_ZERO, kernel_shape=[2, 3], dilations=[3, 2], pads=[1, 1, 0, 2], opsets=WITH_CEIL),
     case("MaxPool", "ceil without need", IMAGE, kernel_shape=[1, 2], strides=[2, 2], ceil_mode=1, opsets=WITH_CEIL),
-    case(
-        "MaxPool", "ceil partial window", BELOW_ZERO, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1, opsets=WITH_CEIL
-    ),
+    case("MaxPool", "ceil partial window", BELOW_ZERO, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1, opsets=WITH_CEIL),
     case(
         "MaxPool",
         "ceil dropped window",

@@ -326,9 +326,7 @@ def test_values_are_freed_on_the_way():
         references.append(weakref.ref(result))
         return result
 
-    mirror._forward = [
-        replace(step, compute=negative) if step.label.startswith("Neg") else step for step in mirror._forward
-    ]
+    mirror._forward = [replace(step, compute=negative) if step.label.startswith("Neg") else step for step in mirror._forward]
     mirror.forward(images())
     assert alive == [0, 1, 1, 1]  # besides the tap, only what the step at work reads
 

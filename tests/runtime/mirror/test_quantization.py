@@ -123,9 +123,7 @@ QUANTIZE = [
         output_dtype=TensorProto.UINT8,
         opsets=versions("QuantizeLinear", 21),
     ),
-    quantize(
-        "saturate", floats(2, 3), scalar(0.02), scalar(3, np.int8), saturate=1, opsets=versions("QuantizeLinear", 19)
-    ),
+    quantize("saturate", floats(2, 3), scalar(0.02), scalar(3, np.int8), saturate=1, opsets=versions("QuantizeLinear", 19)),
 ]
 
 HUGE = np.array([2**31 - 1, -(2**31), 2**24 + 1, -(2**24) - 3, 123_456_789, 0, 1], np.int32)
@@ -156,9 +154,7 @@ DEQUANTIZE = [
         for axis in (0, 1)
     ),
     *(
-        dequantize(
-            f"{home_name(dtype, domain)} without zero point", codes(dtype), scalar(0.1), domain=domain, opsets=opsets
-        )
+        dequantize(f"{home_name(dtype, domain)} without zero point", codes(dtype), scalar(0.1), domain=domain, opsets=opsets)
         for dtype, domain, opsets in HOMES
     ),
     *(
@@ -166,12 +162,8 @@ DEQUANTIZE = [
         for domain, opsets in (("", versions("DequantizeLinear")), (MICROSOFT, (13, 21)))
     ),
     dequantize("bias with zero point", HUGE, scalar(3.1e-5), scalar(0, np.int32)),
-    dequantize(
-        "bias per channel", HUGE, floats(7), np.zeros(7, np.int32), axis=0, opsets=versions("DequantizeLinear", 13)
-    ),
-    dequantize(
-        "axis from the end", codes(np.int8), *per_channel(np.int8), axis=-3, opsets=versions("DequantizeLinear", 13)
-    ),
+    dequantize("bias per channel", HUGE, floats(7), np.zeros(7, np.int32), axis=0, opsets=versions("DequantizeLinear", 13)),
+    dequantize("axis from the end", codes(np.int8), *per_channel(np.int8), axis=-3, opsets=versions("DequantizeLinear", 13)),
     dequantize(
         "explicit type",
         codes(np.int16),
@@ -277,9 +269,7 @@ def test_refuses_blocks(operator, domain):
         check(case(operator, "", x, scale, zero, axis=0, block_size=2, domain=domain), 21)
 
 
-@pytest.mark.parametrize(
-    "attributes", [{"precision": TensorProto.FLOAT16}, {"output_dtype": TensorProto.INT8}], ids=str
-)
+@pytest.mark.parametrize("attributes", [{"precision": TensorProto.FLOAT16}, {"output_dtype": TensorProto.INT8}], ids=str)
 def test_refuses_to_quantize_with(attributes):
     with pytest.raises(QcamError, match="another precision or an implicit type"):
         operator_function("QuantizeLinear", 23, **attributes)(torch.ones(3), torch.tensor(0.1))

@@ -57,9 +57,7 @@ def test_every_operator_is_compared_to_both_oracles_at_opset_21_or_newer(name):
     wanted = {(domain, operator) for domain, operator, _ in operators_of(name)}
     by_runtime = {(case.domain, case.operator) for case, _ in newest if case.runtime}
     by_reference = {
-        (case.domain, case.operator)
-        for case, opset in newest
-        if case.reference is not None and opset >= case.reference_from
+        (case.domain, case.operator) for case, opset in newest if case.reference is not None and opset >= case.reference_from
     }
     assert by_runtime == wanted
     assert by_reference == {(domain, operator) for domain, operator in wanted if domain != MICROSOFT}

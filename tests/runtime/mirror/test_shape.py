@@ -44,10 +44,7 @@ MOVED = [
     case("Dropout", "plain", X),
     case("Dropout", "ratio attribute", X, ratio=0.9, opsets=versions("Dropout", last=11)),
     case("Dropout", "inputs", X, np.array(0.9, np.float32), np.array(False), opsets=versions("Dropout", 12), seed=1),
-    *(
-        case("Constant", label, opsets=versions("Constant", first), **value)
-        for label, (value, first) in CONSTANTS.items()
-    ),
+    *(case("Constant", label, opsets=versions("Constant", first), **value) for label, (value, first) in CONSTANTS.items()),
     case("Reshape", "explicit", X, ints(6, 20)),
     case("Reshape", "zero keeps", X, ints(0, 0, 20)),
     case("Reshape", "inferred", X, ints(2, -1)),
@@ -95,9 +92,7 @@ SELECTED = [
         )
         for made in (
             case("Split", f"attribute {label}", X, axis=axis, split=sizes, outputs=len(sizes), opsets=(7, 11)),
-            case(
-                "Split", f"input {label}", X, ints(*sizes), axis=axis, outputs=len(sizes), opsets=versions("Split", 13)
-            ),
+            case("Split", f"input {label}", X, ints(*sizes), axis=axis, outputs=len(sizes), opsets=versions("Split", 13)),
         )
     ),
     case("Split", "axis from the end", X, ints(2, 3), axis=-1, outputs=2, opsets=versions("Split", 13)),
