@@ -98,11 +98,51 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
+        if target.exists() and not replace:  # made by another process meanwhile
+            raise QcamError(f"{target} exists already; use --force to replace it or --output for another place")
         _swap_in(temporary, target)
     except OSError as error:
         raise QcamError(f"cannot write {target}: {error.strerror or error}; free space or choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes of this program out of a folder while the block runs; a crash leaves no lock behind.
+
+    Args:
+        folder: The folder; made if missing, and removed again if it is empty in the end. Systems without file locks
+            (Windows) are not kept out.
+
+    Raises:
+        QcamError: If another process is at work there, or the disk refuses.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    except OSError as error:
+        raise QcamError(f"cannot write to {folder}: {error.strerror or error}; choose another place") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before us removed the file we opened: then somebody else may hold a newer one.
+            if os.fstat(stream.fileno()).st_ino != path.stat().st_ino:
+                raise BlockingIOError
+        except OSError as error:
+            raise QcamError(f"another run is writing to {folder}; wait for it, or use --output for another place") from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty: as it should be
+                folder.rmdir()
 
 
 def _swap_in(new: Path, target: Path) -> None:

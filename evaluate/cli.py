@@ -139,6 +139,7 @@ def main(
         if not bundle.trained:
             console.warn(f"{bundle.model_id} has random weights: no figure made with it means anything")
 
+    from qcam.common.files import exclusive
     from qcam.evaluate.saliency import open_saliency
     from qcam.evaluate.study import Study, StudyOptions
 
@@ -156,16 +157,18 @@ def main(
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with console.err.status("opening sessions"):
         study = Study(loaded, photographs, source, options, folder)
-    if study.prepare(_torch_device(device, threads), force=force):
-        try:
-            study.run()
-        except KeyboardInterrupt:
-            console.warn(f"interrupted; {folder} holds what is finished, readable. The same command goes on from there")
-            raise
-    else:
-        console.note(f"{folder} already holds the complete results of this very run; --force computes them again")
-    _draw_grids(study, loaded, photographs, grid_rows)
-    _report(study, settings.provider, folder)
+    torch_device = _torch_device(device, threads)
+    with exclusive(folder):
+        if study.prepare(torch_device, force=force):
+            try:
+                study.run()
+            except KeyboardInterrupt:
+                console.warn(f"interrupted; {folder} holds what is finished, readable. The same command goes on from there")
+                raise
+        else:
+            console.note(f"{folder} already holds the complete results of this very run; --force computes them again")
+        _draw_grids(study, loaded, photographs, grid_rows)
+        _report(study, settings.provider, folder)
 
 
 def _load_bundles(given: tuple[Path, ...]) -> list[Bundle]:

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from qcam.common.errors import QcamError
 from qcam.common.files import (
     canonical_json,
+    exclusive,
     fingerprint,
     new_folder,
     readable_json,
@@ -203,3 +206,36 @@ def test_numbers_that_json_does_not_know_are_refused(number: float) -> None:
 
 def test_readable_json_keeps_the_order_and_ends_in_a_newline() -> None:
     assert readable_json({"b": "ü", "a": []}) == '{\n  "b": "ü",\n  "a": []\n}\n'
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from qcam.common.files import exclusive\nwith exclusive(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    (tmp_path / "results").write_text("x")
+    with exclusive(tmp_path):
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert refused.returncode != 0
+        assert "another run is writing to" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_a_folder_that_was_locked_for_nothing_is_not_left_behind(tmp_path):
+    with exclusive(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_made_meanwhile_is_not_replaced(tmp_path):
+    def both_write():
+        with new_folder(tmp_path / "b", replace=False) as folder:
+            (folder / "mine").write_text("x")
+            (tmp_path / "b").mkdir()
+            (tmp_path / "b" / "theirs").write_text("y")
+
+    with pytest.raises(QcamError, match="exists already"):
+        both_write()
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
