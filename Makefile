@@ -16,7 +16,7 @@ TESTED := $(VENV)/.installed-dev
 
 demo: setup
 	$(BIN)/qcam-export --keep
-	$(BIN)/qcam-eval --provider CPU
+	$(BIN)/qcam-eval bundles/efficientnet_lite0 --provider CPU
 
 test: setup-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from qcam.common import console
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes
 
@@ -79,12 +80,20 @@ def find_images(folder: Path, *, limit: int | None = None) -> list[ImageFile]:
         raise QcamError(f"no image folder at {folder}; give a folder that holds photographs")
     root = folder.resolve()
     found = []
+    outside = 0
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
         relative = path.relative_to(folder)
         if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in relative.parts):
             continue
-        if path.is_file() and path.resolve().is_relative_to(root):
-            found.append(ImageFile(relative.as_posix(), path))
+        if not path.is_file():
+            continue
+        if path.resolve().is_relative_to(root):
+            # A name that is no UTF-8 could be written to no result.
+            found.append(ImageFile(relative.as_posix().encode("utf-8", "backslashreplace").decode(), path))
+        else:
+            outside += 1
+    if outside:
+        console.warn(f"{outside} links in {folder} lead out of it and are left out; give the folder that holds the photographs")
     if not found:
         raise QcamError(f"no image in {folder}; looked for files ending in {' '.join(sorted(SUFFIXES))}")
     return found[:limit]

@@ -132,13 +132,17 @@ def collect_ranges(
     # Ranges stay asymmetric here; a scheme that wants symmetric activations widens them itself. ONNX Runtime's
     # percentile method is symmetric unless told otherwise, which would waste half of every ReLU's codes.
     options: dict[str, Any] = {"symmetric": False}
+    if method == "entropy":
+        # ONNX Runtime's default of 128 bins for 128 quantized ones leaves nothing to choose: no range could shrink.
+        options |= {"num_bins": 2048, "num_quantized_bins": 128}
     name = model.graph.input[0].name
     with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder, quiet_quantizer():
         source = Path(folder) / "model.onnx"
         onnx.save(model, source)
         calibrator = create_calibrator(
             source,
-            quantizable_operators(),
+            # Every activation, also between operators that are not quantized: one of them may be the CAM layer.
+            sorted({*quantizable_operators(), *(node.op_type for node in model.graph.node)}),
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
             calibrate_method=chosen,
             extra_options=options,

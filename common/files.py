@@ -155,11 +155,13 @@ def _swap_in(new: Path, target: Path) -> None:
         target.rename(old)
         try:
             new.rename(target)
-        except OSError:
-            old.rename(target)
+        except BaseException:  # also an interruption between the two renames
+            if not target.exists():
+                old.rename(target)
             raise
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            if target.exists():
+                shutil.rmtree(aside, ignore_errors=True)
     _sync_folder(target.parent)
 
 

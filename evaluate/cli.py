@@ -110,8 +110,9 @@ def main(
     Every precision runs in ONNX Runtime; its Grad-CAM++ is compared with f32's, with salient-object maps, and with what
     a PyTorch fake-quant simulation of the same file predicts. Without BUNDLE, all of bundles/ are taken.
     """
-    from qcam.calibration.images import find_images, with_labels
+    from qcam.calibration.images import find_images
     from qcam.calibration.photographs import evaluation_photographs
+    from qcam.runtime.bundle import PRECISIONS
     from qcam.runtime.deployed import SessionSettings, provider_name
 
     threads = threads or machine.available_cores()
@@ -132,8 +133,7 @@ def main(
         console.note(f"no --images: taking the {len(photographs)} demo photographs that foolbox ships")
     else:
         photographs = find_images(images)
-    if images is not None or labels is not None:
-        photographs = with_labels(photographs, loaded[0].classes, labels)
+    photographs = _labelled(photographs, loaded, labels, demo=images is None)
     photographs = photographs[:limit]  # after the labels: class folders count as a whole
     for bundle in loaded:
         if not bundle.trained:
@@ -145,7 +145,7 @@ def main(
 
     source = open_saliency(saliency, threads)
     options = StudyOptions(
-        precisions=tuple(precisions) or ("f32", "int16", "int8"),
+        precisions=tuple(name for name in PRECISIONS if name in precisions),
         settings=settings,
         saliency=saliency,
         target=target,
@@ -164,6 +164,8 @@ def main(
                 study.run()
             except KeyboardInterrupt:
                 console.warn(f"interrupted; {folder} holds what is finished, readable. The same command goes on from there")
+                if force:
+                    console.note("without --force, that is: with it, it starts anew")
                 raise
         else:
             console.note(f"{folder} already holds the complete results of this very run; --force computes them again")
@@ -176,10 +178,31 @@ def _load_bundles(given: tuple[Path, ...]) -> list[Bundle]:
 
     folders = list(given)
     if not folders:
-        folders = sorted(path.parent for path in Path("bundles").glob(f"*/{MANIFEST}"))
+        folders = sorted(path.parent for path in Path("bundles").glob(f"[!.]*/{MANIFEST}"))
         if not folders:
             raise QcamError("no bundle given and none in bundles/; make one with qcam-export")
     return [load_bundle(folder) for folder in folders]
+
+
+def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path | None, *, demo: bool) -> list[ImageFile]:
+    """Give photographs their labels, if these mean the same for every bundle."""
+    from qcam.calibration.images import ImageFile, with_labels
+
+    classes = bundles[0].classes
+    same = all(bundle.classes == classes for bundle in bundles)
+    if labels is not None and not same:
+        raise QcamError("--labels needs bundles of the same classes; evaluate them apart")
+    if demo and labels is None:
+        # The demo photographs are labelled with ImageNet's 1,000 classes.
+        fits = all(len(bundle.classes) == 1000 for bundle in bundles)
+        return photographs if fits else [ImageFile(photograph.name, photograph.path) for photograph in photographs]
+    if not same:
+        console.note("the bundles have different classes: class folders are not taken for labels")
+        return photographs
+    found = with_labels(photographs, classes, labels)
+    if labels is not None and all(photograph.label is None for photograph in found):
+        raise QcamError(f"{labels} names none of the {len(found)} images; its column image holds names below the image folder")
+    return found
 
 
 def _torch_device(wanted: str, threads: int) -> str:
@@ -195,6 +218,8 @@ def _torch_device(wanted: str, threads: int) -> str:
 
 
 def _draw_grids(study: Study, bundles: list[Bundle], photographs: list[ImageFile], count: int) -> None:
+    from pyarrow import compute
+
     from qcam.evaluate.grid import choose_images, write_grid
     from qcam.evaluate.results import StoredMap, read_arrow
     from qcam.evaluate.study import MAPS
@@ -206,7 +231,8 @@ def _draw_grids(study: Study, bundles: list[Bundle], photographs: list[ImageFile
     chosen = {bundle.model_id: choose_images(rows, bundle.model_id, count) for bundle in missing}
     wanted = {name for names in chosen.values() for name in names}
     samples = study.samples([image for image in photographs if image.name in wanted])
-    stored = [StoredMap(**item) for item in read_arrow(study.folder / MAPS).to_pylist() if item["image"] in wanted]
+    table = read_arrow(study.folder / MAPS)  # filtered before it becomes Python objects: it holds every image
+    stored = [StoredMap(**item) for item in table.filter(compute.field("image").isin(sorted(wanted))).to_pylist()]
     for bundle in missing:
         shown = [samples[bundle.model_id][name] for name in chosen[bundle.model_id] if name in samples[bundle.model_id]]
         if shown:
@@ -260,6 +286,8 @@ def _report(study: Study, provider: str, folder: Path) -> None:
         unique = list(dict.fromkeys(names))
         shown = ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
         console.warn(f"{status}: {shown}")
+    if all(row.top1 is None for row in rows):
+        raise QcamError(f"not one of {count} images could be evaluated; {folder}/results.parquet says why for each")
     console.out.print(
         f"results: {folder}/ (results.parquet, maps.parquet, summary.json, run.json, table.md, grid-*.png)", markup=False
     )

@@ -81,7 +81,7 @@ class BundleEvaluator:
 
         Args:
             bundle: The bundle.
-            precisions: Those to evaluate; f32 is run besides where others are compared with it.
+            precisions: Those to evaluate, f32 first if it is one of them.
             settings: How sessions are made.
             target: One of `TARGETS`.
             method: CAM method.
@@ -215,6 +215,7 @@ class BundleEvaluator:
         if self._target == "label":
             # Images without a label have been sorted out before; see `Study`.
             return np.array([sample.label for sample in samples], np.int64)
+        # For f32 itself there is no earlier run: its own logits are the ones that choose.
         chosen = f32 if self._target == "f32-top1" and f32 is not None else logits
         classes: NDArray[np.int64] = chosen.argmax(axis=1).astype(np.int64)
         return classes
@@ -239,6 +240,7 @@ class BundleEvaluator:
         by_image: list[list[Row]] = [[] for _ in samples]
         for precision, run in deployed.items():
             top1 = run.logits.argmax(axis=1)
+            finite = [bool(np.isfinite(a).all() and np.isfinite(b).all()) for a, b in zip(run.logits, run.maps, strict=True)]
             for comparison in self.comparisons:
                 if comparison == "vs_saliency":
                     maps, references, other, other_top1 = real[precision], saliency, None, None
@@ -252,7 +254,9 @@ class BundleEvaluator:
                 constant, reference_constant = is_constant(maps), is_constant(references)
                 for index, sample in enumerate(samples):
                     status = "ok"
-                    if comparison == "vs_saliency" and sample.saliency is None:
+                    if not finite[index] or (other is not None and not np.isfinite(other.logits[index]).all()):
+                        status = "not_finite: the network returned NaN or infinity"
+                    elif comparison == "vs_saliency" and sample.saliency is None:
                         status = f"no_reference: {sample.no_saliency}"
                     elif constant[index]:
                         status = "constant_cam"
@@ -267,10 +271,14 @@ class BundleEvaluator:
                             comparison=comparison,
                             **{name: float(metrics[name][index]) if status == "ok" else None for name in METRICS},
                             target_class=int(targets[precision][index]),
-                            top1=int(top1[index]),
+                            top1=int(top1[index]) if finite[index] else None,
                             label=sample.label,
-                            top1_agrees=None if other_top1 is None else bool(top1[index] == other_top1[index]),
-                            logit_error=None if other is None else _relative(comparison, run, other, index),
+                            top1_agrees=None
+                            if other_top1 is None or not finite[index]
+                            else bool(top1[index] == other_top1[index]),
+                            logit_error=None
+                            if other is None or status.startswith("not_finite")
+                            else _relative(comparison, run, other, index),
                             codes_equal=_codes_equal(comparison, run, other, index),
                             status=status,
                             remark=sample.remark,

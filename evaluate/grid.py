@@ -60,6 +60,17 @@ def write_grid(
         rows: Result rows of this model, for the figures below the pictures.
         classes: Class names.
     """
+    from matplotlib import rc_context
+
+    # A dollar sign in a file name is a dollar sign, no formula.
+    with rc_context({"text.parse_math": False}):
+        data = _draw(title, samples, maps, rows, classes)
+    write_atomically(path, data)
+
+
+def _draw(
+    title: str, samples: Sequence[Sample], maps: Sequence[StoredMap], rows: Sequence[Row], classes: Sequence[str]
+) -> bytes:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -98,4 +109,4 @@ def write_grid(
         axis.set_title(heading, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": "qcam"})
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -172,7 +172,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
             add("logit_error", [row.logit_error for row in group], comparison)
         if comparison == "fake_quant_vs_deployed" and precision != "f32":
             add("codes_equal", [row.codes_equal for row in group], comparison)
-        if comparison == "vs_f32" and any(row.label is not None for row in group):
+        if comparison == "vs_saliency" and any(row.label is not None for row in group):
             correct = [None if row.label is None or row.top1 is None else _number(row.label == row.top1) for row in group]
             add("accuracy", correct, "vs_label")
     return entries

@@ -16,6 +16,7 @@ from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, sha256_bytes, sha256_file
 from qcam.runtime.bundle import read_onnx
+from qcam.runtime.graph import SHAPE_OPERATORS
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -86,9 +87,12 @@ class NetworkSaliency:
         if settings.output >= len(outputs):
             raise QcamError(f"{path} has {len(outputs)} outputs, number {settings.output} was asked for")
         self._output = outputs[settings.output]
-        makers = {output: node.op_type for node in model.graph.node for output in node.output}
+        makers = {output: node for node in model.graph.node for output in node.output}
+        last = makers.get(self._output)
+        while last is not None and last.op_type in (*SHAPE_OPERATORS, "Cast", "Resize"):
+            last = makers.get(last.input[0])
         # A network that ends in a sigmoid gives probabilities, any other gives logits.
-        self._needs_sigmoid = makers.get(self._output) != "Sigmoid"
+        self._needs_sigmoid = last is None or last.op_type != "Sigmoid"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

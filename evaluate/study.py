@@ -36,14 +36,14 @@ from qcam.evaluate.results import (
 )
 from qcam.evaluate.saliency import NoMapError, SaliencySource, crop_map
 from qcam.evaluate.stages import StageClock
-from qcam.runtime.bundle import Bundle
+from qcam.runtime.bundle import PRECISIONS, Bundle
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import saturates_in_pairs
 
 RESULTS, MAPS, SUMMARY, RUN, TABLE = "results.parquet", "maps.parquet", "summary.json", "run.json", "table.md"
 _PARTS = "parts"
 #: Images between two safe points.
-SHARD_SIZE = 64
+SHARD_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class StudyOptions:
     """What can change a figure, besides bundles and images.
 
     Attributes:
-        precisions: Those to evaluate; bundles lacking one are evaluated without it.
+        precisions: Those to evaluate; empty for all that a bundle holds.
         settings: How sessions are made.
         saliency: As given on the command line.
         target: Which class is explained.
@@ -110,7 +110,7 @@ class Study:
             self.evaluators = [
                 BundleEvaluator(
                     bundle,
-                    [name for name in options.precisions if name in {entry.name for entry in bundle.precisions}],
+                    _wanted(bundle, options.precisions),
                     options.settings,
                     target=options.target,
                     method=options.method,
@@ -161,13 +161,15 @@ class Study:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise QcamError(f"cannot read {path}: {error}; use --force to start anew") from error
-        differing = _differences(before.get("plan", {}), json.loads(json.dumps(self._plan)))
+        if not isinstance(before, dict) or not isinstance(before.get("plan"), dict):
+            raise QcamError(f"{path} is not the record of a run; use --force to start anew")
+        differing = _differences(before["plan"], json.loads(json.dumps(self._plan)))
         if differing:
             raise QcamError(
                 f"{self.folder} holds results of other settings ({', '.join(differing)}); "
                 "use --force to replace them, or --output for another folder"
             )
-        return not before.get("complete")
+        return not (before.get("complete") and all((self.folder / name).exists() for name in (RESULTS, MAPS, SUMMARY)))
 
     def run(self) -> None:
         """Evaluate every shard that is not finished yet, then write the results.
@@ -286,6 +288,8 @@ class Study:
     def _collect(self, shards: int, *, complete: bool) -> None:
         """Join the finished parts into the result files, and the record of the run."""
         done = [index for index in range(shards) if self._part(index).exists()]
+        if complete and len(done) < shards:
+            raise QcamError(f"{shards - len(done)} of {shards} parts in {self.folder} are gone; run the same command again")
         tables = [read_arrow(self._part(index)) for index in done]
         write_arrow(self.folder / RESULTS, pa.concat_tables(tables) if tables else ROW_SCHEMA.empty_table())
         tables = [read_arrow(self._part(index, MAPS)) for index in done]
@@ -346,6 +350,18 @@ class Study:
         shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
         for name in ours:
             (self.folder / name).unlink(missing_ok=True)
+
+
+def _wanted(bundle: Bundle, asked: Sequence[str]) -> list[str]:
+    """Return the precisions to evaluate, f32 first whatever the order they were asked for in: others explain its class.
+
+    Raises:
+        QcamError: If one was asked for that the bundle does not hold.
+    """
+    for name in asked:
+        bundle.precision(name)
+    held = [entry.name for entry in bundle.precisions]
+    return [name for name in PRECISIONS if name in (asked or held) and name in held]
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:

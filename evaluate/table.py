@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from qcam.evaluate.evaluator import BundleEvaluator
@@ -89,9 +90,9 @@ def as_rich(entries: Entries, title: str, width: int | None = None) -> list[Tabl
 
 def _as_rich(entries: Entries, title: str) -> Table:
     headings, rows = table_rows(entries)
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
+        table.add_column(escape(heading), justify="left" if index < 2 else "right", no_wrap=True)
     for row in rows:
         if row:
             table.add_row(*row)
@@ -115,7 +116,9 @@ def arithmetic_lines(evaluators: Sequence[BundleEvaluator], provider: str) -> li
             f"{name}: {'float' if name == 'f32' and session.placement.float else session.placement.describe()}"
             for name, session in evaluator.deployed.items()
         ]
-        lines.append(f"{evaluator.bundle.model_id} on {provider} — " + "; ".join(said))
+        ran = {name for session in evaluator.deployed.values() for _, name in session.placement.kernels}
+        where = provider if not fallback_reasons([evaluator]) else f"{', '.join(sorted(ran))} (asked for {provider})"
+        lines.append(f"{evaluator.bundle.model_id} on {where} — " + "; ".join(said))
     return lines
 
 

@@ -43,7 +43,12 @@ def _last_feature_map(graph: Graph) -> str:
     needed = graph.upstream(graph.outputs[:1])
     for node in reversed(graph.model.graph.node):
         if node.output[0] in needed and graph.is_spatial(node.output[0]):
-            return str(node.output[0])
+            if graph.is_channels_first(node.output[0]):
+                return str(node.output[0])
+            raise QcamError(
+                f"the model's last map {node.output[0]} comes out of rearranged dimensions (a transformer, or channels last); "
+                "name a layer of batch × channels × height × width with --cam-layer"
+            )
     raise QcamError("the model has no feature map with height and width (is it a transformer?); a CAM needs one")
 
 

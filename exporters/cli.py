@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.markup import escape
 
 from qcam.common import console
 from qcam.common.errors import QcamError
@@ -138,7 +139,7 @@ def main(
     targets = {name: output / bundle_folder_name(name) for name in names}
     if keep and all((target / "bundle.json").is_file() for target in targets.values()):
         for target in targets.values():
-            console.out.print(f"{target} exists; kept")
+            console.out.print(f"{target} exists; kept", markup=False)
         return
     if not force and not keep:
         for target in targets.values():
@@ -168,9 +169,9 @@ def main(
             console.note(f"calibrating on {len(images)} photographs of installed packages (--calibration for your own)")
     for name, target in targets.items():
         if keep and (target / "bundle.json").is_file():
-            console.out.print(f"{target} exists; kept")
+            console.out.print(f"{target} exists; kept", markup=False)
             continue
-        with console.err.status(f"{name}: loading") as status:
+        with console.err.status(escape(f"{name}: loading")) as status:
             loaded = load_model(name, weights)
             loaded = replace(
                 loaded,
@@ -186,13 +187,13 @@ def main(
             show = functools.partial(_show_stage, status, name)
             bundle = export_bundle(loaded, images, options, target, force=force, on_stage=show)
         sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
-        console.out.print(f"[bold]{target}[/]: {sizes}; CAM layer {bundle.cam_layer['tensor']}", soft_wrap=True)
+        console.out.print(f"{target}: {sizes}; CAM layer {bundle.cam_layer['tensor']}", markup=False)
         for refusal in bundle.calibration.get("refused", []):
             console.warn(f"calibration photograph left out: {refusal}")
 
 
 def _show_stage(status: Status, name: str, stage: str) -> None:
-    status.update(f"{name}: {stage}")
+    status.update(escape(f"{name}: {stage}"))
 
 
 def _spread(items: list[ImageFile], limit: int) -> list[ImageFile]:

@@ -19,8 +19,10 @@ from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
 from qcam.exporters.quantize import QuantizationOptions, quantize
 from qcam.exporters.sources import LoadedModel
 from qcam.exporters.tap import expose_tap
-from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry
+from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry, load_model
+from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.graph import Graph
+from qcam.runtime.mirror import Mirror
 
 #: Largest ONNX file with its weights inside; protobuf holds no more.
 _MAX_FILE_BYTES = 2**31 - 1
@@ -79,6 +81,8 @@ def export_bundle(
     Raises:
         QcamError: If any step cannot be done.
     """
+    if force and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise QcamError(f"{target} is no bundle; --force replaces bundles only. Use --output for another place")
     # The folder is claimed first: a refusal should not cost minutes.
     with new_folder(target, replace=force) as folder:
         on_stage("exporting to ONNX")
@@ -110,7 +114,7 @@ def export_bundle(
             else:
                 on_stage(f"quantizing to {precision}")
                 how = QuantizationOptions(precision, options.scheme, options.per_channel, options.reduce_range)
-                graph, record = quantize(model, ranges, how), how.to_json()
+                graph, record = quantize(model, ranges, how, tensor), how.to_json()
             entries.append(_write_precision(folder, precision, graph, tensor, record))
             del graph
         bundle = Bundle(
@@ -126,7 +130,16 @@ def export_bundle(
             versions=machine.versions(),
         )
         write_atomically(folder / MANIFEST, bundle.manifest_text())
+        on_stage("checking that it runs")
+        _check_that_it_runs(bundle)
     return replace(bundle, folder=target)
+
+
+def _check_that_it_runs(bundle: Bundle) -> None:
+    """Load every file in ONNX Runtime on the CPU and mirror it: better refused now than by whoever gets the bundle."""
+    for entry in bundle.precisions:
+        DeployedModel(bundle, entry.name, SessionSettings())
+        Mirror(load_model(bundle, entry.name), entry)
 
 
 def override_preprocessing(

@@ -14,6 +14,8 @@ from qcam.runtime.graph import SHAPE_OPERATORS, Graph
 
 #: Activation and weight sign of the 8-bit schemes.
 SCHEMES = ("u8s8", "s8s8")
+#: Operators that scale, shift or join class scores behind the operator that computes them.
+_SCORE_OPERATORS = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class QuantizationOptions:
         }
 
 
-def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions, cam_tensor: str = "") -> onnx.ModelProto:
     """Quantize a float graph to QDQ form with `onnxruntime.quantization`.
 
     The logits stay unquantized: a quantized logit saturates on a part of unseen images, and with it the gradient
@@ -60,6 +62,7 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) 
         model: Float graph; not changed.
         ranges: `TensorsData` of its activations.
         options: Precision and scheme.
+        cam_tensor: Activation that shall carry codes even where no quantized operator reads it.
 
     Returns:
         The QDQ graph; the same inputs give the same bytes.
@@ -98,6 +101,8 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) 
                     "UseQDQContribOps": not eight and Graph(source).opset() < 21,
                 },
             )
+            if cam_tensor:
+                quantizer.quantize_activation_tensor(cam_tensor)
             quantizer.quantize_model()
     except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -112,21 +117,27 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions) 
 def _release_logits(model: onnx.ModelProto) -> None:
     """Take the QuantizeLinear/DequantizeLinear pairs off the logits, back to the operator that computes them.
 
-    On the way back only operators that rearrange values are crossed (a Flatten behind the last pooling). The operator
-    itself keeps its integer kernel: an integer Gemm may return float32.
+    On the way back operators are crossed that rearrange values (a Flatten behind the last pooling), or that scale, shift
+    or join scores (two heads). An integer Gemm may return float32 and stays one; a Conv that computes the logits itself
+    becomes a float Conv. Class maps that are pooled into logits (SqueezeNet) keep their codes.
     """
     graph = Graph(model)
-    name = graph.outputs[0]
+    fixed = graph.constants()
     pairs: list[tuple[onnx.NodeProto, onnx.NodeProto]] = []
-    while len(graph.consumers.get(name, [])) <= 1 and (node := graph.producer.get(name)) is not None:
+    names = [graph.outputs[0]]
+    while names:
+        name = names.pop()
+        node = graph.producer.get(name)
+        if node is None or name in fixed or len(graph.consumers.get(name, [])) > 1:
+            continue
         quantizer = graph.producer.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if quantizer is not None and quantizer.op_type == "QuantizeLinear":
             pairs.append((quantizer, node))
-            name = quantizer.input[0]
+            names.append(quantizer.input[0])
         elif node.op_type in SHAPE_OPERATORS:
-            name = node.input[0]
-        else:
-            break
+            names.append(node.input[0])
+        elif node.op_type in _SCORE_OPERATORS:
+            names += node.input
     for quantizer, dequantizer in pairs:
         before, after = quantizer.input[0], dequantizer.output[0]
         model.graph.node.remove(quantizer)

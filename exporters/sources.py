@@ -7,6 +7,7 @@ class names, and the layer whose CAM is the default: the last feature map after 
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def _torchvision(name: str, weights: str | None) -> LoadedModel:
             state = torch.hub.load_state_dict_from_url(
                 metadata.url, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
-        except (URLError, OSError, RuntimeError) as error:
+        except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise _download_failed(name, Path(metadata.url).name, error) from error
         load_strictly(module, state, metadata.url)
     reference = metadata.transforms()
@@ -183,9 +184,14 @@ def _loaded(
 ) -> LoadedModel:
     module.eval().requires_grad_(False)
     with torch.no_grad():
-        shape = module(torch.zeros(1, 3, *preprocessing.crop)).shape
+        logits = module(torch.zeros(1, 3, *preprocessing.crop))
+    shape = tuple(getattr(logits, "shape", ()))
     if len(shape) != 2:
-        raise QcamError(f"{name} returns shape {tuple(shape)}; qcam needs a classifier that returns batch × classes")
+        raise QcamError(f"{name} returns shape {shape}; qcam needs a classifier that returns batch × classes")
+    if not torch.isfinite(logits).all():
+        raise QcamError(
+            f"{name} returns NaN or infinity with these weights ({weights}); they are damaged or do not belong to it"
+        )
     local = _local(weights)
     record = {
         "name": local.name if local else weights,
@@ -237,6 +243,6 @@ def _seeded(seed: int | None) -> Iterator[None]:
 def _download_failed(name: str, file: str, error: Exception) -> QcamError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return QcamError(
-        f"the weights of {name} could not be downloaded ({reason}); fetch {file} on a machine with network access and "
+        f"the weights of {name} could not be downloaded or read ({reason}); fetch {file} on a machine with network access and "
         "give --weights FILE, or use --weights random:0 to try the machinery (figures then mean nothing)"
     )

@@ -47,7 +47,11 @@ def read_state_dict(path: Path) -> StateDict:
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
             value = value[key]
             break
-    if not isinstance(value, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in value.values()) or not value:
+    if (
+        not isinstance(value, Mapping)
+        or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
+        or not value
+    ):
         raise QcamError(f"{path} holds no state dict (names and tensors); save one with torch.save(model.state_dict(), …)")
     if all(name.startswith("module.") for name in value):
         value = {name.removeprefix("module."): tensor for name, tensor in value.items()}

@@ -86,7 +86,7 @@ class Bundle:
         weights: Name, fingerprint and whether they are trained: `{"name", "sha256", "trained"}`.
         preprocessing: How photographs become inputs.
         classes: Class names in the order of the logits.
-        cam_layer: `{"requested", "module"}` of the tap: what was asked for, and the torch module if it was one.
+        cam_layer: `{"requested", "tensor"}`: what was asked for, and the tensor that carries it in the float graph.
         calibration: Method, images and fingerprint; empty without an integer precision.
         precisions: The precisions it holds, in the order of `PRECISIONS`.
         versions: Versions of the packages that made it.
@@ -162,7 +162,7 @@ def load_bundle(folder: Path, *, verify: bool = True) -> Bundle:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise QcamError(f"{folder} is no bundle: it has no {MANIFEST}; make one with qcam-export") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise QcamError(f"cannot read {path}: {error}; export the bundle again with --force") from error
     if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version") if isinstance(value, dict) else None
@@ -182,6 +182,12 @@ def load_bundle(folder: Path, *, verify: bool = True) -> Bundle:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise QcamError(f"{path} is incomplete or wrong at {error!r}; export the bundle again with --force") from error
+    for tap in (tap for entry in bundle.precisions for tap in (entry.tap, *entry.skips)):
+        known = tap.dtype in ("float32", "uint8", "int8", "uint16", "int16")
+        if not known or not isinstance(tap.scale, (int, float)) or not 0 < tap.scale < float("inf"):
+            raise QcamError(
+                f"{path} describes tap {tap.output} with dtype {tap.dtype}, scale {tap.scale}; export the bundle again"
+            )
     for entry in bundle.precisions:
         _check_file(folder, entry, verify=verify)
     return bundle

@@ -19,6 +19,11 @@ COMPUTE_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Operators that only rearrange values: what they return is what they were given.
 SHAPE_OPERATORS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Transpose"})
 
+#: Operators whose result is batch × channels × height × width by definition.
+_CHANNELS_FIRST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization", "InstanceNormalization"})
+#: Operators behind which the dimensions can mean anything.
+_REARRANGING = frozenset({"Transpose", "Reshape", "MatMul", "Gemm", "LayerNormalization", "Softmax", "Gather", "Einsum"})
+
 
 class Graph:
     """An index over an ONNX graph; the graph must not be changed while it is in use.
@@ -85,9 +90,19 @@ class Graph:
         raise QcamError(f"tensor {name} is not a constant of the ONNX file")
 
     def is_spatial(self, tensor: str) -> bool:
-        """Tell whether a tensor is a feature map: batch × channels × height × width with more than one position."""
+        """Tell whether a tensor can be a feature map: batch × channels × height × width, more than one row and column."""
         shape = self.shapes.get(tensor, ())
-        return len(shape) == 4 and None not in shape[2:] and int(shape[2] or 0) * int(shape[3] or 0) > 1
+        return len(shape) == 4 and None not in shape[2:] and int(shape[2] or 0) > 1 and int(shape[3] or 0) > 1
+
+    def is_channels_first(self, tensor: str) -> bool:
+        """Tell whether a tensor provably comes out of a convolution or pooling without its dimensions being rearranged."""
+        node = self.producer.get(tensor)
+        if node is None or node.op_type in _REARRANGING:
+            return False
+        if node.op_type in _CHANNELS_FIRST:
+            return True
+        maps = [name for name in node.input if self.is_spatial(name)]
+        return bool(maps) and all(self.is_channels_first(name) for name in maps)
 
     def quantize_of(self, tensor: str) -> onnx.NodeProto | None:
         """Return the QuantizeLinear node that quantizes a tensor, if there is one."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
@@ -16,6 +17,9 @@ from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, explain_not_loaded, require_provider
 from qcam.runtime.graph import COMPUTE_OPERATORS
+
+#: Makes a session tell which provider each node was assigned to.
+_OWN_CONFIG = "session.record_ep_graph_assignment_info"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class DeployedModel:
         self._path = bundle.path(precision)
         self._settings = settings
         _refuse_what_cannot_work(self.entry, settings)
+        _refuse_external_weights(self._path)
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
         fallback = self._open()
         self._input = self._session.get_inputs()[0].name
@@ -77,7 +82,9 @@ class DeployedModel:
         self._outputs = [self.entry.logits, *(tap.output for tap in taps)]
         self._bind = settings.provider in ("CUDA", "TensorRT") if settings.io_binding is None else settings.io_binding
         height, width = bundle.preprocessing.crop
-        self.run(np.zeros((1, 3, height, width), np.float32))
+        blank = self.run(np.zeros((1, 3, height, width), np.float32))
+        if blank.logits.ndim != 2 or blank.logits.shape[1] != len(bundle.classes):
+            raise QcamError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
         with self._folder:
             self.placement: Placement = read_profile(Path(self._session.end_profiling()), self._compute_nodes, fallback)
 
@@ -159,12 +166,17 @@ class DeployedModel:
         options.intra_op_num_threads = self._settings.threads
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.add_session_config_entry(_OWN_CONFIG, "1")
         if self.entry.tap.dtype == "int8":
             # Signed 8-bit activations are otherwise only partly run by integer kernels.
             options.add_session_config_entry("session.qdqisint8allowed", "1")
         for key, value in self._settings.config.items():
-            options.add_session_config_entry(key, value)
+            if key == _OWN_CONFIG:
+                raise QcamError(f"--session-config {key}: qcam needs this one itself")
+            try:
+                options.add_session_config_entry(key, value)
+            except Exception as error:  # ONNX Runtime's exceptions share no base class
+                raise QcamError(f"--session-config {key[:80]}: {str(error).splitlines()[0]}") from error
         return options
 
     def _compute_elsewhere(self, wanted: str) -> dict[str, str]:
@@ -178,6 +190,16 @@ class DeployedModel:
                     if subgraph.ep_name != wanted:
                         elsewhere[node.name] = subgraph.ep_name
         return elsewhere
+
+
+def _refuse_external_weights(path: Path) -> None:
+    """Refuse weights in other files: the manifest's fingerprint does not cover them, and they may lead anywhere."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # no ONNX file at all: ONNX Runtime says so better
+        return
+    if any(tensor.external_data for tensor in model.graph.initializer):
+        raise QcamError(f"{path} keeps weights in other files; a bundle's ONNX files hold theirs inside")
 
 
 def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -> None:

@@ -93,6 +93,8 @@ class Mirror:
         taps = [entry.tap.output, *(skip.output for skip in entry.skips)]
         self._forward = steps((node for node in live if needed.intersection(node.output)), [entry.logits, *taps])
 
+        for tap in (entry.tap, *entry.skips):
+            _check_tap(graph, tap)
         tail = graph.tail(entry.tap.output, entry.logits)
         self._skip_reads = tail.skips
         # The tail starts behind the tap's DequantizeLinear: the gradient is taken at the activation, not at its codes.
@@ -207,6 +209,19 @@ class Mirror:
         """Forget constants that only served to compute others (integer weights that were dequantized)."""
         read = {name for step in (*self._forward, *self._tail) for name in step.inputs}
         self._constants = {name: value for name, value in self._constants.items() if name in read}
+
+
+def _check_tap(graph: Graph, tap: Tap) -> None:
+    """Hold the manifest's scale and zero point against the file, which is the source of truth."""
+    node = graph.producer.get(tap.output)
+    if node is None or node.op_type != "QuantizeLinear":
+        agrees = tap.dtype == "float32"
+    else:
+        scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2])
+        found = (str(zero_point.dtype), float(scale), int(zero_point))
+        agrees = found == (tap.dtype, tap.scale, tap.zero_point)
+    if not agrees:
+        raise QcamError(f"bundle.json and the ONNX file disagree on the tap {tap.output}; export the bundle again")
 
 
 def _schedule(nodes: list[tuple[onnx.NodeProto, Any]], keep: set[str]) -> list[_Step]:

@@ -255,3 +255,61 @@ def test_two_bundles_of_one_model_are_refused(tiny_bundle, photographs, tmp_path
     options = StudyOptions(precisions=PRECISIONS)
     with pytest.raises(QcamError, match="two bundles of the same model"):
         Study([tiny_bundle, tiny_bundle], find_images(photographs), None, options, tmp_path / "out")
+
+
+def test_the_order_in_which_precisions_are_asked_for_changes_nothing(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)
+    rows = []
+    for number, precisions in enumerate((("f32", "int8"), ("int8", "f32"), ("int8", "f32", "int8"))):
+        options = StudyOptions(precisions=precisions, saliency="none")
+        rows.append(comparable(finish(Study([tiny_bundle], images, None, options, tmp_path / str(number)))))
+    assert rows[0] == rows[1] == rows[2]
+
+
+def test_a_precision_that_the_bundle_lacks_is_an_error(export_tiny, photographs, tmp_path):
+    bundle = export_tiny(tmp_path / "b", precisions=("f32",))
+    with pytest.raises(QcamError, match=r"holds no int(8|16), only f32"):
+        make(bundle, find_images(photographs), tmp_path / "out")
+    everything = Study([bundle], find_images(photographs), None, StudyOptions(precisions=()), tmp_path / "out")
+    assert {row.precision for row in finish(everything)} == {"f32"}
+
+
+def test_logits_that_are_no_numbers_are_named_and_never_averaged(tiny_bundle, photographs, tmp_path, monkeypatch):
+    real = study_module.BundleEvaluator._run
+
+    def broken(self, precision, *arguments):
+        run, simulated, targets = real(self, precision, *arguments)
+        if precision == "int8":
+            run.logits[0, 3] = np.nan
+        return run, simulated, targets
+
+    monkeypatch.setattr(BundleEvaluator, "_run", broken)
+    rows = finish(make(tiny_bundle, find_images(photographs)[:1], tmp_path / "out"))
+    for row in rows:
+        if row.precision == "int8" and row.image == find_images(photographs)[0].name and not row.status.startswith("refused"):
+            assert row.status.startswith("not_finite")
+            assert (row.top1, row.top1_agrees, row.logit_error, row.CC) == (None, None, None, None)
+
+
+def test_parts_that_vanished_are_not_a_complete_run(tiny_bundle, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    real = Study._run_shard
+
+    def vanishing(self, index, *arguments):
+        real(self, index, *arguments)
+        if index == 1:
+            self._part(0).unlink()
+
+    monkeypatch.setattr(Study, "_run_shard", vanishing)
+    study = make(tiny_bundle, find_images(photographs), tmp_path / "out")
+    study.prepare("cpu", force=False)
+    with pytest.raises(QcamError, match=r"1 of 6 parts .* are gone"):
+        study.run()
+
+
+def test_accuracy_needs_no_f32(tiny_bundle, photographs, tmp_path):
+    (tmp_path / "labels.csv").write_text("image,label\nimagenet_00_243.jpg,3\n")
+    images = with_labels(find_images(photographs), tiny_bundle.classes, tmp_path / "labels.csv")
+    options = StudyOptions(precisions=("int8",), target="own-top1", saliency="none")
+    rows = finish(Study([tiny_bundle], images, None, options, tmp_path / "out"))
+    assert [entry["n"] for entry in summarise(rows) if entry["metric"] == "accuracy"] == [1]

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from qcam.calibration.photographs import calibration_photographs
 from qcam.calibration.ranges import load_calibration_set
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
+from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.exporters.sources import load_model as load_source
 from qcam.runtime.bundle import Tap, load_bundle, load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.graph import Graph
@@ -176,3 +179,43 @@ def test_float_taps_dequantize_to_themselves():
     values = np.array([1.5, -2.0], np.float32)
     np.testing.assert_array_equal(Tap("a", "a", "float32").dequantize(values), values)
     np.testing.assert_array_equal(Tap("a", "q", "uint8", 0.5, 3).dequantize(np.array([3, 5], np.uint8)), [0.0, 1.0])
+
+
+def test_force_replaces_bundles_only(export_tiny, tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("years of work")
+    with pytest.raises(QcamError, match="is no bundle; --force replaces bundles only"):
+        export_tiny(tmp_path / "b", precisions=("f32",), force=True)
+    assert (tmp_path / "b" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.slow
+def test_a_cam_layer_that_no_quantized_operator_reads_still_carries_codes(seeded_bundle):
+    """MobileNet-V3 ends in a HardSwish that only the pooling reads."""
+    bundle = seeded_bundle("timm:mobilenetv3_small_050")
+    for precision, dtype in (("int16", "uint16"), ("int8", "uint8")):
+        assert bundle.precision(precision).tap.dtype == dtype
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:test_vit", "rearranged dimensions|no feature map"),
+        ("timm:test_mambaout", "rearranged dimensions|no feature map"),
+        ("timm:test_efficientnet_gn", r"no operator GroupNormalization \(domain ai.onnx, version 21\)"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_at_export(name, message, tmp_path):
+    loaded = load_source(name, "random:0")
+    with pytest.raises(QcamError, match=message):
+        export_bundle(loaded, calibration_photographs()[:2], ExportOptions(precisions=("f32",)), tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_that_disagrees_with_the_file_is_refused(tiny_bundle):
+    entry = tiny_bundle.precision("int8")
+    for change in ({"scale": entry.tap.scale * 2}, {"zero_point": entry.tap.zero_point + 1}, {"dtype": "int8"}):
+        wrong = replace(entry, tap=replace(entry.tap, **change))
+        with pytest.raises(QcamError, match=r"bundle\.json and the ONNX file disagree on the tap"):
+            Mirror(load_model(tiny_bundle, "int8"), wrong)

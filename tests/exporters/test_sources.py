@@ -99,7 +99,9 @@ def test_a_timm_model_without_a_network_names_the_way_out(monkeypatch):
         raise OSError("offline")
 
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(QcamError, match=r"timm:resnet26d could not be downloaded .*model\.safetensors of timm/resnet26d"):
+    with pytest.raises(
+        QcamError, match=r"timm:resnet26d could not be downloaded or read .*model\.safetensors of timm/resnet26d"
+    ):
         load_model("timm:resnet26d", None)
 
 
