@@ -132,9 +132,8 @@ def collect_ranges(
     # Ranges stay asymmetric here; a scheme that wants symmetric activations widens them itself. ONNX Runtime's
     # percentile method is symmetric unless told otherwise, which would waste half of every ReLU's codes.
     options: dict[str, Any] = {"symmetric": False}
-    if method == "entropy":
-        # ONNX Runtime's default of 128 bins for 128 quantized ones leaves nothing to choose: no range could shrink.
-        options |= {"num_bins": 2048, "num_quantized_bins": 128}
+    # Entropy keeps ONNX Runtime's 128 bins: they hardly clip and so stay close to min-max. With 2,048 bins it clips so hard
+    # that on 8 photographs EfficientNet-Lite0's int8 CAMs fall from CC 0.998 to 0.933 against f32's.
     name = model.graph.input[0].name
     with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder, quiet_quantizer():
         source = Path(folder) / "model.onnx"
