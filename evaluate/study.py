@@ -102,6 +102,8 @@ class Study:
         self._saliency = saliency
         self.options = options
         self._clock = StageClock()
+        # A shard holds whole batches: a smaller one would cut the batch that was asked for.
+        self._shard_size = -(-SHARD_SIZE // options.batch_size) * options.batch_size
         ids = [bundle.model_id for bundle in bundles]
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
@@ -147,7 +149,7 @@ class Study:
             "saliency": None if self._saliency is None else self._saliency.fingerprint,
             "options": self.options.to_json(),
             "device": device,
-            "shard_size": SHARD_SIZE,
+            "shard_size": self._shard_size,
             "cpu_features": machine.cpu_features(),
             "versions": machine.versions(),
         }
@@ -186,7 +188,8 @@ class Study:
         if self._anew:
             self._delete_results()
             self._write_run(complete=False)
-        shards = [self._images[start : start + SHARD_SIZE] for start in range(0, len(self._images), SHARD_SIZE)]
+        size = self._shard_size
+        shards = [self._images[start : start + size] for start in range(0, len(self._images), size)]
         todo = [index for index in range(len(shards)) if not self._part(index).exists()]
         if len(todo) < len(shards):
             console.note(f"{len(shards) - len(todo)} of {len(shards)} shards are done already; going on")

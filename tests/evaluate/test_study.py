@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
 ):
     monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
     images = find_images(photographs)
-    whole = finish(make(tiny_bundle, images, tmp_path / "whole"))
+    whole = finish(make(tiny_bundle, images, tmp_path / "whole", batch_size=2))
 
     real, calls = Study._run_shard, []
 
@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
         real(self, index, *arguments)
 
     monkeypatch.setattr(Study, "_run_shard", interrupted)
-    study = make(tiny_bundle, images, tmp_path / "out")
+    study = make(tiny_bundle, images, tmp_path / "out", batch_size=2)
     study.prepare("cpu", force=False)
     with pytest.raises(KeyboardInterrupt):
         study.run()
@@ -153,7 +153,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is False
 
     monkeypatch.setattr(Study, "_run_shard", real)
-    resumed = finish(make(tiny_bundle, images, tmp_path / "out"))
+    resumed = finish(make(tiny_bundle, images, tmp_path / "out", batch_size=2))
     assert comparable(resumed) == comparable(whole)
     maps = [pq.read_table(tmp_path / folder / MAPS).to_pylist() for folder in ("whole", "out")]
     assert maps[0] == maps[1]
@@ -301,7 +301,7 @@ def test_parts_that_vanished_are_not_a_complete_run(tiny_bundle, photographs, tm
             self._part(0).unlink()
 
     monkeypatch.setattr(Study, "_run_shard", vanishing)
-    study = make(tiny_bundle, find_images(photographs), tmp_path / "out")
+    study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=2)
     study.prepare("cpu", force=False)
     with pytest.raises(QcamError, match=r"1 of 6 parts .* are gone"):
         study.run()
