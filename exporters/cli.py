@@ -128,8 +128,8 @@ def main(
 ) -> None:
     """Export each MODEL to a bundle: float and quantized ONNX files with the CAM layer as an extra output.
 
-    MODEL is vgg16, resnet50, densenet121, mobilenet_v2, squeezenet1_0, squeezenet1_1 or efficientnet_b0 (torchvision),
-    efficientnet_lite0 (embedded, the default), or timm:NAME.
+    MODEL is vgg16, resnet50, densenet121, mobilenet_v2, squeezenet1_0, squeezenet1_1 efficientnet_b0 or another classifier of
+    torchvision, efficientnet_lite0 (embedded, the default), or timm:NAME.
     """
     if resize is not None and resize != "squash" and not resize.isdecimal():
         raise QcamError(f"--resize {resize}: give a whole number of pixels, or squash")

@@ -122,7 +122,7 @@ def _release_logits(model: onnx.ModelProto) -> None:
     becomes a float Conv. Class maps that are pooled into logits (SqueezeNet) keep their codes.
     """
     graph = Graph(model)
-    fixed = graph.constants()
+    fixed = graph.fixed
     pairs: list[tuple[onnx.NodeProto, onnx.NodeProto]] = []
     names = [graph.outputs[0]]
     while names:

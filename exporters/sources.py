@@ -21,7 +21,8 @@ from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.exporters.weights import hash_parameters, load_strictly, read_state_dict, zip_in_order
 
-#: torchvision models by name → default CAM layer (torch module path; empty: the last feature map of the graph).
+#: The study's torchvision models by name → default CAM layer (torch module path; empty: the last feature map of the graph,
+#: as for all others of torchvision).
 TORCHVISION_MODELS = {
     "vgg16": "features.29",  # the last ReLU, before the last pooling
     "resnet50": "layer4",
@@ -64,30 +65,39 @@ def load_model(name: str, weights: str | None) -> LoadedModel:
     """Build a model and load its weights.
 
     Args:
-        name: A torchvision study model, `efficientnet_lite0`, or `timm:NAME`.
+        name: A classifier of torchvision, `efficientnet_lite0`, or `timm:NAME`.
         weights: Name of the weights, path of a state dict, `random:SEED`, or None for the model's default.
 
     Raises:
         QcamError: If the model or its weights are unknown, cannot be fetched, or do not fit.
     """
-    if name in TORCHVISION_MODELS:
+    if name in TORCHVISION_MODELS or name in _torchvision_names():
         return _torchvision(name, weights)
     if name == LITE0:
         return _lite0(weights)
     if name.startswith("timm:"):
         return _timm(name, weights)
     known = ", ".join([LITE0, *TORCHVISION_MODELS])
-    raise QcamError(f"model {name!r} is unknown; choose one of {known}, or timm:NAME for any CNN of timm")
+    raise QcamError(f"model {name!r} is unknown; choose {known}, another of torchvision, or timm:NAME for any CNN of timm")
+
+
+def _torchvision_names() -> list[str]:
+    """Return the names of torchvision's image classifiers."""
+    from torchvision import models  # type: ignore[import-untyped,unused-ignore]
+
+    names: list[str] = models.list_models(module=models)
+    return names
 
 
 def _torchvision(name: str, weights: str | None) -> LoadedModel:
     from torchvision import models  # type: ignore[import-untyped,unused-ignore]
 
     choices = models.get_model_weights(name)
-    named = weights or DEFAULT_WEIGHTS
+    default = DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in choices.__members__ else choices.DEFAULT.name
+    named = weights or default
     local = _local(weights)
     seed = _seed(weights)
-    metadata = choices[DEFAULT_WEIGHTS]
+    metadata = choices[default]
     if local is None and seed is None:
         if named not in choices.__members__:
             raise QcamError(
@@ -115,7 +125,7 @@ def _torchvision(name: str, weights: str | None) -> LoadedModel:
         std=tuple(reference.std),
         interpolation=str(reference.interpolation.value),
     )
-    return _loaded(name, "torchvision", module, preprocessing, weights or DEFAULT_WEIGHTS, TORCHVISION_MODELS[name])
+    return _loaded(name, "torchvision", module, preprocessing, weights or default, TORCHVISION_MODELS.get(name, ""))
 
 
 def _lite0(weights: str | None) -> LoadedModel:

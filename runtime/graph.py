@@ -135,9 +135,10 @@ class Graph:
                         todo.append(output)
         return seen
 
-    def constants(self) -> set[str]:
+    @cached_property
+    def fixed(self) -> frozenset[str]:
         """Return the tensors whose value does not depend on the graph's input."""
-        return {*self.initializers, *self.producer} - self.downstream(self.input)
+        return frozenset({*self.initializers, *self.producer} - self.downstream(self.input))
 
     def tail(self, tap: str, logits: str) -> Tail:
         """Cut the graph at a tap.
@@ -156,7 +157,7 @@ class Graph:
         if logits not in after:
             raise QcamError(f"the logits do not depend on tensor {tap}; choose another CAM layer")
         needed = self.upstream([logits], stop=[tap]) & after
-        constants = self.constants()
+        constants = self.fixed
         nodes = [node for node in self.model.graph.node if any(output in needed for output in node.output)]
         others: dict[str, str] = {}
         for node in nodes:

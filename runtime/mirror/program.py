@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,19 @@ from onnx import numpy_helper
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import PrecisionEntry, Tap
+from qcam.runtime.fusion import PASSING_OPERATORS, Group, find_groups, quantized_tensors, source_label
 from qcam.runtime.graph import Graph
-from qcam.runtime.mirror.registry import resolve
+from qcam.runtime.kernels import KERNELS, KernelFamily
+from qcam.runtime.mirror import integer
+from qcam.runtime.mirror.integer.kernel import Setting
+from qcam.runtime.mirror.registry import Resolved, resolve
 
-#: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates.
-ARITHMETICS = ("fake_quant",)
+#: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
+#: kernels compute, code for code.
+ARITHMETICS = ("fake_quant", "integer")
+
+#: Sees the codes of a tensor as they are computed (name, codes as float32) and may return others to go on with.
+Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -39,14 +48,86 @@ class MirrorOutputs:
 
 @dataclass(frozen=True)
 class _Step:
-    """One node, ready to run."""
+    """One operation, ready to run.
+
+    Attributes:
+        compute: The function.
+        attributes: Its keyword arguments.
+        inputs: Names of its arguments; empty for one left out.
+        outputs: Names of its results.
+        label: For messages.
+        done_with: Values that nothing reads behind it.
+    """
 
     compute: Callable[..., Any]
     attributes: dict[str, Any]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     label: str
-    done_with: tuple[str, ...]
+    done_with: tuple[str, ...] = ()
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The exact value, with the gradient of its float simulation."""
+
+    @staticmethod
+    def forward(ctx: Any, simulated: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+        return exact.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], None
+
+
+class _Program:
+    """Steps that compute some tensors from others, and the constants they read."""
+
+    def __init__(self, steps: Sequence[_Step], wanted: Iterable[str], constants: dict[str, torch.Tensor]) -> None:
+        """Keep what is needed.
+
+        Args:
+            steps: In an order in which they can run.
+            wanted: The results.
+            constants: Values that steps may read.
+        """
+        keep = set(wanted)
+        needed = set(keep)
+        used: list[_Step] = []
+        for step in reversed(steps):
+            if needed.intersection(step.outputs):
+                used.append(step)
+                needed.update(step.inputs)
+        self.steps = _with_deaths(used[::-1], keep | set(constants))
+        read = {name for step in self.steps for name in step.inputs} | keep
+        self.constants = {name: value for name, value in constants.items() if name in read}
+
+    def run(
+        self,
+        values: dict[str, torch.Tensor],
+        place: Callable[[torch.Tensor], torch.Tensor],
+        observe: Observer | None = None,
+        observed: frozenset[str] = frozenset(),
+    ) -> dict[str, torch.Tensor]:
+        """Compute the steps; values that nothing reads any more are dropped on the way."""
+        constants = self.constants
+        for step in self.steps:
+            arguments = [None if not name else values[name] if name in values else constants[name] for name in step.inputs]
+            try:
+                result = step.compute(*arguments, **step.attributes)
+            except RuntimeError as error:
+                raise QcamError(f"the mirror cannot compute {step.label}: {str(error).splitlines()[0]}") from error
+            results = result if isinstance(result, tuple) else (result,)
+            if any(step.outputs[len(results) :]):
+                raise QcamError(f"the mirror computes only the first {len(results)} outputs of {step.label}")
+            for name, value in zip(step.outputs, results, strict=False):
+                values[name] = place(value)
+                if observe is not None and name in observed:
+                    other = observe(name, values[name])
+                    if other is not None:
+                        values[name] = other
+            for name in step.done_with:
+                values.pop(name, None)
+        return values
 
 
 class Mirror:
@@ -55,10 +136,19 @@ class Mirror:
     Attributes:
         entry: The precision.
         device: Where it computes.
+        arithmetic: One of `ARITHMETICS`.
+        family: The kernel family whose arithmetic `integer` follows.
+        groups: What it computes as one integer kernel each; empty for `fake_quant`.
+        quantized: Names of all tensors of codes that the logits or the tap depend on, in graph order.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, entry: PrecisionEntry, device: str = "cpu", arithmetic: str = "fake_quant"
+        self,
+        model: onnx.ModelProto,
+        entry: PrecisionEntry,
+        device: str = "cpu",
+        arithmetic: str = "fake_quant",
+        family: KernelFamily = KERNELS["vnni"],
     ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
 
@@ -67,6 +157,7 @@ class Mirror:
             entry: The precision, with its tap.
             device: PyTorch device.
             arithmetic: One of `ARITHMETICS`.
+            family: Kernel family, for `integer`.
 
         Raises:
             QcamError: If the arithmetic, an operator, an attribute or a constant's type is unknown, before anything runs.
@@ -75,24 +166,19 @@ class Mirror:
             raise QcamError(f"mirror arithmetic {arithmetic!r} is unknown; choose one of {', '.join(ARITHMETICS)}")
         self.entry = entry
         self.device = torch.device(device)
-        graph = Graph(model)
+        self.arithmetic = arithmetic
+        self.family = family
+        self._graph = graph = Graph(model)
         self._input = graph.input
         opsets = {imported.domain if imported.domain != "ai.onnx" else "": imported.version for imported in model.opset_import}
-        resolved = {id(node): resolve(node, opsets) for node in model.graph.node}  # all of them, before anything runs
-        self._constants = {name: self._constant(name, tensor) for name, tensor in graph.initializers.items()}
-
-        def steps(nodes: Iterable[onnx.NodeProto], keep: Iterable[str]) -> list[_Step]:
-            return _schedule([(node, resolved[id(node)]) for node in nodes], {*keep, *self._constants})
-
-        fixed = graph.constants()
-        folded = [node for node in model.graph.node if all(output in fixed for output in node.output)]
-        with torch.no_grad():
-            self._run(steps(folded, fixed), self._constants)
-        live = [node for node in model.graph.node if node not in folded]
-        needed = graph.upstream([entry.logits, entry.tap.output, *(skip.output for skip in entry.skips)])
+        quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+        rounding = family if arithmetic == "integer" and quantized else None
+        # All of them, before anything runs.
+        self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
+        self.groups: tuple[Group, ...] = ()
+        if arithmetic == "integer":
+            self.groups = find_groups(graph) + find_groups(graph, bits=16)
         taps = [entry.tap.output, *(skip.output for skip in entry.skips)]
-        self._forward = steps((node for node in live if needed.intersection(node.output)), [entry.logits, *taps])
-
         for tap in (entry.tap, *entry.skips):
             _check_tap(graph, tap)
         tail = graph.tail(entry.tap.output, entry.logits)
@@ -104,24 +190,38 @@ class Mirror:
             if any(node.op_type != "DequantizeLinear" for node in readers):
                 raise QcamError(f"the codes of {entry.tap.tensor} are read by something else than DequantizeLinear")
             self._entries = [node.output[0] for node in readers]
-        self._tail = steps((node for node in tail.nodes if node.output[0] not in self._entries), [entry.logits])
-        self._drop_what_no_step_reads()
 
-    def forward(self, images: torch.Tensor | NDArray[np.float32]) -> MirrorOutputs:
+        constants = self._fold()
+        live = [node for node in model.graph.node if any(output not in constants for output in node.output)]
+        self._kernels = self._build_kernels(constants)
+        wanted = [entry.logits, *taps]
+        self._forward = _Program(self._steps(live, straight_through=False), wanted, constants)
+        behind = [node for node in tail.nodes if node.output[0] not in self._entries]
+        self._tail = _Program(self._steps(behind, straight_through=True), [entry.logits], constants)
+        computed = {name for step in self._forward.steps for name in step.outputs}
+        self.quantized = tuple(name for name in quantized_tensors(graph) if name in computed)
+        self._observed = frozenset(self.quantized)
+
+    def forward(self, images: torch.Tensor | NDArray[np.float32], observe: Observer | None = None) -> MirrorOutputs:
         """Run the whole graph, without gradients.
 
         Args:
             images: float32, batch × 3 × height × width, preprocessed.
+            observe: Called with each tensor of `quantized` as it is computed; what it returns, if anything, takes its place.
         """
         with torch.no_grad():
             values = {self._input: torch.as_tensor(images).to(self.device)}
-            values = self._run(self._forward, values)
+            values = self._forward.run(values, self._placed, observe, self._observed)
         entry = self.entry
         return MirrorOutputs(values[entry.logits], values[entry.tap.output], tuple(values[skip.output] for skip in entry.skips))
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Run the whole graph differentiably, by straight-through estimator; returns batch × classes."""
-        return self._run(self._forward, {self._input: images.to(self.device)})[self.entry.logits]
+        return self._whole.run({self._input: images.to(self.device)}, self._placed)[self.entry.logits]
+
+    def source_of(self, tensor: str) -> str:
+        """Name the operator that a tensor of codes, or the logits, come from."""
+        return source_label(self._graph, {group.result: group for group in find_groups(self._graph)}, tensor)
 
     def gradient(
         self,
@@ -144,7 +244,12 @@ class Mirror:
         by_source = {skip.output: value for skip, value in zip(self.entry.skips, skips, strict=True)}
         for read, source in self._skip_reads.items():
             values[read] = by_source[source].detach().to(self.device)
-        logits = self._run(self._tail, values)[self.entry.logits]
+        if self.arithmetic == "integer":  # kernels read codes
+            taps = [(self.entry.tap, leaf.detach()), *((skip, by_source[skip.output].detach()) for skip in self.entry.skips)]
+            for tap, given in taps:
+                if tap.dtype != "float32":
+                    values[tap.output] = (given.to(self.device) / float(np.float32(tap.scale))).round_() + tap.zero_point
+        logits = self._tail.run(values, self._placed)[self.entry.logits]
         chosen = torch.as_tensor(targets, device=self.device).long()
         scores = logits.gather(1, chosen[:, None])
         # Images do not share anything in evaluation mode: the sum's gradient is each image's own.
@@ -161,7 +266,8 @@ class Mirror:
         Returns:
             d logit[target] / d activation at the tap, float32.
         """
-        values = self._run(self._forward, {self._input: images.to(self.device).requires_grad_()})
+        leaf = images.detach().clone().to(self.device).requires_grad_()
+        values = self._whole.run({self._input: leaf}, self._placed)
         tap = self.entry.tap
         scores = values[self.entry.logits].gather(1, targets.to(self.device)[:, None])
         (gradient,) = torch.autograd.grad(scores.sum(), values[tap.output])
@@ -175,23 +281,66 @@ class Mirror:
             return torch.from_numpy(tap.dequantize(values)).to(self.device)
         return (values - tap.zero_point) * torch.tensor(np.float32(tap.scale), device=values.device)
 
-    def _run(self, steps: list[_Step], values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Compute the steps; values that nothing reads any more are dropped on the way."""
-        constants = self._constants
-        for step in steps:
-            arguments = [None if not name else values[name] if name in values else constants[name] for name in step.inputs]
-            try:
-                result = step.compute(*arguments, **step.attributes)
-            except RuntimeError as error:
-                raise QcamError(f"the mirror cannot compute {step.label}: {str(error).splitlines()[0]}") from error
-            results = result if isinstance(result, tuple) else (result,)
-            if any(step.outputs[len(results) :]):
-                raise QcamError(f"the mirror computes only the first {len(results)} outputs of {step.label}")
-            for name, value in zip(step.outputs, results, strict=False):
-                values[name] = self._placed(value)
-            for name in step.done_with:
-                values.pop(name, None)
-        return values
+    @cached_property
+    def _whole(self) -> _Program:
+        """The whole graph, differentiable; made when it is first needed."""
+        constants = self._fold()
+        live = [node for node in self._graph.model.graph.node if any(output not in constants for output in node.output)]
+        wanted = [self.entry.logits, self.entry.tap.output, *(skip.output for skip in self.entry.skips)]
+        return _Program(self._steps(live, straight_through=True), wanted, constants)
+
+    def _fold(self) -> dict[str, torch.Tensor]:
+        """Compute what depends on constants alone."""
+        graph = self._graph
+        constants = {name: self._constant(name, tensor) for name, tensor in graph.initializers.items()}
+        fixed = graph.fixed
+        nodes = [node for node in graph.model.graph.node if all(output in fixed for output in node.output)]
+        steps = [self._step(node) for node in nodes]
+        with torch.no_grad():
+            return constants | _Program(steps, fixed, constants).run({}, self._placed)
+
+    def _build_kernels(self, constants: dict[str, torch.Tensor]) -> dict[str, Callable[..., torch.Tensor]]:
+        """Build the integer kernel of each group; result → kernel."""
+        kernels = {}
+        for group in self.groups:
+            resolved = self._resolved[id(group.node)]
+            names = [codes.tensor for codes in group.inputs if codes is not None]
+            if len(names) < len(group.inputs):
+                names.append(group.node.input[len(group.inputs) - 1])
+            held = {name: constants[name].cpu().numpy() for name in names if name in constants}
+            setting = Setting(group, resolved.attributes, resolved.function, held, self.family, self.device)
+            kernels[group.result] = integer.build(setting)
+        return kernels
+
+    def _steps(self, nodes: Iterable[onnx.NodeProto], *, straight_through: bool) -> list[_Step]:
+        """Put nodes into steps, groups as one each; with their float simulation beside them if gradients shall flow."""
+        last = {id(group.inner[-1] if group.inner else group.node): group for group in self.groups}
+        inside = {id(node) for group in self.groups for node in (group.node, *group.inner)}
+        steps = []
+        for node in nodes:
+            group = last.get(id(node))
+            if group is None:
+                if straight_through or id(node) not in inside:
+                    steps.append(self._step(node))
+                continue
+            operands = tuple(
+                codes.tensor for codes in group.inputs if codes is not None and codes.tensor not in self._graph.fixed
+            )
+            kernel = self._kernels[group.result]
+            if straight_through:
+                simulated = f"{group.result}/simulated"
+                steps.append(replace(self._step(node), outputs=(simulated,)))
+                step = _Step(_exact(kernel), {}, (simulated, *operands), (group.result,), group.label)
+            else:
+                step = _Step(kernel, {}, operands, (group.result,), group.label)
+            others = tuple(group.node.input[1:]) if group.node.op_type in PASSING_OPERATORS else ()
+            steps.append(replace(step, inputs=(*step.inputs, *others)))
+        return steps
+
+    def _step(self, node: onnx.NodeProto) -> _Step:
+        resolved: Resolved = self._resolved[id(node)]
+        label = f"{node.op_type} {node.name or node.output[0]}"
+        return _Step(resolved.function, resolved.attributes, tuple(node.input), tuple(node.output), label)
 
     def _constant(self, name: str, tensor: onnx.TensorProto) -> torch.Tensor:
         try:
@@ -204,11 +353,6 @@ class Mirror:
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         """Put a value where it is read: shapes and axes are read by Python, not by the device."""
         return value if value.dtype == torch.int64 else value.to(self.device)
-
-    def _drop_what_no_step_reads(self) -> None:
-        """Forget constants that only served to compute others (integer weights that were dequantized)."""
-        read = {name for step in (*self._forward, *self._tail) for name in step.inputs}
-        self._constants = {name: value for name, value in self._constants.items() if name in read}
 
 
 def _check_tap(graph: Graph, tap: Tap) -> None:
@@ -224,24 +368,26 @@ def _check_tap(graph: Graph, tap: Tap) -> None:
         raise QcamError(f"bundle.json and the ONNX file disagree on the tap {tap.output}; export the bundle again")
 
 
-def _schedule(nodes: list[tuple[onnx.NodeProto, Any]], keep: set[str]) -> list[_Step]:
-    """Put nodes into steps, each with the values that are dead behind it."""
+def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return a function of the simulated result and the kernel's operands: the exact result with the simulation's gradient."""
+
+    def compute(simulated: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            exact = kernel(*operands)
+        result: torch.Tensor = _StraightThrough.apply(simulated, exact)
+        return result
+
+    return compute
+
+
+def _with_deaths(steps: Sequence[_Step], keep: set[str]) -> list[_Step]:
+    """Add to each step the values that are dead behind it."""
     last_reader: dict[str, int] = {}
-    for index, (node, _) in enumerate(nodes):
-        for name in (*node.input, *node.output):  # an output that nothing reads dies at once
+    for index, step in enumerate(steps):
+        for name in (*step.inputs, *step.outputs):  # an output that nothing reads dies at once
             if name and name not in keep:
                 last_reader[name] = index
     dead: dict[int, list[str]] = {}
     for name, index in last_reader.items():
         dead.setdefault(index, []).append(name)
-    return [
-        _Step(
-            resolved.function,
-            resolved.attributes,
-            tuple(node.input),
-            tuple(node.output),
-            f"{node.op_type} {node.name or node.output[0]}",
-            tuple(dead.get(index, ())),
-        )
-        for index, (node, resolved) in enumerate(nodes)
-    ]
+    return [replace(step, done_with=tuple(dead.get(index, ()))) for index, step in enumerate(steps)]

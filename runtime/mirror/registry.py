@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx
 
 from qcam.common.errors import QcamError
+from qcam.runtime.kernels import KernelFamily
 
 #: Computes an operator: inputs by position (None for one left out), attributes by keyword.
 OperatorFunction = Callable[..., Any]
 
 _REGISTRY: dict[tuple[str, str, int], OperatorFunction] = {}
+_EXACT: dict[tuple[str, str, int], OperatorFunction] = {}
 
 #: Domain of ONNX Runtime's own operators.
 MICROSOFT = "com.microsoft"
@@ -44,24 +47,32 @@ def operator(name: str, versions: tuple[int, ...], domain: str = "") -> Callable
     Raises:
         ValueError: If another function has registered one of the versions.
     """
-
-    def register(function: OperatorFunction) -> OperatorFunction:
-        for version in versions:
-            key = (domain, name, version)
-            if key in _REGISTRY:
-                raise ValueError(f"operator {name} version {version} of domain {domain!r} is registered twice")
-            _REGISTRY[key] = function
-        return function
-
-    return register
+    return _registration(_REGISTRY, name, versions, domain)
 
 
-def resolve(node: onnx.NodeProto, opsets: dict[str, int]) -> Resolved:
+def exact_operator(
+    name: str, versions: tuple[int, ...], domain: str = ""
+) -> Callable[[OperatorFunction], OperatorFunction]:
+    """Register a function that rounds a float operator as ONNX Runtime does; it takes the kernel family as `family`.
+
+    Args:
+        name: ONNX operator type.
+        versions: Each `since_version` whose semantics the function has.
+        domain: Operator set; empty for ONNX's own.
+
+    Raises:
+        ValueError: If another such function has registered one of the versions.
+    """
+    return _registration(_EXACT, name, versions, domain)
+
+
+def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily | None = None) -> Resolved:
     """Find the function of a node.
 
     Args:
         node: The node.
         opsets: Domain → version, as the model imports them.
+        family: The kernel family whose rounding is wanted, where that is known of the operator; None for plain PyTorch.
 
     Raises:
         QcamError: If the operator is unknown in that version, or the node has an attribute the function does not know.
@@ -70,9 +81,13 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int]) -> Resolved:
     version = _since_version(node.op_type, domain, opsets)
     label = f"{node.op_type} (domain {domain or 'ai.onnx'}, version {version})"
     function = _REGISTRY.get((domain, node.op_type, version))
+    exact = None if family is None else _EXACT.get((domain, node.op_type, version))
+    if exact is not None:
+        function = partial(exact, family=family)
     if function is None:
         raise QcamError(f"the mirror has no operator {label}, needed by node {node.name or node.output[0]}")
-    known = {name for name, value in inspect.signature(function).parameters.items() if value.kind is value.KEYWORD_ONLY}
+    parameters = inspect.signature(function).parameters.items()
+    known = {name for name, value in parameters if value.kind is value.KEYWORD_ONLY} - {"family"}
     attributes = {}
     for found in node.attribute:
         if found.name not in known:
@@ -85,6 +100,20 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int]) -> Resolved:
 def registered() -> list[tuple[str, str, int]]:
     """Return every registered (domain, operator, version), sorted."""
     return sorted(_REGISTRY)
+
+
+def _registration(
+    registry: dict[tuple[str, str, int], OperatorFunction], name: str, versions: tuple[int, ...], domain: str
+) -> Callable[[OperatorFunction], OperatorFunction]:
+    def register(function: OperatorFunction) -> OperatorFunction:
+        for version in versions:
+            key = (domain, name, version)
+            if key in registry:
+                raise ValueError(f"operator {name} version {version} of domain {domain!r} is registered twice")
+            registry[key] = function
+        return function
+
+    return register
 
 
 def _since_version(name: str, domain: str, opsets: dict[str, int]) -> int:

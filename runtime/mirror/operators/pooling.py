@@ -27,7 +27,7 @@ def max_pool(
     """Maximum over windows; padding never wins."""
     dilation, stride = dilations or [1, 1], strides or [1, 1]
     window = _window(kernel_shape, dilation)
-    padding = _with_ceil(x, resolve_pads(auto_pad, pads, list(x.shape[2:]), window, stride), window, stride, ceil_mode)
+    padding = with_ceil(x, resolve_pads(auto_pad, pads, list(x.shape[2:]), window, stride), window, stride, ceil_mode)
     if any(padding):
         x = F.pad(x, padding, value=-math.inf)
     return F.max_pool2d(x, kernel_shape, stride=stride, dilation=dilation)
@@ -50,7 +50,7 @@ def average_pool(
         raise QcamError("AveragePool with dilations is not supported")
     window, stride = _window(kernel_shape, [1, 1]), strides or [1, 1]
     explicit = resolve_pads(auto_pad, pads, list(x.shape[2:]), window, stride)
-    padding = _with_ceil(x, explicit, window, stride, ceil_mode)
+    padding = with_ceil(x, explicit, window, stride, ceil_mode)
     if not any(padding):
         return F.avg_pool2d(x, kernel_shape, stride=stride)
     inside = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
@@ -83,7 +83,7 @@ def _window(kernel_shape: list[int], dilation: list[int]) -> list[int]:
     return [(kernel - 1) * step + 1 for kernel, step in zip(kernel_shape, dilation, strict=True)]
 
 
-def _with_ceil(x: torch.Tensor, pads: list[int], window: list[int], stride: list[int], ceil_mode: int) -> list[int]:
+def with_ceil(x: torch.Tensor, pads: list[int], window: list[int], stride: list[int], ceil_mode: int) -> list[int]:
     """Return `F.pad`'s list, with what `ceil_mode` needs behind the end so that the last, partial window fits.
 
     A window that would begin in the padding behind the end is dropped, as in PyTorch and in ONNX Runtime.

@@ -128,8 +128,9 @@ def full_gradient(mirror, batch, targets, tensor):
 
         return watched
 
-    mirror._forward = [
-        replace(step, compute=watch(step.compute)) if tensor in step.outputs else step for step in mirror._forward
+    program = mirror._whole
+    program.steps = [
+        replace(step, compute=watch(step.compute)) if tensor in step.outputs else step for step in program.steps
     ]
     logits = mirror.logits(torch.from_numpy(batch).requires_grad_())
     (gradient,) = torch.autograd.grad(logits.gather(1, torch.tensor(targets)[:, None]).sum(), seen[0])
@@ -264,7 +265,8 @@ def test_dequantize_equals_the_taps_own(dtype):
 
 
 def test_constants_that_nothing_reads_any_more_are_dropped():
-    kept = mirror_of()._constants
+    mirror = mirror_of()
+    kept = mirror._forward.constants | mirror._tail.constants
     assert {"w1", "b1", "w2", "w3", "w4", "b4"} <= set(kept)
     assert not [name for name in kept if name.startswith(("w", "b")) and "_" in name]
     assert all(kept[name].dtype == torch.float32 for name in ("w1", "b1", "w4"))
@@ -272,7 +274,7 @@ def test_constants_that_nothing_reads_any_more_are_dropped():
 
 def test_values_are_freed_but_for_what_is_returned():
     mirror = mirror_of()
-    values = mirror._run(mirror._forward, {"x": torch.from_numpy(images())})
+    values = mirror._forward.run({"x": torch.from_numpy(images())}, mirror._placed)
     assert set(values) == {"logits", "t_q", "s_q"}
 
 
@@ -326,7 +328,8 @@ def test_values_are_freed_on_the_way():
         references.append(weakref.ref(result))
         return result
 
-    mirror._forward = [replace(step, compute=negative) if step.label.startswith("Neg") else step for step in mirror._forward]
+    program = mirror._forward
+    program.steps = [replace(step, compute=negative) if step.label.startswith("Neg") else step for step in program.steps]
     mirror.forward(images())
     assert alive == [0, 1, 1, 1]  # besides the tap, only what the step at work reads
 

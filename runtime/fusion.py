@@ -1,0 +1,309 @@
+"""Fusion: which groups of a QDQ graph ONNX Runtime's CPU provider runs as one integer kernel.
+
+A group is an operator whose inputs come out of DequantizeLinear nodes and whose one output goes into one QuantizeLinear. The
+rules are those of ONNX Runtime's QDQ transformer (core/optimizer/qdq_transformer/selectors_actions), read off the graph; a
+profile of the deployed session tells whether they were right (`disagreements`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from qcam.common.errors import QcamError
+from qcam.runtime.graph import Graph, attribute
+
+#: Operator → the kernel that its group becomes.
+INTEGER_KERNEL_OF = {
+    "Conv": "QLinearConv", "Gemm": "QGemm", "MatMul": "QLinearMatMul", "Add": "QLinearAdd", "Mul": "QLinearMul",
+    "Concat": "QLinearConcat", "AveragePool": "QLinearAveragePool", "GlobalAveragePool": "QLinearGlobalAveragePool",
+    "Sigmoid": "QLinearSigmoid", "LeakyRelu": "QLinearLeakyRelu", "Softmax": "QLinearSoftmax",
+}  # fmt: skip
+#: Operators that work on codes as they are, where scale and zero point are the same before and behind them.
+PASSING_OPERATORS = frozenset(
+    {"MaxPool", "Expand", "Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+)
+#: Operators that may return float32 from integer operands: their kernels have an output without a scale.
+_FLOAT_RESULT = {"Gemm": "QGemm", "MatMul": "MatMulIntegerToFloat"}
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A tensor of integer codes, and what they stand for: (code - zero_point) · scale.
+
+    Attributes:
+        tensor: Its name.
+        scale: float32; one value, or one for each index of `axis`.
+        zero_point: Likewise, of the codes' own type.
+        axis: The axis of a per-channel scale.
+    """
+
+    tensor: str
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.generic]
+    axis: int
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Return the codes' type."""
+        return self.zero_point.dtype
+
+    def same_meaning(self, other: Codes) -> bool:
+        """Tell whether a code stands for the same value in both."""
+        return (
+            self.dtype == other.dtype
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.zero_point, other.zero_point)
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """An operator that runs as one integer kernel.
+
+    Attributes:
+        kernel: The kernel's name.
+        node: The operator.
+        inputs: What it reads, in the operator's order; None where the operator takes a float constant (a bias).
+        output: What it writes; None for float32.
+        result: Name of the tensor that holds the result: the codes, or the float tensor.
+        inner: Nodes between its operands and its result besides itself: a redundant Relu or Clip, the QuantizeLinear.
+    """
+
+    kernel: str
+    node: onnx.NodeProto
+    inputs: tuple[Codes | None, ...]
+    output: Codes | None
+    result: str
+    inner: tuple[onnx.NodeProto, ...]
+
+    @property
+    def label(self) -> str:
+        """Return operator and name, for messages."""
+        return f"{self.node.op_type} {self.node.name or self.result}"
+
+
+def find_groups(graph: Graph, *, bits: int = 8) -> tuple[Group, ...]:
+    """Find the groups that run as integer kernels.
+
+    Args:
+        graph: A QDQ graph.
+        bits: 8 for what ONNX Runtime fuses on CPUs; 16 for what an integer accelerator would run of a 16-bit graph.
+
+    Returns:
+        The groups in graph order.
+    """
+    fixed = graph.fixed
+    found = (_group(graph, node, bits, fixed) for node in graph.model.graph.node)
+    return tuple(group for group in found if group is not None)
+
+
+def disagreements(groups: tuple[Group, ...], graph: Graph, kernels: Mapping[str, str]) -> list[str]:
+    """Hold the groups against what a session really ran.
+
+    Args:
+        groups: From `find_groups`.
+        graph: The graph they were found in.
+        kernels: Node name → kernel, from the session's profile.
+
+    Returns:
+        One sentence for each node where the two differ; empty if they agree.
+    """
+    expected = {group.node.name: group.kernel for group in groups if group.node.name}
+    wrong = []
+    for node in graph.model.graph.node:
+        ran = kernels.get(node.name)
+        if not node.name or ran is None:
+            if node.name in expected and expected[node.name] not in PASSING_OPERATORS and kernels:
+                wrong.append(f"{node.op_type} {node.name}: expected as {expected[node.name]}, not in the profile at all")
+            continue
+        wanted = expected.get(node.name)
+        if wanted in PASSING_OPERATORS or (wanted is None and not is_integer_kernel(ran)):
+            continue
+        if ran != wanted:
+            wrong.append(f"{node.op_type} {node.name}: expected as {wanted or 'a float operator'}, ran as {ran}")
+    return wrong
+
+
+def is_integer_kernel(name: str) -> bool:
+    """Tell whether a kernel of a profile computes on codes."""
+    return name.startswith("QLinear") or name in ("QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
+
+
+def quantized_tensors(graph: Graph) -> tuple[str, ...]:
+    """Return the outputs of all QuantizeLinear nodes that depend on the input, in graph order."""
+    live = graph.downstream(graph.input)
+    quantizers = (node for node in graph.model.graph.node if node.op_type == "QuantizeLinear")
+    return tuple(node.output[0] for node in quantizers if node.output[0] in live)
+
+
+def source_label(graph: Graph, groups: Mapping[str, Group], tensor: str) -> str:
+    """Name the operator that a tensor of codes comes from.
+
+    Args:
+        graph: The graph.
+        groups: Result → group.
+        tensor: A QuantizeLinear's output, or a float result.
+
+    Returns:
+        Operator and node name; for a float island all its operators, the last one first.
+    """
+    if tensor in groups:
+        return groups[tensor].label
+    island: list[onnx.NodeProto] = []
+    seen: set[str] = set()
+    todo = [tensor]
+    while todo:
+        node = graph.producer.get(todo.pop())
+        if node is None or node.op_type == "DequantizeLinear" or node.output[0] in seen:
+            continue
+        seen.add(node.output[0])
+        island.append(node)
+        todo += [name for name in node.input if name]
+    float_nodes = [node for node in island if node.op_type not in ("QuantizeLinear", "Constant")]
+    if not float_nodes:
+        return f"QuantizeLinear {island[0].name or tensor}" if island else tensor
+    operators = "+".join(dict.fromkeys(node.op_type for node in float_nodes))
+    return f"{operators} {float_nodes[0].name or float_nodes[0].output[0]} (float)"
+
+
+def _group(graph: Graph, node: onnx.NodeProto, bits: int, fixed: frozenset[str]) -> Group | None:
+    kernel = INTEGER_KERNEL_OF.get(node.op_type) or (node.op_type if node.op_type in PASSING_OPERATORS else None)
+    if kernel is None or node.domain not in ("", "ai.onnx") or len([name for name in node.output if name]) != 1:
+        return None
+    if node.output[0] in fixed:
+        return None
+    operands = _operands(graph, node, bits)
+    if operands is None:
+        return None
+    inner = _way_to_quantizer(graph, node.output[0])
+    if inner is None:
+        if node.op_type not in _FLOAT_RESULT or graph.quantize_of(node.output[0]) is not None:
+            return None
+        group = Group(_FLOAT_RESULT[node.op_type], node, operands, None, node.output[0], ())
+    else:
+        output = _codes_of_quantizer(graph, inner[-1])
+        if output is None:
+            return None
+        group = Group(kernel, node, operands, output, inner[-1].output[0], inner)
+    return group if _is_fusable(group, fixed) else None
+
+
+def _operands(graph: Graph, node: onnx.NodeProto, bits: int) -> tuple[Codes | None, ...] | None:
+    """Return what the operator reads as codes, or None if it reads something that has no codes."""
+    operands: list[Codes | None] = []
+    for index, name in enumerate(node.input):
+        if not name:
+            continue
+        if index > 0 and node.op_type in PASSING_OPERATORS:  # shapes, axes, indices
+            continue
+        codes = _codes_of_dequantized(graph, name)
+        if codes is None:
+            # A float bias is quantized by ONNX Runtime when it loads the graph, with scale x_scale · w_scale.
+            if node.op_type not in ("Conv", "Gemm") or index != 2 or name not in graph.initializers:
+                return None
+            if graph.initializers[name].data_type != onnx.TensorProto.FLOAT or len(graph.initializers[name].dims) != 1:
+                return None
+        elif codes.dtype.itemsize * 8 != (32 if index == 2 and node.op_type in ("Conv", "Gemm") else bits):
+            return None
+        operands.append(codes)
+    return tuple(operands) if operands else None
+
+
+def _is_fusable(group: Group, fixed: frozenset[str]) -> bool:
+    """Check types and parameters as ONNX Runtime's selectors do."""
+    node, output, activations = group.node, group.output, [codes for codes in group.inputs if codes is not None]
+    first = activations[0]
+    if first.scale.size != 1 or (output is not None and (output.scale.size != 1 or output.dtype != first.dtype)):
+        return False
+    if node.op_type in PASSING_OPERATORS:
+        if node.op_type == "MaxPool" and not first.scale > 0:
+            return False
+        return output is not None and first.same_meaning(output)
+    if node.op_type in ("Conv", "Gemm", "MatMul"):
+        weight = activations[1]
+        if first.dtype.kind == "i" and weight.dtype != first.dtype:
+            return False
+        if node.op_type != "MatMul" and weight.tensor not in fixed:
+            return False  # the mirror lays weights out once
+        if group.inputs[-1] is None and output is None:
+            return False  # a float bias is only quantized on the way to a QuantizeLinear
+        if node.op_type == "Gemm":
+            if any(float(attribute(node, name, 1.0)) != 1.0 for name in ("alpha", "beta")):  # type: ignore[arg-type]
+                return False
+            return not attribute(node, "transA", 0)
+        return True
+    return all(codes.dtype == first.dtype and codes.scale.size == 1 for codes in activations)
+
+
+def _way_to_quantizer(graph: Graph, tensor: str) -> tuple[onnx.NodeProto, ...] | None:
+    """Return the nodes from a tensor to the one QuantizeLinear that reads it, a redundant Relu or Clip included."""
+    way: list[onnx.NodeProto] = []
+    while True:
+        readers = graph.consumers.get(tensor, [])
+        if len(readers) != 1 or tensor in graph.outputs or list(readers[0].input).count(tensor) != 1:
+            return None
+        reader = readers[0]
+        way.append(reader)
+        if reader.op_type == "QuantizeLinear":
+            clips = way[:-1]
+            return tuple(way) if all(_is_redundant(graph, clip, reader) for clip in clips) else None
+        if reader.op_type not in ("Relu", "Clip") or len(way) > 1:
+            return None
+        tensor = reader.output[0]
+
+
+def _is_redundant(graph: Graph, clip: onnx.NodeProto, quantizer: onnx.NodeProto) -> bool:
+    """Tell whether a quantizer's own range already does what a Relu or Clip in front of it does."""
+    codes = _codes_of_quantizer(graph, quantizer)
+    if codes is None or codes.scale.size != 1:
+        return False
+    limits = np.iinfo(codes.dtype.name)
+    zero = int(codes.zero_point)
+    if clip.op_type == "Relu":
+        return zero == limits.min
+    low, high = -np.inf, np.inf
+    try:
+        if len(clip.input) > 1 and clip.input[1]:
+            low = float(graph.array(clip.input[1]))
+        if len(clip.input) > 2 and clip.input[2]:
+            high = float(graph.array(clip.input[2]))
+    except QcamError:  # a limit that is computed
+        return False
+    scale = np.float32(codes.scale)
+    return bool(low <= scale * np.float32(limits.min - zero) and high >= scale * np.float32(limits.max - zero))
+
+
+def _codes_of_dequantized(graph: Graph, tensor: str) -> Codes | None:
+    node = graph.producer.get(tensor)
+    if node is None or node.op_type != "DequantizeLinear" or tensor in graph.outputs:
+        return None
+    return _codes(graph, node, node.input[0])
+
+
+def _codes_of_quantizer(graph: Graph, node: onnx.NodeProto) -> Codes | None:
+    return _codes(graph, node, node.output[0])
+
+
+def _codes(graph: Graph, node: onnx.NodeProto, tensor: str) -> Codes | None:
+    if attribute(node, "block_size", 0):
+        return None
+    try:
+        scale = graph.array(node.input[1]).astype(np.float32, copy=False)
+        if len(node.input) > 2 and node.input[2]:
+            zero_point = graph.array(node.input[2])
+        elif tensor in graph.initializers:
+            zero_point = np.zeros((), graph.array(tensor).dtype)
+        else:
+            zero_point = np.zeros((), np.uint8)
+    except QcamError:  # scales that are computed while the graph runs
+        return None
+    if zero_point.dtype.kind not in "iu":
+        return None
+    if scale.size == 1:
+        scale, zero_point = scale.reshape(()), zero_point.reshape(-1)[:1].reshape(())
+    return Codes(tensor, scale, zero_point, int(attribute(node, "axis", 1)))  # type: ignore[call-overload]

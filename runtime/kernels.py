@@ -1,0 +1,58 @@
+"""Kernel families: what the integer kernels of ONNX Runtime's CPU provider compute depends on the processor.
+
+The same file gives other codes on another processor. Three arithmetics cover the CPU provider; each was matched code for code
+against the real kernels (docs/fidelity.md). A family names an arithmetic, not an instruction set: SSE and AVX kernels without
+AVX2 compute what VNNI computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qcam.common.errors import QcamError
+
+
+@dataclass(frozen=True)
+class KernelFamily:
+    """One arithmetic of the integer kernels.
+
+    Attributes:
+        name: vnni, avx2 or arm64.
+        pairs_saturate: Products of unsigned activations and signed weights are added in pairs into 16 bits, which saturates.
+        fixed_point_add: QLinearAdd multiplies by fixed-point ratios and rounds half up.
+        fused_batch_norm: Float BatchNormalization multiplies and adds in one rounding.
+        wraps_lowest_weight: A weight of -128 overflows on members of the family that lack the dot-product instructions.
+    """
+
+    name: str
+    pairs_saturate: bool = False
+    fixed_point_add: bool = False
+    fused_batch_norm: bool = False
+    wraps_lowest_weight: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+#: The families, by name; the first computes exact sums.
+KERNELS = {
+    family.name: family
+    for family in (
+        KernelFamily("vnni"),
+        KernelFamily("avx2", pairs_saturate=True),
+        KernelFamily("arm64", fixed_point_add=True, fused_batch_norm=True, wraps_lowest_weight=True),
+    )
+}
+#: What a probe answers when the processor fits no family.
+UNKNOWN = "unknown"
+
+
+def kernel_family(name: str) -> KernelFamily:
+    """Return a family by its name.
+
+    Raises:
+        QcamError: If there is none of that name.
+    """
+    if name not in KERNELS:
+        raise QcamError(f"kernel family {name!r} is unknown; choose one of {', '.join(KERNELS)}")
+    return KERNELS[name]

@@ -1,0 +1,126 @@
+"""Exact integer sums of products by float arithmetic.
+
+Float32 adds whole numbers exactly as long as no partial sum reaches 2^24, whatever the order. The bound is known from the
+weights: with x - zp in [low, high], no partial sum of a channel leaves [-(P·|low| + N·high), P·high + N·|low|], P and N being
+the sums of its positive and negative weights. Where one convolution could leave it, the input channels are cut into parts
+that cannot; where that is impossible, float64 serves (exact to 2^53).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qcam.runtime.mirror.integer.kernel import EXACT
+
+#: Computes the sums of products of (input, weight, bias or None).
+Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+class ExactSum:
+    """A linear operator on whole numbers, with exact results."""
+
+    def __init__(
+        self,
+        weight: NDArray[Any],
+        bias: NDArray[np.int64] | None,
+        low: int,
+        high: int,
+        product: Product,
+        device: torch.device,
+        *,
+        cuttable: bool,
+    ) -> None:
+        """Choose how to add.
+
+        Args:
+            weight: outputs × inputs (× window), whole numbers, zero points subtracted.
+            bias: One whole number per output, or None.
+            low: Smallest value of x - zp.
+            high: Largest value.
+            product: The operator in floating point.
+            device: Where it computes.
+            cuttable: Whether the inputs may be cut along axis 1 (no groups).
+        """
+        self._product = product
+        # Other devices may multiply in reduced precision or by transforms (Winograd): there float64, rounded, is safe.
+        cuts = _cuts(weight, low, high) if device.type == "cpu" else None
+        if cuts is not None and len(cuts) > 1 and not cuttable:
+            cuts = None
+        kind = torch.float64 if cuts is None else torch.float32
+        self._parts = [
+            (cut, torch.from_numpy(np.ascontiguousarray(weight[:, cut])).to(device, kind))
+            for cut in (cuts or [slice(0, weight.shape[1])])
+        ]
+        bounds = [_bound(weight[:, cut], low, high) for cut, _ in self._parts]
+        largest_bias = 0 if bias is None else int(np.abs(bias).max(initial=0))
+        #: No sum can reach 2^24.
+        self._small = kind == torch.float32 and sum(bounds) + largest_bias < EXACT
+        #: One addition of two exact numbers: rounded once, as wanted, without float64.
+        self._two = kind == torch.float32 and len(bounds) == 2 and bounds[0] + largest_bias < EXACT
+        self._bias = self._wide_bias = None
+        if bias is not None and bias.any():
+            self._bias = torch.from_numpy(np.array(bias)).to(device, torch.float32)
+            self._wide_bias = torch.from_numpy(np.array(bias)).to(device, torch.float64)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the sums rounded once to float32, as the kernels convert their int32 accumulators.
+
+        Args:
+            x: Whole numbers in [low, high], float32.
+        """
+        if self._two and not self._small:
+            (first, weight), (second, other) = self._parts
+            return self._product(x[:, first], weight, self._bias).add_(self._product(x[:, second], other, None))
+        return self.rounded(self.exact(x))
+
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the exact sums: float32 where they stay below 2^24, else float64."""
+        if self._small and len(self._parts) == 1:
+            return self._product(x, self._parts[0][1], self._bias)
+        total: torch.Tensor | None = None
+        for cut, weight in self._parts:
+            part = x if len(self._parts) == 1 else x[:, cut]
+            sums = self._product(part.to(weight.dtype), weight, None).to(torch.float64)
+            total = sums if total is None else total.add_(sums)
+        assert total is not None
+        if self._parts[0][1].dtype == torch.float64:
+            total.round_()
+        if self._wide_bias is not None:
+            total.add_(self._wide_bias.reshape(-1, *[1] * (total.dim() - 2)))
+        return total
+
+    @staticmethod
+    def rounded(total: torch.Tensor) -> torch.Tensor:
+        """Return sums as float32, by way of the kernels' int32 accumulators."""
+        if total.dtype == torch.float32:
+            return total
+        return total.to(torch.int64).to(torch.int32).to(torch.float32)
+
+
+def _cuts(weight: NDArray[Any], low: int, high: int) -> list[slice] | None:
+    """Cut the inputs into as few equal parts as keep every partial sum below 2^24; None if that takes too many."""
+    inputs = weight.shape[1]
+    for count in (1, 2, 3, 4, 6, 8, 12, 16):
+        if count > inputs:
+            return None
+        edges = [round(index * inputs / count) for index in range(count + 1)]
+        parts = [slice(start, stop) for start, stop in pairwise(edges)]
+        if all(_bound(weight[:, part], low, high) < EXACT for part in parts):
+            return parts
+    return None
+
+
+def _bound(weight: NDArray[Any], low: int, high: int) -> int:
+    """Return the largest magnitude that any partial sum of any output can reach."""
+    axes = tuple(range(1, weight.ndim))
+    total = weight.sum(axis=axes, dtype=np.int64)
+    magnitude = np.abs(weight).sum(axis=axes, dtype=np.int64)
+    positive, negative = (magnitude + total) // 2, (magnitude - total) // 2
+    up, down = max(high, 0), max(-low, 0)
+    return int(np.maximum(positive * up + negative * down, positive * down + negative * up).max(initial=0))

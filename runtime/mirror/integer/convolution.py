@@ -1,0 +1,142 @@
+"""QLinearConv: exact int32 sums, then one multiplication in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from qcam.common.errors import QcamError
+from qcam.runtime.fusion import Codes
+from qcam.runtime.mirror.integer.accumulate import ExactSum
+from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, multipliers, requantize
+from qcam.runtime.mirror.integer.saturation import Saturation, saturable_pairs
+from qcam.runtime.mirror.operators.padding import resolve_pads, split_pads
+
+
+@kernel("Conv")
+def conv(setting: Setting) -> Kernel:
+    """rne(clamp(f32(acc) · mult, lo - zp, hi - zp)) + zp, acc = sum (x - x_zp)(w - w_zp) + bias.
+
+    Mult = (f32(x_scale) · w_scale) / y_scale, per output channel.
+    """
+    attributes, (x, w), output = setting.attributes, setting.inputs[:2], setting.output
+    raw = setting.constant(1)
+    if raw is None or raw.ndim != 4:
+        raise QcamError(f"the mirror's QLinearConv needs a constant weight of 4 dimensions, at {setting.group.label}")
+    groups = int(attributes.get("group", 1))
+    stride = list(attributes.get("strides") or [1, 1])
+    dilation = list(attributes.get("dilations") or [1, 1])
+    window = [(size - 1) * step + 1 for size, step in zip(raw.shape[2:], dilation, strict=True)]
+    zero = int(x.zero_point)
+
+    def padding(x: torch.Tensor) -> list[int]:
+        pads = attributes.get("pads")
+        return resolve_pads(attributes.get("auto_pad", "NOTSET"), pads, list(x.shape[2:]), window, stride)
+
+    def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        explicit, symmetric = split_pads(padding(x))
+        if explicit:
+            x = F.pad(x, explicit)
+        return F.conv2d(x, weight, bias, stride=stride, padding=symmetric, dilation=dilation, groups=groups)
+
+    low, high = limits(x)
+    weight = centred(raw, w)
+    sums = ExactSum(weight, bias_codes(setting), low - zero, high - zero, convolve, setting.device, cuttable=groups == 1)
+    multiplier = setting.tensor(np.broadcast_to(multipliers(x, w, output), raw.shape[:1])).reshape(-1, 1, 1)
+    saturation = saturation_of(setting, raw, groups) if not _is_depthwise(raw, groups) else None
+    shift = -low  # signed codes are flipped to unsigned ones first, where pairs saturate
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        steps = codes - zero if zero else codes
+        if saturation is None:
+            total = sums(steps)
+        else:
+            exact = sums.exact(steps)
+            top, left, bottom, right = padding(codes)
+            padded = F.pad(codes + shift if shift else codes, [left, right, top, bottom], value=float(zero + shift))
+            total = sums.rounded(_saturated(exact, padded, saturation, stride, dilation))
+        return requantize(total.mul_(multiplier), output)
+
+    return run
+
+
+def centred(raw: NDArray[Any], codes: Codes) -> NDArray[np.int16]:
+    """Return 8-bit codes less their zero point."""
+    zero = codes.zero_point.astype(np.int16)
+    if zero.size > 1:
+        shape = [1] * raw.ndim
+        shape[codes.axis] = -1
+        zero = zero.reshape(shape)
+    centred: NDArray[np.int16] = raw.astype(np.int16) - zero
+    return centred
+
+
+def bias_codes(setting: Setting) -> NDArray[np.int64] | None:
+    """Return the int32 bias codes; a float bias is quantized as ONNX Runtime does, in steps of x_scale · w_scale."""
+    group = setting.group
+    if len(group.inputs) < 3:
+        return None
+    bias = group.inputs[2]
+    if bias is not None:
+        codes = setting.constants.get(bias.tensor)
+        if codes is None:
+            raise QcamError(f"the mirror needs a constant bias, at {group.label}")
+        stored: NDArray[np.int64] = codes.astype(np.int64)
+        return stored
+    values = setting.constants[group.node.input[2]]
+    x, w = setting.inputs[:2]
+    steps = np.rint(values / (x.scale * w.scale))
+    quantized: NDArray[np.int64] = np.clip(steps, -(2**31), 2**31 - 1).astype(np.int64)
+    return quantized
+
+
+def saturation_of(setting: Setting, raw: NDArray[Any], groups: int = 1) -> Saturation | None:
+    """Return what saturation changes at a weight (outputs × inputs × rows × columns), or None if it cannot change anything."""
+    if not setting.family.pairs_saturate or setting.inputs[1].dtype != np.int8:
+        return None
+    pairs = saturable_pairs(raw.astype(np.int16), groups)
+    return Saturation(pairs, setting.device) if len(pairs) else None
+
+
+def _is_depthwise(raw: NDArray[Any], groups: int) -> bool:
+    """Tell whether each channel has its own single filter: that kernel does not add in pairs."""
+    return groups > 1 and raw.shape[1] == 1 and raw.shape[0] == groups
+
+
+def _saturated(
+    exact: torch.Tensor, padded: torch.Tensor, saturation: Saturation, stride: list[int], dilation: list[int]
+) -> torch.Tensor:
+    """Add the difference that saturation makes.
+
+    Args:
+        exact: batch × outputs × rows × columns.
+        padded: Raw codes as unsigned numbers, padded with the zero point.
+        saturation: The pairs.
+        stride: Of the convolution.
+        dilation: Of the convolution.
+    """
+    rows = saturation.rows
+    largest = padded.amax(dim=(0, 2, 3))[torch.from_numpy(rows[:, 0]).to(padded.device)]
+    if not saturation.reaches(largest):
+        return exact
+    batch, outputs, height, width = exact.shape
+    sums = exact.permute(0, 2, 3, 1).reshape(-1, outputs)  # a copy
+    places = height * width
+    for image in range(batch):  # one at a time: the planes of a wide layer are large
+        planes = torch.empty((len(rows), height, width), dtype=padded.dtype, device=padded.device)
+        for row, column in np.unique(rows[:, 1:], axis=0):
+            at = np.flatnonzero((rows[:, 1] == row) & (rows[:, 2] == column))
+            top, left = int(row) * dilation[0], int(column) * dilation[1]
+            view = padded[
+                image,
+                :,
+                top : top + (height - 1) * stride[0] + 1 : stride[0],
+                left : left + (width - 1) * stride[1] + 1 : stride[1],
+            ]
+            planes[torch.from_numpy(at).to(padded.device)] = view[torch.from_numpy(rows[at, 0]).to(padded.device)]
+        saturation.add_to(sums[image * places : (image + 1) * places], planes.reshape(len(rows), -1))
+    return sums.reshape(batch, height, width, outputs).permute(0, 3, 1, 2)

@@ -1,0 +1,150 @@
+"""QLinearAdd, QLinearMul, QLinearSigmoid, QLinearLeakyRelu: every answer computed once, then looked up.
+
+With 8-bit operands a unary operator has 256 answers and a binary one 65,536. Computing them when the kernel is built keeps
+the arithmetic in one plain formula, and makes the run itself one lookup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qcam.runtime.fusion import Codes
+from qcam.runtime.mirror.integer.kernel import (
+    Kernel,
+    Setting,
+    all_codes,
+    dequantize_codes,
+    fused_multiply_add,
+    kernel,
+    limits,
+    lookup,
+    quantize_values,
+)
+
+_F32 = np.float32
+
+# Coefficients of the rational approximation of the logistic function in Eigen and MLAS, on [-18, 18]: p(x) / q(x) + 1/2.
+_LOGISTIC_NUMERATOR = (
+    4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05, 8.51377133304701e-03, 2.48287947061529e-01,
+)  # fmt: skip
+_LOGISTIC_DENOMINATOR = (
+    6.10247389755681e-13, 5.76102136993427e-09, 6.29106785017040e-06, 1.70198817374094e-03, 1.16817656904453e-01,
+    9.93151921023180e-01,
+)  # fmt: skip
+
+
+@kernel("Add")
+def add(setting: Setting) -> Kernel:
+    """clamp(rne(fma(a, a_s/y_s, fma(b, b_s/y_s, y_zp - (a_s/y_s · a_zp + b_s/y_s · b_zp))))); on ARM64 fixed point."""
+    a, b = setting.inputs
+    compute = _fixed_point_sum if setting.family.fixed_point_add else _float_sum
+    return _binary(setting, lambda x, y: compute(x, y, a, b, setting.output))
+
+
+@kernel("Mul")
+def multiply(setting: Setting) -> Kernel:
+    """clamp(rne(f32((a - a_zp)(b - b_zp)) · ((a_s · b_s) / y_s) + y_zp)): the zero point is added before rounding."""
+    (a, b), output = setting.inputs, setting.output
+    ratio = (a.scale * b.scale) / output.scale
+
+    def compute(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
+        steps = ((x - int(a.zero_point)) * (y - int(b.zero_point))).astype(_F32) * ratio + _F32(output.zero_point)
+        return _rounded(steps, output)
+
+    return _binary(setting, compute)
+
+
+@kernel("Sigmoid")
+def sigmoid(setting: Setting) -> Kernel:
+    """A table of quantize(logistic(dequantize(code)))."""
+    (x,) = setting.inputs
+    values = logistic(dequantize_codes(all_codes(x), x))
+    return lookup(setting.tensor(quantize_values(values, setting.output)), limits(x)[0])
+
+
+@kernel("LeakyRelu")
+def leaky_relu(setting: Setting) -> Kernel:
+    """A table of quantize(leaky_relu(dequantize(code)))."""
+    (x,) = setting.inputs
+    values = dequantize_codes(all_codes(x), x)
+    slope = _F32(setting.attributes.get("alpha", 0.01))
+    return lookup(setting.tensor(quantize_values(np.where(values >= 0, values, values * slope), setting.output)), limits(x)[0])
+
+
+def logistic(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 1 / (1 + exp(-x)) as ONNX Runtime approximates it: a rational function, every step a fused multiply-add.
+
+    Args:
+        x: float32.
+
+    Returns:
+        float32 in [0, 1].
+    """
+    x = np.clip(x, _F32(-18), _F32(18))
+    square = x * x
+
+    def polynomial(coefficients: tuple[float, ...]) -> NDArray[np.float32]:
+        total = np.full_like(x, _F32(coefficients[0]))
+        for coefficient in coefficients[1:]:
+            total = fused_multiply_add(total, square, _F32(coefficient))
+        return total
+
+    ratio = (polynomial(_LOGISTIC_NUMERATOR) * x) / polynomial(_LOGISTIC_DENOMINATOR)
+    result: NDArray[np.float32] = np.clip(ratio + _F32(0.5), _F32(0), _F32(1))
+    return result
+
+
+def _float_sum(
+    x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes
+) -> NDArray[np.float32]:
+    left, right = a.scale / output.scale, b.scale / output.scale
+    offset = _F32(output.zero_point) - (left * _F32(a.zero_point) + right * _F32(b.zero_point))
+    return _rounded(fused_multiply_add(x, left, fused_multiply_add(y, right, offset)), output)
+
+
+def _fixed_point_sum(
+    x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes
+) -> NDArray[np.float32]:
+    """The ratios as integers of 21 fractional bits below the larger one; rounded half away from zero."""
+    left, right = a.scale / output.scale, b.scale / output.scale
+    smallest, largest = min(left, right), max(left, right)
+    if not (smallest >= 2.0**-14 and largest < 2.0**8):
+        return _float_sum(x, y, a, b, output)
+    shift = 21 - int(np.floor(np.log2(np.float64(largest))))
+    first, second = (int(np.rint(np.ldexp(np.float64(ratio), shift))) for ratio in (left, right))
+    total = (x - int(a.zero_point)) * first + (y - int(b.zero_point)) * second
+    total = total - (total < 0)
+    codes = ((total + (1 << (shift - 1))) >> shift) + int(output.zero_point)
+    return _rounded(codes.astype(_F32), output)
+
+
+def _rounded(values: NDArray[np.float32], output: Codes) -> NDArray[np.float32]:
+    low, high = limits(output)
+    rounded: NDArray[np.float32] = np.clip(np.rint(values), low, high).astype(_F32)
+    return rounded
+
+
+def _binary(setting: Setting, compute: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]) -> Kernel:
+    """Build the kernel of two operands, either of which may be a constant; shapes broadcast."""
+    a, b = setting.inputs
+    table = setting.tensor(compute(all_codes(a)[:, None], all_codes(b)[None, :]).reshape(-1))
+    low_a, low_b = limits(a)[0], limits(b)[0]
+    columns = 256
+    held = [setting.constant(0), setting.constant(1)]
+    constants = [None if value is None else setting.tensor(value.astype(np.float32)) for value in held]
+    offset = low_a * columns + low_b
+
+    def run(*codes: torch.Tensor) -> torch.Tensor:
+        rest = iter(codes)
+        x, y = (next(rest) if constant is None else constant for constant in constants)
+        index = torch.add(y, x, alpha=columns)
+        if offset:
+            index = index - offset
+        return table.take(index.to(torch.int64))
+
+    return run

@@ -1,0 +1,79 @@
+"""Float operators between integer ones, rounded as ONNX Runtime rounds them.
+
+Only what a following QuantizeLinear can tell apart has a place here; other float operators are the mirror's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from qcam.common.errors import QcamError
+from qcam.runtime.kernels import KernelFamily
+from qcam.runtime.mirror.integer.elementwise import logistic
+from qcam.runtime.mirror.registry import exact_operator
+
+
+@exact_operator("BatchNormalization", versions=(9, 14, 15))
+def batch_normalization(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    training_mode: int = 0,
+    family: KernelFamily,
+) -> torch.Tensor:
+    """X · s + (bias - mean · s), s = (1 / sqrt(variance + epsilon)) · scale, each step rounded to float32.
+
+    On ARM64 the reciprocal square root is rounded once, and so are the multiplication and addition together.
+    """
+    if training_mode:
+        raise QcamError("BatchNormalization in training mode is not supported; export the model in evaluation mode")
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    # The square root in float64, rounded: PyTorch's own in float32 is not always correctly rounded.
+    shifted = (variance + float(np.float32(epsilon))).double().sqrt()
+    inverse = shifted.reciprocal().float() if family.fused_batch_norm else shifted.float().reciprocal()
+    factor = inverse * scale
+    offset = (bias - mean * factor).reshape(shape)
+    factor = factor.reshape(shape)
+    if family.fused_batch_norm:
+        fused: torch.Tensor = (x.double() * factor.double() + offset.double()).float()
+        return fused
+    result: torch.Tensor = x * factor + offset
+    return result
+
+
+@exact_operator("ReduceMean", versions=(1, 11, 13, 18))
+def reduce_mean(
+    x: torch.Tensor,
+    axes_input: torch.Tensor | None = None,
+    *,
+    axes: list[int] | None = None,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+    family: KernelFamily,
+) -> torch.Tensor:
+    """Arithmetic mean over axes, in float64, rounded."""
+    named = axes_input.tolist() if axes_input is not None else list(axes or [])
+    if not named and noop_with_empty_axes:
+        return x
+    chosen = [int(axis) for axis in named] if named else list(range(x.dim()))
+    return x.double().mean(dim=chosen, keepdim=bool(keepdims)).float()
+
+
+@exact_operator("GlobalAveragePool", versions=(1, 22))
+def global_average_pool(x: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
+    """Mean over all positions of each channel, in float64, rounded."""
+    return x.double().mean(dim=tuple(range(2, x.dim())), keepdim=True).float()
+
+
+@exact_operator("Sigmoid", versions=(6, 13))
+def sigmoid(x: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
+    """The logistic function as ONNX Runtime approximates it; its gradient is the true one's."""
+    value = torch.sigmoid(x)
+    approximated = torch.from_numpy(logistic(x.detach().cpu().numpy())).to(x.device)
+    return value + (approximated - value).detach() if x.requires_grad else approximated

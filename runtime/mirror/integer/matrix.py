@@ -1,0 +1,92 @@
+"""QGemm, QLinearMatMul and MatMulIntegerToFloat: exact int32 sums, then one multiplication in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from qcam.common.errors import QcamError
+from qcam.runtime.mirror.integer.accumulate import ExactSum
+from qcam.runtime.mirror.integer.convolution import bias_codes, centred, saturation_of
+from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, multipliers, requantize
+
+
+@kernel("Gemm")
+def gemm(setting: Setting) -> Kernel:
+    """As QLinearConv; without an output scale f32(acc) · (a_scale · b_scale), float32."""
+    raw = setting.constant(1)
+    if raw is None or raw.ndim != 2:
+        raise QcamError(f"the mirror's QGemm needs a constant matrix, at {setting.group.label}")
+    (a, b), output = setting.inputs[:2], setting.group.output
+    weight = centred(raw, b)
+    if not setting.attributes.get("transB", 0):
+        raw, weight = raw.T, weight.T
+    zero = int(a.zero_point)
+    low, high = limits(a)
+    sums = ExactSum(
+        np.ascontiguousarray(weight), bias_codes(setting), low - zero, high - zero, F.linear, setting.device, cuttable=True
+    )
+    multiplier = setting.tensor(np.broadcast_to(multipliers(a, b, output), raw.shape[:1]))
+    saturation = saturation_of(setting, raw[:, :, None, None])
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        steps = codes - zero if zero else codes
+        if saturation is None:
+            total = sums(steps)
+        else:
+            exact = sums.exact(steps)
+            planes = (codes - low if low else codes).T[torch.from_numpy(saturation.rows[:, 0]).to(codes.device)]
+            if saturation.reaches(planes.amax(dim=1)):
+                saturation.add_to(exact, planes)
+            total = sums.rounded(exact)
+        scaled = total * multiplier
+        return scaled if output is None else requantize(scaled, output)
+
+    return run
+
+
+@kernel("MatMul")
+def matmul(setting: Setting) -> Kernel:
+    """As QLinearConv without bias; operands may both be activations, batched like numpy.matmul."""
+    a, b = setting.inputs[:2]
+    output = setting.group.output
+    constants = [setting.constant(0), setting.constant(1)]
+    raw = constants[1]
+    multiplier = setting.tensor(np.asarray(multipliers(a, b, output)))  # per column, if at all
+    if raw is not None and raw.ndim == 2 and constants[0] is None:
+        weight = np.ascontiguousarray(centred(raw, b).T)
+        zero = int(a.zero_point)
+        low, high = limits(a)
+        sums = ExactSum(weight, None, low - zero, high - zero, F.linear, setting.device, cuttable=False)
+        saturation = saturation_of(setting, np.ascontiguousarray(raw.T)[:, :, None, None])
+
+        def run_constant(codes: torch.Tensor) -> torch.Tensor:
+            steps = codes - zero if zero else codes
+            if saturation is None:
+                total = sums(steps)
+            else:
+                flat = sums.exact(steps).reshape(-1, weight.shape[0])
+                planes = (codes - low if low else codes).reshape(-1, weight.shape[1]).T
+                planes = planes[torch.from_numpy(saturation.rows[:, 0]).to(codes.device)]
+                if saturation.reaches(planes.amax(dim=1)):
+                    saturation.add_to(flat, planes)
+                total = sums.rounded(flat).reshape(*codes.shape[:-1], weight.shape[0])
+            scaled = total * multiplier
+            return scaled if output is None else requantize(scaled, output)
+
+        return run_constant
+    if b.scale.size != 1:
+        raise QcamError(f"the mirror's QLinearMatMul of two activations takes one scale each, at {setting.group.label}")
+    if setting.family.pairs_saturate and b.dtype == np.int8:
+        raise QcamError(f"the mirror does not know how {setting.family} multiplies two activations, at {setting.group.label}")
+    held = [None if value is None else setting.tensor(value.astype(np.float64)) for value in constants]
+
+    def run(*codes: torch.Tensor) -> torch.Tensor:
+        rest = iter(codes)
+        left, right = (next(rest).double() if value is None else value for value in held)
+        total = torch.matmul(left - int(a.zero_point), right - int(b.zero_point)).round_()
+        scaled = ExactSum.rounded(total) * multiplier
+        return scaled if output is None else requantize(scaled, output)
+
+    return run

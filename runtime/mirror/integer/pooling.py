@@ -1,0 +1,69 @@
+"""QLinearAveragePool and QLinearGlobalAveragePool."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from qcam.common.errors import QcamError
+from qcam.runtime.mirror.integer.kernel import EXACT, Kernel, Setting, kernel, limits, requantize
+from qcam.runtime.mirror.operators.padding import resolve_pads
+from qcam.runtime.mirror.operators.pooling import with_ceil
+
+
+@kernel("AveragePool")
+def average_pool(setting: Setting) -> Kernel:
+    """clamp(rne(f32 mean / y_scale + y_zp)): the values are dequantized and added row by row in float32."""
+    (x,), output, attributes = setting.inputs, setting.output, setting.attributes
+    window = list(attributes["kernel_shape"])
+    if len(window) != 2 or set(attributes.get("dilations") or [1]) != {1}:
+        raise QcamError(f"the mirror's QLinearAveragePool takes plain windows of images only, at {setting.group.label}")
+    stride = list(attributes.get("strides") or [1, 1])
+    include = bool(attributes.get("count_include_pad", 0))
+    zero, scale = int(x.zero_point), float(x.scale)
+    step, offset = float(output.scale), int(output.zero_point)
+    low, high = limits(output)
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        size = list(codes.shape[2:])
+        explicit = resolve_pads(attributes.get("auto_pad", "NOTSET"), attributes.get("pads"), size, window, stride)
+        padding = with_ceil(codes, explicit, window, stride, int(attributes.get("ceil_mode", 0)))
+        values = (codes - zero).mul_(scale)
+        inside = torch.ones((1, 1, *size), dtype=values.dtype, device=values.device)
+        if include:
+            top, left, bottom, right = explicit
+            inside = F.pad(inside, [left, right, top, bottom], value=1.0)
+            of_inside = [padding[0] - left, padding[1] - right, padding[2] - top, padding[3] - bottom]
+        else:
+            of_inside = padding
+        values, inside = F.pad(values, padding), F.pad(inside, of_inside)
+        height = (values.shape[2] - window[0]) // stride[0] + 1
+        width = (values.shape[3] - window[1]) // stride[1] + 1
+        total = torch.zeros((*values.shape[:2], height, width), dtype=values.dtype, device=values.device)
+        count = torch.zeros((1, 1, height, width), dtype=values.dtype, device=values.device)
+        for row in range(window[0]):
+            for column in range(window[1]):
+                rows = slice(row, row + (height - 1) * stride[0] + 1, stride[0])
+                columns = slice(column, column + (width - 1) * stride[1] + 1, stride[1])
+                total += values[:, :, rows, columns]
+                count += inside[:, :, rows, columns]
+        return total.div_(count).div_(step).add_(offset).round_().clamp_(low, high)
+
+    return run
+
+
+@kernel("GlobalAveragePool")
+def global_average_pool(setting: Setting) -> Kernel:
+    """rne(clamp(f32(acc) · mult)) + zp, acc = sum (x - x_zp), mult = x_scale / (y_scale · positions) in float32."""
+    (x,), output = setting.inputs, setting.output
+    zero = int(x.zero_point)
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        axes = tuple(range(2, codes.dim()))
+        positions = int(np.prod(codes.shape[2:]))
+        multiplier = x.scale / (output.scale * np.float32(positions))
+        wide = codes.double() if positions * 255 >= EXACT else codes
+        return requantize((wide - zero).sum(dim=axes, keepdim=True).float().mul_(float(multiplier)), output)
+
+    return run
