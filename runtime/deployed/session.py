@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
+from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, explain_not_loaded, require_provider
 from qcam.runtime.graph import COMPUTE_OPERATORS
@@ -64,17 +65,32 @@ class DeployedModel:
         placement: Which kernels run where, from a profiled run of one blank image.
     """
 
-    def __init__(self, bundle: Bundle, precision: str, settings: SessionSettings) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str,
+        settings: SessionSettings,
+        *,
+        file: Path | None = None,
+        entry: PrecisionEntry | None = None,
+    ) -> None:
         """Make the session and prove that it is what was asked for.
+
+        Args:
+            bundle: The bundle.
+            precision: The precision.
+            settings: How sessions are made.
+            file: Another ONNX file to run in its place.
+            entry: What that file's outputs mean, where they differ from the bundle's.
 
         Raises:
             QcamError: If the provider cannot be had, cannot run this file, or runs only a part of it.
         """
-        self.entry: PrecisionEntry = bundle.precision(precision)
-        self._path = bundle.path(precision)
+        self.entry: PrecisionEntry = entry or bundle.precision(precision)
+        self._path = file or bundle.path(precision)
         self._settings = settings
         _refuse_what_cannot_work(self.entry, settings)
-        _refuse_external_weights(self._path)
+        nodes = _read_nodes(self._path)
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
         fallback = self._open()
         self._input = self._session.get_inputs()[0].name
@@ -86,7 +102,8 @@ class DeployedModel:
         if blank.logits.ndim != 2 or blank.logits.shape[1] != len(bundle.classes):
             raise QcamError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
         with self._folder:
-            self.placement: Placement = read_profile(Path(self._session.end_profiling()), self._compute_nodes, fallback)
+            profile = Path(self._session.end_profiling())
+            self.placement: Placement = read_profile(profile, self._compute_nodes, fallback, nodes)
 
     def run(self, images: NDArray[np.float32]) -> DeployedOutputs:
         """Run one batch of any size.
@@ -97,23 +114,28 @@ class DeployedModel:
         Raises:
             QcamError: If the provider fails while running (out of memory, a kernel that is missing).
         """
+        values = self.values(images, self._outputs)
+        return DeployedOutputs(values[0], values[1], tuple(values[2:]))
+
+    def values(self, images: NDArray[np.float32], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Run one batch and return the named graph outputs; arguments and errors as in `run`."""
         try:
             if self._bind:
                 binding = self._session.io_binding()
                 binding.bind_cpu_input(self._input, images)
-                for name in self._outputs:
+                for name in outputs:
                     binding.bind_output(name, "cpu")
                 self._session.run_with_iobinding(binding)
-                values = binding.copy_outputs_to_cpu()
+                values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
             else:
-                values = self._session.run(self._outputs, {self._input: images})
+                values = self._session.run(list(outputs), {self._input: images})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             reason = str(error).splitlines()[0]
             raise QcamError(
                 f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {reason}; "
                 "try a smaller --batch-size"
             ) from error
-        return DeployedOutputs(values[0], values[1], tuple(values[2:]))
+        return values
 
     def batches(self, images: NDArray[np.float32], size: int) -> Iterator[DeployedOutputs]:
         """Run many images in batches of at most `size`; the last one may be smaller."""
@@ -192,14 +214,19 @@ class DeployedModel:
         return elsewhere
 
 
-def _refuse_external_weights(path: Path) -> None:
-    """Refuse weights in other files: the manifest's fingerprint does not cover them, and they may lead anywhere."""
+def _read_nodes(path: Path) -> FileNodes | None:
+    """Index the file's nodes; None if it is no ONNX file, which ONNX Runtime says better.
+
+    Raises:
+        QcamError: If weights lie in other files: the manifest's fingerprint does not cover them, and they may lead anywhere.
+    """
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception:  # no ONNX file at all: ONNX Runtime says so better
-        return
+    except Exception:  # the parser's exceptions share no base class
+        return None
     if any(tensor.external_data for tensor in model.graph.initializer):
         raise QcamError(f"{path} keeps weights in other files; a bundle's ONNX files hold theirs inside")
+    return FileNodes(model)
 
 
 def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -> None:

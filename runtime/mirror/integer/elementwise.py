@@ -40,7 +40,7 @@ _LOGISTIC_DENOMINATOR = (
 
 @kernel("Add")
 def add(setting: Setting) -> Kernel:
-    """clamp(rne(fma(a, a_s/y_s, fma(b, b_s/y_s, y_zp - (a_s/y_s · a_zp + b_s/y_s · b_zp))))); on ARM64 fixed point."""
+    """clamp(rne(fma(a, a_s/y_s, fma(b, b_s/y_s, y_zp - fma(a_s/y_s, a_zp, b_s/y_s · b_zp))))); on ARM64 fixed point."""
     a, b = setting.inputs
     compute = _fixed_point_sum if setting.family.fixed_point_add else _float_sum
     return _binary(setting, lambda x, y: compute(x, y, a, b, setting.output))
@@ -103,7 +103,7 @@ def _float_sum(
     x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes
 ) -> NDArray[np.float32]:
     left, right = a.scale / output.scale, b.scale / output.scale
-    offset = _F32(output.zero_point) - (left * _F32(a.zero_point) + right * _F32(b.zero_point))
+    offset = _F32(output.zero_point) - fused_multiply_add(left, _F32(a.zero_point), right * _F32(b.zero_point))
     return _rounded(fused_multiply_add(x, left, fused_multiply_add(y, right, offset)), output)
 
 

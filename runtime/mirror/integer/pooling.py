@@ -31,13 +31,7 @@ def average_pool(setting: Setting) -> Kernel:
         padding = with_ceil(codes, explicit, window, stride, int(attributes.get("ceil_mode", 0)))
         values = (codes - zero).mul_(scale)
         inside = torch.ones((1, 1, *size), dtype=values.dtype, device=values.device)
-        if include:
-            top, left, bottom, right = explicit
-            inside = F.pad(inside, [left, right, top, bottom], value=1.0)
-            of_inside = [padding[0] - left, padding[1] - right, padding[2] - top, padding[3] - bottom]
-        else:
-            of_inside = padding
-        values, inside = F.pad(values, padding), F.pad(inside, of_inside)
+        values, inside = F.pad(values, padding), F.pad(inside, padding)
         height = (values.shape[2] - window[0]) // stride[0] + 1
         width = (values.shape[3] - window[1]) // stride[1] + 1
         total = torch.zeros((*values.shape[:2], height, width), dtype=values.dtype, device=values.device)
@@ -48,6 +42,8 @@ def average_pool(setting: Setting) -> Kernel:
                 columns = slice(column, column + (width - 1) * stride[1] + 1, stride[1])
                 total += values[:, :, rows, columns]
                 count += inside[:, :, rows, columns]
+        if include:  # the whole window, even where it reaches behind the padding because of ceil_mode
+            count = torch.full_like(count, window[0] * window[1])
         return total.div_(count).div_(step).add_(offset).round_().clamp_(low, high)
 
     return run

@@ -1,0 +1,134 @@
+"""A deployed run that hands out every quantized tensor besides logits and tap, and files that no bundle describes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from qcam.common.errors import QcamError
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, read_onnx
+from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
+from qcam.runtime.graph import Graph
+
+_CODE_TYPES = ("uint8", "int8", "uint16", "int16")
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What one batch gave, with everything exposed.
+
+    Attributes:
+        outputs: Logits, tap and skips of the file as it is deployed.
+        codes: Tensor name → integer codes.
+        undisturbed: Whether exposing the tensors left logits and tap as they are, bit for bit.
+    """
+
+    outputs: DeployedOutputs
+    codes: dict[str, NDArray[Any]]
+    undisturbed: bool
+
+
+class InspectedModel:
+    """A deployed session, and beside it a second one of the same file with every quantized tensor as an output.
+
+    Exposing a QuantizeLinear's output keeps every integer kernel, so the second session computes what the first does; whether
+    it really did is checked on every batch.
+
+    Attributes:
+        deployed: The session as users run it.
+        tensors: Names of the tensors of codes that can be looked at, in the order asked for.
+        missing: Names that were asked for and that the file does not have.
+        taps: The tap and the skip tensors, with the file's own scales.
+        provider: Short name of the execution provider.
+    """
+
+    def __init__(
+        self, bundle: Bundle, precision: str, settings: SessionSettings, tensors: Sequence[str], file: Path | None = None
+    ) -> None:
+        """Open both sessions.
+
+        Args:
+            bundle: The bundle.
+            precision: The precision.
+            settings: How sessions are made.
+            tensors: Names of the tensors of codes.
+            file: Another ONNX file to judge in the precision's place.
+
+        Raises:
+            QcamError: If a session cannot be had, or the other file lacks the tap or the logits.
+        """
+        model = read_onnx(file or bundle.path(precision))
+        entry = bundle.precision(precision)
+        if file is not None:
+            entry = _entry_of(model, entry, file)
+        graph = Graph(model)
+        known = [name for name in tensors if name in graph.producer and name not in graph.fixed]
+        self.missing = tuple(name for name in tensors if name not in known)
+        self.tensors = tuple(known)
+        with tempfile.TemporaryDirectory(prefix="qcam-inspect-") as folder:
+            plain = Path(folder) / "plain.onnx"
+            needed = [tap.output for tap in (entry.tap, *entry.skips) if tap.output not in graph.outputs]
+            if file is not None:  # the tap may have to be exposed even for the plain run
+                plain.write_bytes(exposed(model, needed).SerializeToString())
+            self.deployed = DeployedModel(bundle, precision, settings, file=plain if file else None, entry=entry)
+            self.taps = self.deployed.taps
+            self.provider = settings.provider
+            self._everything: DeployedModel | None = None
+            if known:
+                opened = Path(folder) / "opened.onnx"
+                opened.write_bytes(exposed(model, [*needed, *known]).SerializeToString())
+                self._everything = DeployedModel(bundle, precision, settings, file=opened, entry=entry)
+
+    def run(self, images: NDArray[np.float32]) -> Inspected:
+        """Run one batch.
+
+        Args:
+            images: float32, batch × 3 × height × width, preprocessed.
+
+        Raises:
+            QcamError: If the provider fails.
+        """
+        outputs = self.deployed.run(images)
+        if self._everything is None:
+            return Inspected(outputs, {}, True)
+        entry = self._everything.entry
+        values = self._everything.values(images, [entry.logits, entry.tap.output, *self.tensors])
+        undisturbed = np.array_equal(values[0], outputs.logits) and np.array_equal(values[1], outputs.tap)
+        return Inspected(outputs, dict(zip(self.tensors, values[2:], strict=True)), undisturbed)
+
+
+def exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy of a model with further outputs."""
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    present = {output.name for output in model.graph.output}
+    for name in dict.fromkeys(names):
+        if name not in present:
+            opened.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    return opened
+
+
+def _entry_of(model: onnx.ModelProto, entry: PrecisionEntry, file: Path) -> PrecisionEntry:
+    """Describe another file's outputs: the bundle's names, the file's own scales."""
+    graph = Graph(model)
+    logits = entry.logits if entry.logits in graph.outputs else graph.outputs[0]
+
+    def own(tap: Tap) -> Tap:
+        node = graph.producer.get(tap.output)
+        if node is None:
+            raise QcamError(f"{file} has no tensor {tap.output}, which carries the CAM layer; name it so, or export it anew")
+        if node.op_type != "QuantizeLinear":
+            return tap
+        scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2]) if len(node.input) > 2 else np.uint8(0)
+        if scale.size != 1 or str(zero_point.dtype) not in _CODE_TYPES:
+            raise QcamError(f"{file} quantizes {tap.tensor} per channel or to {zero_point.dtype}; a tap needs one scale")
+        return Tap(node.input[0], tap.output, str(zero_point.dtype), float(scale), int(zero_point))
+
+    return replace(entry, logits=logits, tap=own(entry.tap), skips=tuple(own(skip) for skip in entry.skips))
