@@ -1,6 +1,6 @@
 """How far simulation is from deployment, and one CPU from another: the tables of docs/fidelity.md.
 
-    python benchmarks/fidelity.py [BUNDLE]... [--images N] [--kernel vnni --kernel avx2 --kernel arm64] [--output docs/fidelity.md]
+    python benchmarks/fidelity.py [BUNDLE]... [--images N] [--kernel vnni|avx2|arm64]... [--output docs/fidelity.md]
 
 Each bundle's int8 file runs on the real kernels of each family (natively or under qemu, see `make emulators`) with every
 quantized tensor exposed; both arithmetics of the mirror are held against that. Without BUNDLE, the study's models and four
@@ -81,7 +81,8 @@ def _exported(name: str, weights: str | None) -> Bundle:
 
 def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) -> dict[str, Any]:
     """Measure one bundle, or read what an earlier run of the same versions measured."""
-    key = fingerprint({"bundle": bundle.fingerprint, "images": count, "versions": machine.versions(), "families": list(families)})
+    what = {"bundle": bundle.fingerprint, "images": count, "versions": machine.versions(), "families": list(families)}
+    key = fingerprint(what)
     stored = BUILD / f"{bundle.folder.name}-{key[:12]}.json"
     if stored.is_file():
         value: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
@@ -135,7 +136,7 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
         "rows": rows,
         "between": between,
         "gradients": gradients,
-        "native": probe_kernels().family,
+        "native": probe_kernels().name,
         "versions": machine.versions(),
     }
     write_atomically(stored, readable_json(record))
@@ -200,35 +201,36 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
         "",
         "## Simulation against deployment",
         "",
-        "`codes`: share of equal codes over all quantized tensors, the mirror running from the photograph on. `logits`: images whose "
-        "logits are equal bit for bit; the relative error beside it. `CAM CC`: simulated CAM against deployed CAM, mean (minimum).",
+        "Codes: share of equal codes, the mirror running from the photograph on. Logits: images whose logits are equal bit for "
+        "bit, and the relative error. CAM CC: simulated CAM against deployed CAM, mean (minimum).",
         "",
-        "| model | weights | arithmetic | kernels | codes at tap | codes, all tensors | codes compared | logits equal | logit error "
-        "| top-1 | CAM CC |",
+        "| model | weights | arithmetic | kernels | codes at tap | codes, all tensors | codes compared | logits equal "
+        "| logit error | top-1 | CAM CC |",
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for record in records:
         for row in record["rows"]:
             note = " ¹" if row["float_logits"] else ""
             lines.append(
-                f"| {record['model']} | {'trained' if record['trained'] else 'seeded'} | {row['arithmetic']} | {row['kernel']} "
-                f"| {_share(row['tap'])} | {_share(row['codes'])} | {row['elements'] / 1e6:.0f} M | {_share(row['logits'])}{note} "
-                f"| {row['logit_error']:.1e} | {_share(row['top1'])} | {_cc(row)} |"
+                f"| {_model(record)} | {row['arithmetic']} | {row['kernel']} | {_share(row['tap'])} | {_share(row['codes'])} "
+                f"| {row['elements'] / 1e6:.0f} M | {_share(row['logits'])}{note} | {row['logit_error']:.1e} "
+                f"| {_share(row['top1'])} | {_cc(row)} |"
             )
     lines += [
         "",
         "¹ The last operator is a float one (a mean behind the last quantized tensor): equal within float32 rounding.",
         "",
     ]
-    inexact = [(record, row) for record in records for row in record["rows"] if row["arithmetic"] == "integer" and row["codes"] < 1]
+    exact = [(record, row) for record in records for row in record["rows"] if row["arithmetic"] == "integer"]
+    inexact = [(record, row) for record, row in exact if row["codes"] < 1]
     if inexact:
         lines += ["Where `integer` falls short, the first operator that differs when fed with the deployed codes:", ""]
         lines += [
-            f"- {record['model']} on {row['kernel']}: {row['first']}, {row['different_codes']} of {row['elements']} codes differ"
+            f"- {record['model']} on {row['kernel']}: {row['first']}; {row['different_codes']:,} of {row['elements']:,} differ"
             for record, row in inexact
         ]
     else:
-        compared = sum(row["elements"] for record in records for row in record["rows"] if row["arithmetic"] == "integer")
+        compared = sum(row["elements"] for _, row in exact)
         lines.append(f"`integer` differs in none of {compared:,} codes.")
     lines += [
         "",
@@ -240,8 +242,8 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
     for record in records:
         for row in record["between"]:
             lines.append(
-                f"| {record['model']} | {'trained' if record['trained'] else 'seeded'} | {row['kernel']} | {_share(row['tap'])} "
-                f"| {_share(row['codes'])} | {_share(row['top1'])} | {_cc(row)} |"
+                f"| {_model(record)} | {row['kernel']} | {_share(row['tap'])} | {_share(row['codes'])} | {_share(row['top1'])} "
+                f"| {_cc(row)} |"
             )
     lines += [
         "",
@@ -258,6 +260,10 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
             f"| {record['model']} | {values['equal']} of {values['images']} | {values['largest_relative_difference']:.1e} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _model(record: dict[str, Any]) -> str:
+    return f"{record['model']} | {'trained' if record['trained'] else 'seeded'}"
 
 
 def _share(value: float | None) -> str:

@@ -22,9 +22,9 @@ EXACT_SUMS = {"session.x64quantprecision": "1"}
 
 def where_to_run(family: str) -> tuple[str, dict[str, str]]:
     """Return which kernels show a family's arithmetic here (a name of `emulation`), with session configuration entries."""
-    if probe_kernels().family == family:
+    if probe_kernels().name == family:
         return NATIVE, {}
-    if family == "vnni" and probe_kernels(EXACT_SUMS).family == "vnni":
+    if family == "vnni" and probe_kernels(EXACT_SUMS).name == "vnni":
         return NATIVE, EXACT_SUMS
     return family, {}
 

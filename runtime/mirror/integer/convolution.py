@@ -48,7 +48,6 @@ def conv(setting: Setting) -> Kernel:
     sums = ExactSum(weight, bias_codes(setting), low - zero, high - zero, convolve, setting.device, cuttable=groups == 1)
     multiplier = setting.tensor(np.broadcast_to(multipliers(x, w, output), raw.shape[:1])).reshape(-1, 1, 1)
     saturation = saturation_of(setting, raw, groups) if not _is_depthwise(raw, groups) else None
-    shift = -low  # signed codes are flipped to unsigned ones first, where pairs saturate
 
     def run(codes: torch.Tensor) -> torch.Tensor:
         steps = codes - zero if zero else codes
@@ -57,7 +56,7 @@ def conv(setting: Setting) -> Kernel:
         else:
             exact = sums.exact(steps)
             top, left, bottom, right = padding(codes)
-            padded = F.pad(codes + shift if shift else codes, [left, right, top, bottom], value=float(zero + shift))
+            padded = F.pad(codes, [left, right, top, bottom], value=float(zero))
             total = sums.rounded(_saturated(exact, padded, saturation, stride, dilation))
         return requantize(total.mul_(multiplier), output)
 
@@ -96,7 +95,9 @@ def bias_codes(setting: Setting) -> NDArray[np.int64] | None:
 
 def saturation_of(setting: Setting, raw: NDArray[Any], groups: int = 1) -> Saturation | None:
     """Return what saturation changes at a weight (outputs × inputs × rows × columns), or None if it cannot change anything."""
-    if not setting.family.pairs_saturate or setting.inputs[1].dtype != np.int8:
+    x, w = setting.inputs[:2]
+    # Signed activations and unsigned weights go through kernels that widen to 16 bits first.
+    if not setting.family.pairs_saturate or x.dtype != np.uint8 or w.dtype != np.int8:
         return None
     pairs = saturable_pairs(raw.astype(np.int16), groups)
     return Saturation(pairs, setting.device) if len(pairs) else None
@@ -114,7 +115,7 @@ def _saturated(
 
     Args:
         exact: batch × outputs × rows × columns.
-        padded: Raw codes as unsigned numbers, padded with the zero point.
+        padded: Raw codes (unsigned), padded with the zero point.
         saturation: The pairs.
         stride: Of the convolution.
         dilation: Of the convolution.
@@ -124,7 +125,8 @@ def _saturated(
     if not saturation.reaches(largest):
         return exact
     batch, outputs, height, width = exact.shape
-    sums = exact.permute(0, 2, 3, 1).reshape(-1, outputs)  # a copy
+    sums = torch.empty((batch * height * width, outputs), dtype=exact.dtype, device=exact.device)
+    sums.view(batch, height, width, outputs).copy_(exact.permute(0, 2, 3, 1))
     places = height * width
     for image in range(batch):  # one at a time: the planes of a wide layer are large
         planes = torch.empty((len(rows), height, width), dtype=padded.dtype, device=padded.device)

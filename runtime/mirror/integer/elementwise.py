@@ -48,13 +48,18 @@ def add(setting: Setting) -> Kernel:
 
 @kernel("Mul")
 def multiply(setting: Setting) -> Kernel:
-    """clamp(rne(f32((a - a_zp)(b - b_zp)) · ((a_s · b_s) / y_s) + y_zp)): the zero point is added before rounding."""
+    """clamp(rne(f32((a - a_zp)(b - b_zp)) · ((a_s · b_s) / y_s) + y_zp)): the zero point is added before rounding.
+
+    On ARM64 multiplied and added in one rounding.
+    """
     (a, b), output = setting.inputs, setting.output
     ratio = (a.scale * b.scale) / output.scale
+    offset = _F32(output.zero_point)
 
     def compute(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
-        steps = ((x - int(a.zero_point)) * (y - int(b.zero_point))).astype(_F32) * ratio + _F32(output.zero_point)
-        return _rounded(steps, output)
+        products = ((x - int(a.zero_point)) * (y - int(b.zero_point))).astype(_F32)
+        fused = setting.family.fused_batch_norm  # the same instruction
+        return _rounded(fused_multiply_add(products, ratio, offset) if fused else products * ratio + offset, output)
 
     return _binary(setting, compute)
 

@@ -36,7 +36,7 @@ def gemm(setting: Setting) -> Kernel:
             total = sums(steps)
         else:
             exact = sums.exact(steps)
-            planes = (codes - low if low else codes).T[torch.from_numpy(saturation.rows[:, 0]).to(codes.device)]
+            planes = codes.T[torch.from_numpy(saturation.rows[:, 0]).to(codes.device)]
             if saturation.reaches(planes.amax(dim=1)):
                 saturation.add_to(exact, planes)
             total = sums.rounded(exact)
@@ -67,7 +67,7 @@ def matmul(setting: Setting) -> Kernel:
                 total = sums(steps)
             else:
                 flat = sums.exact(steps).reshape(-1, weight.shape[0])
-                planes = (codes - low if low else codes).reshape(-1, weight.shape[1]).T
+                planes = codes.reshape(-1, weight.shape[1]).T
                 planes = planes[torch.from_numpy(saturation.rows[:, 0]).to(codes.device)]
                 if saturation.reaches(planes.amax(dim=1)):
                     saturation.add_to(flat, planes)
@@ -78,8 +78,10 @@ def matmul(setting: Setting) -> Kernel:
         return run_constant
     if b.scale.size != 1:
         raise QcamError(f"the mirror's QLinearMatMul of two activations takes one scale each, at {setting.group.label}")
-    if setting.family.pairs_saturate and b.dtype == np.int8:
-        raise QcamError(f"the mirror does not know how {setting.family} multiplies two activations, at {setting.group.label}")
+    if setting.family.pairs_saturate and (a.dtype, b.dtype) == (np.uint8, np.int8):
+        raise QcamError(
+            f"the mirror does not know how {setting.family} multiplies unsigned by signed activations, at {setting.group.label}"
+        )
     held = [None if value is None else setting.tensor(value.astype(np.float64)) for value in constants]
 
     def run(*codes: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,10 @@ from qcam.runtime.mirror.operators.pooling import with_ceil
 
 @kernel("AveragePool")
 def average_pool(setting: Setting) -> Kernel:
-    """clamp(rne(f32 mean / y_scale + y_zp)): the values are dequantized and added row by row in float32."""
+    """clamp(rne(f32 mean / y_scale + y_zp)): the values are dequantized and added row by row in float32.
+
+    A window that covers the whole image is a global pool, to ONNX Runtime too.
+    """
     (x,), output, attributes = setting.inputs, setting.output, setting.attributes
     window = list(attributes["kernel_shape"])
     if len(window) != 2 or set(attributes.get("dilations") or [1]) != {1}:
@@ -24,10 +29,13 @@ def average_pool(setting: Setting) -> Kernel:
     zero, scale = int(x.zero_point), float(x.scale)
     step, offset = float(output.scale), int(output.zero_point)
     low, high = limits(output)
+    whole = global_average_pool(setting)
 
     def run(codes: torch.Tensor) -> torch.Tensor:
         size = list(codes.shape[2:])
         explicit = resolve_pads(attributes.get("auto_pad", "NOTSET"), attributes.get("pads"), size, window, stride)
+        if size == window and not any(explicit):
+            return whole(codes)
         padding = with_ceil(codes, explicit, window, stride, int(attributes.get("ceil_mode", 0)))
         values = (codes - zero).mul_(scale)
         inside = torch.ones((1, 1, *size), dtype=values.dtype, device=values.device)
@@ -57,7 +65,7 @@ def global_average_pool(setting: Setting) -> Kernel:
 
     def run(codes: torch.Tensor) -> torch.Tensor:
         axes = tuple(range(2, codes.dim()))
-        positions = int(np.prod(codes.shape[2:]))
+        positions = math.prod(codes.shape[2:])
         multiplier = x.scale / (output.scale * np.float32(positions))
         wide = codes.double() if positions * 255 >= EXACT else codes
         return requantize((wide - zero).sum(dim=axes, keepdim=True).float().mul_(float(multiplier)), output)

@@ -1,0 +1,78 @@
+"""What several commands take: bundles, photographs, thresholds, devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qcam.common import console
+from qcam.common.errors import QcamError
+
+if TYPE_CHECKING:
+    from qcam.calibration.images import ImageFile
+    from qcam.runtime.bundle import Bundle
+
+
+def load_bundles(given: tuple[Path, ...]) -> list[Bundle]:
+    """Read the bundles given, or all of bundles/; warn where weights are random.
+
+    Raises:
+        QcamError: If there is none, or one cannot be read.
+    """
+    from qcam.runtime.bundle import MANIFEST, load_bundle
+
+    folders = list(given)
+    if not folders:
+        folders = sorted(path.parent for path in Path("bundles").glob(f"[!.]*/{MANIFEST}"))
+        if not folders:
+            raise QcamError("no bundle given and none in bundles/; make one with qcam-export")
+    bundles = [load_bundle(folder) for folder in folders]
+    for bundle in bundles:
+        if not bundle.trained:
+            console.warn(f"{bundle.model_id} has random weights: no figure made with it means anything")
+    return bundles
+
+
+def find_photographs(folder: Path | None) -> list[ImageFile]:
+    """Return the photographs of a folder, or the demo's.
+
+    Raises:
+        QcamError: If there are none.
+    """
+    from qcam.calibration.images import find_images
+    from qcam.calibration.photographs import evaluation_photographs
+
+    if folder is not None:
+        return find_images(folder)
+    photographs = evaluation_photographs()
+    console.note(f"no --images: taking the {len(photographs)} demo photographs that foolbox ships")
+    return photographs
+
+
+def torch_device(wanted: str, threads: int) -> str:
+    """Set PyTorch up and return its device: cpu or cuda.
+
+    Raises:
+        QcamError: If PyTorch is not installed, or the device cannot be had.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise QcamError(f'PyTorch is not installed ({error}); the mirror needs it: pip install "qcam[host]"') from error
+    torch.set_num_threads(threads)
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise QcamError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
+    return "cuda" if wanted != "cpu" and available else "cpu"
+
+
+def key_value(text: str, option: str) -> tuple[str, str]:
+    """Split KEY=VALUE.
+
+    Raises:
+        QcamError: If it is not of that form.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise QcamError(f"{option} {text!r} is not of the form KEY=VALUE")
+    return key, value

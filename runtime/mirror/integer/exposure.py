@@ -1,0 +1,57 @@
+"""What a file risks on CPUs other than this one, read off its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcam.runtime.fusion import Group
+from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.mirror.integer.saturation import saturable_pairs
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Weights that other kernels may treat otherwise.
+
+    Attributes:
+        saturable: Pairs of weights whose products can leave 16 bits on x86 CPUs with AVX2 but without VNNI.
+        pairs: Pairs of weights in all that such kernels add.
+        lowest: Weights of -128, which overflow on ARM CPUs without dot-product instructions.
+        fixed_point: Integer additions, which ARM64 kernels compute in fixed point.
+    """
+
+    saturable: int
+    pairs: int
+    lowest: int
+    fixed_point: int
+
+
+def exposure(graph: Graph, groups: Iterable[Group]) -> Exposure:
+    """Count what other kernels may treat otherwise.
+
+    Args:
+        graph: The graph.
+        groups: Its integer groups.
+    """
+    saturable = pairs = lowest = additions = 0
+    for group in groups:
+        additions += group.kernel == "QLinearAdd"
+        weight = group.inputs[1] if group.node.op_type in ("Conv", "Gemm", "MatMul") and len(group.inputs) > 1 else None
+        if weight is None or weight.dtype != np.int8 or weight.tensor not in graph.initializers:
+            continue
+        raw = graph.array(weight.tensor).astype(np.int16)
+        lowest += int((raw == -128).sum())
+        groups_of_node = int(attribute(group.node, "group", 1))  # type: ignore[call-overload]
+        if group.node.op_type == "Conv":
+            if raw.ndim != 4 or (groups_of_node > 1 and raw.shape[1] == 1 and raw.shape[0] == groups_of_node):
+                continue
+        elif raw.ndim == 2:
+            raw = (raw if attribute(group.node, "transB", 0) else raw.T)[:, :, None, None]
+        else:
+            continue
+        saturable += len(saturable_pairs(raw, groups_of_node))
+        pairs += raw.shape[0] * (raw[0].size // 2)
+    return Exposure(saturable, pairs, lowest, additions)
