@@ -34,7 +34,7 @@ def similarity(maps: Array, references: Array) -> Array:
     array([0.25])
     """
     result: Array = np.minimum(_distribution(maps), _distribution(references)).sum(axis=(1, 2))
-    return _undefined(result, maps, references)
+    return _undefined(_one_if_equal(result, maps, references), maps, references)
 
 
 def correlation(maps: Array, references: Array) -> Array:
@@ -55,7 +55,7 @@ def correlation(maps: Array, references: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         product = (a * b).sum(axis=(1, 2))
         result = product / (np.sqrt((a * a).sum(axis=(1, 2))) * np.sqrt((b * b).sum(axis=(1, 2))))
-    return _undefined(np.clip(result, -1.0, 1.0), maps, references)
+    return _undefined(_one_if_equal(np.clip(result, -1.0, 1.0), maps, references), maps, references)
 
 
 def divergence(maps: Array, references: Array) -> Array:
@@ -93,6 +93,11 @@ def _distribution(maps: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         result: Array = maps / maps.sum(axis=(1, 2), keepdims=True)
     return result
+
+
+def _one_if_equal(values: Array, maps: Array, references: Array) -> Array:
+    """Return exactly 1 for equal maps, whatever rounding made of it: a gate at 1 has to hold."""
+    return np.where((maps == references).all(axis=(1, 2)), 1.0, values)
 
 
 def _undefined(values: Array, maps: Array, references: Array) -> Array:

@@ -1,0 +1,109 @@
+"""The bar: the integer mirror computes every code that ONNX Runtime's real kernels compute, on each CPU family.
+
+Two photographs a model by default; QCAM_TEST_IMAGES=20 takes as many as benchmarks/fidelity.py does.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from emulated import EmulatedModel, where_to_run
+from emulation import why_not
+
+from qcam.calibration.images import decode
+from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
+from qcam.evaluate.check import LOGITS, Checker
+from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.exporters.sources import load_model
+from qcam.runtime.bundle import load_model as load_onnx
+from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.fusion import disagreements, find_groups
+from qcam.runtime.graph import Graph
+from qcam.runtime.kernels import KERNELS
+
+pytestmark = pytest.mark.slow
+
+IMAGES = int(os.environ.get("QCAM_TEST_IMAGES", "2"))
+STUDY = ("vgg16", "resnet50", "densenet121", "mobilenet_v2", "squeezenet1_0", "efficientnet_b0")
+#: Architectures that no rule was fitted on.
+UNSEEN = ("regnet_x_400mf", "mnasnet1_0", "shufflenet_v2_x1_0", "timm:resnet26d")
+FAMILIES = pytest.mark.parametrize("family", list(KERNELS))
+
+
+def photographs(bundle, count=IMAGES):
+    images = evaluation_photographs()[:count]
+    crops = [bundle.preprocessing.crop_image(decode(image.path).image) for image in images]
+    return [image.name for image in images], bundle.preprocessing.normalise(np.stack(crops))
+
+
+def deployed_on(family, bundle, images):
+    if reason := why_not(where_to_run(family)[0]):
+        pytest.skip(reason)
+    return EmulatedModel(bundle, "int8", images, family, batch=2)
+
+
+def check(bundle, family):
+    names, images = photographs(bundle)
+    real = deployed_on(family, bundle, images)
+
+    def batches():
+        for start in range(0, len(names), 2):
+            yield names[start : start + 2], images[start : start + 2]
+
+    result = Checker(bundle, "int8", real).run(batches, "integer", KERNELS[family], exact=True)
+    wrong = {tensor.operator: tensor.elements - tensor.equal for tensor in result.coded if tensor.equal != tensor.elements}
+    assert len(result.coded) >= 20
+    assert not wrong
+    logits = result.tensors[-1]
+    assert logits.name == LOGITS
+    if logits.operator.endswith("(float)"):
+        assert max(image.logit_error for image in result.images) < 1e-6
+    else:
+        assert logits.equal == logits.elements
+    assert result.figures["cc"] == 1.0
+
+
+@FAMILIES
+def test_trained_lite0_is_mirrored_code_for_code(lite0_bundle, family):
+    check(lite0_bundle, family)
+
+
+@FAMILIES
+@pytest.mark.parametrize("model", STUDY)
+def test_the_study_models_are_mirrored_code_for_code(seeded_bundle, model, family):
+    check(seeded_bundle(model), family)
+
+
+@FAMILIES
+@pytest.mark.parametrize("model", UNSEEN)
+def test_architectures_no_rule_was_fitted_on_are_mirrored_code_for_code(seeded_bundle, model, family):
+    check(seeded_bundle(model), family)
+
+
+@pytest.mark.parametrize("model", [*STUDY, *UNSEEN])
+def test_fusion_is_what_the_session_ran(seeded_bundle, model):
+    bundle = seeded_bundle(model)
+    graph = Graph(load_onnx(bundle, "int8"))
+    ran = DeployedModel(bundle, "int8", SessionSettings()).placement.kernel_of
+    assert len(ran) > 20
+    assert disagreements(find_groups(graph), graph, ran) == []
+
+
+def test_a_reduced_range_makes_avx2_equal_to_vnni(tmp_path):
+    options = ExportOptions(precisions=("int8",), reduce_range=True)
+    bundle = export_bundle(load_model("efficientnet_lite0", None), calibration_photographs(), options, tmp_path / "lite0")
+    _, images = photographs(bundle)
+    saturating, exact = (deployed_on(family, bundle, images).run(images) for family in ("avx2", "vnni"))
+    assert len(exact.codes) > 50
+    for name, codes in exact.codes.items():
+        np.testing.assert_array_equal(saturating.codes[name], codes, err_msg=name)
+    np.testing.assert_array_equal(saturating.outputs.logits, exact.outputs.logits)
+
+
+def test_an_unprotected_bundle_differs_on_avx2(lite0_bundle):
+    _, images = photographs(lite0_bundle)
+    saturating, exact = (deployed_on(family, lite0_bundle, images).run(images) for family in ("avx2", "vnni"))
+    shares = [np.mean(saturating.codes[name] == codes) for name, codes in exact.codes.items()]
+    assert min(shares) < 0.9
