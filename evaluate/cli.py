@@ -25,7 +25,8 @@ Examples:
   qcam-eval --provider CUDA
   qcam-eval --session-config session.x64quantprecision=1
       int8 without 16-bit saturation on x86 CPUs that lack VNNI
-Results: results.parquet, maps.parquet, summary.json, run.json, table.md and grid-MODEL.png in the output folder.
+Results: results.parquet, maps.parquet, summary.json, run.json, placement.json, table.md and grid-MODEL.png in the
+output folder.
 Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command goes on).
 """
 
@@ -253,7 +254,7 @@ def _grid_path(study: Study, bundle: Bundle) -> Path:
 def _report(study: Study, provider: str, folder: Path) -> None:
     from qcam.common.files import write_atomically
     from qcam.evaluate.study import SUMMARY, TABLE
-    from qcam.evaluate.table import arithmetic_lines, as_markdown, as_rich, fallback_reasons
+    from qcam.evaluate.table import arithmetic_lines, as_markdown, as_rich, fallback_reasons, placement_section
 
     entries = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["entries"]
     rows = study.rows()
@@ -274,10 +275,15 @@ def _report(study: Study, provider: str, folder: Path) -> None:
             "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
             "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
         )
+    if study.kernels is not None and study.kernels.family is None:
+        warnings.append(
+            f"this CPU computes as no kernel family that qcam knows ({study.kernels.reason}): int8 figures are what this "
+            "machine computes; how they compare with other CPUs is not known"
+        )
     for warning in warnings:
         console.warn(warning)
     footer = "".join(f"- {line}\n" for line in [*arithmetic, *warnings])
-    write_atomically(folder / TABLE, f"{title}\n\n{as_markdown(entries)}\n{footer}")
+    write_atomically(folder / TABLE, f"{title}\n\n{as_markdown(entries)}\n{footer}{placement_section(study.evaluators)}")
     odd: dict[str, list[str]] = {}
     for row in rows:
         if row.status != "ok" and not row.status.startswith("no_reference: no salient-object maps"):
@@ -288,9 +294,8 @@ def _report(study: Study, provider: str, folder: Path) -> None:
         console.warn(f"{status}: {shown}")
     if all(row.top1 is None for row in rows):
         raise QcamError(f"not one of {count} images could be evaluated; {folder}/results.parquet says why for each")
-    console.out.print(
-        f"results: {folder}/ (results.parquet, maps.parquet, summary.json, run.json, table.md, grid-*.png)", markup=False
-    )
+    files = "results.parquet, maps.parquet, summary.json, run.json, placement.json, table.md, grid-*.png"
+    console.out.print(f"results: {folder}/ ({files})", markup=False)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ from qcam.evaluate.saliency import NoMapError, SaliencySource, crop_map
 from qcam.evaluate.stages import StageClock
 from qcam.runtime.bundle import PRECISIONS, Bundle
 from qcam.runtime.deployed import SessionSettings
-from qcam.runtime.deployed.probe import saturates_in_pairs
+from qcam.runtime.deployed.probe import KernelProbe, probe_kernels, saturates_in_pairs
 
 RESULTS, MAPS, SUMMARY, RUN, TABLE = "results.parquet", "maps.parquet", "summary.json", "run.json", "table.md"
+PLACEMENT = "placement.json"
+#: What a complete run has left.
+FILES = (RESULTS, MAPS, SUMMARY, PLACEMENT)
 _PARTS = "parts"
 #: Images between two safe points.
 SHARD_SIZE = 16
@@ -151,6 +155,7 @@ class Study:
             "device": device,
             "shard_size": self._shard_size,
             "cpu_features": machine.cpu_features(),
+            "kernels": None if self.kernels is None else self.kernels.name,
             "versions": machine.versions(),
         }
         path = self.folder / RUN
@@ -171,7 +176,7 @@ class Study:
                 f"{self.folder} holds results of other settings ({', '.join(differing)}); "
                 "use --force to replace them, or --output for another folder"
             )
-        return not (before.get("complete") and all((self.folder / name).exists() for name in (RESULTS, MAPS, SUMMARY)))
+        return not (before.get("complete") and all((self.folder / name).exists() for name in FILES))
 
     def run(self) -> None:
         """Evaluate every shard that is not finished yet, then write the results.
@@ -300,6 +305,11 @@ class Study:
         rows = self.rows()
         summary = {"complete": complete, "std": "of the population", "entries": summarise(rows)}
         write_atomically(self.folder / SUMMARY, readable_json(summary))
+        placements = {
+            e.bundle.model_id: {name: session.placement.to_json(nodes=True) for name, session in e.deployed.items()}
+            for e in self.evaluators
+        }
+        write_atomically(self.folder / PLACEMENT, readable_json(placements))
         self._write_run(complete=complete)
         if complete:
             shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
@@ -311,6 +321,7 @@ class Study:
             "complete": complete,
             "plan": self._plan,
             "machine": machine.describe(),
+            "kernels": {"family": "not applicable"} if self.kernels is None else self.kernels.to_json(),
             "int8_kernels_saturate_in_pairs": self.saturates,
             "provider": settings.provider,
             "models": {
@@ -336,10 +347,19 @@ class Study:
         }
         write_atomically(self.folder / RUN, readable_json(value))
 
+    @cached_property
+    def kernels(self) -> KernelProbe | None:
+        """Return what the CPU provider's kernels answered; None if no session computes on it."""
+        if self.options.settings.provider != "CPU" and not any(
+            session.placement.fallback for evaluator in self.evaluators for session in evaluator.deployed.values()
+        ):
+            return None
+        return probe_kernels(self.options.settings.config)
+
     @property
     def saturates(self) -> bool:
         """Tell whether a figure of this run depends on 16-bit saturation in this CPU's int8 kernels."""
-        return any(
+        return self.kernels is not None and any(
             session.placement.integer
             and session.entry.quantization.get("activation") == "UINT8"
             and not session.entry.quantization.get("weight_reduced_range")
@@ -349,7 +369,7 @@ class Study:
 
     def _delete_results(self) -> None:
         """Remove this program's own files from the folder; anything else in it is not ours to delete."""
-        ours = [RESULTS, MAPS, SUMMARY, RUN, TABLE, *(path.name for path in self.folder.glob("grid-*.png"))]
+        ours = [*FILES, RUN, TABLE, *(path.name for path in self.folder.glob("grid-*.png"))]
         shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
         for name in ours:
             (self.folder / name).unlink(missing_ok=True)

@@ -10,7 +10,10 @@ from rich.table import Table
 
 from qcam.evaluate.evaluator import BundleEvaluator
 from qcam.evaluate.metrics import METRICS
+from qcam.evaluate.placement_table import placement_as_markdown
 from qcam.runtime.bundle import PRECISIONS
+from qcam.runtime.deployed import Placement
+from qcam.runtime.deployed.providers import PROVIDERS
 
 _NAMES = {"vs_saliency": "{} v. salient object", "vs_f32": "{} v. f32", "fake_quant_vs_deployed": "{} fake-quant v. deployed"}
 _EXTRA = (
@@ -112,14 +115,31 @@ def arithmetic_lines(evaluators: Sequence[BundleEvaluator], provider: str) -> li
     """Say for each model and precision what the provider really computes in, and whether it fell back."""
     lines = []
     for evaluator in evaluators:
-        said = [
-            f"{name}: {'float' if name == 'f32' and session.placement.float else session.placement.describe()}"
-            for name, session in evaluator.deployed.items()
-        ]
+        said = [f"{name}: {_arithmetic(name, session.placement)}" for name, session in evaluator.deployed.items()]
         ran = {name for session in evaluator.deployed.values() for _, name in session.placement.kernels}
         where = provider if not fallback_reasons([evaluator]) else f"{', '.join(sorted(ran))} (asked for {provider})"
         lines.append(f"{evaluator.bundle.model_id} on {where} — " + "; ".join(said))
     return lines
+
+
+def _arithmetic(precision: str, placement: Placement) -> str:
+    if precision == "f32" and placement.float:
+        return "float"
+    said = placement.describe()
+    if precision == "int16" and placement.float and not placement.integer:
+        providers = {provider for _, provider in placement.kernels}
+        if providers == {PROVIDERS["CPU"]}:
+            return f"{said}: the CPU provider has no 16-bit integer kernels"
+    return said
+
+
+def placement_section(evaluators: Sequence[BundleEvaluator]) -> str:
+    """Return the placement of every session as Markdown."""
+    return "".join(
+        f"\n{evaluator.bundle.model_id} {name}: {session.placement.describe()}\n\n{placement_as_markdown(session.placement)}"
+        for evaluator in evaluators
+        for name, session in evaluator.deployed.items()
+    )
 
 
 def fallback_reasons(evaluators: Sequence[BundleEvaluator]) -> list[str]:

@@ -29,6 +29,12 @@ PASSING_OPERATORS = frozenset(
 )
 #: Operators that may return float32 from integer operands: their kernels have an output without a scale.
 _FLOAT_RESULT = {"Gemm": "QGemm", "MatMul": "MatMulIntegerToFloat"}
+#: Integer kernels whose names do not begin with QLinear; the last two quantize float activations as they run.
+_OTHER_INTEGER_KERNELS = frozenset(
+    {"QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulNBits"}
+)
+#: Operators across which ONNX Runtime moves DequantizeLinear forward and QuantizeLinear backward.
+_PROPAGATING = frozenset({"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
 
 
 @dataclass(frozen=True)
@@ -129,9 +135,25 @@ def disagreements(groups: tuple[Group, ...], graph: Graph, kernels: Mapping[str,
     return wrong
 
 
+def not_followed(graph: Graph) -> list[str]:
+    """Name what ONNX Runtime rewrites when it loads a graph, where neither the groups nor the mirror follow it.
+
+    Returns:
+        One sentence for each operator; empty for what its own quantizer writes, where every operator's operands and result
+        are quantized.
+    """
+    grouped = {id(group.node) for group in find_groups(graph)}
+    found = []
+    for node in graph.model.graph.node:
+        reason = _rewritten(graph, node, id(node) in grouped)
+        if reason:
+            found.append(f"ONNX Runtime {reason}, at {node.op_type} {node.name or node.output[0]}")
+    return found
+
+
 def is_integer_kernel(name: str) -> bool:
     """Tell whether a kernel of a profile computes on codes."""
-    return name.startswith("QLinear") or name in ("QGemm", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
+    return name.startswith("QLinear") or name in _OTHER_INTEGER_KERNELS
 
 
 def quantized_tensors(graph: Graph) -> tuple[str, ...]:
@@ -182,7 +204,7 @@ def _group(graph: Graph, node: onnx.NodeProto, bits: int, fixed: frozenset[str])
         return None
     inner = _way_to_quantizer(graph, node.output[0])
     if inner is None:
-        if node.op_type not in _FLOAT_RESULT or graph.quantize_of(node.output[0]) is not None:
+        if node.op_type not in _FLOAT_RESULT or not _returns_float(graph, node.output[0]):
             return None
         group = Group(_FLOAT_RESULT[node.op_type], node, operands, None, node.output[0], ())
     else:
@@ -190,7 +212,7 @@ def _group(graph: Graph, node: onnx.NodeProto, bits: int, fixed: frozenset[str])
         if output is None:
             return None
         group = Group(kernel, node, operands, output, inner[-1].output[0], inner)
-    return group if _is_fusable(group, fixed) else None
+    return group if _is_fusable(graph, group, fixed) else None
 
 
 def _operands(graph: Graph, node: onnx.NodeProto, bits: int) -> tuple[Codes | None, ...] | None:
@@ -202,26 +224,42 @@ def _operands(graph: Graph, node: onnx.NodeProto, bits: int) -> tuple[Codes | No
         if index > 0 and node.op_type in PASSING_OPERATORS:  # shapes, axes, indices
             continue
         codes = _codes_of_dequantized(graph, name)
+        is_bias = index == 2 and node.op_type in ("Conv", "Gemm")
         if codes is None:
             # A float bias is quantized by ONNX Runtime when it loads the graph, with scale x_scale · w_scale.
-            if node.op_type not in ("Conv", "Gemm") or index != 2 or name not in graph.initializers:
+            if not is_bias or not _is_quantizable_bias(graph, node, name):
                 return None
-            if graph.initializers[name].data_type != onnx.TensorProto.FLOAT or len(graph.initializers[name].dims) != 1:
-                return None
-        elif codes.dtype.itemsize * 8 != (32 if index == 2 and node.op_type in ("Conv", "Gemm") else bits):
+        elif codes.dtype.itemsize * 8 != (32 if is_bias else bits):
             return None
         operands.append(codes)
     return tuple(operands) if operands else None
 
 
-def _is_fusable(group: Group, fixed: frozenset[str]) -> bool:
+def _is_quantizable_bias(graph: Graph, node: onnx.NodeProto, name: str) -> bool:
+    """Tell whether ONNX Runtime quantizes a float bias: a constant list, and the weight's scales run along the outputs."""
+    value, weight = _constant(graph, name), _codes_of_dequantized(graph, node.input[1])
+    if value is None or weight is None or value.dtype != np.float32 or value.ndim != 1:
+        return False
+    axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+    return weight.scale.size == 1 or (weight.scale.size == value.size and weight.axis == axis)
+
+
+def _constant(graph: Graph, name: str) -> NDArray[np.generic] | None:
+    """Return a tensor's value if the file holds it."""
+    try:
+        return graph.array(name)
+    except QcamError:
+        return None
+
+
+def _is_fusable(graph: Graph, group: Group, fixed: frozenset[str]) -> bool:
     """Check types and parameters as ONNX Runtime's selectors do."""
     node, output, activations = group.node, group.output, [codes for codes in group.inputs if codes is not None]
     first = activations[0]
     if first.scale.size != 1 or (output is not None and (output.scale.size != 1 or output.dtype != first.dtype)):
         return False
     if node.op_type in PASSING_OPERATORS:
-        if node.op_type == "MaxPool" and not first.scale > 0:
+        if node.op_type == "MaxPool" and not (first.scale > 0 and _is_pool_of_codes(graph)):
             return False
         return output is not None and first.same_meaning(output)
     if node.op_type in ("Conv", "Gemm", "MatMul"):
@@ -232,16 +270,96 @@ def _is_fusable(group: Group, fixed: frozenset[str]) -> bool:
             return False  # the mirror lays weights out once
         if group.inputs[-1] is None and output is None:
             return False  # a float bias is only quantized on the way to a QuantizeLinear
-        if node.op_type == "Gemm":
-            if any(float(attribute(node, name, 1.0)) != 1.0 for name in ("alpha", "beta")):  # type: ignore[arg-type]
-                return False
-            return not attribute(node, "transA", 0)
-        return True
+        biased = node.op_type == "Gemm" and len(group.inputs) > 2
+        return not (biased and any(attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta")))
     return all(codes.dtype == first.dtype and codes.scale.size == 1 for codes in activations)
 
 
+def _is_pool_of_codes(graph: Graph) -> bool:
+    """Tell whether MaxPool has version 12, the only one that ONNX Runtime lets work on codes."""
+    return 12 <= graph.opset() < 22
+
+
+def _rewritten(graph: Graph, node: onnx.NodeProto, grouped: bool) -> str:
+    """Return what ONNX Runtime does to an operator that is not followed, or an empty text."""
+    operator = node.op_type
+    if operator in ("Conv", "Gemm") and _quantizes_weight(graph, node):
+        return "quantizes the float weight to 8 bits by one scale (quantize it at export)"
+    if operator in ("Gemm", "MatMul") and _quantizes_activations(graph, node):
+        return "computes with the weight's codes and activations that it rounds to 8 bits block by block (MatMulNBits)"
+    if operator == "MatMul" and _operands(graph, node, 8) is not None:
+        readers = _edges(graph, node.output[0])
+        if len(readers) == 1 and readers[0].op_type == "Add" and graph.fixed.intersection(readers[0].input):
+            return "joins it and the addition behind it into one Gemm"
+    if operator == "Where" and all(_codes_of_dequantized(graph, name) for name in node.input[1:3]):
+        return "computes on codes (QLinearWhere)" if _way_to_quantizer(graph, node.output[0]) else ""
+    if operator in INTEGER_KERNEL_OF and not grouped and not graph.fixed.issuperset(node.output):
+        operands = [_codes_of_dequantized(graph, _before(graph, name)) for name in node.input if name]
+        passed = any(_before(graph, name) != name for name in node.input)
+        behind = _behind(graph, node.output[0])
+        passed |= behind != node.output[0]
+        to_codes = operator in _FLOAT_RESULT or _way_to_quantizer(graph, behind) is not None
+        if passed and to_codes and all(codes is not None and codes.dtype.itemsize in (1, 4) for codes in operands):
+            return "moves quantizers across the operators around it that only rearrange, and computes it on codes"
+    return ""
+
+
+def _quantizes_weight(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Tell whether a float weight lies between quantized activations: a constant, the result on its way to a quantizer."""
+    x, weight = _codes_of_dequantized(graph, node.input[0]), _constant(graph, node.input[1])
+    if x is None or x.scale.size != 1 or weight is None or weight.dtype != np.float32:
+        return False
+    if len(node.input) > 2 and node.input[2]:
+        bias = _constant(graph, node.input[2])
+        if bias is None or bias.ndim != 1:
+            return False
+    tensor = node.output[0]
+    while True:
+        readers = graph.consumers.get(tensor, [])
+        if len(readers) != 1:
+            return False
+        if readers[0].op_type not in ("Relu", "Clip"):
+            return readers[0].op_type == "QuantizeLinear"
+        tensor = readers[0].output[0]
+
+
+def _quantizes_activations(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Tell whether float activations meet an 8-bit matrix laid out as inputs × outputs, and the result stays float."""
+    codes = _codes_of_dequantized(graph, node.input[1])
+    matrix = None if codes is None else _constant(graph, codes.tensor)
+    if codes is None or matrix is None or matrix.ndim != 2 or codes.dtype.itemsize != 1:
+        return False
+    if _codes_of_dequantized(graph, node.input[0]) is not None or not _returns_float(graph, node.output[0]):
+        return False
+    if attribute(node, "transA", 0) or attribute(node, "transB", 0) or attribute(node, "alpha", 1.0) != 1.0:
+        return False
+    return len(_edges(graph, node.input[1])) == 1 and (codes.scale.size == 1 or codes.axis % 2 == 1)
+
+
+def _before(graph: Graph, tensor: str) -> str:
+    """Return the tensor from which a quantizer's codes would reach this one through operators that only rearrange."""
+    node = graph.producer.get(tensor)
+    while node is not None and node.op_type in _PROPAGATING and tensor not in graph.outputs:
+        if node.op_type == "MaxPool" and not _is_pool_of_codes(graph):
+            break
+        tensor = node.input[0]
+        node = graph.producer.get(tensor)
+    return tensor
+
+
+def _behind(graph: Graph, tensor: str) -> str:
+    """Return the tensor behind the operators that only rearrange this one, each the only reader of the one before."""
+    readers = _edges(graph, tensor)
+    while len(readers) == 1 and readers[0].op_type in _PROPAGATING and tensor not in graph.outputs:
+        if readers[0].op_type == "MaxPool" and not _is_pool_of_codes(graph):
+            break
+        tensor = readers[0].output[0]
+        readers = _edges(graph, tensor)
+    return tensor
+
+
 def _way_to_quantizer(graph: Graph, tensor: str) -> tuple[onnx.NodeProto, ...] | None:
-    """Return the nodes from a tensor to the one QuantizeLinear that reads it, a redundant Relu or Clip included."""
+    """Return the nodes from a tensor to the one QuantizeLinear that reads it, redundant Relu and Clip included."""
     way: list[onnx.NodeProto] = []
     while True:
         readers = graph.consumers.get(tensor, [])
@@ -252,20 +370,42 @@ def _way_to_quantizer(graph: Graph, tensor: str) -> tuple[onnx.NodeProto, ...] |
         if reader.op_type == "QuantizeLinear":
             clips = way[:-1]
             return tuple(way) if all(_is_redundant(graph, clip, reader) for clip in clips) else None
-        if reader.op_type not in ("Relu", "Clip") or len(way) > 1:
+        if reader.op_type not in ("Relu", "Clip"):
             return None
         tensor = reader.output[0]
 
 
+def _returns_float(graph: Graph, tensor: str) -> bool:
+    """Tell whether a tensor that no fusion quantizes may leave an integer kernel as float32.
+
+    Not where a Relu or Clip stands alone between it and one more operator: ONNX Runtime takes that for a quantizer's, and
+    gives the whole group up when it is not.
+    """
+    readers = graph.consumers.get(tensor, [])
+    if any(node.op_type == "QuantizeLinear" for node in readers):
+        return False
+    if len(readers) != 1 or tensor in graph.outputs or readers[0].op_type not in ("Relu", "Clip"):
+        return True
+    clipped = readers[0].output[0]
+    return clipped in graph.outputs or len(_edges(graph, clipped)) != 1
+
+
+def _edges(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
+    """Return a tensor's readers, each as often as it reads it."""
+    return [node for node in graph.consumers.get(tensor, []) for name in node.input if name == tensor]
+
+
 def _is_redundant(graph: Graph, clip: onnx.NodeProto, quantizer: onnx.NodeProto) -> bool:
-    """Tell whether a quantizer's own range already does what a Relu or Clip in front of it does."""
+    """Tell whether a quantizer's own range already does what a Relu or Clip in front of it does, limits rounded to codes."""
     codes = _codes_of_quantizer(graph, quantizer)
     if codes is None or codes.scale.size != 1:
         return False
     limits = np.iinfo(codes.dtype.name)
     zero = int(codes.zero_point)
+    # ONNX Runtime looks no further where scale or zero point are lists of one, except at a Relu.
+    plain = all(graph.array(name).ndim == 0 for name in quantizer.input[1:3] if name)
     if clip.op_type == "Relu":
-        return zero == limits.min
+        return zero == limits.min and (plain or (len(quantizer.input) > 2 and codes.dtype.itemsize == 1))
     low, high = -np.inf, np.inf
     try:
         if len(clip.input) > 1 and clip.input[1]:
@@ -274,13 +414,13 @@ def _is_redundant(graph: Graph, clip: onnx.NodeProto, quantizer: onnx.NodeProto)
             high = float(graph.array(clip.input[2]))
     except QcamError:  # a limit that is computed
         return False
-    scale = np.float32(codes.scale)
-    return bool(low <= scale * np.float32(limits.min - zero) and high >= scale * np.float32(limits.max - zero))
+    steps = np.rint(np.array([low, high], np.float32) / np.float32(codes.scale))
+    return bool(plain and steps[0] <= limits.min - zero and steps[1] >= limits.max - zero)
 
 
 def _codes_of_dequantized(graph: Graph, tensor: str) -> Codes | None:
     node = graph.producer.get(tensor)
-    if node is None or node.op_type != "DequantizeLinear" or tensor in graph.outputs:
+    if node is None or node.op_type != "DequantizeLinear":
         return None
     return _codes(graph, node, node.input[0])
 

@@ -21,6 +21,7 @@ class KernelFamily:
         pairs_saturate: Products of unsigned activations and signed weights are added in pairs into 16 bits, which saturates.
         fixed_point_add: QLinearAdd multiplies by fixed-point ratios and rounds half up.
         fused_batch_norm: Float BatchNormalization multiplies and adds in one rounding.
+        adds_neighbours: Float sums over a row end by adding neighbouring lanes of a vector, not opposite ones.
         wraps_lowest_weight: A weight of -128 overflows on members of the family that lack the dot-product instructions.
     """
 
@@ -28,6 +29,7 @@ class KernelFamily:
     pairs_saturate: bool = False
     fixed_point_add: bool = False
     fused_batch_norm: bool = False
+    adds_neighbours: bool = False
     wraps_lowest_weight: bool = False
 
     def __str__(self) -> str:
@@ -40,7 +42,9 @@ KERNELS = {
     for family in (
         KernelFamily("vnni"),
         KernelFamily("avx2", pairs_saturate=True),
-        KernelFamily("arm64", fixed_point_add=True, fused_batch_norm=True, wraps_lowest_weight=True),
+        KernelFamily(
+            "arm64", fixed_point_add=True, fused_batch_norm=True, adds_neighbours=True, wraps_lowest_weight=True
+        ),
     )
 }
 #: What a probe answers when the processor fits no family.

@@ -78,6 +78,21 @@ def test_eight_bits_run_wholly_as_integer_kernels_and_sixteen_not_at_all(case):
     placements = {name: DeployedModel(bundle, name, SessionSettings()).placement for name in ("int16", "int8")}
     assert (placements["int8"].integer, placements["int8"].float) == (nodes, 0)
     assert (placements["int16"].integer, placements["int16"].float) == (0, nodes)
+    eight, sixteen = placements["int8"].coverage, placements["int16"].coverage
+    assert (eight.count, eight.macs) == (1.0, 1.0)
+    assert (sixteen.count, sixteen.macs) == (0.0, 0.0)
+    assert eight.total_macs == sixteen.total_macs
+
+
+def test_every_convolution_of_the_float_file_is_found_again(case):
+    """Whatever ONNX Runtime makes of the names: blocked layouts, fused activations, convolutions that were none."""
+    _, bundle, _ = case
+    file = load_onnx(bundle, "f32")
+    names = [node.name for node in file.graph.node if node.op_type in COMPUTE_OPERATORS]
+    placements = {name: DeployedModel(bundle, name, SessionSettings()).placement for name in ("f32", "int8")}
+    assert sorted(node.name for node in placements["f32"].nodes if node.computes) == sorted(names)
+    assert placements["f32"].float == len(names)
+    assert placements["f32"].coverage.total_macs == placements["int8"].coverage.total_macs
 
 
 @pytest.mark.parametrize("precision", ["f32", "int16", "int8"])

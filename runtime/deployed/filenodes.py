@@ -83,7 +83,9 @@ class FileNodes:
                 return Found(self._by_name[name])
         if bare.endswith(_BLOCKED):
             tensor = bare.removesuffix(_BLOCKED)
-            node = self._writer(tensor) or self._writer(tensor.removesuffix("_bn"))
+            node = self._writer(tensor)
+            if node is None and (normalization := self._by_tensor.get(tensor.removesuffix("_bn"))):
+                node = normalization[0]
             return None if node is None else Found(node, blocked=True)
         name = re.sub(r"/\w*Fusion/?$", "", bare.removeprefix("fused "))
         return Found(self._by_name[name]) if name in self._by_name else None

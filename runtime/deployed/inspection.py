@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,11 @@ class InspectedModel:
         known = [name for name in tensors if name in graph.producer and name not in graph.fixed]
         self.missing = tuple(name for name in tensors if name not in known)
         self.tensors = tuple(known)
-        with tempfile.TemporaryDirectory(prefix="qcam-inspect-") as folder:
-            plain = Path(folder) / "plain.onnx"
+        self._file = file or bundle.path(precision)
+        self._temporary: list[Path] = []
+        with self._named(), tempfile.TemporaryDirectory(prefix="qcam-inspect-") as folder:
+            plain, opened = Path(folder) / "plain.onnx", Path(folder) / "opened.onnx"
+            self._temporary = [plain, opened]
             needed = [tap.output for tap in (entry.tap, *entry.skips) if tap.output not in graph.outputs]
             if file is not None:  # the tap may have to be exposed even for the plain run
                 plain.write_bytes(exposed(model, needed).SerializeToString())
@@ -82,7 +86,6 @@ class InspectedModel:
             self.provider = settings.provider
             self._everything: DeployedModel | None = None
             if known:
-                opened = Path(folder) / "opened.onnx"
                 opened.write_bytes(exposed(model, [*needed, *known]).SerializeToString())
                 self._everything = DeployedModel(bundle, precision, settings, file=opened, entry=entry)
 
@@ -95,13 +98,25 @@ class InspectedModel:
         Raises:
             QcamError: If the provider fails.
         """
-        outputs = self.deployed.run(images)
-        if self._everything is None:
-            return Inspected(outputs, {}, True)
-        entry = self._everything.entry
-        values = self._everything.values(images, [entry.logits, entry.tap.output, *self.tensors])
+        with self._named():
+            outputs = self.deployed.run(images)
+            if self._everything is None:
+                return Inspected(outputs, {}, True)
+            entry = self._everything.entry
+            values = self._everything.values(images, [entry.logits, entry.tap.output, *self.tensors])
         undisturbed = np.array_equal(values[0], outputs.logits) and np.array_equal(values[1], outputs.tap)
         return Inspected(outputs, dict(zip(self.tensors, values[2:], strict=True)), undisturbed)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let errors name the file that was given, not the copies that were run."""
+        try:
+            yield
+        except QcamError as error:
+            message = str(error)
+            for path in self._temporary:
+                message = message.replace(str(path), str(self._file))
+            raise QcamError(message) from error
 
 
 def exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -118,17 +133,24 @@ def exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
 def _entry_of(model: onnx.ModelProto, entry: PrecisionEntry, file: Path) -> PrecisionEntry:
     """Describe another file's outputs: the bundle's names, the file's own scales."""
     graph = Graph(model)
+    if not graph.outputs:
+        raise QcamError(f"{file} has no output; it is no network")
     logits = entry.logits if entry.logits in graph.outputs else graph.outputs[0]
 
     def own(tap: Tap) -> Tap:
         node = graph.producer.get(tap.output)
         if node is None:
-            raise QcamError(f"{file} has no tensor {tap.output}, which carries the CAM layer; name it so, or export it anew")
+            raise QcamError(
+                f"{file} has no tensor {tap.output}, which carries the CAM layer: tensors are matched by name; convert it so "
+                "that names are kept (the QDQ format does), or give the --precision that it is"
+            )
+        if tap.dtype == "float32" and graph.quantize_of(tap.output) is not None:
+            raise QcamError(f"{file} quantizes {tap.output}: it is no {entry.name} network; give the --precision that it is")
         if node.op_type != "QuantizeLinear":
             return tap
         scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2]) if len(node.input) > 2 else np.uint8(0)
         if scale.size != 1 or str(zero_point.dtype) not in _CODE_TYPES:
             raise QcamError(f"{file} quantizes {tap.tensor} per channel or to {zero_point.dtype}; a tap needs one scale")
-        return Tap(node.input[0], tap.output, str(zero_point.dtype), float(scale), int(zero_point))
+        return Tap(node.input[0], tap.output, str(zero_point.dtype), float(scale.reshape(())), int(zero_point.reshape(())))
 
     return replace(entry, logits=logits, tap=own(entry.tap), skips=tuple(own(skip) for skip in entry.skips))

@@ -95,9 +95,8 @@ def saturates_in_pairs(config: Mapping[str, str] | None = None) -> bool:
     Args:
         config: Session configuration entries the answer shall hold for.
     """
-    # Whatever is not proven exact counts: an unknown machine must not look safe.
     answers = probe_kernels(config).answers
-    return any(answers[name] != EXACT for name in ("convolution", "convolution, odd", "matrix product"))
+    return any(answers[name] == PAIRS for name in ("convolution", "convolution, odd", "matrix product"))
 
 
 def questions() -> dict[str, Question]:
@@ -158,9 +157,9 @@ def _ask(question: Question, config: tuple[tuple[str, str], ...]) -> str:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    for key, value in config:
-        options.add_session_config_entry(key, value)
     try:
+        for key, value in config:
+            options.add_session_config_entry(key, value)
         session = onnxruntime.InferenceSession(question.model, options, providers=["CPUExecutionProvider"])
         (codes,) = session.run(None, question.feeds)
     except Exception as error:  # ONNX Runtime's exceptions share no base class; a build may lack a kernel
@@ -264,14 +263,17 @@ def _addition() -> Question:
 
 
 def _batch_normalization() -> Question:
-    """A float BatchNormalization between codes: four channels tell how it adds, four how it takes the square root."""
-    x = np.array([96, 144, 222, 240, 36, 215, 137, 205])
-    answers = {ROUNDED_TWICE: [6, 188, 167, 197, 48, 243, 215, 226], FUSED: [7, 187, 166, 196, 47, 242, 214, 225]}
+    """A float BatchNormalization between codes: four channels tell how it adds, four how it divides.
+
+    Found by search like the addition's operands.
+    """
+    x = np.array([4, 132, 75, 185, 7, 62, 99, 174])
+    answers = {ROUNDED_TWICE: [82, 188, 53, 204, 31, 115, 66, 145], FUSED: [83, 187, 52, 203, 32, 114, 65, 146]}
     parameters = {
-        "gamma": [0.748, 1.073, 0.373, 0.904, 0.448, 1.094, 1.131, 0.923],
-        "beta": [0.199, 0.213, -0.421, -0.824, -0.669, -0.06, 0.344, -0.609],
-        "mean": [0.912, -0.622, 0.166, 0.428, 0.678, -0.198, -0.966, -0.351],
-        "variance": [0.229, 2.77, 1.331, 2.719, 2.446, 2.861, 1.638, 1.548],
+        "gamma": [0.553, 0.492, 0.765, 1.184, 0.45, 0.527, 0.707, 0.806],
+        "beta": [0.988, 0.48, -0.015, -0.158, -0.56, 0.384, -0.614, -0.938],
+        "mean": [0.538, -0.997, 0.382, 0.462, 0.592, -0.729, 0.486, -0.221],
+        "variance": [1.772, 1.007, 0.919, 1.874, 1.972, 1.045, 1.375, 2.072],
     }
     constants = {name: np.array(values, np.float32) for name, values in parameters.items()} | {
         "x_scale": np.float32(0.037), "x_zero": np.uint8(120), "y_scale": np.float32(0.021), "y_zero": np.uint8(131),
@@ -303,7 +305,7 @@ def _repeated(codes: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _qlinear_conv(
-    x: NDArray[np.uint8], weight: NDArray[np.int8], zero: int, scale: int, outputs: int, **attributes: object
+    x: NDArray[np.uint8], weight: NDArray[np.int8], zero: int, scale: int, outputs: int, **attributes: Any
 ) -> bytes:
     constants = {
         "one": np.float32(1), "x_zero": np.uint8(zero), "w": np.ascontiguousarray(weight), "w_zero": np.int8(0),

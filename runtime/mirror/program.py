@@ -16,11 +16,11 @@ from onnx import numpy_helper
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import PrecisionEntry, Tap
-from qcam.runtime.fusion import PASSING_OPERATORS, Group, find_groups, quantized_tensors, source_label
+from qcam.runtime.fusion import PASSING_OPERATORS, Group, find_groups, not_followed, quantized_tensors, source_label
 from qcam.runtime.graph import Graph
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror import integer
-from qcam.runtime.mirror.integer.kernel import Setting
+from qcam.runtime.mirror.integer.kernel import Setting, straight_through
 from qcam.runtime.mirror.registry import Resolved, resolve
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
@@ -65,18 +65,6 @@ class _Step:
     outputs: tuple[str, ...]
     label: str
     done_with: tuple[str, ...] = ()
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The exact value, with the gradient of its float simulation."""
-
-    @staticmethod
-    def forward(ctx: Any, simulated: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
-        return exact.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0], None
 
 
 class _Program:
@@ -177,6 +165,8 @@ class Mirror:
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
         self.groups: tuple[Group, ...] = ()
         if arithmetic == "integer":
+            for reason in not_followed(graph):
+                raise QcamError(f"{reason}; mirror arithmetic 'integer' does not follow that, choose 'fake_quant'")
             self.groups = find_groups(graph) + find_groups(graph, bits=16)
         taps = [entry.tap.output, *(skip.output for skip in entry.skips)]
         for tap in (entry.tap, *entry.skips):
@@ -374,8 +364,7 @@ def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def compute(simulated: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             exact = kernel(*operands)
-        result: torch.Tensor = _StraightThrough.apply(simulated, exact)
-        return result
+        return straight_through(simulated, exact)
 
     return compute
 

@@ -31,18 +31,42 @@ def test_a_run_prints_the_table_and_writes_the_results(tiny_bundle, photographs,
     assert done.returncode == 0, done.stderr
     assert "4 images, provider CPU" in done.stdout
     assert "int8 v. f32" in done.stdout
-    assert "int8: integer kernels (4 of 4)" in done.stdout
-    assert "int16: float arithmetic (0 of 4 integer kernels)" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "int8: integer kernels (4 of 4, 100 % of 277 k multiply-accumulates)" in text
+    assert "int16: float arithmetic between Q and DQ (0 of 4 integer kernels, 0 % of 277 k multiply-accumulates)" in text
+    assert "the CPU provider has no 16-bit integer kernels" in text
     assert "random weights" in done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"results.parquet", "maps.parquet", "summary.json", "run.json", "table.md", "grid-tiny.png"}
+    tables = {"results.parquet", "maps.parquet", "summary.json", "run.json", "placement.json", "table.md"}
+    assert names == {*tables, "grid-tiny.png"}
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| int8 v. f32 | SIM |" in table
     assert "int16: float arithmetic" in table
+    assert "| Conv | QLinearConv | CPU | integer | 3 | 99.9 % |" in table
+    assert "| Gemm | QGemm | CPU | integer | 1 | 0.1 % |" in table
     again = command(tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", cwd=tmp_path)
     assert again.returncode == 0
     assert "already holds the complete results" in again.stderr
     assert again.stdout == done.stdout
+
+
+def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_path):
+    code = (
+        "from qcam.runtime.deployed import probe\n"
+        "real = probe._ask\n"
+        "probe._ask = lambda q, c: 'neither [9]' if q.expected and len(q.answers) == 1 else real(q, c)\n"
+        "from qcam.evaluate.cli import main; main()\n"
+    )
+    arguments = (tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", "--grid-rows", "0")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "computes as no kernel family that qcam knows" in " ".join(done.stderr.split())
+    assert "depthwise convolution: neither [9]" in (tmp_path / "out" / "table.md").read_text()
+    kernels = json.loads((tmp_path / "out" / "run.json").read_text())["kernels"]
+    assert kernels["family"] == "unknown"
+    assert kernels["answers"]["depthwise convolution"] == "neither [9]"
 
 
 @pytest.mark.parametrize(

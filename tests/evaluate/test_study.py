@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,8 +14,9 @@ from qcam.evaluate import study as study_module
 from qcam.evaluate.evaluator import BundleEvaluator
 from qcam.evaluate.results import COMPARISONS, MAP_SCHEMA, ROW_SCHEMA, read_rows, summarise
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.study import MAPS, RESULTS, RUN, SUMMARY, Study, StudyOptions
+from qcam.evaluate.study import MAPS, PLACEMENT, RESULTS, RUN, SUMMARY, Study, StudyOptions
 from qcam.runtime.deployed import SessionSettings
+from qcam.runtime.deployed.probe import probe_kernels
 
 PRECISIONS = ("f32", "int16", "int8")
 
@@ -78,18 +80,58 @@ def test_every_image_has_a_row_for_every_precision_and_comparison(tiny_bundle, p
 def test_the_files_hold_what_the_documentation_says(tiny_bundle, photographs, tmp_path):
     rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {RESULTS, MAPS, SUMMARY, RUN}
+    assert names == {RESULTS, MAPS, SUMMARY, RUN, PLACEMENT}
     assert pq.read_schema(tmp_path / "out" / RESULTS).equals(ROW_SCHEMA)
     assert pq.read_schema(tmp_path / "out" / MAPS).equals(MAP_SCHEMA)
-    for name in (SUMMARY, RUN):
+    for name in (SUMMARY, RUN, PLACEMENT):
         assert "NaN" not in (tmp_path / "out" / name).read_text()
     run = json.loads((tmp_path / "out" / RUN).read_text())
     assert run["complete"] is True
     assert run["plan"]["bundles"] == {"tiny": tiny_bundle.fingerprint}
     assert run["models"]["tiny"]["precisions"]["int8"]["integer_kernels"] == 4
     assert run["models"]["tiny"]["precisions"]["int16"]["integer_kernels"] == 0
+    assert run["kernels"] == probe_kernels().to_json()
+    assert run["plan"]["kernels"] == probe_kernels().name
     assert {"decode", "deployed int8", "tail gradient", "metrics"} <= set(run["seconds"])
     assert json.loads((tmp_path / "out" / SUMMARY).read_text())["entries"] == summarise(rows)
+
+
+def test_the_placement_names_every_kernel_that_ran(tiny_bundle, photographs, tmp_path):
+    finish(make(tiny_bundle, find_images(photographs)[:1], tmp_path / "out"))
+    placement = json.loads((tmp_path / "out" / PLACEMENT).read_text())
+    assert set(placement) == {"tiny"}
+    assert set(placement["tiny"]) == set(PRECISIONS)
+    int8, int16 = placement["tiny"]["int8"], placement["tiny"]["int16"]
+    assert int8["integer_coverage"] == {"count": 1.0, "macs": 1.0}
+    assert int16["integer_coverage"] == {"count": 0.0, "macs": 0.0}
+    assert int16["arithmetic"].startswith("float arithmetic between Q and DQ")
+    assert int8["macs_per_image"] == int16["macs_per_image"] == sum(node["macs"] for node in int8["nodes"])
+    assert sum(entry["count"] for entry in int8["kernels"]) == len(int8["nodes"])
+    compute = [node for node in int8["nodes"] if node["macs"]]
+    assert [(node["operator"], node["kernel"], node["integer"]) for node in compute] == [
+        ("Conv", "QLinearConv", True), ("Conv", "QLinearConv", True), ("Conv", "QLinearConv", True), ("Gemm", "QGemm", True),
+    ]  # fmt: skip
+    assert {node["provider"] for node in int8["nodes"]} == {"CPUExecutionProvider"}
+
+
+def test_a_run_that_lost_its_placement_is_not_complete(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)[:1]
+    finish(make(tiny_bundle, images, tmp_path / "out"))
+    (tmp_path / "out" / PLACEMENT).unlink()
+    finish(make(tiny_bundle, images, tmp_path / "out"))
+    assert (tmp_path / "out" / PLACEMENT).exists()
+
+
+def test_kernel_families_are_a_matter_of_the_cpu_provider(tiny_bundle, photographs, tmp_path, monkeypatch):
+    study = make(tiny_bundle, find_images(photographs)[:1], tmp_path / "out")
+    elsewhere = replace(study.options, settings=SessionSettings(provider="OpenVINO"))
+    monkeypatch.setattr(study, "options", elsewhere)
+    assert study.kernels is None
+    assert study.saturates is False
+    finish(study)
+    run = json.loads((tmp_path / "out" / RUN).read_text())
+    assert run["kernels"] == {"family": "not applicable"}
+    assert run["plan"]["kernels"] is None
 
 
 def test_a_model_against_itself_is_exactly_equal(tiny_bundle, photographs, tmp_path):

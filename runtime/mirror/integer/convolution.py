@@ -45,7 +45,7 @@ def conv(setting: Setting) -> Kernel:
 
     low, high = limits(x)
     weight = centred(raw, w)
-    sums = ExactSum(weight, bias_codes(setting), low - zero, high - zero, convolve, setting.device, cuttable=groups == 1)
+    sums = ExactSum(weight, bias_codes(setting, raw.shape[0]), low - zero, high - zero, convolve, setting.device, cuttable=groups == 1)
     multiplier = setting.tensor(np.broadcast_to(multipliers(x, w, output), raw.shape[:1])).reshape(-1, 1, 1)
     saturation = saturation_of(setting, raw, groups) if not _is_depthwise(raw, groups) else None
 
@@ -74,7 +74,7 @@ def centred(raw: NDArray[Any], codes: Codes) -> NDArray[np.int16]:
     return centred
 
 
-def bias_codes(setting: Setting) -> NDArray[np.int64] | None:
+def bias_codes(setting: Setting, outputs: int) -> NDArray[np.int64] | None:
     """Return the int32 bias codes; a float bias is quantized as ONNX Runtime does, in steps of x_scale · w_scale."""
     group = setting.group
     if len(group.inputs) < 3:
@@ -84,13 +84,18 @@ def bias_codes(setting: Setting) -> NDArray[np.int64] | None:
         codes = setting.constants.get(bias.tensor)
         if codes is None:
             raise QcamError(f"the mirror needs a constant bias, at {group.label}")
-        stored: NDArray[np.int64] = codes.astype(np.int64)
-        return stored
+        return _for_outputs(codes.astype(np.int64), group.label, outputs)
     values = setting.constants[group.node.input[2]]
     x, w = setting.inputs[:2]
     steps = np.rint(values / (x.scale * w.scale))
-    quantized: NDArray[np.int64] = np.clip(steps, -(2**31), 2**31 - 1).astype(np.int64)
-    return quantized
+    return _for_outputs(np.clip(steps, -(2**31), 2**31 - 1).astype(np.int64), group.label, outputs)
+
+
+def _for_outputs(bias: NDArray[np.int64], label: str, outputs: int) -> NDArray[np.int64]:
+    """Return one bias for each output."""
+    if bias.size != 1 and bias.shape not in ((outputs,), (1, outputs)):
+        raise QcamError(f"the mirror takes one bias for each output, not one of shape {bias.shape}, at {label}")
+    return np.broadcast_to(bias.reshape(-1), (outputs,))
 
 
 def saturation_of(setting: Setting, raw: NDArray[Any], groups: int = 1) -> Saturation | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from qcam.runtime.fusion import Group
 from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.saturation import saturable_pairs
 
 
@@ -21,12 +22,22 @@ class Exposure:
         pairs: Pairs of weights in all that such kernels add.
         lowest: Weights of -128, which overflow on ARM CPUs without dot-product instructions.
         fixed_point: Integer additions, which ARM64 kernels compute in fixed point.
+        fused: Integer multiplications and float BatchNormalizations, which ARM64 kernels round once less.
     """
 
     saturable: int
     pairs: int
     lowest: int
     fixed_point: int
+    fused: int
+
+    def differs(self, one: KernelFamily, other: KernelFamily) -> bool:
+        """Tell whether two families may compute different codes; weights of -128 aside, which depend on the processor."""
+        return bool(
+            (self.saturable and one.pairs_saturate != other.pairs_saturate)
+            or (self.fixed_point and one.fixed_point_add != other.fixed_point_add)
+            or (self.fused and one.fused_batch_norm != other.fused_batch_norm)
+        )
 
 
 def exposure(graph: Graph, groups: Iterable[Group]) -> Exposure:
@@ -37,8 +48,10 @@ def exposure(graph: Graph, groups: Iterable[Group]) -> Exposure:
         groups: Its integer groups.
     """
     saturable = pairs = lowest = additions = 0
+    fused = sum(node.op_type == "BatchNormalization" for node in graph.model.graph.node)
     for group in groups:
         additions += group.kernel == "QLinearAdd"
+        fused += group.kernel == "QLinearMul"
         weight = group.inputs[1] if group.node.op_type in ("Conv", "Gemm", "MatMul") and len(group.inputs) > 1 else None
         if weight is None or weight.dtype != np.int8 or weight.tensor not in graph.initializers:
             continue
@@ -52,6 +65,8 @@ def exposure(graph: Graph, groups: Iterable[Group]) -> Exposure:
             raw = (raw if attribute(group.node, "transB", 0) else raw.T)[:, :, None, None]
         else:
             continue
+        if group.inputs[0] is not None and group.inputs[0].dtype != np.uint8:
+            continue  # kernels for signed activations widen to 16 bits first
         saturable += len(saturable_pairs(raw, groups_of_node))
         pairs += raw.shape[0] * (raw[0].size // 2)
-    return Exposure(saturable, pairs, lowest, additions)
+    return Exposure(saturable, pairs, lowest, additions, fused)

@@ -5,12 +5,16 @@ Only what a following QuantizeLinear can tell apart has a place here; other floa
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from qcam.common.errors import QcamError
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.elementwise import logistic
+from qcam.runtime.mirror.integer.kernel import straight_through
+from qcam.runtime.mirror.integer.summation import row_sums
 from qcam.runtime.mirror.registry import exact_operator
 
 
@@ -57,12 +61,19 @@ def reduce_mean(
     noop_with_empty_axes: int = 0,
     family: KernelFamily,
 ) -> torch.Tensor:
-    """Arithmetic mean over axes, in float64, rounded."""
+    """Arithmetic mean over axes: in the kernel's own order over the last ones, else in float64, rounded."""
     named = axes_input.tolist() if axes_input is not None else list(axes or [])
     if not named and noop_with_empty_axes:
         return x
-    chosen = [int(axis) for axis in named] if named else list(range(x.dim()))
-    return x.double().mean(dim=chosen, keepdim=bool(keepdims)).float()
+    chosen = sorted({int(axis) % x.dim() for axis in named}) if named else list(range(x.dim()))
+    true = x.double().mean(dim=chosen, keepdim=bool(keepdims)).float()
+    kept = x.dim() - len(chosen)
+    if x.dtype != torch.float32 or chosen != list(range(kept, x.dim())) or not kept:
+        return true
+    with torch.no_grad():
+        rows = x.reshape(-1, math.prod(x.shape[kept:]))
+        exact = (row_sums(rows, neighbours=family.adds_neighbours) / rows.shape[1]).reshape(true.shape)
+    return straight_through(true, exact) if x.requires_grad else exact
 
 
 @exact_operator("GlobalAveragePool", versions=(1, 22))
@@ -74,6 +85,5 @@ def global_average_pool(x: torch.Tensor, *, family: KernelFamily) -> torch.Tenso
 @exact_operator("Sigmoid", versions=(6, 13))
 def sigmoid(x: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
     """The logistic function as ONNX Runtime approximates it; its gradient is the true one's."""
-    value = torch.sigmoid(x)
     approximated = torch.from_numpy(logistic(x.detach().cpu().numpy())).to(x.device)
-    return value + (approximated - value).detach() if x.requires_grad else approximated
+    return straight_through(torch.sigmoid(x), approximated) if x.requires_grad else approximated

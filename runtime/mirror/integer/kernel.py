@@ -151,3 +151,21 @@ def lookup(table: torch.Tensor, low: int) -> Kernel:
         return table.take((codes - low if low else codes).to(torch.int64))
 
     return run
+
+
+def straight_through(simulated: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+    """Return the exact value with the gradient of its simulation."""
+    result: torch.Tensor = _StraightThrough.apply(simulated, exact)
+    return result
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The exact value, with the gradient of its float simulation."""
+
+    @staticmethod
+    def forward(ctx: Any, simulated: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+        return exact.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], None

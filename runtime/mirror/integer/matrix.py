@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,11 +12,12 @@ from qcam.common.errors import QcamError
 from qcam.runtime.mirror.integer.accumulate import ExactSum
 from qcam.runtime.mirror.integer.convolution import bias_codes, centred, saturation_of
 from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, multipliers, requantize
+from qcam.runtime.mirror.integer.saturation import HIGHEST, LOWEST
 
 
 @kernel("Gemm")
 def gemm(setting: Setting) -> Kernel:
-    """As QLinearConv; without an output scale f32(acc) · (a_scale · b_scale), float32."""
+    """As QLinearConv; without an output scale f32(acc) · (alpha · a_scale · b_scale), float32."""
     raw = setting.constant(1)
     if raw is None or raw.ndim != 2:
         raise QcamError(f"the mirror's QGemm needs a constant matrix, at {setting.group.label}")
@@ -24,13 +27,16 @@ def gemm(setting: Setting) -> Kernel:
         raw, weight = raw.T, weight.T
     zero = int(a.zero_point)
     low, high = limits(a)
-    sums = ExactSum(
-        np.ascontiguousarray(weight), bias_codes(setting), low - zero, high - zero, F.linear, setting.device, cuttable=True
-    )
-    multiplier = setting.tensor(np.broadcast_to(multipliers(a, b, output), raw.shape[:1]))
+    bias = bias_codes(setting, raw.shape[0])
+    weight = np.ascontiguousarray(weight)
+    sums = ExactSum(weight, bias, low - zero, high - zero, F.linear, setting.device, cuttable=True)
+    scaled_a = replace(a, scale=np.float32(setting.attributes.get("alpha", 1.0)) * a.scale)
+    multiplier = setting.tensor(np.broadcast_to(multipliers(scaled_a, b, output), raw.shape[:1]))
     saturation = saturation_of(setting, raw[:, :, None, None])
+    transposed = bool(setting.attributes.get("transA", 0))
 
     def run(codes: torch.Tensor) -> torch.Tensor:
+        codes = codes.T.contiguous() if transposed else codes
         steps = codes - zero if zero else codes
         if saturation is None:
             total = sums(steps)
@@ -78,17 +84,26 @@ def matmul(setting: Setting) -> Kernel:
         return run_constant
     if b.scale.size != 1:
         raise QcamError(f"the mirror's QLinearMatMul of two activations takes one scale each, at {setting.group.label}")
-    if setting.family.pairs_saturate and (a.dtype, b.dtype) == (np.uint8, np.int8):
-        raise QcamError(
-            f"the mirror does not know how {setting.family} multiplies unsigned by signed activations, at {setting.group.label}"
-        )
     held = [None if value is None else setting.tensor(value.astype(np.float64)) for value in constants]
+
+    saturates = setting.family.pairs_saturate and (a.dtype, b.dtype) == (np.uint8, np.int8)
 
     def run(*codes: torch.Tensor) -> torch.Tensor:
         rest = iter(codes)
         left, right = (next(rest).double() if value is None else value for value in held)
         total = torch.matmul(left - int(a.zero_point), right - int(b.zero_point)).round_()
+        if saturates:
+            total += _lost_in_pairs(left, right)
         scaled = ExactSum.rounded(total) * multiplier
         return scaled if output is None else requantize(scaled, output)
 
     return run
+
+
+def _lost_in_pairs(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return what saturation of each pair of products changes at a product of two matrices of raw codes."""
+    lost: torch.Tensor = torch.zeros((), dtype=left.dtype, device=left.device)
+    for k in range(0, left.shape[-1] - 1, 2):
+        pair = left[..., k, None] * right[..., None, k, :] + left[..., k + 1, None] * right[..., None, k + 1, :]
+        lost = lost + (pair.clamp(LOWEST, HIGHEST) - pair)
+    return lost

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_LOWEST, _HIGHEST = -(2**15), 2**15 - 1
+#: What 16 bits hold.
+LOWEST, HIGHEST = -(2**15), 2**15 - 1
 #: Smallest sum of two weights' magnitudes that can saturate: 129 · 255 > 2^15 ≥ 128 · 255.
 _SATURABLE = 129
 #: Entries that are expanded at a time.
@@ -108,7 +109,7 @@ class Saturation:
     def reaches(self, largest: torch.Tensor) -> bool:
         """Tell whether any pair can saturate when each row's codes are at most `largest` (one value a row)."""
         reach = largest[self._first] * self._bounds[:, 0] + largest[self._second] * self._bounds[:, 1]
-        return bool((reach > _HIGHEST).any())
+        return bool((reach > HIGHEST).any())
 
     def add_to(self, sums: torch.Tensor, planes: torch.Tensor) -> None:
         """Add the difference to exact sums.
@@ -122,7 +123,7 @@ class Saturation:
             part = slice(begin, begin + step)
             first, second = planes[self._first[part]], planes[self._second[part]]
             reach = first * self._bounds[part, 0:1] + second * self._bounds[part, 1:2]
-            factor, position = (reach > _HIGHEST).nonzero(as_tuple=True)
+            factor, position = (reach > HIGHEST).nonzero(as_tuple=True)
             if len(factor) == 0:
                 continue
             a, b = first[factor, position], second[factor, position]
@@ -138,7 +139,7 @@ class Saturation:
         within = torch.arange(len(entry), device=count.device) - torch.repeat_interleave(count.cumsum(0) - count, count)
         pair = self._start[factor][entry] + within
         products = a[entry] * self._weights[pair, 0] + b[entry] * self._weights[pair, 1]
-        difference = products.clamp(_LOWEST, _HIGHEST).sub_(products)
+        difference = products.clamp(LOWEST, HIGHEST).sub_(products)
         places = position[entry] * sums.shape[1] + self._outputs[pair]
         sums.view(-1).index_add_(0, places, difference.to(sums.dtype))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +11,10 @@ from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits
 
 @kernel("Softmax")
 def softmax(setting: Setting) -> Kernel:
-    """min(rne(e · floor(1 / y_scale) / sum e) + y_zp, hi), e from a table of exp in float32, added one after another."""
+    """min(rne(e · floor(1 / y_scale) / sum e) + y_zp, hi), e from a table of exp in float32, added one after another.
+
+    The sum is float32, product and quotient are not rounded to it.
+    """
     (x,), output = setting.inputs, setting.output
     axis = int(setting.attributes.get("axis", -1))
     low, high = limits(x)
@@ -25,7 +26,8 @@ def softmax(setting: Setting) -> Kernel:
         table = _exponentials(float(x.scale), rows.shape[-1])
         values = table[rows - low + (high - rows.max(axis=-1, keepdims=True))]
         total = np.add.accumulate(values, axis=-1)[..., -1:]
-        result = np.minimum(np.rint(values * levels / total) + zero, limits(output)[1])
+        shares = values.astype(np.float64) * levels / total.astype(np.float64)
+        result = np.minimum(np.rint(shares) + zero, limits(output)[1])
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(result.astype(np.float32), -1, axis))).to(codes.device)
 
     return run
@@ -33,7 +35,7 @@ def softmax(setting: Setting) -> Kernel:
 
 def _exponentials(scale: float, length: int) -> NDArray[np.float32]:
     """Return exp((code - 255) · scale) times a constant that leaves room for a sum of `length`, one value a code."""
-    room = math.log(float(np.finfo(np.float32).max) / length)
+    room = float(np.log(np.finfo(np.float32).max / np.float32(length)))  # both in float32
     shift = max(0.0, room - 5) / scale
     table: NDArray[np.float32] = np.exp((np.arange(256) - 255 + shift) * scale).astype(np.float32)
     return table

@@ -8,7 +8,6 @@ import pytest
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import DeployedModel, SessionSettings, provider_name, require_provider
-from qcam.runtime.deployed.probe import saturates_in_pairs
 from qcam.runtime.deployed.providers import captured_output, explain_not_loaded
 
 IMAGES = np.random.default_rng(1).normal(size=(7, 3, 32, 32)).astype(np.float32)
@@ -153,11 +152,6 @@ def test_captured_output_takes_what_c_code_writes(capfd):
     assert text == ["from below\n"]
     os.write(2, b"after\n")
     assert capfd.readouterr() == ("", "after\n")
-
-
-def test_the_saturation_probe_is_cured_by_the_precise_kernels():
-    assert saturates_in_pairs({"session.x64quantprecision": "1"}) is False
-    assert isinstance(saturates_in_pairs(), bool)
 
 
 def test_the_deployed_runtime_imports_neither_torch_nor_torchvision(tiny_bundle):

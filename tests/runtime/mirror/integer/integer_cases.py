@@ -141,13 +141,16 @@ class Nodes:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=f"{operator}_{output}", **attributes))
         return output
 
-    def inputs(self, *shapes: Sequence[int], scale: float | None = None) -> list[Codes]:
+    def inputs(
+        self, *shapes: Sequence[int], scale: float | None = None, dtypes: Sequence[Any] | None = None
+    ) -> list[Codes]:
         """Return operands, each quantized from its own part of the graph's input."""
         values, made = [], []
-        for shape in shapes:
+        dtypes = dtypes or [self.dtype] * len(shapes)
+        for shape, dtype in zip(shapes, dtypes, strict=True):
             step = scale or self.choices.scale()
-            zero = self.choices.zero_point(self.dtype)
-            codes = self.choices.codes(self.dtype, shape)
+            zero = self.choices.zero_point(dtype)
+            codes = self.choices.codes(dtype, shape)
             values.append((codes.astype(np.float64) - zero) * step)
             made.append((step, zero))
         if len(shapes) == 1:
@@ -163,7 +166,8 @@ class Nodes:
                     for edge, value in (("from", start), ("to", start + row.shape[1]))]  # fmt: skip
             part = self.add("Slice", f"part{index}", "x", *ends, self.constant("one", np.array([1], np.int64)))
             size = self.constant(f"shape{index}", np.array([batch, *shape[1:]], np.int64))
-            operands.append(self.quantize(self.add("Reshape", f"in{index}", part, size), *made[index], name=f"in{index}"))
+            made_of = self.add("Reshape", f"in{index}", part, size)
+            operands.append(self.quantize(made_of, *made[index], name=f"in{index}", dtype=dtypes[index]))
             start += row.shape[1]
         return operands
 

@@ -20,7 +20,8 @@ def finish(nodes: Nodes, tensor: str, kernel: str | None, *, clip: bool = False)
     choices, limits = nodes.choices, np.iinfo(nodes.dtype)
     values = nodes.values(tensor)
     lowest, highest = float(min(values.min(), 0)), float(max(values.max(), 0))
-    scale = max(highest - lowest, 1e-20) / 255 * choices.pick(1, 1, 1, 0.3, 4, 30, 1e-3)
+    # Global pools refuse to magnify.
+    scale = (highest - lowest or 1.0) / 255 * choices.pick(1, 1, 1, 0.3, 4, 30, 1 if kernel and "Pool" in kernel else 1e-3)
     scale = float(np.float32(2.0 ** np.rint(np.log2(scale)) if choices.integer(0, 2) == 0 else scale))
     zero = int(np.clip(limits.min - np.rint(lowest / scale), limits.min, limits.max))
     if choices.integer(0, 3) == 0:
@@ -39,12 +40,12 @@ def finish(nodes: Nodes, tensor: str, kernel: str | None, *, clip: bool = False)
 
 
 def weight(
-    nodes: Nodes, shape: tuple[int, ...], dtype: Any, axis: int, channels: int, *, zeros: bool = True
+    nodes: Nodes, shape: tuple[int, ...], dtype: Any, axis: int, channels: int
 ) -> tuple[str, np.ndarray]:
     """Return a constant weight, by one scale or one a channel, and its scales."""
     choices = nodes.choices
     codes = choices.codes(dtype, shape)
-    zero = choices.integer(0, 255) if dtype == U8 and zeros else 0
+    zero = choices.integer(0, 255) if dtype == U8 else choices.pick(0, 0, 0, -5)
     if choices.yes():
         scales = np.array([choices.scale(-9, -4) for _ in range(channels)], np.float32)
         return nodes.held("w", codes, scales, np.full(channels, zero), axis), scales
@@ -125,21 +126,25 @@ def gemm(choices: Choices) -> Case:
 
 
 def matmul(choices: Choices) -> Case:
-    """A constant right operand, or two activations."""
+    """A constant operand on either side, or two activations."""
     activations, weights = types(choices)
     batch, rows, depth = choices.integer(1, 3), choices.integer(1, 4), choices.pick(1, 3, 16, 33, 70)
     columns = choices.integer(1, 20)
-    floats = choices.integer(0, 2) == 0
     shape = choices.pick((batch, depth), (batch, rows, depth), (batch, 2, rows, depth))
-    if choices.yes():
-        nodes = Nodes(choices, activations)
+    kind = choices.pick("matrix", "matrix", "batch", "left", "two", "mixed")
+    nodes = Nodes(choices, activations if kind != "two" else choices.pick(U8, S8))
+    if kind == "matrix":
         (x,) = nodes.inputs(shape)
-        w, _ = weight(nodes, (depth, columns), weights, 1, columns)
-        operands = (x.name, w)
+        operands = [x.name, weight(nodes, (depth, columns), weights, 1, columns)[0]]
+    elif kind in ("batch", "left"):
+        size = (batch, depth, columns) if kind == "batch" else (batch, rows, depth)
+        held = nodes.held("w", choices.codes(weights if kind == "batch" else activations, size), choices.scale(-9, -4), 0)
+        (x,) = nodes.inputs((batch, rows, depth) if kind == "batch" else (batch, depth, columns))
+        operands = [x.name, held] if kind == "batch" else [held, x.name]
     else:
-        nodes = Nodes(choices, choices.pick(U8, S8))
-        a, b = nodes.inputs((batch, rows, depth), (batch, depth, columns))
-        operands = (a.name, b.name)
+        types_of_two = None if kind == "two" else [activations, weights]
+        operands = [x.name for x in nodes.inputs((batch, rows, depth), (batch, depth, columns), dtypes=types_of_two)]
+    floats = choices.integer(0, 2) == 0
     nodes.add("MatMul", "y" if floats else "m", *operands)
     if floats:
         return nodes.case("y", "MatMulIntegerToFloat")
@@ -199,7 +204,7 @@ def average_pool(choices: Choices) -> Case:
     attributes: dict[str, Any] = {"kernel_shape": window, "strides": strides, "ceil_mode": choices.integer(0, 1)}
     auto = choices.pick("", "", "", "SAME_UPPER", "SAME_LOWER", "VALID")
     if auto:
-        attributes |= {"auto_pad": auto, "ceil_mode": 0}
+        attributes |= {"auto_pad": auto, "ceil_mode": 0, "strides": [1, 1]}
     else:
         attributes["pads"] = [choices.integer(0, length - 1) for length in (*window, *window)]
     attributes["count_include_pad"] = choices.integer(0, 1)
@@ -237,10 +242,34 @@ def softmax(choices: Choices) -> Case:
     (x,) = nodes.inputs(shape)
     attributes = {"axis": choices.integer(-len(shape), len(shape) - 1)} if choices.yes() else {}
     nodes.add("Softmax", "s", x.name, **attributes)
-    scale, zero = choices.pick((1 / 256, 0), (1 / 255, 0), (0.01, 0), (1 / 256, None), (1 / 64, None))
+    scale, zero = choices.pick((1 / 256, 0), (1 / 255, 0), (0.01, 0), (0.02, 0), (0.003, None), (1 / 256, None), (1 / 64, None))
     zero = int(np.iinfo(nodes.dtype).min) if zero == 0 else choices.zero_point(nodes.dtype)
     result = nodes.quantize("s", float(np.float32(scale)), zero, name="result")
     return nodes.case(result.name, "QLinearSoftmax")
+
+
+def unfused(choices: Choices) -> Case:
+    """An operator in float, because a Relu or Clip in front of the quantizer takes something away."""
+    nodes = Nodes(choices, choices.pick(U8, S8))
+    limits = np.iinfo(nodes.dtype)
+    middle = (int(limits.min) + int(limits.max) + 1) // 2
+    # Powers of two and short sums: float arithmetic is exact, in whatever order.
+    codes = choices.numbers().integers(middle - 60, middle + 60, (2, 3, 4, 4))
+    nodes.x = ((codes - middle) / 8).astype(np.float32)
+    x = nodes.quantize("x", 1 / 8, middle, name="x")
+    operator = choices.pick("Conv", "Add", "Mul")
+    if operator == "Conv":
+        nodes.add("Conv", "r", x.name, nodes.held("w", choices.numbers().integers(-9, 9, (4, 3, 1, 1)).astype(S8), 1 / 4, 0))
+    else:
+        nodes.add(operator, "r", x.name, x.name)
+    if choices.yes():
+        nodes.add("Relu", "clipped", "r")
+        result = nodes.quantize("clipped", 1 / 8, middle - choices.integer(0, 100), name="result")
+    else:
+        low, high = nodes.constant("low", np.float32(choices.pick(0, -1))), nodes.constant("high", np.float32(6))
+        nodes.add("Clip", "clipped", "r", low, high)
+        result = nodes.quantize("clipped", 1 / 16, int(limits.min) + 16, name="result")
+    return nodes.case(result.name, None)
 
 
 def passing(choices: Choices) -> Case:
@@ -281,6 +310,6 @@ def passing(choices: Choices) -> Case:
 OPERATORS = {
     function.__name__: function
     for function in (
-        conv, gemm, matmul, add, mul, concat, average_pool, global_average_pool, sigmoid, leaky_relu, softmax, passing,
+        conv, gemm, matmul, add, mul, concat, average_pool, global_average_pool, sigmoid, leaky_relu, softmax, passing, unfused,
     )
 }  # fmt: skip

@@ -1,0 +1,58 @@
+"""The placement of one session as a table: which kernel ran each kind of operator, where, and in which arithmetic."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.markup import escape
+from rich.table import Table
+
+from qcam.runtime.deployed.placement import Placement, percent
+
+HEADINGS = ("operator", "kernel", "provider", "arithmetic", "count", "multiply-accumulates")
+#: Stands for the operator of kernels that the runtime added.
+ADDED = "(added by the runtime)"
+
+
+def placement_rows(placement: Placement) -> list[list[str]]:
+    """Return a row of texts for each kind of operator, kernel and provider.
+
+    Args:
+        placement: What ran.
+
+    Returns:
+        Cells as in `HEADINGS`; Conv, Gemm and MatMul first, then by count. The last cell is the share of the model's
+        multiply-accumulates, a dash for what multiplies nothing, a question mark where they are unknown.
+    """
+    counts: Counter[tuple[bool, str, str, str, bool]] = Counter()
+    macs: Counter[tuple[bool, str, str, str, bool]] = Counter()
+    for node in placement.nodes:
+        key = (node.computes, node.operator, node.kernel, node.provider, node.integer)
+        counts[key] += 1
+        macs[key] += node.macs
+    total = placement.coverage.total_macs
+    rows = []
+    for key in sorted(counts, key=lambda key: (not key[0], -macs[key], not key[1], -counts[key], key)):
+        computes, operator, kernel, provider, integer = key
+        share = "–" if not computes else "?" if total is None else percent(macs[key] / total)
+        # A convolution of a file without node names is as little the runtime's own as any other.
+        name = operator or ("?" if computes else ADDED)
+        arithmetic = "integer" if integer else "float"
+        rows.append([name, kernel, provider.removesuffix("ExecutionProvider"), arithmetic, str(counts[key]), share])
+    return rows
+
+
+def placement_as_rich(placement: Placement, title: str) -> Table:
+    """Return the placement as a table for a terminal."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    for index, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if index > 3 else "left")
+    for row in placement_rows(placement):
+        table.add_row(*map(escape, row))
+    return table
+
+
+def placement_as_markdown(placement: Placement) -> str:
+    """Return the placement as a Markdown table."""
+    lines = [list(HEADINGS), ["---"] * 4 + ["---:"] * 2, *placement_rows(placement)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,0 +1,233 @@
+"""What a profile says about the nodes of a file, by hand; and what real sessions say."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from qcam.runtime.bundle import load_model
+from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.deployed.filenodes import FileNodes
+from qcam.runtime.deployed.placement import Coverage, NodePlacement, Placement, percent, read_profile
+from qcam.runtime.fusion import disagreements, find_groups
+from qcam.runtime.graph import Graph
+
+CPU = "CPUExecutionProvider"
+
+#: Multiply-accumulates of `network` for one image of 3 × 8 × 8, by hand.
+MACS = {
+    "stem": 6 * 4 * 4 * (3 * 3 * 3),  # stride 2
+    "depthwise": 6 * 4 * 4 * (1 * 3 * 3),
+    "grouped": 10 * 4 * 4 * (3 * 1 * 1),
+    "up": 10 * 4 * 4 * (2 * 2 * 2),  # transposed: every input value goes to 2 channels of 2 × 2
+    "classifier": 5 * 128,
+    "projection": 7 * 5,
+}
+
+
+def network(*, named: bool = True) -> onnx.ModelProto:
+    """One node of every kind that multiplies; weights partly behind Constant, Transpose and DequantizeLinear nodes."""
+    generator = np.random.default_rng(0)
+    weights = {
+        "stem_w": (6, 3, 3, 3), "depthwise_w": (6, 1, 3, 3), "grouped_w": (10, 3, 1, 1), "up_w": (10, 2, 2, 2),
+        "classifier_w": (5, 128), "projection_w": (7, 5),
+    }  # fmt: skip
+    initializers = [
+        numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name) for name, shape in weights.items()
+    ]
+    held = numpy_helper.from_array(generator.integers(-9, 9, (6, 3, 3, 3)).astype(np.int8), "stem_codes")
+    initializers = [held, *initializers[1:], numpy_helper.from_array(np.float32(0.1), "scale")]
+    nodes = [
+        ("DequantizeLinear", "stem_dq", ["stem_codes", "scale"], "stem_w", {}),
+        ("Conv", "stem", ["x", "stem_w"], "a", {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ("Relu", "relu", ["a"], "b", {}),
+        ("Conv", "depthwise", ["b", "depthwise_w"], "c", {"group": 6, "pads": [1, 1, 1, 1]}),
+        ("Conv", "grouped", ["c", "grouped_w"], "d", {"group": 2}),
+        ("ConvTranspose", "up", ["d", "up_w"], "e", {"strides": [2, 2]}),
+        ("Flatten", "flat", ["e"], "f", {}),
+        ("Gemm", "classifier", ["f", "classifier_w"], "g", {"transB": 1}),
+        ("Transpose", "turn", ["projection_w"], "turned", {}),
+        ("MatMul", "projection", ["g", "turned"], "y", {}),
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node(operator, inputs, [output], name=name if named else "", **attributes)
+            for operator, name, inputs, output, attributes in nodes
+        ],
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def event(name, kernel, inputs=(), outputs=(), provider=CPU, suffix="_kernel_time"):
+    arguments = {"op_name": kernel, "provider": provider}
+    if inputs:
+        arguments |= {"input_type_shape": [dict([pair]) for pair in inputs]}
+    if outputs:
+        arguments |= {"output_type_shape": [dict([pair]) for pair in outputs]}
+    return {"cat": "Node", "name": name + suffix, "args": arguments}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def reader(*events, model=None, expected=6, fallback=""):
+        path = tmp_path / "profile.json"
+        path.write_text(json.dumps([{"cat": "Session", "name": "model_run"}, *events]))
+        return read_profile(path, expected, fallback, None if model is None else FileNodes(model))
+
+    return reader
+
+
+def real(model, tmp_path, **options):
+    """Run a model once in ONNX Runtime and read the profile."""
+    settings = onnxruntime.SessionOptions()
+    settings.enable_profiling = True
+    settings.profile_file_prefix = str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=[CPU])
+    session.run(None, {"x": np.zeros((1, 3, 8, 8), np.float32)})
+    from pathlib import Path
+
+    return read_profile(Path(session.end_profiling()), 6, "", FileNodes(model))
+
+
+QUIET = (
+    event("Transpose", "Transpose", [("uint8", [1, 3, 8, 8])], [("uint8", [1, 8, 8, 3])]),
+    event("stem_token_17", "QLinearConv", [("uint8", [1, 8, 8, 3])], [("uint8", [1, 4, 4, 6])]),
+    event("stem_token_17", "QLinearConv", suffix="_fence_before"),
+    event("fused depthwise", "FusedConv", [("float", [1, 6, 4, 4])], [("float", [1, 6, 4, 4])]),
+    event("d_nchwc", "Conv", [("float", [1, 8, 4, 4])], [("float", [1, 16, 4, 4])]),
+    event("up", "ConvTranspose", [("float", [1, 10, 4, 4])], [("float", [1, 2, 8, 8])]),
+    event("classifier", "QGemm", [("uint8", [1, 128])], [("float", [1, 5])]),
+    event("projection/MatMulAddFusion", "Gemm", [("float", [1, 5])], [("float", [1, 7])]),
+)
+
+
+def test_kernels_are_traced_to_the_nodes_of_the_file(read):
+    placement = read(*QUIET, model=network())
+    assert placement.nodes == (
+        NodePlacement("Transpose", "", "Transpose", CPU, True, 0),
+        NodePlacement("stem", "Conv", "QLinearConv", CPU, True, MACS["stem"]),
+        NodePlacement("depthwise", "Conv", "FusedConv", CPU, False, MACS["depthwise"]),
+        NodePlacement("grouped", "Conv", "Conv", CPU, False, MACS["grouped"]),  # not 16 channels: they fill the last block
+        NodePlacement("up", "ConvTranspose", "ConvTranspose", CPU, False, MACS["up"]),
+        NodePlacement("classifier", "Gemm", "QGemm", CPU, True, MACS["classifier"]),
+        NodePlacement("projection", "MatMul", "Gemm", CPU, False, MACS["projection"]),
+    )
+    assert placement.kernel_of["stem"] == "QLinearConv"
+    assert "Transpose" not in placement.kernel_of
+    assert (placement.integer, placement.float, placement.count("QLinearConv")) == (2, 4, 1)
+
+
+def test_coverage_counts_kernels_and_multiply_accumulates(read):
+    coverage = read(*QUIET, model=network()).coverage
+    assert coverage.count == pytest.approx(2 / 6)
+    assert coverage.total_macs == sum(MACS.values())
+    assert coverage.macs == pytest.approx((MACS["stem"] + MACS["classifier"]) / sum(MACS.values()))
+    said = read(*QUIET, model=network()).describe()
+    assert said == "mixed: 2 of 6 kernels integer, 54.9 % of 5.89 k multiply-accumulates, the rest float"
+
+
+def test_without_node_names_only_kernels_are_counted(read):
+    events = [
+        event("QuantizeLinear_106", "QuantizeLinear", [("float", [1, 3, 8, 8])], [("uint8", [1, 3, 8, 8])]),
+        event("_token_11", "QLinearConv", [("uint8", [1, 8, 8, 3])], [("uint8", [1, 4, 4, 6])]),
+        event("Gemm_7", "Gemm", [("float", [1, 128])], [("float", [1, 5])]),
+    ]
+    placement = read(*events, model=network(named=False), expected=2)
+    assert [node.operator for node in placement.nodes] == ["", "", ""]
+    assert placement.coverage == Coverage(0.5, None, None)
+    assert dict(placement.kernel_of) == {}
+    assert placement.describe() == "mixed: 1 of 2 kernels integer, the rest float"
+
+
+def test_a_name_that_two_nodes_share_tells_nothing(read):
+    model = network()
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.name = "stem"
+    placement = read(*QUIET[:2], model=model, expected=1)
+    assert [node.operator for node in placement.nodes] == ["", ""]
+
+
+def test_a_name_that_only_looks_like_the_runtimes_is_the_files_own(read):
+    model = network()
+    model.graph.node[1].name = "stem_token_17"
+    model.graph.node[3].name = "stem"
+    assert read(*QUIET[:2], model=model).nodes[1].name == "stem_token_17"
+
+
+def test_a_batch_normalization_that_runs_as_a_convolution_is_none(read):
+    """As DenseNet's in float: ONNX Runtime makes a depthwise 1 × 1 convolution of it."""
+    model = network()
+    model.graph.node[2].CopyFrom(helper.make_node("BatchNormalization", ["a", "s", "t", "m", "v"], ["b"], name="norm"))
+    model.graph.node.insert(3, helper.make_node("BatchNormalization", ["b", "s", "t", "m", "v"], ["b2"], name="norm2"))
+    model.graph.node[4].input[0] = "b2"
+    shape = [("float", [1, 8, 4, 4])]
+    placement = read(event("b2_bn_nchwc", "Conv", shape, shape), event("c_nchwc", "Conv", shape, shape), model=model)
+    assert [(node.name, node.operator) for node in placement.nodes] == [
+        ("norm2", "BatchNormalization"), ("depthwise", "Conv"),
+    ]  # fmt: skip
+    assert (placement.integer, placement.float) == (0, 1)
+    assert placement.coverage.total_macs == MACS["depthwise"]
+
+
+def test_what_was_appended_to_a_convolution_is_the_convolution(read):
+    shape = [("float", [1, 8, 4, 4])]
+    (node,) = read(event("b_nchwc", "Conv", shape, shape), model=network()).nodes
+    assert (node.name, node.operator, node.macs) == ("stem", "Conv", MACS["stem"])
+
+
+def test_nothing_visible_is_said(read):
+    placement = read(event("TRTKernel_1", "TRTKernel_graph_0", provider="TensorrtExecutionProvider"), model=network())
+    assert placement.coverage == Coverage(None, None, None)
+    assert "compiled by the provider (6 Conv/Gemm/MatMul inside" in placement.describe()
+    assert placement.to_json()["integer_coverage"] == {"count": None, "macs": None}
+
+
+def test_what_is_partly_visible_is_said(read):
+    placement = read(QUIET[1], model=network())
+    assert placement.describe().endswith("; 5 more not visible in the profile")
+
+
+def test_a_placement_of_counts_alone_still_tells_its_share():
+    placement = Placement({("QLinearConv", CPU): 3, ("Conv", CPU): 1}, 4)
+    assert placement.coverage == Coverage(0.75, None, None)
+
+
+@pytest.mark.parametrize(("share", "text"), [(0, "0 %"), (1, "100 %"), (0.5, "50.0 %"), (1e-9, "0.1 %"), (1 - 1e-9, "99.9 %")])
+def test_shares_never_round_to_nothing_or_all(share, text):
+    assert percent(share) == text
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_real_multiply_accumulates_are_those_by_hand(tmp_path, named):
+    placement = real(network(named=named), tmp_path)
+    assert (placement.integer, placement.float) == (0, 6)
+    if named:
+        found = {node.name: node.macs for node in placement.nodes if node.computes}
+        assert found == MACS
+        assert placement.coverage == Coverage(0, 0, sum(MACS.values()))
+
+
+def test_the_tiny_networks_kernels_are_what_fusion_foretells(tiny_bundle):
+    """32 × 32: a stem of stride 2, a convolution, a head of stride 2, a classifier."""
+    macs = 8 * 16 * 16 * 27 + 8 * 16 * 16 * 72 + 16 * 8 * 8 * 72 + 10 * 16
+    placements = {name: DeployedModel(tiny_bundle, name, SessionSettings()).placement for name in ("f32", "int16", "int8")}
+    assert [placements[name].coverage for name in placements] == [
+        Coverage(0, 0, macs), Coverage(0, 0, macs), Coverage(1, 1, macs),
+    ]  # fmt: skip
+    graph = Graph(load_model(tiny_bundle, "int8"))
+    assert disagreements(find_groups(graph), graph, placements["int8"].kernel_of) == []
+    assert placements["int8"].describe() == "integer kernels (4 of 4, 100 % of 277 k multiply-accumulates)"
+    assert placements["int16"].describe().startswith("float arithmetic between Q and DQ (0 of 4 integer kernels")
+    value = placements["int8"].to_json(nodes=True)
+    assert json.loads(json.dumps(value)) == value
+    assert [node["kernel"] for node in value["nodes"]].count("QLinearConv") == 3
+    assert {"name", "operator", "kernel", "provider", "integer", "macs"} == set(value["nodes"][0])
+    assert "nodes" not in placements["int8"].to_json()

@@ -1,0 +1,60 @@
+"""ReduceMean's own order of additions, bit for bit, on this machine's and on emulated kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from emulation import NATIVE, Job, run, why_not
+from onnx import TensorProto, helper, numpy_helper
+
+from qcam.runtime.deployed.probe import probe_kernels
+from qcam.runtime.kernels import KERNELS
+from qcam.runtime.mirror.integer.islands import reduce_mean
+from qcam.runtime.mirror.integer.summation import row_sums
+
+SIZES = [
+    (1, 1), (1, 2), (1, 3), (2, 2), (1, 5), (2, 3), (3, 3), (4, 4), (5, 5), (6, 7), (7, 7), (8, 8), (13, 13), (14, 14),
+    (56, 56),
+]  # fmt: skip
+EMULATED = [pytest.param(kernel, marks=pytest.mark.slow) for kernel in ("avx2", "arm64")]
+
+
+def mean_model():
+    node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)
+    graph = helper.make_graph(
+        [node],
+        "mean",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "c", "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([2, 3]), "axes")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+
+
+@pytest.mark.parametrize("kernel", [NATIVE, *EMULATED])
+def test_the_mean_of_a_map_is_the_kernels_own_bit_for_bit(kernel):
+    if reason := why_not(kernel):
+        pytest.skip(reason)
+    family = KERNELS[probe_kernels().name if kernel == NATIVE else kernel]
+    draw = np.random.default_rng(0)
+    inputs = [draw.random((2, 37, *size), dtype=np.float32) for size in SIZES]
+    results = run(kernel, [Job(mean_model(), {"x": x}) for x in inputs])
+    inexact = 0
+    for x, result in zip(inputs, results, strict=True):
+        mine = reduce_mean(torch.from_numpy(x), torch.tensor([2, 3]), keepdims=0, family=family).numpy()
+        np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=str(x.shape))
+        inexact += int((mine != x.astype(np.float64).mean(axis=(2, 3)).astype(np.float32)).sum())
+    assert inexact > 100  # the order matters: a correctly rounded mean is something else
+
+
+def test_lanes_meet_as_their_family_has_them():
+    x = torch.tensor([[1e8, 1.0, -1e8, 1.0]])
+    assert row_sums(x, neighbours=False).tolist() == [2.0]
+    assert row_sums(x, neighbours=True).tolist() == [0.0]
+
+
+def test_the_gradient_is_the_means():
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    reduce_mean(x, torch.tensor([2, 3]), family=KERNELS["vnni"]).sum().backward()
+    assert torch.equal(x.grad, torch.full_like(x, 1 / 16))
