@@ -1,8 +1,8 @@
 """Kernel families: what the integer kernels of ONNX Runtime's CPU provider compute depends on the processor.
 
-The same file gives other codes on another processor. Three arithmetics cover the CPU provider; each was matched code for code
-against the real kernels (docs/fidelity.md). A family names an arithmetic, not an instruction set: SSE and AVX kernels without
-AVX2 compute what VNNI computes.
+The same file gives other codes on another processor. Three arithmetics cover the CPU provider of current processors; each was
+matched code for code against the real kernels (docs/fidelity.md). A family names an arithmetic, not an instruction set: AVX-512
+without VNNI belongs to avx2. x86 older than AVX2 convolves as vnni does but adds without fused multiply-add: it fits no family.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
 from qcam.runtime.kernels import KernelFamily
@@ -33,14 +34,16 @@ def batch_normalization(
 ) -> torch.Tensor:
     """X · s + (bias - mean · s), s = (1 / sqrt(variance + epsilon)) · scale, each step rounded to float32.
 
-    On ARM64 the reciprocal square root is rounded once, and so are the multiplication and addition together.
+    On ARM64 the reciprocal is NEON's own estimate, twice refined, and x · s + … is rounded once.
     """
     if training_mode:
         raise QcamError("BatchNormalization in training mode is not supported; export the model in evaluation mode")
     shape = [1, -1, *[1] * (x.dim() - 2)]
     # The square root in float64, rounded: PyTorch's own in float32 is not always correctly rounded.
-    shifted = (variance + float(np.float32(epsilon))).double().sqrt()
-    inverse = shifted.reciprocal().float() if family.fused_batch_norm else shifted.float().reciprocal()
+    deviation = (variance + float(np.float32(epsilon))).double().sqrt().float()
+    inverse = deviation.reciprocal()
+    if family.fused_batch_norm:
+        inverse = torch.from_numpy(_neon_reciprocal(deviation.cpu().numpy())).to(x.device)
     factor = inverse * scale
     offset = (bias - mean * factor).reshape(shape)
     factor = factor.reshape(shape)
@@ -87,3 +90,22 @@ def sigmoid(x: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
     """The logistic function as ONNX Runtime approximates it; its gradient is the true one's."""
     approximated = torch.from_numpy(logistic(x.detach().cpu().numpy())).to(x.device)
     return straight_through(torch.sigmoid(x), approximated) if x.requires_grad else approximated
+
+
+def _neon_reciprocal(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 1 / values as Eigen computes it with NEON: an estimate of 8 bits (FRECPE), two Newton steps, whole vectors only.
+
+    Args:
+        values: float32, positive, channels; the last ones that fill no vector of four are divided as usual.
+    """
+    result: NDArray[np.float32] = np.float32(1) / values
+    whole = len(values) // 4 * 4
+    vectors = values[:whole]
+    bits = vectors.view(np.uint32).astype(np.int64)
+    fraction = 256 + ((bits >> 15) & 0xFF)
+    estimate = (2**19 // (2 * fraction + 1) + 1) // 2
+    found = (((253 - (bits >> 23 & 0xFF)) << 23) | ((estimate - 256) << 15)).astype(np.uint32).view(np.float32)
+    for _ in range(2):  # FRECPS rounds 2 - v · r once
+        found = (2 - vectors.astype(np.float64) * found.astype(np.float64)).astype(np.float32) * found
+    result[:whole] = found
+    return result
