@@ -53,10 +53,10 @@ Gates, each a figure from 0 to 1 (CC from -1):
   top1             share of images with the same top-1 class
   cc, cc_min       CC of simulated v. deployed CAM: mean, smallest
   sim, sim_min     SIM likewise
-Without --fail-under: cc=0.99 for all; where equal codes are promised (int8 on
-the CPU provider, arithmetic integer, this CPU's own kernel family) codes=1 and
-logits=1, or logits_close=1 if float operators compute the logits; for f32 on
-the CPU provider logits_close=1.
+Without --fail-under: cc=0.99 for all. Where equal codes are promised (int8 on
+the CPU provider, arithmetic integer, this CPU's own kernel family) codes=1,
+and logits=1, or logits_close=1 if float operators compute the logits. For f32
+on the CPU provider logits_close=1.
 
 \b
 Exit code: 0 every gate holds, 1 one falls short, 2 cannot be judged (bad
@@ -202,9 +202,7 @@ class _Session:
         self.own: KernelFamily | None = self.probe.family if self.probe is not None else None
         self.family = KERNELS[kernel] if kernel != "auto" else self.own or KERNELS["vnni"]
         if self.probe is not None and self.own is None:
-            self._warn(
-                f"equal codes are promised nowhere, the mirror follows {self.family}: on this CPU {self.probe.reason}"
-            )
+            self._warn(f"equal codes are promised nowhere, the mirror follows {self.family}: on this CPU {self.probe.reason}")
 
     def check(self, bundle: Bundle, precision: str) -> None:
         """Judge one precision of one bundle."""

@@ -233,13 +233,16 @@ def depth_picture(result: CheckResult) -> bytes:
     """Draw the share of equal codes over depth, both ways; returns PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     tensors = result.coded
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     positions = range(1, len(tensors) + 1)
-    axes.plot(positions, [tensor.share for tensor in tensors], color="#0072b2", marker=".", label="from the image on")
+    axes.plot(
+        positions, [tensor.share for tensor in tensors], color="#0072b2", marker="o", linewidth=4, label="from the image on"
+    )
     if tensors and tensors[0].forced is not None:
         fed = [tensor.forced_share or 0.0 for tensor in tensors]
         axes.plot(positions, fed, color="#d55e00", marker=".", label="each operator fed with the deployed codes")
@@ -249,7 +252,10 @@ def depth_picture(result: CheckResult) -> bytes:
         ylabel="share of equal codes",
     )
     lowest = min((min(tensor.share, tensor.forced_share or 1) for tensor in tensors), default=0)
-    axes.set_ylim(lowest - 0.05 * (1 - lowest) - 1e-9, 1 + 0.05 * (1 - lowest) + 1e-9)
+    margin = 0.05 * (1 - lowest) or 0.005
+    axes.set_ylim((0.9 if lowest == 1 else lowest) - margin, 1 + 2 * margin)
+    axes.ticklabel_format(axis="y", useOffset=False, style="plain")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     first = result.first_difference()

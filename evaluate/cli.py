@@ -10,6 +10,7 @@ import click
 
 from qcam.common import console, machine
 from qcam.common.errors import QcamError
+from qcam.evaluate.inputs import find_photographs, key_value, load_bundles, torch_device
 
 if TYPE_CHECKING:
     from qcam.calibration.images import ImageFile
@@ -111,8 +112,6 @@ def main(
     Every precision runs in ONNX Runtime; its Grad-CAM++ is compared with f32's, with salient-object maps, and with what
     a PyTorch fake-quant simulation of the same file predicts. Without BUNDLE, all of bundles/ are taken.
     """
-    from qcam.calibration.images import find_images
-    from qcam.calibration.photographs import evaluation_photographs
     from qcam.runtime.bundle import PRECISIONS
     from qcam.runtime.deployed import SessionSettings, provider_name
 
@@ -122,23 +121,16 @@ def main(
         threads=threads,
         allow_fallback=allow_fallback,
         io_binding=io_binding,
-        config=dict(_pair(entry) for entry in session_config),
+        config=dict(key_value(entry, "--session-config") for entry in session_config),
     )
     if not allow_fallback:
         from qcam.runtime.deployed import require_provider
 
         require_provider(settings.provider)
-    loaded = _load_bundles(bundles)
-    if images is None:
-        photographs = evaluation_photographs()
-        console.note(f"no --images: taking the {len(photographs)} demo photographs that foolbox ships")
-    else:
-        photographs = find_images(images)
+    loaded = load_bundles(bundles)
+    photographs = find_photographs(images)
     photographs = _labelled(photographs, loaded, labels, demo=images is None)
     photographs = photographs[:limit]  # after the labels: class folders count as a whole
-    for bundle in loaded:
-        if not bundle.trained:
-            console.warn(f"{bundle.model_id} has random weights: no figure made with it means anything")
 
     from qcam.common.files import exclusive
     from qcam.evaluate.saliency import open_saliency
@@ -158,9 +150,9 @@ def main(
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with console.err.status("opening sessions"):
         study = Study(loaded, photographs, source, options, folder)
-    torch_device = _torch_device(device, threads)
+    mirror_device = torch_device(device, threads)
     with exclusive(folder):
-        if study.prepare(torch_device, force=force):
+        if study.prepare(mirror_device, force=force):
             try:
                 study.run()
             except KeyboardInterrupt:
@@ -172,17 +164,6 @@ def main(
             console.note(f"{folder} already holds the complete results of this very run; --force computes them again")
         _draw_grids(study, loaded, photographs, grid_rows)
         _report(study, settings.provider, folder)
-
-
-def _load_bundles(given: tuple[Path, ...]) -> list[Bundle]:
-    from qcam.runtime.bundle import MANIFEST, load_bundle
-
-    folders = list(given)
-    if not folders:
-        folders = sorted(path.parent for path in Path("bundles").glob(f"[!.]*/{MANIFEST}"))
-        if not folders:
-            raise QcamError("no bundle given and none in bundles/; make one with qcam-export")
-    return [load_bundle(folder) for folder in folders]
 
 
 def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path | None, *, demo: bool) -> list[ImageFile]:
@@ -204,18 +185,6 @@ def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path 
     if labels is not None and all(photograph.label is None for photograph in found):
         raise QcamError(f"{labels} names none of the {len(found)} images; its column image holds names below the image folder")
     return found
-
-
-def _torch_device(wanted: str, threads: int) -> str:
-    try:
-        import torch
-    except ImportError as error:
-        raise QcamError(f'PyTorch is not installed ({error}); CAMs need its gradients: pip install "qcam[host]"') from error
-    torch.set_num_threads(threads)
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise QcamError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
-    return "cuda" if wanted != "cpu" and available else "cpu"
 
 
 def _draw_grids(study: Study, bundles: list[Bundle], photographs: list[ImageFile], count: int) -> None:
@@ -296,13 +265,6 @@ def _report(study: Study, provider: str, folder: Path) -> None:
         raise QcamError(f"not one of {count} images could be evaluated; {folder}/results.parquet says why for each")
     files = "results.parquet, maps.parquet, summary.json, run.json, placement.json, table.md, grid-*.png"
     console.out.print(f"results: {folder}/ ({files})", markup=False)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise QcamError(f"--session-config {text!r} is not of the form KEY=VALUE")
-    return key, value
 
 
 if __name__ == "__main__":

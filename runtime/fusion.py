@@ -283,6 +283,10 @@ def _is_pool_of_codes(graph: Graph) -> bool:
 def _rewritten(graph: Graph, node: onnx.NodeProto, grouped: bool) -> str:
     """Return what ONNX Runtime does to an operator that is not followed, or an empty text."""
     operator = node.op_type
+    if operator == "QuantizeLinear" and _is_second_pair(graph, node):
+        return "removes the quantizer before it, where two with different scales follow each other"
+    if _has_equal_quantizers(graph, node):
+        return "merges the equal quantizers behind it"
     if operator in ("Conv", "Gemm") and _quantizes_weight(graph, node):
         return "quantizes the float weight to 8 bits by one scale (quantize it at export)"
     if operator in ("Gemm", "MatMul") and _quantizes_activations(graph, node):
@@ -302,6 +306,33 @@ def _rewritten(graph: Graph, node: onnx.NodeProto, grouped: bool) -> str:
         if passed and to_codes and all(codes is not None and codes.dtype.itemsize in (1, 4) for codes in operands):
             return "moves quantizers across the operators around it that only rearrange, and computes it on codes"
     return ""
+
+
+def _is_second_pair(graph: Graph, quantizer: onnx.NodeProto) -> bool:
+    """Tell whether a quantizer reads another one's codes, dequantized for nothing else, and means something else by them."""
+    tensor = quantizer.input[0]
+    between = graph.producer.get(tensor)
+    if between is None or between.op_type != "DequantizeLinear" or tensor in graph.outputs:
+        return False
+    first, second = _codes_of_dequantized(graph, tensor), _codes_of_quantizer(graph, quantizer)
+    before = graph.producer.get(between.input[0])
+    if first is None or second is None or before is None or before.op_type != "QuantizeLinear":
+        return False
+    alone = all(len(_edges(graph, name)) == 1 for name in (tensor, first.tensor)) and first.tensor not in graph.outputs
+    return alone and first.dtype == second.dtype and not first.same_meaning(second)
+
+
+def _has_equal_quantizers(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Tell whether all readers of an integer operator's result quantize it alike, at most one of them exposed."""
+    if node.op_type not in INTEGER_KERNEL_OF or node.output[0] in graph.outputs:
+        return False
+    readers = graph.consumers.get(node.output[0], [])
+    if len(readers) < 2 or any(reader.op_type != "QuantizeLinear" for reader in readers):
+        return False
+    codes = [_codes_of_quantizer(graph, reader) for reader in readers]
+    first = codes[0]
+    alike = first is not None and all(other is not None and first.same_meaning(other) for other in codes)
+    return alike and sum(reader.output[0] in graph.outputs for reader in readers) < 2
 
 
 def _quantizes_weight(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -45,7 +45,8 @@ def conv(setting: Setting) -> Kernel:
 
     low, high = limits(x)
     weight = centred(raw, w)
-    sums = ExactSum(weight, bias_codes(setting, raw.shape[0]), low - zero, high - zero, convolve, setting.device, cuttable=groups == 1)
+    bias = bias_codes(setting, raw.shape[0])
+    sums = ExactSum(weight, bias, low - zero, high - zero, convolve, setting.device, cuttable=groups == 1)
     multiplier = setting.tensor(np.broadcast_to(multipliers(x, w, output), raw.shape[:1])).reshape(-1, 1, 1)
     saturation = saturation_of(setting, raw, groups) if not _is_depthwise(raw, groups) else None
 
@@ -125,25 +126,32 @@ def _saturated(
         stride: Of the convolution.
         dilation: Of the convolution.
     """
-    rows = saturation.rows
-    largest = padded.amax(dim=(0, 2, 3))[torch.from_numpy(rows[:, 0]).to(padded.device)]
-    if not saturation.reaches(largest):
-        return exact
+    rows = torch.from_numpy(saturation.rows).to(padded.device)
     batch, outputs, height, width = exact.shape
-    sums = torch.empty((batch * height * width, outputs), dtype=exact.dtype, device=exact.device)
-    sums.view(batch, height, width, outputs).copy_(exact.permute(0, 2, 3, 1))
-    places = height * width
-    for image in range(batch):  # one at a time: the planes of a wide layer are large
-        planes = torch.empty((len(rows), height, width), dtype=padded.dtype, device=padded.device)
-        for row, column in np.unique(rows[:, 1:], axis=0):
-            at = np.flatnonzero((rows[:, 1] == row) & (rows[:, 2] == column))
-            top, left = int(row) * dilation[0], int(column) * dilation[1]
-            view = padded[
+    positions = height * width
+    sums: torch.Tensor | None = None
+    for image in range(batch):  # one at a time: the planes of a wide layer are large, and most images reach few pairs
+        factors = saturation.reachable(padded[image].amax(dim=(1, 2))[rows[:, 0]])
+        if not len(factors):
+            continue
+        if sums is None:
+            sums = torch.empty((batch * positions, outputs), dtype=exact.dtype, device=exact.device)
+            sums.view(batch, height, width, outputs).copy_(exact.permute(0, 2, 3, 1))
+        chosen = saturation.rows_of(factors)
+        planes = torch.empty((len(chosen), height, width), dtype=padded.dtype, device=padded.device)
+        places, counts = torch.unique_consecutive(rows[chosen, 1:], dim=0, return_counts=True)
+        begin = 0
+        for (row, column), count in zip(places.tolist(), counts.tolist(), strict=True):
+            top, left = row * dilation[0], column * dilation[1]
+            part = slice(begin, begin + count)
+            planes[part] = padded[
                 image,
-                :,
+                rows[chosen[part], 0],
                 top : top + (height - 1) * stride[0] + 1 : stride[0],
                 left : left + (width - 1) * stride[1] + 1 : stride[1],
             ]
-            planes[torch.from_numpy(at).to(padded.device)] = view[torch.from_numpy(rows[at, 0]).to(padded.device)]
-        saturation.add_to(sums[image * places : (image + 1) * places], planes.reshape(len(rows), -1))
+            begin += count
+        saturation.add_to(sums[image * positions : (image + 1) * positions], planes.reshape(len(chosen), -1), factors, chosen)
+    if sums is None:
+        return exact
     return sums.reshape(batch, height, width, outputs).permute(0, 3, 1, 2)

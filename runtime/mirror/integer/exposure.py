@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Exposure:
         lowest: Weights of -128, which overflow on ARM CPUs without dot-product instructions.
         fixed_point: Integer additions, which ARM64 kernels compute in fixed point.
         fused: Integer multiplications and float BatchNormalizations, which ARM64 kernels round once less.
+        summed: Float means over rows, which ARM64 kernels add in another order.
     """
 
     saturable: int
@@ -30,14 +32,16 @@ class Exposure:
     lowest: int
     fixed_point: int
     fused: int
+    summed: int
 
     def differs(self, one: KernelFamily, other: KernelFamily) -> bool:
         """Tell whether two families may compute different codes; weights of -128 aside, which depend on the processor."""
-        return bool(
-            (self.saturable and one.pairs_saturate != other.pairs_saturate)
-            or (self.fixed_point and one.fixed_point_add != other.fixed_point_add)
-            or (self.fused and one.fused_batch_norm != other.fused_batch_norm)
-        )
+        reach = {
+            "name": 0, "wraps_lowest_weight": 0, "pairs_saturate": self.saturable, "fixed_point_add": self.fixed_point,
+            "fused_batch_norm": self.fused, "adds_neighbours": self.summed,
+        }  # fmt: skip
+        ways = (way.name for way in fields(KernelFamily) if getattr(one, way.name) != getattr(other, way.name))
+        return any(reach.get(way, 1) for way in ways)  # a way of differing that is new here may reach anything
 
 
 def exposure(graph: Graph, groups: Iterable[Group]) -> Exposure:
@@ -48,7 +52,8 @@ def exposure(graph: Graph, groups: Iterable[Group]) -> Exposure:
         groups: Its integer groups.
     """
     saturable = pairs = lowest = additions = 0
-    fused = sum(node.op_type == "BatchNormalization" for node in graph.model.graph.node)
+    operators = Counter(node.op_type for node in graph.model.graph.node)
+    fused, summed = operators["BatchNormalization"], operators["ReduceMean"]
     for group in groups:
         additions += group.kernel == "QLinearAdd"
         fused += group.kernel == "QLinearMul"
@@ -69,4 +74,4 @@ def exposure(graph: Graph, groups: Iterable[Group]) -> Exposure:
             continue  # kernels for signed activations widen to 16 bits first
         saturable += len(saturable_pairs(raw, groups_of_node))
         pairs += raw.shape[0] * (raw[0].size // 2)
-    return Exposure(saturable, pairs, lowest, additions, fused)
+    return Exposure(saturable, pairs, lowest, additions, fused, summed)

@@ -42,9 +42,7 @@ def gemm(setting: Setting) -> Kernel:
             total = sums(steps)
         else:
             exact = sums.exact(steps)
-            planes = codes.T[torch.from_numpy(saturation.rows[:, 0]).to(codes.device)]
-            if saturation.reaches(planes.amax(dim=1)):
-                saturation.add_to(exact, planes)
+            saturation.add_to_product(exact, codes)
             total = sums.rounded(exact)
         scaled = total * multiplier
         return scaled if output is None else requantize(scaled, output)
@@ -73,10 +71,7 @@ def matmul(setting: Setting) -> Kernel:
                 total = sums(steps)
             else:
                 flat = sums.exact(steps).reshape(-1, weight.shape[0])
-                planes = codes.reshape(-1, weight.shape[1]).T
-                planes = planes[torch.from_numpy(saturation.rows[:, 0]).to(codes.device)]
-                if saturation.reaches(planes.amax(dim=1)):
-                    saturation.add_to(flat, planes)
+                saturation.add_to_product(flat, codes.reshape(-1, weight.shape[1]))
                 total = sums.rounded(flat).reshape(*codes.shape[:-1], weight.shape[0])
             scaled = total * multiplier
             return scaled if output is None else requantize(scaled, output)
@@ -86,7 +81,7 @@ def matmul(setting: Setting) -> Kernel:
         raise QcamError(f"the mirror's QLinearMatMul of two activations takes one scale each, at {setting.group.label}")
     held = [None if value is None else setting.tensor(value.astype(np.float64)) for value in constants]
 
-    saturates = setting.family.pairs_saturate and (a.dtype, b.dtype) == (np.uint8, np.int8)
+    saturates = setting.family.pairs_saturate and a.dtype == np.uint8 and b.dtype == np.int8
 
     def run(*codes: torch.Tensor) -> torch.Tensor:
         rest = iter(codes)

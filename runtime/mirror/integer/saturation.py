@@ -51,7 +51,7 @@ def saturable_pairs(weight: NDArray[np.int16], groups: int = 1) -> Pairs:
         weight: outputs × inputs of the group × rows × columns (1 × 1 for a matrix), raw signed 8-bit weights.
         groups: Number of groups; pairs do not cross them.
     """
-    outputs, channels, height, width = weight.shape
+    outputs, channels, _, width = weight.shape
     flat = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (row, column, channel): the order of K
     length = flat.shape[1] // 2 * 2  # a last, single product cannot leave 16 bits
     even, odd = flat[:, 0:length:2], flat[:, 1:length:2]
@@ -63,15 +63,15 @@ def saturable_pairs(weight: NDArray[np.int16], groups: int = 1) -> Pairs:
     group = output // (outputs // groups)
 
     def key(k: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return one number for (channel of the whole input, row, column)."""
+        """Return one number for (row, column, channel of the whole input): rows of one place of the kernel are neighbours."""
         place, channel = np.divmod(k, channels)
-        keys: NDArray[np.int64] = ((group * channels + channel) * height + place // width) * width + place % width
+        keys: NDArray[np.int64] = place * (groups * channels) + group * channels + channel
         return keys
 
     first, second = key(2 * pair), key(2 * pair + 1)
     order = np.lexsort((output, second, first))
     used, places = np.unique(np.concatenate([first[order], second[order]]), return_inverse=True)
-    channel, place = np.divmod(used, height * width)
+    place, channel = np.divmod(used, groups * channels)
     rows = np.stack([channel, place // width, place % width], axis=1) if len(used) else np.zeros((0, 3), np.int64)
     weights = np.stack([even[output, pair], odd[output, pair]], axis=1)[order].astype(np.int64)
     return Pairs(rows, places[: len(order)], places[len(order) :], output[order], weights)
@@ -106,29 +106,50 @@ class Saturation:
         """Return input channel, kernel row and column of each row of K that is needed, rows × 3."""
         return self._rows
 
-    def reaches(self, largest: torch.Tensor) -> bool:
-        """Tell whether any pair can saturate when each row's codes are at most `largest` (one value a row)."""
+    def reachable(self, largest: torch.Tensor) -> torch.Tensor:
+        """Return the pairs of factors that can saturate when each row's codes are at most `largest` (one value a row)."""
         reach = largest[self._first] * self._bounds[:, 0] + largest[self._second] * self._bounds[:, 1]
-        return bool((reach > HIGHEST).any())
+        return (reach > HIGHEST).nonzero()[:, 0]
 
-    def add_to(self, sums: torch.Tensor, planes: torch.Tensor) -> None:
+    def rows_of(self, factors: torch.Tensor) -> torch.Tensor:
+        """Return the rows that pairs of factors read, ascending, each once."""
+        return torch.unique(torch.cat([self._first[factors], self._second[factors]]))
+
+    def add_to(self, sums: torch.Tensor, planes: torch.Tensor, factors: torch.Tensor, rows: torch.Tensor) -> None:
         """Add the difference to exact sums.
 
         Args:
             sums: positions × outputs, changed in place.
             planes: rows × positions, the raw codes that each row of K multiplies, float32.
+            factors: From `reachable`.
+            rows: From `rows_of`: the rows that `planes` holds.
         """
+        first, second = (torch.searchsorted(rows, which[factors]) for which in (self._first, self._second))
+        bounds = self._bounds[factors]
         step = max(1, _CHUNK // max(planes.shape[1], 1))
-        for begin in range(0, len(self._first), step):
+        for begin in range(0, len(factors), step):
             part = slice(begin, begin + step)
-            first, second = planes[self._first[part]], planes[self._second[part]]
-            reach = first * self._bounds[part, 0:1] + second * self._bounds[part, 1:2]
+            a, b = planes[first[part]], planes[second[part]]
+            reach = (a * bounds[part, 0:1]).addcmul_(b, bounds[part, 1:2])
             factor, position = (reach > HIGHEST).nonzero(as_tuple=True)
             if len(factor) == 0:
                 continue
-            a, b = first[factor, position], second[factor, position]
-            for chunk in _chunks(self._count[part][factor]):
-                self._add(sums, a[chunk], b[chunk], factor[chunk] + begin, position[chunk])
+            a, b, factor = a[factor, position], b[factor, position], factors[part][factor]
+            for chunk in _chunks(self._count[factor]):
+                self._add(sums, a[chunk], b[chunk], factor[chunk], position[chunk])
+
+    def add_to_product(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
+        """Add the difference to the exact sums of a matrix product.
+
+        Args:
+            sums: positions × outputs, changed in place.
+            codes: positions × inputs, raw, float32.
+        """
+        channels = torch.from_numpy(self._rows[:, 0]).to(codes.device)
+        factors = self.reachable(codes.amax(dim=0)[channels])
+        if len(factors):
+            rows = self.rows_of(factors)
+            self.add_to(sums, codes.T[channels[rows]], factors, rows)
 
     def _add(
         self, sums: torch.Tensor, a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, position: torch.Tensor

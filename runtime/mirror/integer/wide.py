@@ -7,6 +7,7 @@ sum; every result is rounded once, from float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,14 @@ import torch
 from qcam.common.errors import QcamError
 from qcam.runtime.fusion import Codes
 from qcam.runtime.mirror.integer.kernel import Kernel, Setting, requantize
+from qcam.runtime.mirror.operators.activation import sigmoid as plain_sigmoid
+from qcam.runtime.mirror.operators.pooling import global_average_pool as plain_global_average_pool
+
+#: Operators whose functions would round to float32 as ONNX Runtime's float kernels do.
+_UNROUNDED: dict[str, Callable[..., torch.Tensor]] = {
+    "Sigmoid": plain_sigmoid,
+    "GlobalAveragePool": plain_global_average_pool,
+}
 
 
 def build(setting: Setting) -> Kernel:
@@ -23,6 +32,8 @@ def build(setting: Setting) -> Kernel:
     output = setting.group.output
     matrix = operator in ("Conv", "Gemm", "MatMul")
     attributes = dict(setting.attributes)
+    factor = float(np.float32(attributes.pop("alpha", 1.0))) if operator == "Gemm" else 1.0  # there only without a bias
+    function: Callable[..., Any] = _UNROUNDED.get(operator, setting.function)
     operands = setting.inputs
     constants: list[torch.Tensor | None] = []
     for index, codes in enumerate(operands):
@@ -32,10 +43,10 @@ def build(setting: Setting) -> Kernel:
         raise QcamError(f"the mirror needs a quantized bias, at {setting.group.label}")
     step = 1.0 if output is None else float(output.scale)
     if matrix:  # whole numbers go through the operator, one multiplication follows
-        scale = torch.from_numpy(np.asarray(operands[0].scale, np.float64) * operands[1].scale.astype(np.float64) / step)
+        scales_of_outputs = float(operands[0].scale) * operands[1].scale.astype(np.float64) * factor / step
+        scale = setting.tensor(np.asarray(scales_of_outputs))
         if operator == "Conv":
             scale = scale.reshape(-1, 1, 1)
-        scale = scale.to(setting.device)
     scales = [float(codes.scale) if not matrix else 1.0 for codes in operands]
 
     def run(*given: torch.Tensor) -> torch.Tensor:
@@ -44,8 +55,8 @@ def build(setting: Setting) -> Kernel:
             _steps(next(rest).double(), codes, setting.device) if constant is None else constant
             for codes, constant in zip(operands, constants, strict=True)
         ]
-        values = [value if factor == 1.0 else value * factor for value, factor in zip(values, scales, strict=True)]
-        result = setting.function(*values, *rest, **attributes)
+        values = [value if step_of == 1.0 else value * step_of for value, step_of in zip(values, scales, strict=True)]
+        result = function(*values, *rest, **attributes)
         result = result.round_().mul_(scale) if matrix else result / step
         return result.float() if output is None else requantize(result, output).float()
 

@@ -53,7 +53,10 @@ def weight(
     return nodes.held("w", codes, scale, zero), np.full(channels, scale)
 
 
-def bias(nodes: Nodes, x: Codes, scales: np.ndarray, *, kinds: tuple[str, ...] = ("none", "codes", "large", "float")) -> list[str]:
+BIASES = ("none", "codes", "large", "float")
+
+
+def bias(nodes: Nodes, x: Codes, scales: np.ndarray, *, kinds: tuple[str, ...] = BIASES) -> list[str]:
     """Return a bias as an operand: none, codes, codes near the end of 32 bits, or float values."""
     choices = nodes.choices
     kind = choices.pick(*kinds)
@@ -116,8 +119,7 @@ def gemm(choices: Choices) -> Case:
     shape = (columns, depth) if transposed else (depth, columns)
     w, scales = weight(nodes, shape, weights, 0 if transposed else 1, columns)
     floats = choices.integer(0, 2) == 0
-    kinds = ("none", "codes", "large") if floats else ("none", "codes", "large", "float")
-    operands = bias(nodes, x, scales, kinds=kinds)
+    operands = bias(nodes, x, scales, kinds=BIASES[:-1] if floats else BIASES)
     attributes = {"transB": transposed} if transposed or choices.yes() else {}
     nodes.add("Gemm", "y" if floats else "g", x.name, w, *operands, **attributes)
     if floats:

@@ -1,0 +1,120 @@
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from qcam.common.errors import QcamError
+from qcam.runtime.bundle import load_model
+from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.deployed.inspection import InspectedModel, exposed
+from qcam.runtime.fusion import quantized_tensors
+from qcam.runtime.graph import Graph
+
+SETTINGS = SessionSettings(threads=2)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+
+
+def tensors_of(bundle, precision="int8"):
+    return quantized_tensors(Graph(load_model(bundle, precision)))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16"])
+def test_every_tensor_is_handed_out_and_the_run_is_the_deployed_one(tiny_bundle, images, precision):
+    names = tensors_of(tiny_bundle, precision)
+    inspected = InspectedModel(tiny_bundle, precision, SETTINGS, names)
+    assert (inspected.tensors, inspected.missing) == (names, ())
+    found = inspected.run(images)
+    plain = DeployedModel(tiny_bundle, precision, SETTINGS).run(images)
+    assert np.array_equal(found.outputs.logits, plain.logits)
+    assert np.array_equal(found.outputs.tap, plain.tap)
+    assert tuple(found.codes) == names
+    assert {codes.dtype.name for codes in found.codes.values()} == {"uint8" if precision == "int8" else "uint16"}
+    assert np.array_equal(found.codes[tiny_bundle.precision(precision).tap.output], plain.tap)
+    if precision == "int8":  # integer kernels stay what they are; float ones may not
+        assert found.undisturbed
+    else:
+        assert inspected.deployed.placement.integer == 0
+
+
+def test_float_has_nothing_to_hand_out(tiny_bundle, images):
+    found = InspectedModel(tiny_bundle, "f32", SETTINGS, ()).run(images)
+    assert (found.codes, found.undisturbed, found.outputs.tap.dtype) == ({}, True, np.float32)
+
+
+def test_another_files_own_scales_are_read_and_its_tap_is_exposed(tiny_bundle, images, tmp_path):
+    model = load_model(tiny_bundle, "int8")
+    tap = tiny_bundle.precision("int8").tap
+    graph = Graph(model)
+    scale = graph.producer[tap.output].input[1]
+    graph.initializers[scale].CopyFrom(numpy_helper.from_array(np.array(graph.array(scale)) * np.float32(2), scale))
+    (output,) = [value for value in model.graph.output if value.name == tap.output]
+    model.graph.output.remove(output)
+    onnx.save(model, tmp_path / "other.onnx")
+    inspected = InspectedModel(tiny_bundle, "int8", SETTINGS, tensors_of(tiny_bundle), tmp_path / "other.onnx")
+    assert inspected.taps[0] == replace(tap, scale=float(np.float32(2) * np.float32(tap.scale)))
+    assert inspected.run(images).undisturbed
+
+
+def test_a_file_that_onnx_runtime_has_optimized_keeps_its_names(tiny_bundle, images, tmp_path):
+    """QLinearConv and its like write the tensors that QuantizeLinear wrote."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(tiny_bundle.path("int8")), options, providers=["CPUExecutionProvider"])
+    names = tensors_of(tiny_bundle)
+    other = InspectedModel(tiny_bundle, "int8", SETTINGS, names, tmp_path / "optimized.onnx")
+    assert other.tensors == names
+    own, found = InspectedModel(tiny_bundle, "int8", SETTINGS, names).run(images), other.run(images)
+    assert all(np.array_equal(own.codes[name], found.codes[name]) for name in names)
+
+
+def test_names_that_a_file_does_not_have_are_told(tiny_bundle, images):
+    names = tensors_of(tiny_bundle)
+    inspected = InspectedModel(tiny_bundle, "int8", SETTINGS, ("nowhere", *names), tiny_bundle.path("int8"))
+    assert (inspected.tensors, inspected.missing) == (names, ("nowhere",))
+    assert "nowhere" not in inspected.run(images).codes
+
+
+def test_a_tap_of_many_scales_and_an_absent_tap_are_refused(tiny_bundle, tmp_path):
+    model = load_model(tiny_bundle, "int8")
+    tap = tiny_bundle.precision("int8").tap
+    quantizer = Graph(model).producer[tap.output]
+    many = np.full(16, 0.1, np.float32)
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(many, "many"), numpy_helper.from_array(np.zeros(16, np.uint8), "zeros")]
+    )
+    quantizer.input[1:] = ["many", "zeros"]
+    onnx.save(model, tmp_path / "many.onnx")
+    with pytest.raises(QcamError, match=r"many.onnx quantizes .* per channel or to uint8; a tap needs one scale"):
+        InspectedModel(tiny_bundle, "int8", SETTINGS, (), tmp_path / "many.onnx")
+    with pytest.raises(QcamError, match=r"f32.onnx has no tensor .*matched by name"):
+        InspectedModel(tiny_bundle, "int8", SETTINGS, (), tiny_bundle.path("f32"))
+
+
+def test_errors_name_the_file_that_was_given(tiny_bundle, tmp_path):
+    model = load_model(tiny_bundle, "int8")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "broken.onnx")
+    with pytest.raises(QcamError, match=r"cannot load .*/broken.onnx: ") as error:
+        InspectedModel(tiny_bundle, "int8", SETTINGS, (), tmp_path / "broken.onnx")
+    assert "qcam-inspect" not in str(error.value)
+    inspected = InspectedModel(tiny_bundle, "int8", SETTINGS, (), tiny_bundle.path("int8"))
+    with pytest.raises(QcamError, match=rf"^{tiny_bundle.path('int8')} failed on CPU with a batch of 1") as error:
+        inspected.run(np.zeros((1, 4, 32, 32), np.float32))
+    assert "qcam-inspect" not in str(error.value)
+
+
+def test_exposing_copies_and_repeats_no_output(tiny_bundle):
+    model = load_model(tiny_bundle, "int8")
+    before = [output.name for output in model.graph.output]
+    names = [output.name for output in exposed(model, ["a", before[0], "a", "b"]).graph.output]
+    assert names == [*before, "a", "b"]
+    assert [output.name for output in model.graph.output] == before
