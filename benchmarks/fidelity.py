@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,10 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
         f"native kernels: {records[0]['native']}, other families under qemu. int8 (u8s8, per channel), CPU provider.",
         "Weights marked “seeded” are random: such nets amplify noise, their rows test the machinery only.",
         "",
+        "## In short",
+        "",
+        *_answers(records, families),
+        "",
         "## Simulation against deployment",
         "",
         "Codes: share of equal codes, the mirror running from the photograph on. Logits: images whose logits are equal bit for "
@@ -260,6 +264,61 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
             f"| {record['model']} | {values['equal']} of {values['images']} | {values['largest_relative_difference']:.1e} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _answers(records: Sequence[dict[str, Any]], families: Sequence[str]) -> list[str]:
+    """Answer the questions in a sentence each; figures of trained networks, as ranges over them."""
+    exact = [row for record in records for row in record["rows"] if row["arithmetic"] == "integer"]
+    different, compared = (sum(row[name] for row in exact) for name in ("different_codes", "elements"))
+    logits = all(row["logits"] == 1 for row in exact if not row["float_logits"])
+    lines = [
+        f"- **Does the integer mirror compute what the kernels compute?** {different:,} of {compared:,} codes differ, over "
+        f"{len(records)} networks and {', '.join(families)}; logits that an integer operator computes are "
+        f"{'all' if logits else 'not all'} bitwise equal."
+    ]
+    trained = [record for record in records if record["trained"]]
+    names = ", ".join(record["model"] for record in trained)
+    for family in families:
+        rows = [row for record in trained for row in record["rows"] if row["kernel"] == family]
+        rows = [row for row in rows if row["arithmetic"] == "fake_quant"]
+        if rows:
+            lines.append(
+                f"- **How far is float32 fake-quant from int8 deployed on {family}?** Trained networks ({names}): "
+                f"{_range(rows, 'tap', _share)} of the codes at the tap equal, logit error "
+                f"{_range(rows, 'logit_error', _error)}, {_cams(rows)}"
+            )
+    for family in families[1:]:
+        rows = [row for record in trained for row in record["between"] if row["kernel"] == family]
+        if rows:
+            lines.append(
+                f"- **How far is {family} from {families[0]}?** The same files of the same networks: "
+                f"{_range(rows, 'tap', _share)} of the codes at the tap equal, {_cams(rows)}"
+            )
+    equal, images = (sum(record["gradients"][name] for record in records) for name in ("equal", "images"))
+    largest = max(record["gradients"]["largest_relative_difference"] for record in records)
+    lines.append(
+        "- **Does the tail's gradient need exact arithmetic?** Fed with the deployed tap, it is bitwise the same with and "
+        f"without for {equal} of {images} images; largest relative difference {largest:.1e}."
+    )
+    return lines
+
+
+def _cams(rows: Sequence[dict[str, Any]]) -> str:
+    worst = min(row["cc_min"] for row in rows)
+    return f"top-1 {_range(rows, 'top1', _share)}, CAM CC {_range(rows, 'cc', _figure)} (worst image {worst:.3f})."
+
+
+def _range(rows: Sequence[dict[str, Any]], name: str, show: Callable[[float], str]) -> str:
+    values = [row[name] for row in rows if row[name] is not None]
+    return show(min(values)) if min(values) == max(values) else f"{show(min(values))} to {show(max(values))}"
+
+
+def _error(value: float) -> str:
+    return f"{value:.1e}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}"
 
 
 def _model(record: dict[str, Any]) -> str:

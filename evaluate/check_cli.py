@@ -230,8 +230,10 @@ class _Session:
         integer = self.settings.provider == "CPU" and precision == "int8"
         risks = exposure(graph, groups) if integer else None
         if integer and self.deployed is None:
-            for sentence in disagreements(groups, graph, placement.kernel_of):
-                self._warn(f"{name}: fusion is not what the mirror takes for granted: {sentence}")
+            wrong = disagreements(groups, graph, placement.kernel_of)
+            self.placements[bundle.model_id][precision]["disagreements"] = wrong
+            if wrong:
+                self._warn(f"{name}: kernels are not those that the mirror takes for granted: {_some(wrong)}")
         if risks is not None and risks.lowest and (self.other_cpus or self.wraps):
             here = ", as this one does" if self.wraps else ""
             self._warn(

@@ -333,6 +333,20 @@ def test_a_cpu_of_no_known_family_is_promised_nothing(tiny_bundle, some_photogra
     assert done.report["other_cpus"] == []
 
 
+def test_kernels_that_the_mirror_does_not_expect_are_told_in_one_line(tiny_bundle, some_photographs, known_cpu, check):
+    """Without fusion ONNX Runtime computes the file in float."""
+    done = check(
+        tiny_bundle.folder, "--images", some_photographs, "--precision", "int8", "--session-config",
+        "session.disable_quant_qdq=1", "--fail-under", "codes=1", "--no-other-cpus",
+    )  # fmt: skip
+    (warning,) = done.report["warnings"]
+    assert "Conv node_Conv_25: expected as QLinearConv, ran as" in warning
+    assert warning.endswith("and 2 more")
+    wrong = json.loads((done.folder / "placement.json").read_text())["tiny"]["int8"]["disagreements"]
+    assert len(wrong) == 5
+    assert "float arithmetic between Q and DQ (0 of 4 integer kernels" in done.out
+
+
 def test_a_terminal_of_80_columns_shows_every_figure(tiny_bundle, some_photographs, known_cpu, check, monkeypatch):
     written = io.StringIO()
     narrow = Console(file=written, width=80, force_terminal=True, color_system=None, soft_wrap=True, highlight=False)

@@ -113,7 +113,8 @@ class Saturation:
 
     def rows_of(self, factors: torch.Tensor) -> torch.Tensor:
         """Return the rows that pairs of factors read, ascending, each once."""
-        return torch.unique(torch.cat([self._first[factors], self._second[factors]]))
+        rows: torch.Tensor = torch.unique(torch.cat([self._first[factors], self._second[factors]]))
+        return rows
 
     def add_to(self, sums: torch.Tensor, planes: torch.Tensor, factors: torch.Tensor, rows: torch.Tensor) -> None:
         """Add the difference to exact sums.

@@ -15,14 +15,20 @@ def types(choices: Choices) -> tuple[Any, Any]:
     return choices.pick((U8, S8), (U8, S8), (S8, S8), (U8, U8))
 
 
-def finish(nodes: Nodes, tensor: str, kernel: str | None, *, clip: bool = False) -> Case:
-    """Quantize a result, mostly by a scale and a zero point that fit its values, and put a redundant Relu or Clip before."""
+def finish(nodes: Nodes, tensor: str, kernel: str | None, *, clip: bool = False, unit: float = 0.0) -> Case:
+    """Quantize a result, mostly by a scale and a zero point that fit its values, and put a redundant Relu or Clip before.
+
+    Where there is a unit, of which all values are multiples, every other scale is an even multiple of it: ties are frequent.
+    """
     choices, limits = nodes.choices, np.iinfo(nodes.dtype)
     values = nodes.values(tensor)
     lowest, highest = float(min(values.min(), 0)), float(max(values.max(), 0))
     # Global pools refuse to magnify.
     scale = (highest - lowest or 1.0) / 255 * choices.pick(1, 1, 1, 0.3, 4, 30, 1 if kernel and "Pool" in kernel else 1e-3)
     scale = float(np.float32(2.0 ** np.rint(np.log2(scale)) if choices.integer(0, 2) == 0 else scale))
+    if unit and choices.yes():
+        fitting = max(1, round((highest - lowest) / 255 / unit / 2))
+        scale = float(np.float32(unit) * np.float32(2 * choices.pick(fitting, fitting, max(1, fitting // 3), 1, 3)))
     zero = int(np.clip(limits.min - np.rint(lowest / scale), limits.min, limits.max))
     if choices.integer(0, 3) == 0:
         zero = choices.zero_point(nodes.dtype)
@@ -76,6 +82,11 @@ def bias(nodes: Nodes, x: Codes, scales: np.ndarray, *, kinds: tuple[str, ...] =
                        None if single else 0)]  # fmt: skip
 
 
+def unit_of(x: Codes, scales: np.ndarray) -> float:
+    """Return what one step of the accumulators is worth, 0 if that depends on the channel."""
+    return float(np.float32(x.scale) * scales[0]) if len(set(scales.tolist())) == 1 else 0.0
+
+
 def conv(choices: Choices) -> Case:
     kind = choices.pick("plain", "grouped", "depthwise", "multiplied")
     activations, weights = types(choices)
@@ -107,7 +118,7 @@ def conv(choices: Choices) -> Case:
     (x,) = nodes.inputs((choices.integer(1, 2), groups * inputs, *size))
     w, scales = weight(nodes, (outputs, inputs, *window), weights, 0, outputs)
     nodes.add("Conv", "c", x.name, w, *bias(nodes, x, scales), **attributes)
-    return finish(nodes, "c", "QLinearConv", clip=True)
+    return finish(nodes, "c", "QLinearConv", clip=True, unit=unit_of(x, scales))
 
 
 def gemm(choices: Choices) -> Case:
@@ -124,7 +135,7 @@ def gemm(choices: Choices) -> Case:
     nodes.add("Gemm", "y" if floats else "g", x.name, w, *operands, **attributes)
     if floats:
         return nodes.case("y", "QGemm")
-    return finish(nodes, "g", "QGemm", clip=True)
+    return finish(nodes, "g", "QGemm", clip=True, unit=unit_of(x, scales))
 
 
 def matmul(choices: Choices) -> Case:
@@ -175,7 +186,7 @@ def binary(choices: Choices, operator: str) -> Case:
         if choices.yes():
             operands.reverse()
     nodes.add(operator, "r", *operands)
-    return finish(nodes, "r", f"QLinear{operator}", clip=True)
+    return finish(nodes, "r", f"QLinear{operator}", clip=True, unit=a.scale if operator == "Add" else 0.0)
 
 
 def add(choices: Choices) -> Case:
@@ -196,7 +207,7 @@ def concat(choices: Choices) -> Case:
         first = operands[0]
         result = nodes.quantize("r", first.scale, first.zero_point, name="result")
         return nodes.case(result.name, "QLinearConcat")
-    return finish(nodes, "r", "QLinearConcat", clip=True)
+    return finish(nodes, "r", "QLinearConcat", clip=True, unit=operands[0].scale)
 
 
 def average_pool(choices: Choices) -> Case:
@@ -212,7 +223,7 @@ def average_pool(choices: Choices) -> Case:
     attributes["count_include_pad"] = choices.integer(0, 1)
     (x,) = nodes.inputs((2, choices.integer(1, 18), *size))
     nodes.add("AveragePool", "p", x.name, **attributes)
-    return finish(nodes, "p", "QLinearAveragePool", clip=True)
+    return finish(nodes, "p", "QLinearAveragePool", clip=True, unit=x.scale / 4)
 
 
 def global_average_pool(choices: Choices) -> Case:
@@ -220,7 +231,7 @@ def global_average_pool(choices: Choices) -> Case:
     size = choices.pick([1, 1], [7, 7], [3, 5], [16, 16], [300, 300])
     (x,) = nodes.inputs((2, choices.integer(1, 20), *size))
     nodes.add("GlobalAveragePool", "p", x.name)
-    return finish(nodes, "p", "QLinearGlobalAveragePool", clip=True)
+    return finish(nodes, "p", "QLinearGlobalAveragePool", clip=True, unit=x.scale / 4)
 
 
 def sigmoid(choices: Choices) -> Case:
@@ -235,7 +246,7 @@ def leaky_relu(choices: Choices) -> Case:
     (x,) = nodes.inputs((2, 3, 4, 50))
     attributes = {"alpha": choices.pick(0.0, 0.1, 0.3, 1.7)} if choices.yes() else {}
     nodes.add("LeakyRelu", "s", x.name, **attributes)
-    return finish(nodes, "s", "QLinearLeakyRelu", clip=True)
+    return finish(nodes, "s", "QLinearLeakyRelu", clip=True, unit=x.scale)
 
 
 def softmax(choices: Choices) -> Case:

@@ -8,7 +8,7 @@ from integer_operators import S8, U8, conv
 from qcam.common.errors import QcamError
 
 
-@property_of(conv, 150)
+@property_of(conv, 300)
 def test_codes_are_onnx_runtimes(case: Case) -> None:
     check(case)
 

@@ -6,47 +6,44 @@ from integer_cases import Case, Choices, Nodes, check, property_of
 from integer_operators import S8, U8, add, leaky_relu, mul, sigmoid, softmax
 
 
-@property_of(add, 100)
+@property_of(add, 150)
 def test_add(case: Case) -> None:
     check(case)
 
 
-@property_of(mul, 100)
+@property_of(mul, 150)
 def test_mul(case: Case) -> None:
     check(case)
 
 
-@property_of(sigmoid, 60)
+@property_of(sigmoid, 100)
 def test_sigmoid(case: Case) -> None:
     check(case)
 
 
-@property_of(leaky_relu, 60)
+@property_of(leaky_relu, 100)
 def test_leaky_relu(case: Case) -> None:
     check(case)
 
 
-@property_of(softmax, 100)
+@property_of(softmax, 150)
 def test_softmax(case: Case) -> None:
     check(case)
 
 
 @pytest.mark.parametrize("dtype", [U8, S8])
-@pytest.mark.parametrize("operator", ["Add", "Mul", "Sigmoid", "LeakyRelu"])
-@pytest.mark.parametrize("seed", range(4))
-def test_every_pair_of_codes(operator, dtype, seed):
+@pytest.mark.parametrize("operator", ["Sigmoid", "LeakyRelu"])
+@pytest.mark.parametrize("seed", range(30))
+def test_every_code(operator, dtype, seed):
     choices = Choices.seeded(seed)
     low = int(np.iinfo(dtype).min)
-    scales = [choices.scale(-6, -4) for _ in range(3)]
-    zeros = [low + choices.integer(0, 255) for _ in range(3)]
+    scale, zeros = choices.scale(-6, -4), [low + choices.integer(0, 255) for _ in range(2)]
     nodes = Nodes(choices, dtype, 21)
-    nodes.x = np.broadcast_to(np.float32(scales[0]) * (np.arange(256) + low - zeros[0])[:, None], (256, 256)).astype(np.float32)
-    operands = [nodes.quantize("x", scales[0], zeros[0], name="x").name]
-    if operator in ("Add", "Mul"):
-        operands.append(nodes.held("w", (np.arange(256) + low).astype(dtype), scales[1], zeros[1]))
-    nodes.add(operator, "r", *operands)
-    step = {"Add": 2 * scales[0], "Mul": 64 * scales[0] * scales[1], "Sigmoid": 1 / 255, "LeakyRelu": scales[0]}[operator]
-    check(nodes.case(nodes.quantize("r", float(np.float32(step)), zeros[2], name="result").name, f"QLinear{operator}"))
+    nodes.x = (scale * (np.arange(256) + low - zeros[0])[None]).astype(np.float32)
+    x = nodes.quantize("x", scale, zeros[0], name="x")
+    nodes.add(operator, "r", x.name)
+    step = choices.pick(1 / 255, 1 / 256, 0.01, 0.001) if operator == "Sigmoid" else scale * choices.pick(0.5, 1, 2, 0.02)
+    check(nodes.case(nodes.quantize("r", float(np.float32(step)), zeros[1], name="result").name, f"QLinear{operator}"))
 
 
 @pytest.mark.parametrize("dtype", [U8, S8])

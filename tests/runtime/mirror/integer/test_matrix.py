@@ -8,12 +8,12 @@ from integer_operators import S8, U8, gemm, matmul
 from qcam.common.errors import QcamError
 
 
-@property_of(gemm, 120)
+@property_of(gemm, 200)
 def test_gemm(case: Case) -> None:
     check(case)
 
 
-@property_of(matmul, 120)
+@property_of(matmul, 200)
 def test_matmul(case: Case) -> None:
     check(case)
 

@@ -9,11 +9,11 @@ def test_concat(case: Case) -> None:
     check(case)
 
 
-@property_of(passing, 100)
+@property_of(passing, 150)
 def test_operators_on_codes(case: Case) -> None:
     check(case)
 
 
-@property_of(unfused, 60)
+@property_of(unfused, 100)
 def test_a_limit_that_takes_something_away_keeps_the_operator_float(case: Case) -> None:
     check(case)

@@ -8,12 +8,12 @@ from integer_operators import S8, U8, average_pool, global_average_pool
 from qcam.common.errors import QcamError
 
 
-@property_of(average_pool, 120)
+@property_of(average_pool, 200)
 def test_average_pool(case: Case) -> None:
     check(case)
 
 
-@property_of(global_average_pool, 60)
+@property_of(global_average_pool, 100)
 def test_global_average_pool(case: Case) -> None:
     check(case)
 
