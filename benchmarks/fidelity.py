@@ -197,7 +197,8 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
         "",
         f"`{command}` — {count} photographs, onnxruntime {versions.get('onnxruntime')}, torch {versions.get('torch')}, "
         f"native kernels: {records[0]['native']}, other families under qemu. int8 (u8s8, per channel), CPU provider.",
-        "Weights marked “seeded” are random: such nets amplify noise, their rows test the machinery only.",
+        "Weights marked “seeded” are random: such nets amplify noise, their rows test the machinery only. Where trained weights "
+        "come from: [measurements.md](measurements.md).",
         "",
         "## In short",
         "",
@@ -217,12 +218,12 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
             note = " ¹" if row["float_logits"] else ""
             lines.append(
                 f"| {_model(record)} | {row['arithmetic']} | {row['kernel']} | {_share(row['tap'])} | {_share(row['codes'])} "
-                f"| {row['elements'] / 1e6:.0f} M | {_share(row['logits'])}{note} | {row['logit_error']:.1e} "
+                f"| {row['elements'] / 1e6:.0f} M | {_share(row['logits'])}{note} | {_error(row['logit_error'])} "
                 f"| {_share(row['top1'])} | {_cc(row)} |"
             )
     lines += [
         "",
-        "¹ The last operator is a float one (a mean behind the last quantized tensor): equal within float32 rounding.",
+        "¹ The last operator is a float one, a mean behind the last quantized tensor.",
         "",
     ]
     exact = [(record, row) for record in records for row in record["rows"] if row["arithmetic"] == "integer"]
@@ -261,7 +262,7 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
     for record in records:
         values = record["gradients"]
         lines.append(
-            f"| {record['model']} | {values['equal']} of {values['images']} | {values['largest_relative_difference']:.1e} |"
+            f"| {record['model']} | {values['equal']} of {values['images']} | {_error(values['largest_relative_difference'])} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -314,7 +315,7 @@ def _range(rows: Sequence[dict[str, Any]], name: str, show: Callable[[float], st
 
 
 def _error(value: float) -> str:
-    return f"{value:.1e}"
+    return f"{value:.1e}" if value else "0"
 
 
 def _figure(value: float) -> str:
