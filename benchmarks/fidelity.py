@@ -197,8 +197,8 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
         "",
         f"`{command}` — {count} photographs, onnxruntime {versions.get('onnxruntime')}, torch {versions.get('torch')}, "
         f"native kernels: {records[0]['native']}, other families under qemu. int8 (u8s8, per channel), CPU provider.",
-        "Weights marked “seeded” are random: such nets amplify noise, their rows test the machinery only. Where trained weights "
-        "come from: [measurements.md](measurements.md).",
+        "Weights marked “seeded” are random: such nets amplify noise, their rows test the machinery only. Where trained "
+        "weights come from: [measurements.md](measurements.md).",
         "",
         "## In short",
         "",
