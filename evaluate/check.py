@@ -208,6 +208,7 @@ class CheckResult:
         return sorted(defined, key=lambda image: (image.metrics["CC"], image.image))[:count]
 
 
+_EIGHT_BITS = ("uint8", "int8")
 #: Batches of (names, preprocessed images).
 Batches = Callable[[], Iterable[tuple[Sequence[str], NDArray[np.float32]]]]
 
@@ -287,11 +288,13 @@ class Checker:
         """
         mirror = self._mirror(arithmetic, family)
         quantized = bool(mirror.quantized)
+        # 16-bit graphs have no kernel family: their integer result is the same everywhere.
+        followed = family is not None and arithmetic == "integer" and self.entry.tap.dtype in _EIGHT_BITS
         result = CheckResult(
             model=self.bundle.model_id,
             precision=self.entry.name,
             arithmetic=arithmetic if quantized else "float",
-            kernel=family.name if family is not None and arithmetic == "integer" and quantized else "",
+            kernel=family.name if family is not None and followed else "",
             provider=self._runtime.provider,
             exact=exact and quantized,
             missing=self._runtime.missing,

@@ -96,7 +96,7 @@ def test_falling_short_is_exit_code_1_and_told_everywhere(tiny_bundle, some_phot
     assert done.code == 1
     share = done.first["figures"]["codes"]
     assert 0.9 < share < 1
-    assert f"does not hold: tiny int16, integer ({done.report['kernel']}): codes = {share:.6g}, at least 1 wanted" in done.err
+    assert f"does not hold: tiny int16, integer: codes = {share:.6g}, at least 1 wanted" in done.err
     assert "the first that differs" in done.err
     assert done.report["holds"] is done.first["holds"] is False
     assert done.first["verdict"] == "falls short"
