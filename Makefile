@@ -28,7 +28,7 @@ emulators: setup-dev
 lint: setup-dev
 	$(BIN)/ruff check .
 	@mkdir -p build/typing/qcam
-	@for room in common calibration exporters runtime evaluate; do ln -sfn ../../../$$room build/typing/qcam/$$room; done
+	@for room in common calibration models exporters runtime evaluate; do ln -sfn ../../../$$room build/typing/qcam/$$room; done
 	$(BIN)/mypy -p qcam
 
 bench: setup-dev

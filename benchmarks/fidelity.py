@@ -29,7 +29,7 @@ from qcam.evaluate.cam import cam, normalise, upsample
 from qcam.evaluate.check import Checker
 from qcam.evaluate.metrics import correlation
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle
-from qcam.exporters.sources import load_model
+from qcam.models.sources import load_model
 from qcam.runtime.bundle import Bundle, load_bundle
 from qcam.runtime.bundle import load_model as load_onnx
 from qcam.runtime.deployed.probe import probe_kernels

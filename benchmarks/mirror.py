@@ -24,7 +24,7 @@ from qcam.calibration.photographs import calibration_photographs, evaluation_pho
 from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 from qcam.exporters.export import ExportOptions, export_bundle
-from qcam.exporters.sources import load_model
+from qcam.models.sources import load_model
 from qcam.runtime.bundle import load_model as load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.kernels import KERNELS

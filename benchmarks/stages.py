@@ -26,7 +26,7 @@ from qcam.common.files import readable_json, write_atomically
 from qcam.evaluate.cam import cam, normalise, upsample
 from qcam.evaluate.metrics import all_metrics
 from qcam.exporters.export import ExportOptions, export_bundle
-from qcam.exporters.sources import load_model
+from qcam.models.sources import load_model
 from qcam.runtime.bundle import load_model as load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 

@@ -150,7 +150,7 @@ def main(
 
     from qcam.calibration.images import find_images
     from qcam.calibration.photographs import calibration_photographs
-    from qcam.exporters.sources import load_model
+    from qcam.models.sources import load_model
 
     options = ExportOptions(
         precisions=tuple(precisions) or ("f32", "int16", "int8"),

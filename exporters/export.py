@@ -17,8 +17,8 @@ from qcam.common.files import new_folder, sha256_bytes, write_atomically
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
 from qcam.exporters.quantize import QuantizationOptions, quantize
-from qcam.exporters.sources import LoadedModel
 from qcam.exporters.tap import expose_tap
+from qcam.models.sources import LoadedModel
 from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry, load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.graph import Graph

@@ -12,8 +12,8 @@ from torch import nn
 from qcam.calibration.photographs import calibration_photographs
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.exporters.export import ExportOptions, export_bundle
-from qcam.exporters.sources import LoadedModel, load_model
-from qcam.exporters.weights import hash_parameters
+from qcam.models.sources import LoadedModel, load_model
+from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle
 
 torch.set_num_threads(2)

@@ -16,7 +16,7 @@ from qcam.calibration.images import decode
 from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
 from qcam.evaluate.check import LOGITS, Checker
 from qcam.exporters.export import ExportOptions, export_bundle
-from qcam.exporters.sources import load_model
+from qcam.models.sources import load_model
 from qcam.runtime.bundle import load_model as load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.fusion import disagreements, find_groups

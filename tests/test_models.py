@@ -14,7 +14,7 @@ import torch
 from qcam.calibration.images import decode
 from qcam.calibration.photographs import evaluation_photographs
 from qcam.evaluate.cam import cam
-from qcam.exporters.sources import TORCHVISION_MODELS, load_model
+from qcam.models.sources import TORCHVISION_MODELS, load_model
 from qcam.runtime.bundle import load_model as load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.graph import COMPUTE_OPERATORS, Graph

@@ -66,7 +66,7 @@ def test_a_cpu_whose_kernels_saturate_shows_it(entries):
 
 def test_reduced_range_makes_a_bundle_immune_to_saturation(tmp_path):
     from qcam.exporters.export import ExportOptions, export_bundle
-    from qcam.exporters.sources import load_model as load_source
+    from qcam.models.sources import load_model as load_source
 
     options = ExportOptions(precisions=("f32", "int8"), reduce_range=True)
     bundle = export_bundle(load_source("efficientnet_lite0", None), calibration_photographs(), options, tmp_path / "b")

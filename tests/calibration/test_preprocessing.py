@@ -30,7 +30,7 @@ from qcam.calibration.images import decode
 from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
-from qcam.exporters.sources import load_model
+from qcam.models.sources import load_model
 
 IMAGENET = Preprocessing(256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LITE0 = Preprocessing(256, (224, 224), (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")

@@ -5,7 +5,7 @@ from qcam.common.errors import QcamError
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.export import ExportOptions, export_bundle
 from qcam.exporters.onnx_export import export_float
-from qcam.exporters.sources import load_model
+from qcam.models.sources import load_model
 from qcam.runtime.graph import Graph
 
 

@@ -13,7 +13,7 @@ from qcam.calibration.ranges import load_calibration_set
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
 from qcam.exporters.export import ExportOptions, export_bundle
-from qcam.exporters.sources import load_model as load_source
+from qcam.models.sources import load_model as load_source
 from qcam.runtime.bundle import Tap, load_bundle, load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.graph import Graph

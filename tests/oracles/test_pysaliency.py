@@ -25,7 +25,7 @@ from qcam.calibration.photographs import evaluation_photographs, package_folder
 from qcam.evaluate.cam import cam, upsample
 from qcam.evaluate.metrics import EPSILON, correlation, divergence, similarity
 from qcam.evaluate.saliency import crop_map, open_saliency
-from qcam.exporters.sources import load_model
+from qcam.models.sources import load_model
 
 Array = NDArray[np.float64]
 PAIRS = ("random", "sparse", "peaked", "real")

@@ -41,7 +41,7 @@ from qcam.calibration.images import ImageFile, decode
 from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.evaluate.cam import cam, gradcam_plus_plus_weights, gradcam_weights, normalise, upsample
-from qcam.exporters.sources import TORCHVISION_MODELS, load_model
+from qcam.models.sources import TORCHVISION_MODELS, load_model
 
 Array = NDArray[np.float64]
 

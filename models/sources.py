@@ -19,7 +19,7 @@ import torch
 from qcam.calibration.photographs import package_folder
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
-from qcam.exporters.weights import hash_parameters, load_strictly, read_state_dict, zip_in_order
+from qcam.models.weights import hash_parameters, load_strictly, read_state_dict, zip_in_order
 
 #: The study's torchvision models by name → default CAM layer (torch module path; empty: the last feature map of the graph,
 #: as for all others of torchvision).

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from qcam.common.errors import QcamError
-from qcam.exporters.sources import TORCHVISION_MODELS, load_model
-from qcam.exporters.weights import hash_parameters, read_state_dict
+from qcam.models.sources import TORCHVISION_MODELS, load_model
+from qcam.models.weights import hash_parameters, read_state_dict
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""A name becomes a torch model: architectures, weights, preprocessing, class names."""
