@@ -61,13 +61,22 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        commit_file(temporary, path)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise QcamError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+
+
+def commit_file(temporary: Path, path: Path) -> None:
+    """Let a file that was written and flushed beside `path` take its place, with the permissions of a new file.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    temporary.chmod(0o666 & ~_umask())
+    temporary.replace(path)
+    _sync_folder(path.parent)
 
 
 @contextmanager

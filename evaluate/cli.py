@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from qcam.evaluate.inputs import find_photographs, key_value, load_bundles, torc
 
 if TYPE_CHECKING:
     from qcam.calibration.images import ImageFile
-    from qcam.evaluate.study import Study
+    from qcam.evaluate.evaluator import Evaluator
     from qcam.runtime.bundle import Bundle
 
 _EPILOG = """\b
@@ -26,8 +26,15 @@ Examples:
   qcam-eval --provider CUDA
   qcam-eval --session-config session.x64quantprecision=1
       int8 without 16-bit saturation on x86 CPUs that lack VNNI
-Results: results.parquet, maps.parquet, summary.json, run.json, placement.json, table.md and grid-MODEL.png in the
-output folder.
+  qcam-eval --images val/ --dry-run
+      what would be done, how many bytes, how long
+  qcam-eval --saliency birefnet --trust-remote-code
+      the paper's salient-object network, from its hub
+  qcam-eval --protocol paper --paper-fix eval-mode,calibrated
+      what the paper's authors ran, less two of its slips
+Results: report.html, table.md, table.csv, table.tex, figures/, results.parquet,
+maps.parquet, pictures.parquet, images.parquet, summary.json, run.json,
+placement.json and grid-MODEL.png in the output folder.
 Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command goes on).
 """
 
@@ -40,9 +47,17 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
     "--saliency",
     default="u2netp",
     show_default=True,
-    metavar="u2netp|onnx:FILE|masks:DIR|none",
-    help="Where salient-object maps come from.",
+    metavar="u2netp|birefnet[:WHERE]|onnx:FILE|masks:DIR|spectral|none",
+    help="Where salient-object maps come from. WHERE: a hub id, with @REVISION, or a local folder.",
 )
+@click.option("--saliency-preset", metavar="NAME", help="How the network of onnx:FILE wants its input: u2net, isnet, birefnet …")
+@click.option("--saliency-option", "saliency_options", multiple=True, metavar="KEY=VALUE", help="Overrides one of the preset's.")
+@click.option(
+    "--saliency-cache",
+    metavar="DIR|none",
+    help="Where maps are kept for other runs; by default the user's cache folder.",
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run the modelling code that a birefnet model brings with it.")
 @click.option(
     "--provider",
     default="CPU",
@@ -74,12 +89,45 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
     show_default=True,
     help="gradcam++-torchcam is what the paper really ran.",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["deployed", "paper"]),
+    default="deployed",
+    show_default=True,
+    help="paper: what the authors' code ran, in PyTorch, slip by slip; nothing of it is deployed.",
+)
+@click.option(
+    "--paper-fix",
+    "paper_fixes",
+    metavar="NAME,…",
+    help="With --protocol paper: slips to switch off: eval-mode, calibrated, 8bit, f32-top1, alpha, crop, float-maps, per-channel.",
+)
+@click.option(
+    "--paper-weights",
+    multiple=True,
+    metavar="MODEL=FILE",
+    help="With --protocol paper: the weights file that a bundle was exported from, if it was one.",
+)
+@click.option(
+    "--null-row/--no-null-row",
+    default=True,
+    show_default=True,
+    help="Run f32 twice and compare it with itself: what drifts there is not quantization.",
+)
+@click.option(
+    "--faithfulness",
+    is_flag=True,
+    help="Show the deployed model what its CAM leaves of the picture: average drop and increase (one more run each).",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="For PyTorch.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first so many images.")
 @click.option("--io-binding/--no-io-binding", default=None, help="Bind device memory; by default on GPUs only.")
 @click.option("--session-config", multiple=True, metavar="KEY=VALUE", help="ONNX Runtime session configuration entry.")
 @click.option("--fake-quant/--no-fake-quant", default=True, show_default=True, help="Whether to simulate for comparison.")
 @click.option("--grid-rows", type=click.IntRange(0, 50), default=8, show_default=True, help="Images in the picture grid.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Whether to write report.html and figures/.")
+@click.option("--colormap", default="inferno", show_default=True, help="Colours of CAMs: inferno, viridis, cividis, or jet.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, its bytes and its time from a measured probe; write nothing.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -91,6 +139,10 @@ def main(
     images: Path | None,
     labels: Path | None,
     saliency: str,
+    saliency_preset: str | None,
+    saliency_options: tuple[str, ...],
+    saliency_cache: str | None,
+    trust_remote_code: bool,
     provider: str,
     allow_fallback: bool,
     precisions: tuple[str, ...],
@@ -98,12 +150,20 @@ def main(
     threads: int | None,
     target: str,
     method: str,
+    protocol: str,
+    paper_fixes: str | None,
+    paper_weights: tuple[str, ...],
+    null_row: bool,
+    faithfulness: bool,
     device: str,
     limit: int | None,
     io_binding: bool | None,
     session_config: tuple[str, ...],
     fake_quant: bool,
     grid_rows: int,
+    report: bool,
+    colormap: str,
+    dry_run: bool,
     output: Path | None,
     force: bool,
 ) -> None:
@@ -123,7 +183,10 @@ def main(
         io_binding=io_binding,
         config=dict(key_value(entry, "--session-config") for entry in session_config),
     )
-    if not allow_fallback:
+    paper = protocol == "paper"
+    if not paper and (paper_fixes or paper_weights):
+        raise QcamError("--paper-fix and --paper-weights belong to --protocol paper; add it, or leave them out")
+    if not allow_fallback and not paper:
         from qcam.runtime.deployed import require_provider
 
         require_provider(settings.provider)
@@ -133,10 +196,22 @@ def main(
     photographs = photographs[:limit]  # after the labels: class folders count as a whole
 
     from qcam.common.files import exclusive
-    from qcam.evaluate.saliency import open_saliency
-    from qcam.evaluate.study import Study, StudyOptions
+    from qcam.evaluate.outcome import draw, known_colormap, tell
+    from qcam.evaluate.plan import StudyOptions
+    from qcam.evaluate.saliency import default_cache, open_saliency
+    from qcam.evaluate.study import Study
 
-    source = open_saliency(saliency, threads)
+    known_colormap(colormap)
+    cache = default_cache() if saliency_cache is None else None if saliency_cache == "none" else Path(saliency_cache)
+    source = open_saliency(
+        saliency,
+        threads,
+        preset=saliency_preset,
+        options=dict(key_value(entry, "--saliency-option") for entry in saliency_options),
+        trust_remote_code=trust_remote_code,
+        cache=cache,
+    )
+    fixes = tuple(sorted(filter(None, (paper_fixes or "").replace(" ", "").split(","))))
     options = StudyOptions(
         precisions=tuple(name for name in PRECISIONS if name in precisions),
         settings=settings,
@@ -144,13 +219,30 @@ def main(
         target=target,
         method=method,
         batch_size=batch_size,
-        fake_quant=fake_quant,
+        fake_quant=fake_quant and not paper,
+        null_row=null_row,
+        faithfulness=faithfulness,
+        protocol=protocol,
+        fixes=fixes,
     )
-    folder = output or Path("out") / ("demo" if images is None else images.resolve().name or "images")
+    folder = output or Path("out") / (("demo" if images is None else images.resolve().name or "images") + "-paper" * paper)
+    make = None
+    if paper:
+        mirror_device = torch_device(device, threads)
+        make = _paper(fixes, dict(key_value(entry, "--paper-weights") for entry in paper_weights))
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with console.err.status("opening sessions"):
-        study = Study(loaded, photographs, source, options, folder)
+        study = Study(loaded, photographs, source, options, folder, make=make)
     mirror_device = torch_device(device, threads)
+    if dry_run:
+        from qcam.evaluate.estimate import describe, estimate
+
+        if not study.prepare(mirror_device, force=force):
+            console.out.print(f"{folder} already holds the complete results of this very run", markup=False)
+            return
+        for line in describe(study, estimate(study)):
+            console.out.print(line, markup=False)
+        return
     with exclusive(folder):
         if study.prepare(mirror_device, force=force):
             try:
@@ -162,8 +254,21 @@ def main(
                 raise
         else:
             console.note(f"{folder} already holds the complete results of this very run; --force computes them again")
-        _draw_grids(study, loaded, photographs, grid_rows)
-        _report(study, settings.provider, folder)
+        results = study.results()
+        tell(results, study.evaluators)
+        draw(results, grid_rows=grid_rows, report=report, colormap=colormap)
+
+
+def _paper(fixes: tuple[str, ...], weights: dict[str, str]) -> Callable[[Bundle, list[str]], Evaluator]:
+    """Return what makes the evaluators of the paper's protocol."""
+    from qcam.evaluate.paper import PaperEvaluator, PaperOptions
+
+    options = PaperOptions(frozenset(fixes))
+
+    def make(bundle: Bundle, precisions: list[str]) -> Evaluator:
+        return PaperEvaluator(bundle, precisions, options, weights=weights.get(bundle.model_id))
+
+    return make
 
 
 def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path | None, *, demo: bool) -> list[ImageFile]:
@@ -185,86 +290,6 @@ def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path 
     if labels is not None and all(photograph.label is None for photograph in found):
         raise QcamError(f"{labels} names none of the {len(found)} images; its column image holds names below the image folder")
     return found
-
-
-def _draw_grids(study: Study, bundles: list[Bundle], photographs: list[ImageFile], count: int) -> None:
-    from pyarrow import compute
-
-    from qcam.evaluate.grid import choose_images, write_grid
-    from qcam.evaluate.results import StoredMap, read_arrow
-    from qcam.evaluate.study import MAPS
-
-    missing = [bundle for bundle in bundles if not _grid_path(study, bundle).exists()]
-    if not count or not missing:
-        return
-    rows = study.rows()
-    chosen = {bundle.model_id: choose_images(rows, bundle.model_id, count) for bundle in missing}
-    wanted = {name for names in chosen.values() for name in names}
-    samples = study.samples([image for image in photographs if image.name in wanted])
-    table = read_arrow(study.folder / MAPS)  # filtered before it becomes Python objects: it holds every image
-    stored = [StoredMap(**item) for item in table.filter(compute.field("image").isin(sorted(wanted))).to_pylist()]
-    for bundle in missing:
-        shown = [samples[bundle.model_id][name] for name in chosen[bundle.model_id] if name in samples[bundle.model_id]]
-        if shown:
-            write_grid(
-                _grid_path(study, bundle),
-                f"{bundle.model_id}: deployed CAMs" + ("" if bundle.trained else " (random weights)"),
-                shown,
-                [item for item in stored if item.model == bundle.model_id],
-                [row for row in rows if row.model == bundle.model_id],
-                bundle.classes,
-            )
-
-
-def _grid_path(study: Study, bundle: Bundle) -> Path:
-    return study.folder / f"grid-{bundle.folder.name}.png"
-
-
-def _report(study: Study, provider: str, folder: Path) -> None:
-    from qcam.common.files import write_atomically
-    from qcam.evaluate.study import SUMMARY, TABLE
-    from qcam.evaluate.table import arithmetic_lines, as_markdown, as_rich, fallback_reasons, placement_section
-
-    entries = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["entries"]
-    rows = study.rows()
-    count = len({row.image for row in rows})
-    fallbacks = fallback_reasons(study.evaluators)
-    title = f"{count} images, provider {provider}"
-    if fallbacks:
-        title += " — NOT WHOLLY ON IT, see below"
-    terminal = console.out.is_terminal
-    for table in as_rich(entries, title, console.out.width if terminal else None):
-        console.out.print(table)
-    arithmetic = [study.options.describe(), *arithmetic_lines(study.evaluators, provider)]
-    for line in arithmetic:
-        console.out.print(line, style="dim", markup=False)
-    warnings = [f"fallback accepted: {reason}" for reason in fallbacks]
-    if study.saturates:
-        warnings.append(
-            "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
-            "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
-        )
-    if study.kernels is not None and study.kernels.family is None:
-        warnings.append(
-            f"this CPU computes as no kernel family that qcam knows ({study.kernels.reason}): int8 figures are what this "
-            "machine computes; how they compare with other CPUs is not known"
-        )
-    for warning in warnings:
-        console.warn(warning)
-    footer = "".join(f"- {line}\n" for line in [*arithmetic, *warnings])
-    write_atomically(folder / TABLE, f"{title}\n\n{as_markdown(entries)}\n{footer}{placement_section(study.evaluators)}")
-    odd: dict[str, list[str]] = {}
-    for row in rows:
-        if row.status != "ok" and not row.status.startswith("no_reference: no salient-object maps"):
-            odd.setdefault(row.status, []).append(row.image)
-    for status, names in odd.items():
-        unique = list(dict.fromkeys(names))
-        shown = ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
-        console.warn(f"{status}: {shown}")
-    if all(row.top1 is None for row in rows):
-        raise QcamError(f"not one of {count} images could be evaluated; {folder}/results.parquet says why for each")
-    files = "results.parquet, maps.parquet, summary.json, run.json, placement.json, table.md, grid-*.png"
-    console.out.print(f"results: {folder}/ ({files})", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,39 @@
-"""Result rows, their Parquet files, and the summary made from them. docs/results.md describes every column."""
+"""Result rows, maps and pictures: their Parquet files, and how they are read back. docs/results.md describes every column.
+
+Nothing here holds a whole study in memory: files are read by column, by model or by image.
+"""
 
 from __future__ import annotations
 
 import io
-import math
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
-from qcam.evaluate.metrics import METRICS
-from qcam.runtime.bundle import PRECISIONS
 
-#: Comparisons in the order of every table.
-COMPARISONS = ("vs_saliency", "vs_f32", "fake_quant_vs_deployed")
-#: Per-image figures besides the map metrics, by column, with the comparison they belong to.
+#: Files of a result folder.
+RESULTS, MAPS, PICTURES, IMAGES = "results.parquet", "maps.parquet", "pictures.parquet", "images.parquet"
+SUMMARY, RUN, PLACEMENT, TABLE, REPORT = "summary.json", "run.json", "placement.json", "table.md", "report.html"
+#: Version of run.json and of the files beside it.
+SCHEMA_VERSION = 2
+#: Comparisons in the order of every table. `on_model` is no comparison of maps: the picture under its CAM, shown to the model.
+COMPARISONS = ("vs_saliency", "vs_f32", "fake_quant_vs_deployed", "on_model")
+#: Measures of a CAM besides SIM, CC and KLD, by column.
+MEASURES = ("rank_correlation", "overlap", "energy_in_object")
+#: Measures of the explanation on the deployed model, by column.
+FAITHFULNESS = ("drop", "increase")
+#: Per-image figures of the run rather than of maps, by column.
 FIGURES = ("logit_error", "top1_agrees", "codes_equal")
 
 
@@ -38,6 +50,11 @@ class Row:
         SIM: Similarity, 0..1; None where undefined.
         CC: Correlation, -1..1; None where undefined.
         KLD: Divergence in nats; None where undefined.
+        rank_correlation: Spearman's correlation, -1..1, at the tap's resolution; None where undefined.
+        overlap: Intersection over union of the top 20 % of positions, 0..1; None where undefined.
+        energy_in_object: Share of the CAM's energy inside the salient object, 0..1; vs_saliency only.
+        drop: Share of the class's probability that is lost when only what the CAM shows is left, 0..1; on_model only.
+        increase: Whether the probability rises instead; on_model only.
         target_class: The class that was explained.
         top1: The deployed run's own top-1 class.
         label: The true class, where known.
@@ -56,6 +73,11 @@ class Row:
     SIM: float | None = None
     CC: float | None = None
     KLD: float | None = None
+    rank_correlation: float | None = None
+    overlap: float | None = None
+    energy_in_object: float | None = None
+    drop: float | None = None
+    increase: bool | None = None
     target_class: int | None = None
     top1: int | None = None
     label: int | None = None
@@ -64,21 +86,6 @@ class Row:
     codes_equal: float | None = None
     status: str = "ok"
     remark: str = ""
-
-
-_TYPES = {"int | None": pa.int64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "str": pa.string()}
-ROW_SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Row)])
-MAP_SCHEMA = pa.schema(
-    [
-        ("image", pa.string()),
-        ("model", pa.string()),
-        ("precision", pa.string()),
-        ("kind", pa.string()),  # deployed or fake_quant
-        ("height", pa.int64()),
-        ("width", pa.int64()),
-        ("values", pa.list_(pa.float32())),  # row by row, at the tap's own resolution, not normalised
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -105,10 +112,173 @@ class StoredMap:
         return np.asarray(self.values, np.float64).reshape(self.height, self.width)
 
 
-def write_table(path: Path, items: Iterable[Row | StoredMap], schema: pa.Schema) -> None:
-    """Write rows or maps to a Parquet file that appears whole or not at all."""
-    table = pa.Table.from_pylist([asdict(item) for item in items], schema=schema)
-    write_arrow(path, table)
+@dataclass(frozen=True)
+class Picture:
+    """What a network sees of an image, and the salient object under the same crop, small enough to keep for every image.
+
+    Attributes:
+        image: The image's name in its set.
+        geometry: The crop in words: `resize 256, crop 224×224`. Models with the same one share the picture.
+        width: Of the crop, in pixels.
+        height: Of the crop, in pixels.
+        photo: JPEG, RGB, of the crop.
+        saliency: PNG, 8-bit grey, of at most 112 pixels a side; None without a map.
+    """
+
+    image: str
+    geometry: str
+    width: int
+    height: int
+    photo: bytes
+    saliency: bytes | None
+
+
+_TYPES = {"int | None": pa.int64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "str": pa.string()}
+ROW_SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Row)])
+MAP_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("model", pa.string()),
+        ("precision", pa.string()),
+        ("kind", pa.string()),  # deployed or fake_quant
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("values", pa.list_(pa.float32())),  # row by row, at the tap's own resolution, not normalised
+    ]
+)
+PICTURE_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("geometry", pa.string()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("photo", pa.binary()),
+        ("saliency", pa.binary()),
+    ]
+)
+IMAGE_SCHEMA = pa.schema([("name", pa.string()), ("sha256", pa.string()), ("label", pa.int64())])
+
+#: One comparison of one model: column → values in the order of the images, NaN where undefined; `image` as text.
+Columns = dict[str, NDArray[Any]]
+
+
+class Results:
+    """A result folder, read as far as it is asked for.
+
+    Attributes:
+        folder: The folder.
+        run: The content of run.json.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read run.json.
+
+        Raises:
+            QcamError: If the folder holds no results of this version.
+        """
+        self.folder = folder
+        path = folder / RUN
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with qcam-eval") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise QcamError(f"cannot read {path}: {error}; run qcam-eval again with --force") from error
+        if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
+            found = run.get("schema_version") if isinstance(run, dict) else None
+            raise QcamError(
+                f"{path} has schema version {found}, this qcam reads {SCHEMA_VERSION}; run qcam-eval again with --force"
+            )
+        self.run: dict[str, Any] = run
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Return the content of summary.json."""
+        return self._json(SUMMARY)
+
+    @cached_property
+    def placement(self) -> dict[str, Any]:
+        """Return the content of placement.json: model → precision → what ran where."""
+        return self._json(PLACEMENT)
+
+    @property
+    def models(self) -> list[str]:
+        """Return the model ids in the order of the tables."""
+        return list(self.run["models"])
+
+    def precisions(self, model: str) -> list[str]:
+        """Return the precisions of a model in the order of the tables."""
+        return list(self.run["models"][model]["precisions"])
+
+    def classes(self, model: str) -> list[str]:
+        """Return a model's class names in the order of its logits."""
+        names: list[str] = self.run["classes"][self.run["models"][model]["classes"]]
+        return names
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Return the names of all images of the run, in its order."""
+        names: list[str] = read_arrow(self.folder / IMAGES, columns=["name"])["name"].to_pylist()
+        return names
+
+    def columns(self, model: str) -> dict[tuple[str, str], Columns]:
+        """Return the figures of one model.
+
+        Returns:
+            (precision, comparison) → column → values: float64 with NaN where undefined (truth values as 0 and 1), text as
+            objects; every array in the order of the images that were evaluated.
+        """
+        table = read_arrow(self.folder / RESULTS, filters=pc.field("model") == model)
+        keys = list(zip(table["precision"].to_pylist(), table["comparison"].to_pylist(), strict=True))
+        places: dict[tuple[str, str], list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        found = {}
+        for key, where in places.items():
+            part = table.take(pa.array(where))
+            found[key] = {field.name: _values(part[field.name], field.type) for field in ROW_SCHEMA}
+        return found
+
+    def rows(self, *, model: str | None = None, images: Iterable[str] | None = None) -> list[Row]:
+        """Return result rows, of one model or of some images if given; for a whole study prefer `columns`."""
+        return [Row(**item) for item in self._some(RESULTS, model=model, images=images).to_pylist()]
+
+    def maps(self, *, model: str | None = None, images: Iterable[str] | None = None) -> list[StoredMap]:
+        """Return stored CAMs, of one model or of some images if given."""
+        return [StoredMap(**item) for item in self._some(MAPS, model=model, images=images).to_pylist()]
+
+    def pictures(self, images: Iterable[str]) -> list[Picture]:
+        """Return the pictures of some images."""
+        return [Picture(**item) for item in self._some(PICTURES, images=images).to_pylist()]
+
+    def _some(self, name: str, *, model: str | None = None, images: Iterable[str] | None = None) -> pa.Table:
+        chosen = None
+        if model is not None:
+            chosen = pc.field("model") == model
+        if images is not None:
+            those = pc.field("image").isin(sorted(set(images)))
+            chosen = those if chosen is None else chosen & those
+        return read_arrow(self.folder / name, filters=chosen)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise QcamError(f"cannot read {path}: {error}; run qcam-eval again with --force") from error
+        return value
+
+
+def _values(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
+    if pa.types.is_string(kind):
+        return np.array(column.to_pylist(), object)
+    numbers: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def write_table(path: Path, items: Iterable[Any], schema: pa.Schema) -> None:
+    """Write dataclass objects to a Parquet file that appears whole or not at all."""
+    write_arrow(path, pa.Table.from_pylist([asdict(item) for item in items], schema=schema))
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:
@@ -118,14 +288,14 @@ def write_arrow(path: Path, table: pa.Table) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_arrow(path: Path) -> pa.Table:
-    """Read a Parquet file.
+def read_arrow(path: Path, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+    """Read a Parquet file, or some columns and rows of it.
 
     Raises:
         QcamError: If it cannot be read.
     """
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns, filters=filters)
     except (OSError, pa.ArrowException) as error:
         raise QcamError(f"cannot read {path}: {str(error).splitlines()[0]}; run again with --force") from error
 
@@ -133,55 +303,3 @@ def read_arrow(path: Path) -> pa.Table:
 def read_rows(path: Path) -> list[Row]:
     """Read result rows."""
     return [Row(**item) for item in read_arrow(path).to_pylist()]
-
-
-def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return mean, standard deviation and counts of every figure.
-
-    Args:
-        rows: Result rows of one run.
-
-    Returns:
-        One entry per model × precision × comparison × metric: `mean` and `std` (of the population of defined values;
-        null without any), `n` (defined values), `undefined` (images without one: constant maps, refused images, no
-        reference). Besides SIM, CC and KLD there are `top1_agreement`, `logit_error` and `codes_equal`, and under the
-        comparison `vs_label` the `accuracy`.
-    """
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.model, row.precision, row.comparison), []).append(row)
-    entries = []
-    for model, precision, comparison in sorted(groups, key=_order(rows)):
-        group = groups[(model, precision, comparison)]
-
-        def add(metric: str, values: list[float | None], where: str, head: tuple[str, str] = (model, precision)) -> None:
-            defined = [value for value in values if value is not None and math.isfinite(value)]
-            entries.append(
-                {
-                    "model": head[0], "precision": head[1], "comparison": where, "metric": metric,
-                    "mean": float(np.mean(defined)) if defined else None,
-                    "std": float(np.std(defined)) if defined else None,
-                    "n": len(defined), "undefined": len(values) - len(defined),
-                }
-            )  # fmt: skip
-
-        for metric in METRICS:
-            add(metric, [getattr(row, metric) for row in group], comparison)
-        if comparison != "vs_saliency":
-            add("top1_agreement", [_number(row.top1_agrees) for row in group], comparison)
-            add("logit_error", [row.logit_error for row in group], comparison)
-        if comparison == "fake_quant_vs_deployed" and precision != "f32":
-            add("codes_equal", [row.codes_equal for row in group], comparison)
-        if comparison == "vs_saliency" and any(row.label is not None for row in group):
-            correct = [None if row.label is None or row.top1 is None else _number(row.label == row.top1) for row in group]
-            add("accuracy", correct, "vs_label")
-    return entries
-
-
-def _order(rows: Sequence[Row]) -> Any:
-    models = list(dict.fromkeys(row.model for row in rows))
-    return lambda key: (models.index(key[0]), COMPARISONS.index(key[2]), PRECISIONS.index(key[1]))
-
-
-def _number(value: bool | None) -> float | None:
-    return None if value is None else float(value)

@@ -16,13 +16,23 @@ from qcam.runtime.deployed import Placement
 from qcam.runtime.deployed.providers import PROVIDERS
 
 _NAMES = {"vs_saliency": "{} v. salient object", "vs_f32": "{} v. f32", "fake_quant_vs_deployed": "{} fake-quant v. deployed"}
+#: The null row: f32 run a second time.
+_NULL = "f32 again v. f32"
 _EXTRA = (
+    ("vs_f32", "rank_correlation", "rank correlation with f32"),
+    ("vs_f32", "overlap", "overlap of top 20 % with f32"),
+    ("vs_saliency", "energy_in_object", "energy in salient object"),
+    ("on_model", "drop", "drop of confidence"),
+    ("on_model", "increase", "increase of confidence"),
     ("vs_f32", "top1_agreement", "top-1 as f32"),
     ("vs_label", "accuracy", "top-1 right"),
     ("vs_f32", "logit_error", "logit error v. f32"),
     ("fake_quant_vs_deployed", "codes_equal", "tap codes equal, fake-quant v. deployed"),
     ("fake_quant_vs_deployed", "logit_error", "logit error, fake-quant v. deployed"),
 )
+
+#: Figures shown as percentages, or with four digits; all others with three.
+_SHARES = {"top1_agreement": True, "accuracy": True, "codes_equal": True, "increase": True, "logit_error": False}
 
 #: Columns that the two headings, and one model, take in a terminal.
 _HEAD_WIDTH, _CELL_WIDTH = 52, 21
@@ -42,14 +52,12 @@ def table_rows(entries: Entries) -> tuple[list[str], list[list[str]]]:
     models = list(dict.fromkeys(entry["model"] for entry in entries))
     cells = {(e["comparison"], e["precision"], e["metric"], e["model"]): e for e in entries}
     rows: list[list[str]] = []
-    for comparison, title in _NAMES.items():
+    for comparison in _NAMES:
         for precision in PRECISIONS:
-            if comparison == "vs_f32" and precision == "f32":
-                continue  # the null row: a model against itself; it stays in summary.json
             for metric in METRICS:
                 found = [cells.get((comparison, precision, metric, model)) for model in models]
                 if any(entry is not None and entry["n"] for entry in found):
-                    name = title.format(precision) if metric == METRICS[0] else ""
+                    name = row_title(comparison, precision) if metric == METRICS[0] else ""
                     rows.append([name, metric, *(_cell(entry) for entry in found)])
         rows.append([])
     for comparison, metric, title in _EXTRA:
@@ -58,10 +66,15 @@ def table_rows(entries: Entries) -> tuple[list[str], list[list[str]]]:
                 continue
             found = [cells.get((comparison, precision, metric, model)) for model in models]
             if any(entry is not None and entry["n"] for entry in found):
-                rows.append([title, precision, *(_cell(entry, share=metric not in ("logit_error",)) for entry in found)])
+                rows.append([title, precision, *(_cell(entry, share=_SHARES.get(metric)) for entry in found)])
     while rows and not rows[-1]:
         rows.pop()
     return ["", "", *models], rows
+
+
+def row_title(comparison: str, precision: str) -> str:
+    """Return what a row of the table is called: `int8 v. f32`."""
+    return _NULL if (comparison, precision) == ("vs_f32", "f32") else _NAMES[comparison].format(precision)
 
 
 def _cell(entry: dict[str, Any] | None, *, share: bool | None = None) -> str:

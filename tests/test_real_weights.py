@@ -7,9 +7,9 @@ import pytest
 
 from qcam.calibration.images import decode
 from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
-from qcam.evaluate.results import summarise
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.study import Study, StudyOptions
+from qcam.evaluate.plan import StudyOptions
+from qcam.evaluate.study import Study
 from qcam.runtime.bundle import load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.probe import saturates_in_pairs
@@ -31,7 +31,7 @@ def entries(lite0_bundle, tmp_path_factory):
         study = Study([lite0_bundle], evaluation_photographs(), source, options, folder / str(len(config)))
         study.prepare("cpu", force=True)
         study.run()
-        return {(e["precision"], e["comparison"], e["metric"]): e for e in summarise(study.rows())}
+        return {(e["precision"], e["comparison"], e["metric"]): e for e in study.results().summary["entries"]}
 
     return {"exact": run(EXACT), "default": run({})}
 
@@ -45,6 +45,15 @@ def test_the_float_model_knows_the_photographs(entries):
 def test_calibrated_int16_moves_no_cam(entries):
     for run in entries.values():
         assert run[("int16", "vs_f32", "CC")]["mean"] >= 0.999
+
+
+def test_the_null_row_is_exactly_one(entries):
+    """The same f32 model, run a second time: whatever drifts elsewhere in the table is not the runtime's mood."""
+    for run in entries.values():
+        for metric in ("SIM", "CC"):
+            found = run[("f32", "vs_f32", metric)]
+            assert (found["n"], found["undefined"], found["mean"], found["std"]) == (20, 0, 1.0, 0.0)
+        assert run[("f32", "vs_f32", "logit_error")]["mean"] == 0.0
 
 
 def test_per_channel_int8_moves_cams_little(entries):

@@ -37,10 +37,11 @@ def test_a_run_prints_the_table_and_writes_the_results(tiny_bundle, photographs,
     assert "the CPU provider has no 16-bit integer kernels" in text
     assert "random weights" in done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    tables = {"results.parquet", "maps.parquet", "summary.json", "run.json", "placement.json", "table.md"}
-    assert names == {*tables, "grid-tiny.png"}
+    data = {"results.parquet", "maps.parquet", "pictures.parquet", "images.parquet", "summary.json", "run.json", "placement.json"}
+    assert names == {*data, "table.md", "table.csv", "table.tex", "report.html", "figures", "grid-tiny.png"}
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| int8 v. f32 | SIM |" in table
+    assert "| f32 again v. f32 | SIM | 1.000 ± 0.000 |" in table
     assert "int16: float arithmetic" in table
     assert "| Conv | QLinearConv | CPU | integer | 3 | 99.9 % |" in table
     assert "| Gemm | QGemm | CPU | integer | 1 | 0.1 % |" in table
@@ -80,6 +81,10 @@ def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_p
         (["{bundle}", "--session-config", "nonsense"], "is not of the form KEY=VALUE"),
         (["{bundle}", "--images", "{images}", "--labels", "no.csv"], "cannot read labels"),
         (["{bundle}", "--batch-size", "0"], "Invalid value for '--batch-size'"),
+        (["{bundle}", "--images", "{images}", "--colormap", "rainbow"], "colour map 'rainbow' is unknown"),
+        (["{bundle}", "--images", "{images}", "--paper-fix", "alpha"], "belong to --protocol paper"),
+        (["{bundle}", "--images", "{images}", "--protocol", "paper", "--paper-fix", "alfa"], "'alfa'"),
+        (["{bundle}", "--images", "{images}", "--saliency", "spectral", "--saliency-option", "size"], "not of the form KEY=VALUE"),
         ([], "no bundle given and none in bundles/"),
     ],
 )

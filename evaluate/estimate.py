@@ -1,0 +1,109 @@
+"""The dry run: what a study would do, how many bytes it would write and how long it would take, from a measured probe."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from qcam.common import console
+from qcam.evaluate.parts import write_part
+from qcam.evaluate.study import Study
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do of a study.
+
+    Attributes:
+        shards: All shards.
+        todo: Those that are not finished.
+        images: Images in the latter.
+        probed: Images that the probe evaluated.
+        seconds_per_image: Measured, all models and precisions together.
+        bytes_per_image: Measured size of a finished part by its images.
+        all_images: Images of the whole study.
+    """
+
+    shards: int
+    todo: int
+    images: int
+    probed: int
+    seconds_per_image: float
+    bytes_per_image: float
+    all_images: int
+
+    @property
+    def seconds(self) -> float:
+        """Return the time that the images left to do will take."""
+        return self.seconds_per_image * self.images
+
+    @property
+    def bytes(self) -> float:
+        """Return the size of the finished results; while parts are joined, twice that is on disk."""
+        return self.bytes_per_image * self.all_images
+
+
+def estimate(study: Study) -> Estimate:
+    """Evaluate one batch to warm up and one to measure, of those left to do; nothing is written to the result folder.
+
+    Args:
+        study: Prepared.
+
+    Raises:
+        QcamError: As from a run.
+    """
+    study.build()
+    todo = study.todo
+    images = [image for index in todo for image in study.shards[index]]
+    size = study.options.batch_size
+    warm, probe = images[:size], images[size : 2 * size] or images[:size]
+    seconds, weight = 0.0, 0.0
+    if probe:
+        with console.err.status("measuring"):
+            study.evaluate_shard(warm, lambda _: None)
+            start = time.perf_counter()
+            outcomes = study.evaluate_shard(probe, lambda _: None)
+            seconds = (time.perf_counter() - start) / len(probe)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "part.parquet"
+            write_part(path, "", outcomes)
+            weight = path.stat().st_size / len(probe)
+    return Estimate(
+        len(study.shards), len(todo), len(images), len(probe), seconds, weight, sum(map(len, study.shards))
+    )
+
+
+def describe(study: Study, found: Estimate) -> list[str]:
+    """Return the plan and the estimate in lines."""
+    options = study.options
+    lines = [
+        f"results: {study.folder}/",
+        f"protocol: {options.protocol}; {options.describe()}",
+        f"images: {found.all_images} in {found.shards} shards of up to {max(map(len, study.shards))}",
+    ]
+    for evaluator in study.evaluators:
+        bundle = evaluator.bundle
+        trained = "" if bundle.trained else " (random weights)"
+        lines.append(f"model: {bundle.model_id}{trained}, {', '.join(evaluator.facts())}, bundle {bundle.fingerprint[:12]}")
+    lines.append(f"rows: {study.statistics_rows:,} in results.parquet")
+    if found.todo < found.shards:
+        lines.append(f"done already: {found.shards - found.todo} of {found.shards} shards")
+    if not found.todo:
+        return [*lines, "nothing is left to compute"]
+    lines.append(f"bytes: about {_bytes(found.bytes)} of results, twice that while they are joined")
+    lines.append(
+        f"time: about {timedelta(seconds=round(found.seconds))} for {found.images} images, "
+        f"{1000 * found.seconds_per_image:.0f} ms each (measured on {found.probed} of them)"
+    )
+    return lines
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

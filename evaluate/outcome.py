@@ -1,0 +1,100 @@
+"""What a finished run tells: the table on the terminal and in files, what is odd, the pictures and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow.compute as pc
+
+from qcam.common import console
+from qcam.common.errors import QcamError
+from qcam.common.files import write_atomically
+from qcam.evaluate.evaluator import BundleEvaluator, Evaluator
+from qcam.evaluate.grid import write_grids
+from qcam.evaluate.report import COLORMAPS, ReportOptions, write_report
+from qcam.evaluate.results import RESULTS, TABLE, Results, read_arrow
+from qcam.evaluate.table import as_markdown, as_rich, placement_section
+from qcam.evaluate.table_files import as_csv, as_latex, beside_the_paper, flips_as_markdown, tests_as_markdown
+
+#: Images that are named of each oddity.
+_NAMED = 3
+
+
+def known_colormap(name: str) -> None:
+    """Refuse a colour map that is not one of the report's.
+
+    Raises:
+        QcamError: Names the choices.
+    """
+    if name not in COLORMAPS:
+        raise QcamError(f"colour map {name!r} is unknown; choose one of {', '.join(COLORMAPS)}")
+
+
+def tell(results: Results, evaluators: Sequence[Evaluator]) -> None:
+    """Print the table, write it in Markdown, CSV and LaTeX, and name what is odd.
+
+    Args:
+        results: A run.
+        evaluators: What ran it, for the placement.
+
+    Raises:
+        QcamError: If not one image could be evaluated, or the disk refuses.
+    """
+    run, summary, folder = results.run, results.summary, results.folder
+    entries = summary["entries"]
+    title = f"{len(results.images)} images, provider {run['provider']}"
+    if any(line.startswith("fallback accepted") for line in run["warnings"]):
+        title += " — NOT WHOLLY ON IT, see below"
+    for table in as_rich(entries, title, console.out.width if console.out.is_terminal else None):
+        console.out.print(table)
+    for line in run["notes"]:
+        console.out.print(line, style="dim", markup=False)
+    for warning in run["warnings"]:
+        console.warn(warning)
+    footer = "".join(f"- {line}\n" for line in [*run["notes"], *run["warnings"]])
+    sections = [
+        f"{title}\n\n{as_markdown(entries)}\n{footer}",
+        beside_the_paper(entries),
+        flips_as_markdown(summary),
+        tests_as_markdown(summary),
+        placement_section([evaluator for evaluator in evaluators if isinstance(evaluator, BundleEvaluator)]),
+    ]
+    write_atomically(folder / TABLE, "\n".join(section for section in sections if section))
+    write_atomically(folder / "table.csv", as_csv(summary))
+    write_atomically(folder / "table.tex", as_latex(summary))
+    _name_what_is_odd(results)
+
+
+def draw(results: Results, *, grid_rows: int, report: bool, colormap: str) -> None:
+    """Write the picture grids and the report, unless they are there already.
+
+    Args:
+        results: A run.
+        grid_rows: Images in each grid; 0 for none.
+        report: Whether to write report.html and figures/.
+        colormap: Colours of CAMs.
+    """
+    folder = results.folder
+    with console.err.status("drawing"):
+        if grid_rows:
+            write_grids(results, grid_rows, colormap)
+        if report:
+            write_report([results], folder, ReportOptions(colormap=colormap))
+    shown = ["report.html"] * report + ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]
+    console.out.print(f"results: {folder}/ ({', '.join(shown)} …)", markup=False)
+
+
+def _name_what_is_odd(results: Results) -> None:
+    table = read_arrow(results.folder / RESULTS, columns=["image", "status", "top1"])
+    if pc.all(pc.is_null(table["top1"])).as_py() is not False:
+        count = len(results.images)
+        raise QcamError(f"not one of {count} images could be evaluated; {results.folder}/results.parquet says why for each")
+    odd = table.filter(pc.not_equal(table["status"], "ok"))
+    names: dict[str, dict[str, None]] = {}
+    for status, image in zip(odd["status"].to_pylist(), odd["image"].to_pylist(), strict=True):
+        if not status.startswith("no_reference: no salient-object maps"):
+            names.setdefault(status, {})[image] = None
+    for status, found in names.items():
+        unique = list(found)
+        more = f" and {len(unique) - _NAMED} more" if len(unique) > _NAMED else ""
+        console.warn(f"{status}: {', '.join(unique[:_NAMED])}{more}")

@@ -1,0 +1,47 @@
+"""Small pictures of what the networks see, kept for every image so that a report needs neither photographs nor decoding."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qcam.calibration.preprocessing import Preprocessing
+from qcam.evaluate.results import Picture
+
+#: Longest side of a picture, and of a salient-object map, in pixels.
+_PHOTO, _SALIENCY = 224, 112
+_QUALITY = 82
+
+
+def geometry(preprocessing: Preprocessing) -> str:
+    """Say in words which part of an image a network sees: `resize 256, crop 224×224` or `squash 224×224`."""
+    height, width = preprocessing.crop
+    size = f"{width}×{height}"
+    return f"squash {size}" if preprocessing.resize is None else f"resize {preprocessing.resize}, crop {size}"
+
+
+def take_picture(image: str, name: str, crop: NDArray[np.uint8], saliency: NDArray[np.float32] | None) -> Picture:
+    """Make the picture of one image.
+
+    Args:
+        image: The image's name.
+        name: The geometry's name.
+        crop: uint8, height × width × 3: what the network sees.
+        saliency: float32, height × width, 0..1, or None.
+    """
+    height, width = crop.shape[:2]
+    photo = Image.fromarray(crop)
+    photo.thumbnail((_PHOTO, _PHOTO), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    photo.save(buffer, format="JPEG", quality=_QUALITY)
+    grey = None
+    if saliency is not None:
+        levels = Image.fromarray(np.round(np.clip(saliency, 0, 1) * 255).astype(np.uint8))
+        levels.thumbnail((_SALIENCY, _SALIENCY), Image.Resampling.BOX)
+        held = io.BytesIO()
+        levels.save(held, format="PNG")
+        grey = held.getvalue()
+    return Picture(image, name, width, height, buffer.getvalue(), grey)

@@ -1,0 +1,117 @@
+"""run.json: what was run, in which words its figures are to be read, and what a reader has to be warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from qcam.common import machine
+from qcam.common.files import fingerprint
+from qcam.evaluate.evaluator import BundleEvaluator
+from qcam.evaluate.pictures import geometry
+from qcam.evaluate.results import SCHEMA_VERSION
+from qcam.evaluate.table import arithmetic_lines, fallback_reasons
+
+if TYPE_CHECKING:
+    from qcam.evaluate.study import Study
+
+_CONVENTIONS = {
+    "SIM": "sum min(P, Q), both summing to 1",
+    "CC": "Pearson",
+    "KLD": "sum P log(eps + P / (eps + Q)), P the evaluated map, Q the reference, eps 2.2204e-16",
+    "rank_correlation": "Spearman at the tap's resolution; salient-object maps averaged over its cells",
+    "overlap": "intersection over union of the top 20 % of positions",
+    "energy_in_object": "share of the CAM's sum where the salient-object map is at least 0.5",
+    "drop": "max(0, Y - O) / Y, Y the class's softmax probability, O that of the picture multiplied with its CAM",
+    "increase": "O > Y",
+    "vs_f32 of f32": "the null row: f32 run a second time, against its first run",
+    "fake_quant_vs_deployed": "P fake-quant, Q deployed",
+}
+
+
+def run_record(study: Study, plan: Mapping[str, Any], seconds: Mapping[str, float], *, complete: bool) -> dict[str, Any]:
+    """Return the content of run.json.
+
+    Args:
+        study: The study.
+        plan: All that can change a figure.
+        seconds: Wall time by stage.
+        complete: Whether every shard is finished.
+    """
+    options = study.options
+    classes: dict[str, list[str]] = {}
+    models = {}
+    for evaluator in study.evaluators:
+        bundle = evaluator.bundle
+        key = fingerprint(bundle.classes)[:12]
+        classes[key] = list(bundle.classes)
+        models[bundle.model_id] = {
+            "bundle": bundle.folder.name,
+            "weights": bundle.weights,
+            "geometry": geometry(evaluator.preprocessing),
+            "classes": key,
+            "precisions": evaluator.facts(),
+        }
+    paper = options.protocol == "paper"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "complete": complete,
+        "protocol": {"name": options.protocol, "fixes": list(options.fixes)},
+        "plan": dict(plan),
+        "machine": machine.describe(),
+        "kernels": {"family": "not applicable"} if study.kernels is None else study.kernels.to_json(),
+        "int8_kernels_saturate_in_pairs": study.saturates,
+        "provider": "PyTorch" if paper else options.settings.provider,
+        "models": models,
+        "classes": classes,
+        "conventions": _conventions(options.method, paper=paper),
+        "notes": notes(study),
+        "warnings": warnings(study),
+        "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
+    }
+
+
+def notes(study: Study) -> list[str]:
+    """Return the lines below every table: what the figures depend on, and what really ran."""
+    lines = [study.options.describe()]
+    deployed = [evaluator for evaluator in study.evaluators if isinstance(evaluator, BundleEvaluator)]
+    lines += arithmetic_lines(deployed, study.options.settings.provider)
+    for evaluator in study.evaluators:
+        lines += evaluator.notes()
+    return list(dict.fromkeys(lines))
+
+
+def warnings(study: Study) -> list[str]:
+    """Return what changes the meaning of figures."""
+    told = [
+        f"{evaluator.bundle.model_id} has random weights: no figure made with it means anything"
+        for evaluator in study.evaluators
+        if not evaluator.bundle.trained
+    ]
+    deployed = [evaluator for evaluator in study.evaluators if isinstance(evaluator, BundleEvaluator)]
+    told += [f"fallback accepted: {reason}" for reason in fallback_reasons(deployed)]
+    if study.saturates:
+        told.append(
+            "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
+            "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
+        )
+    if study.kernels is not None and study.kernels.family is None:
+        told.append(
+            f"this CPU computes as no kernel family that qcam knows ({study.kernels.reason}): int8 figures are what this "
+            "machine computes; how they compare with other CPUs is not known"
+        )
+    return told
+
+
+def _conventions(method: str, *, paper: bool) -> dict[str, str]:
+    if paper:
+        head = {
+            "CAM": "on the logit before softmax, enlarged bicubically to the image's size; what the paper's code ran",
+            "maps": "every map min-max to 0..1, in 8 bits unless that slip is switched off",
+        }
+    else:
+        head = {
+            "CAM": f"{method}, float64, epsilon 0, on the logit before softmax",
+            "maps": "CAMs enlarged bilinearly to the network's input size, then every map min-max to 0..1",
+        }
+    return head | _CONVENTIONS

@@ -1,0 +1,115 @@
+"""Salient-object networks in ONNX Runtime: U²-Net, IS-Net, BiRefNet's export, any from an image to a map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qcam.calibration.images import ImageFile
+from qcam.common.errors import QcamError
+from qcam.common.files import fingerprint, sha256_bytes
+from qcam.evaluate.saliency.settings import NetworkSettings
+from qcam.evaluate.saliency.source import NoMapError, NoObjectError
+from qcam.runtime.bundle import read_onnx
+from qcam.runtime.graph import SHAPE_OPERATORS
+
+
+class NetworkSaliency:
+    """A salient-object network in ONNX Runtime on the CPU.
+
+    Attributes:
+        name: As given on the command line.
+        fingerprint: Of the file and the settings.
+        threshold: Probability below which a map is all background.
+    """
+
+    def __init__(self, name: str, path: Path, settings: NetworkSettings, threads: int = 0) -> None:
+        """Load the network.
+
+        Raises:
+            QcamError: If the file cannot be loaded, or is no network from images to maps.
+        """
+        import onnxruntime
+
+        self.name = name
+        if not path.is_file():
+            raise QcamError(f"no salient-object network at {path}; give --saliency onnx:FILE, masks:DIR or none")
+        self._settings = settings
+        self.threshold = settings.background
+        model = read_onnx(path)  # with its external weights, which belong to the fingerprint
+        weights = sha256_bytes(model.SerializeToString(deterministic=True))
+        self.fingerprint = fingerprint({"model": weights, "settings": repr(settings)})
+        outputs = [output.name for output in model.graph.output]
+        if settings.output >= len(outputs):
+            raise QcamError(f"{path} has {len(outputs)} outputs, number {settings.output} was asked for")
+        self._output = outputs[settings.output]
+        makers = {output: node for node in model.graph.node for output in node.output}
+        last = makers.get(self._output)
+        while last is not None and last.op_type in (*SHAPE_OPERATORS, "Cast", "Resize"):
+            last = makers.get(last.input[0])
+        # A network that ends in a sigmoid gives probabilities, any other gives logits.
+        ends_in_sigmoid = last is not None and last.op_type == "Sigmoid"
+        self._needs_sigmoid = settings.activation == "sigmoid" or (settings.activation == "auto" and not ends_in_sigmoid)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise QcamError(f"cannot load salient-object network {path}: {str(error).splitlines()[0]}") from error
+        inputs = self._session.get_inputs()
+        shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
+        batch, channels = shape[:2] if len(shape) == 4 else (0, 0)
+        # Sizes that the file leaves open are names or None.
+        if (isinstance(batch, int) and batch != 1) or (isinstance(channels, int) and channels != 3):
+            found = ", ".join(f"{each.type} {each.shape}" for each in inputs) or "no input"
+            raise QcamError(f"{path} does not take one float32 image (1 × 3 × height × width) but {found}")
+        self._input = inputs[0].name
+        self._size = tuple(side if isinstance(side, int) else settings.size for side in shape[2:])
+
+    def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
+        """Return the map of the whole image at the network's resolution (arguments and errors as in `SaliencySource`)."""
+        height, width = self._size
+        settings = self._settings
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.float32)
+        pixels /= max(float(pixels.max()), 1e-6) if settings.scale_by_maximum else 255.0
+        normalised = (pixels - np.asarray(settings.mean, np.float32)) / np.asarray(settings.std, np.float32)
+        batch = np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+        try:
+            raw = np.squeeze(self._session.run([self._output], {self._input: batch})[0])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise NoMapError(f"the salient-object network failed: {str(error).splitlines()[0]}") from error
+        if raw.ndim != 2:
+            raise NoMapError(f"the salient-object network returned shape {raw.shape}, not one map")
+        if self._needs_sigmoid:
+            raw = 1.0 / (1.0 + np.exp(-raw.astype(np.float64)))
+        return finished_map(raw, settings.background, stretch=settings.stretch)
+
+
+def finished_map(probabilities: NDArray[np.floating], background: float, *, stretch: bool) -> NDArray[np.float32]:
+    """Make a map of a network's probabilities.
+
+    Args:
+        probabilities: height × width, 0..1.
+        background: What some position has to reach.
+        stretch: Whether the map is stretched to 0..1 (min-max).
+
+    Returns:
+        float32, 0..1.
+
+    Raises:
+        NoObjectError: If no position reaches `background`: stretched, noise would look like an object.
+        NoMapError: If the values are no probabilities.
+    """
+    values = probabilities.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise NoMapError("the salient-object network returned NaN or infinity")
+    if values.max() < background:
+        raise NoObjectError(f"largest probability {values.max():.2f}, {background:g} is wanted")
+    if stretch and values.max() > values.min():
+        values = (values - values.min()) / (values.max() - values.min())
+    result: NDArray[np.float32] = np.clip(values, 0.0, 1.0).astype(np.float32)
+    return result

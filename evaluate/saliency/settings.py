@@ -1,0 +1,122 @@
+"""How salient-object networks want their input and give their output: presets, and options that override them.
+
+The presets are those of the networks' own repositories (U²-Net, DIS/IS-Net, BiRefNet) as rembg serves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qcam.common.errors import QcamError
+from qcam.evaluate.saliency.source import BACKGROUND
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+ACTIVATIONS = ("auto", "none", "sigmoid")
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """How a salient-object network wants its input and gives its output.
+
+    Attributes:
+        mean: Subtracted from R, G, B.
+        std: Divides R, G, B.
+        scale_by_maximum: Whether pixels are divided by the image's own maximum (U²-Net) rather than by 255.
+        output: Index of the output that is the map.
+        size: Side of the square input where the file leaves it open.
+        activation: `sigmoid` if the output is logits, `none` if probabilities, `auto` to see whether the graph ends in a sigmoid.
+        stretch: Whether a map in which something was found is stretched to 0..1, as U²-Net's authors do.
+        background: Probability that some position has to reach; a map below is all background.
+    """
+
+    mean: tuple[float, float, float] = _IMAGENET_MEAN
+    std: tuple[float, float, float] = _IMAGENET_STD
+    scale_by_maximum: bool = False
+    output: int = 0
+    size: int = 320
+    activation: str = "auto"
+    stretch: bool = True
+    background: float = BACKGROUND
+
+
+#: Settings by the name that `--saliency-preset` takes.
+PRESETS = {
+    "plain": NetworkSettings(),
+    "u2net": NetworkSettings(scale_by_maximum=True),
+    "u2netp": NetworkSettings(scale_by_maximum=True),
+    "silueta": NetworkSettings(scale_by_maximum=True),
+    "isnet": NetworkSettings(mean=(0.5,) * 3, std=(1.0,) * 3, scale_by_maximum=True, size=1024),
+    "birefnet": NetworkSettings(size=1024, activation="auto", stretch=False),
+}
+
+
+def network_settings(preset: str | None, options: Mapping[str, str]) -> NetworkSettings:
+    """Return a preset's settings with some overridden.
+
+    Args:
+        preset: One of `PRESETS`; None for `plain`: ImageNet's mean and standard deviation, pixels by 255.
+        options: `size`, `mean`, `std` (one number or three with commas), `scale` (255 or maximum), `output`, `activation`,
+            `stretch` (yes or no), `background` (0..1), as text.
+
+    Raises:
+        QcamError: If the preset, an option or its value is unknown.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise QcamError(f"saliency preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    settings = PRESETS[preset or "plain"]
+    for key, text in options.items():
+        if key not in _OPTIONS:
+            raise QcamError(f"saliency option {key!r} is unknown; choose one of {', '.join(_OPTIONS)}")
+        field, read, wanted = _OPTIONS[key]
+        try:
+            settings = replace(settings, **{field: read(text)})
+        except (ValueError, KeyError) as error:
+            raise QcamError(f"saliency option {key}={text}: give {wanted}") from error
+    return settings
+
+
+def _colours(text: str) -> tuple[float, float, float]:
+    numbers = [float(part) for part in text.split(",")]
+    first, second, third = numbers * 3 if len(numbers) == 1 else numbers
+    if not all(abs(number) < 1e6 for number in (first, second, third)):
+        raise ValueError(text)
+    return first, second, third
+
+
+def _divisors(text: str) -> tuple[float, float, float]:
+    found = _colours(text)
+    if 0.0 in found:
+        raise ValueError(text)
+    return found
+
+
+def _between(low: float, high: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return read
+
+
+def _activation(text: str) -> str:
+    if text not in ACTIVATIONS:
+        raise ValueError(text)
+    return text
+
+
+#: Option → field, how its text is read, what to give.
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "size": ("size", _between(1, 4096, int), "the side of the input in pixels, 1 to 4096"),
+    "mean": ("mean", _colours, "one number or three with commas"),
+    "std": ("std", _divisors, "one number or three with commas, none of them 0"),
+    "scale": ("scale_by_maximum", {"255": False, "maximum": True}.__getitem__, "255 or maximum"),
+    "output": ("output", _between(0, 10_000, int), "the index of an output, from 0"),
+    "activation": ("activation", _activation, " or ".join(ACTIVATIONS)),
+    "stretch": ("stretch", {"yes": True, "no": False}.__getitem__, "yes or no"),
+    "background": ("background", _between(0.0, 1.0, float), "a probability, 0 to 1"),
+}
