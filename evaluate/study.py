@@ -94,8 +94,6 @@ class Study:
                 (make or self._deployed)(bundle, _wanted(bundle, options.precisions)) for bundle in bundles
             ]
         self._sequential = any(evaluator.sequential for evaluator in self.evaluators)
-        if self._sequential:
-            self._start = [evaluator.state() for evaluator in self.evaluators]
 
     def prepare(self, device: str, *, force: bool) -> bool:
         """Fingerprint the images, compare the plan with what the folder holds, and say whether anything is to do.
@@ -263,11 +261,9 @@ class Study:
 
     def _restore(self, todo: Sequence[int]) -> None:
         """Put evaluators whose images depend on each other where the first shard to do expects them."""
-        if not self._sequential or not todo:
+        if not self._sequential or not todo or todo[0] == 0:
             return
-        states = self._start
-        if todo[0] > 0:
-            states = json.loads(read_state(self._part(todo[0] - 1), self._keys[todo[0] - 1]))
+        states = json.loads(read_state(self._part(todo[0] - 1), self._keys[todo[0] - 1]))
         for evaluator, state in zip(self.evaluators, states, strict=True):
             evaluator.restore(state)
 

@@ -1,0 +1,331 @@
+"""One model under the paper's protocol: three precisions in PyTorch, their CAMs, and the rows that compare them.
+
+Images are run one by one, as the authors did: in training mode, BatchNorm normalises with the one image's own statistics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from qcam.calibration.images import decode
+from qcam.calibration.photographs import calibration_photographs
+from qcam.calibration.preprocessing import Preprocessing
+from qcam.common.errors import QcamError
+from qcam.evaluate.cam import cam, normalise, upsample
+from qcam.evaluate.evaluator import Sample
+from qcam.evaluate.measures import area_average, energy_in_object, overlap, rank_correlation
+from qcam.evaluate.metrics import all_metrics, is_constant
+from qcam.evaluate.paper.fake_quant import (
+    calibrated,
+    code_ranges,
+    fake_quantized,
+    observed_state,
+    plain_modules,
+    quantized_modules,
+    restore_state,
+    state_text,
+)
+from qcam.evaluate.paper.options import FIXES, PaperOptions
+from qcam.evaluate.results import Row, StoredMap
+from qcam.evaluate.stages import StageClock
+from qcam.models.sources import LITE0, load_model
+from qcam.models.weights import hash_parameters
+from qcam.runtime.bundle import Bundle
+
+Array = NDArray[np.float64]
+
+#: The layers of the authors' code.
+CAM_LAYERS = {
+    "vgg16": "features.29",
+    "resnet50": "layer4.2.conv3",
+    "densenet121": "features.denseblock4",
+    "mobilenet_v2": "features.18",
+    "squeezenet1_0": "features.12",
+    "squeezenet1_1": "features.12",
+    "efficientnet_b0": "features.8",
+}
+#: Dropout and stochastic depth that EfficientNet-Lite0 was trained with, as EfficientNet-B0 was; timm leaves them out unless
+#: asked, torchvision's EfficientNet has them, and in training mode the authors' code applied them.
+_LITE0_TRAINING = {"drop_rate": 0.2, "drop_path_rate": 0.2}
+_FILES = (".pth", ".pt", ".bin", ".safetensors")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One precision on one image."""
+
+    logits: NDArray[np.float32]
+    small: Array  # at the layer's resolution
+    shown: Array  # as it is compared, 0..1
+
+
+class PaperEvaluator:
+    """The authors' models of one bundle's network and weights.
+
+    Attributes:
+        bundle: Names the model and its weights; its ONNX files are not used.
+        preprocessing: The bundle's, squashed instead of cropped unless that slip is switched off.
+        sequential: Whether observers go on adapting from image to image.
+        precisions: Those to run.
+    """
+
+    def __init__(
+        self, bundle: Bundle, precisions: Sequence[str], options: PaperOptions, *, weights: str | None = None
+    ) -> None:
+        """Load the model again, and prove that it has the bundle's weights.
+
+        Args:
+            bundle: The bundle.
+            precisions: Those to run, f32 first.
+            options: Which slips are switched off.
+            weights: The weights file, if the bundle was made from one.
+
+        Raises:
+            QcamError: If the weights are not the bundle's, f32 is missing, or the model's CAM layer is not known.
+        """
+        if "f32" not in precisions:
+            raise QcamError("--protocol paper compares with f32; add --precision f32")
+        self.bundle = bundle
+        self.precisions = tuple(precisions)
+        self.sequential = "calibrated" not in options.fixes
+        self._options = options
+        own = bundle.preprocessing
+        self.preprocessing: Preprocessing = own if "crop" in options.fixes else replace(own, resize=None)
+        self._module, self._layer = _load(bundle, weights)
+        self._models: dict[str, nn.Module] = {}
+
+    def build(self, device: str) -> None:
+        """Make the fake-quantized models, where they are not made yet."""
+        if self._models:
+            return
+        fixes = self._options.fixes
+        self._device = device
+        for precision in self.precisions:
+            model = plain_modules(self._module) if precision == "f32" else fake_quantized(self._module, precision, fixes)
+            model.to(device).train("eval-mode" not in fixes)
+            if precision != "f32" and "calibrated" in fixes:
+                with self._noise("calibration", precision):
+                    calibrated(model, self._calibration())
+            self._models[precision] = model
+
+    def state(self) -> str:
+        """Return what the images so far have left in the observers, as JSON text."""
+        if not self.sequential:
+            return ""
+        return state_text({name: observed_state(self._models[name]) for name in self._quantized()})
+
+    def restore(self, text: str) -> None:
+        """Put the observers into a state that `state` returned."""
+        if text:
+            for name, state in json.loads(text).items():
+                restore_state(self._models[name], state)
+
+    def facts(self) -> dict[str, Any]:
+        """Return precision → what is fake-quantized, and in which codes."""
+        found: dict[str, Any] = {}
+        for name, model in self._models.items():
+            found[name] = {"layer": self._layer, "arithmetic": "float arithmetic in PyTorch"}
+            if name != "f32":
+                codes = code_ranges(model)
+                found[name] |= {
+                    "arithmetic": "float arithmetic between fake quantizers, in PyTorch",
+                    "codes": codes,
+                    "fake_quantized_outputs": quantized_modules(model),
+                }
+        return found
+
+    def notes(self) -> list[str]:
+        """Say what was run and what was not."""
+        left = [name for name in FIXES if name not in self._options.fixes and name != "per-channel"]
+        return [
+            f"{self.bundle.model_id}: PyTorch modules of prepare_qat, CAM at {self._layer}; nothing of it is deployed",
+            f"slips of the authors' code that are in: {', '.join(left) or 'none'}",
+        ]
+
+    def refused(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
+        """Return the rows of an image that could not be decoded."""
+        return [
+            Row(name, sha256, self.bundle.model_id, precision, comparison, label=label, status=f"refused: {reason}")
+            for precision in self.precisions
+            for comparison in ("vs_saliency", "vs_f32")
+        ]
+
+    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> tuple[list[Row], list[StoredMap]]:
+        """Run images one by one.
+
+        Args:
+            samples: The images, in the order of the run: observers adapt to each.
+            clock: Where the time goes.
+
+        Returns:
+            Rows (image by image, precision, comparison) and CAMs at the layer's own resolution.
+        """
+        rows: list[Row] = []
+        maps: list[StoredMap] = []
+        model = self.bundle.model_id
+        for sample in samples:
+            runs: dict[str, _Run] = {}
+            targets: dict[str, int] = {}
+            for precision in self.precisions:
+                with clock.stage(f"paper {precision}"):
+                    runs[precision], targets[precision] = self._run(precision, sample, "first", targets.get("f32"))
+            with clock.stage("paper f32 again"):
+                again, _ = self._run("f32", sample, "again", targets["f32"])
+            with clock.stage("metrics"):
+                rows += self._rows(sample, runs, again, targets)
+            maps += [StoredMap.of(run.small, sample.name, model, name, "deployed") for name, run in runs.items()]
+        return rows, maps
+
+    def _run(self, precision: str, sample: Sample, which: str, f32_target: int | None) -> tuple[_Run, int]:
+        model = self._models[precision]
+        held: list[torch.Tensor] = []
+
+        def tap(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            leaf = output.detach().requires_grad_()
+            held.append(leaf)
+            return leaf.clone()  # what follows may work in place
+
+        image = torch.from_numpy(self.preprocessing.normalise(sample.crop[None])).to(self._device)
+        handle = model.get_submodule(self._layer).register_forward_hook(tap)
+        try:
+            with self._noise(sample.sha256, precision, which), torch.enable_grad():
+                logits = model(image)
+        finally:
+            handle.remove()
+        shared = "f32-top1" in self._options.fixes and f32_target is not None
+        target = int(f32_target) if shared and f32_target is not None else int(logits[0].argmax())
+        (gradient,) = torch.autograd.grad(logits[0, target], held[0])
+        method = "gradcam++" if "alpha" in self._options.fixes else "gradcam++-torchcam"
+        small = cam(held[0].detach().cpu().numpy(), gradient.cpu().numpy(), method)[0]
+        return _Run(logits.detach().cpu().numpy()[0], small, self._shown(small, sample)), target
+
+    def _shown(self, small: Array, sample: Sample) -> Array:
+        """Return a map as it is compared: bicubic to the image's size, min-max, 8 bits; or bilinear to the crop's size."""
+        if "float-maps" in self._options.fixes:
+            return normalise(upsample(small[None], self.preprocessing.crop))[0]
+        picture = Image.fromarray(normalise(small[None])[0].astype(np.float32))
+        large = np.asarray(picture.resize(self._size(sample), Image.Resampling.BICUBIC), np.float64)
+        eighths: Array = np.rint(normalise(large[None])[0] * 255) / 255
+        return eighths
+
+    def _size(self, sample: Sample) -> tuple[int, int]:
+        """Return the width and height that maps are compared in: the whole image's, or the crop's if it was cropped."""
+        height, width = self.preprocessing.crop
+        return (width, height) if "crop" in self._options.fixes or 0 in sample.size else sample.size
+
+    def _reference(self, sample: Sample, shape: tuple[int, ...]) -> Array:
+        if sample.saliency is None:
+            return np.zeros(shape)
+        picture = Image.fromarray(np.ascontiguousarray(sample.saliency, np.float32))
+        large = np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR), np.float64)
+        return normalise(large[None])[0]
+
+    def _rows(self, sample: Sample, runs: dict[str, _Run], again: _Run, targets: dict[str, int]) -> list[Row]:
+        saliency = self._reference(sample, runs["f32"].shown.shape)
+        rows = []
+        for precision, first in runs.items():
+            for comparison in ("vs_saliency", "vs_f32"):
+                null = (precision, comparison) == ("f32", "vs_f32")
+                run = again if null else first
+                other = runs["f32"] if comparison == "vs_f32" else None
+                reference = saliency if other is None else other.shown
+                p, q = run.shown[None], reference[None]
+                small = area_average(saliency[None], run.small.shape) if other is None else other.small[None]
+                values = {name: float(value[0]) for name, value in all_metrics(p, q).items()}
+                values["rank_correlation"] = float(rank_correlation(run.small[None], small)[0])
+                values["overlap"] = float(overlap(p, q)[0])
+                if other is None:
+                    values["energy_in_object"] = float(energy_in_object(p, q)[0])
+                finite = bool(np.isfinite(run.logits).all() and np.isfinite(run.small).all())
+                status = "ok"
+                if not finite:
+                    status = "not_finite: the network returned NaN or infinity"
+                elif other is None and sample.saliency is None:
+                    status = sample.no_saliency
+                elif is_constant(p)[0]:
+                    status = "constant_cam"
+                elif is_constant(q)[0]:
+                    status = "constant_reference"
+                top1 = int(run.logits.argmax())
+                rows.append(
+                    Row(
+                        image=sample.name,
+                        image_sha256=sample.sha256,
+                        model=self.bundle.model_id,
+                        precision=precision,
+                        comparison=comparison,
+                        **{name: value for name, value in values.items() if status == "ok" and np.isfinite(value)},
+                        target_class=targets[precision],
+                        top1=top1 if finite else None,
+                        label=sample.label,
+                        top1_agrees=None if other is None or not finite else top1 == int(other.logits.argmax()),
+                        logit_error=None if other is None or not finite else _relative(run.logits, other.logits),
+                        status=status,
+                        remark=sample.remark,
+                    )
+                )
+        return rows
+
+    def _quantized(self) -> list[str]:
+        return [name for name in self.precisions if name != "f32"]
+
+    def _calibration(self) -> list[torch.Tensor]:
+        found = []
+        for photograph in calibration_photographs():
+            image = decode(photograph.path).image
+            if image is not None:
+                batch = self.preprocessing.normalise(self.preprocessing.crop_image(image)[None])
+                found.append(torch.from_numpy(batch).to(self._device))
+        return found
+
+    @contextmanager
+    def _noise(self, *what: str) -> Iterator[None]:
+        """Draw dropout and stochastic depth from a seed of their own: no result depends on what ran before."""
+        digest = hashlib.sha256(" ".join((str(self._options.seed), self.bundle.model_id, *what)).encode()).digest()
+        devices = list(range(torch.cuda.device_count())) if self._device == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int.from_bytes(digest[:7]))
+            yield
+
+
+def _relative(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    difference = logits.astype(np.float64) - reference
+    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), np.finfo(np.float64).tiny))
+
+
+def _load(bundle: Bundle, weights: str | None) -> tuple[nn.Module, str]:
+    """Return the bundle's network in PyTorch and its CAM layer.
+
+    Raises:
+        QcamError: If the weights are not the bundle's, or no layer is known.
+    """
+    name = str(bundle.weights.get("name"))
+    hint = f"give the file that the bundle was exported from: --paper-weights {bundle.model_id}=FILE"
+    if weights is None and name.endswith(_FILES):
+        raise QcamError(f"{bundle.model_id} was exported from the file {name}; {hint}")
+    loaded = load_model(bundle.model_id, weights or (None if name in ("embedded", "default") else name))
+    if hash_parameters(loaded.module) != bundle.weights.get("sha256"):
+        raise QcamError(f"{weights or name} does not hold the weights of {bundle.folder}; {hint}")
+    layer = CAM_LAYERS.get(bundle.model_id) or loaded.cam_layer
+    if not layer:
+        known = ", ".join([*CAM_LAYERS, "efficientnet_lite0"])
+        raise QcamError(f"--protocol paper knows no CAM layer of {bundle.model_id}; it knows {known}")
+    module = loaded.module
+    if bundle.model_id == LITE0:
+        import timm
+
+        module = timm.create_model(loaded.source.removeprefix("timm:"), pretrained=False, **_LITE0_TRAINING)
+        module.load_state_dict(loaded.module.state_dict())
+        module.eval().requires_grad_(False)
+    return module, layer

@@ -1,0 +1,167 @@
+"""PyTorch's eager quantization-aware-training modules, used for inference as the authors did.
+
+`prepare_qat` swaps convolutions and linear layers for ones with fake-quantized weights, and fake-quantizes the outputs of
+those, of BatchNorm and of a few other leaf modules. Additions, concatenations, poolings and the input stay in float; BatchNorm is
+not folded.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from qcam.common.errors import QcamError
+
+#: Codes of activations and of weights, before `reduce_range` halves the former.
+_RANGES = {"int8": ((0, 255), (-128, 127)), "int16": ((-32768, 32767), (-32768, 32767))}
+_STATE = ("activation_post_process", "weight_fake_quant")
+
+
+def fake_quantized(module: nn.Module, precision: str, fixes: frozenset[str]) -> nn.Module:
+    """Return a fake-quantized copy of a model in training mode, nothing calibrated.
+
+    Args:
+        module: The float model.
+        precision: int8 or int16.
+        fixes: `calibrated` observes by min-max instead of a moving average, `8bit` keeps the whole range of codes,
+            `per-channel` has a scale for each output channel of a weight.
+
+    Raises:
+        QcamError: If this PyTorch has no eager quantization-aware training any more.
+    """
+    try:
+        from torch.ao.quantization import (
+            FakeQuantize,
+            MinMaxObserver,
+            MovingAverageMinMaxObserver,
+            MovingAveragePerChannelMinMaxObserver,
+            QConfig,
+            prepare_qat,
+        )
+    except ImportError as error:
+        raise QcamError(f"PyTorch {torch.__version__} has no eager prepare_qat, which the paper's code needs ({error})") from error
+    (low, high), (weight_low, weight_high) = _RANGES[precision]
+    activation = FakeQuantize.with_args(
+        observer=MinMaxObserver if "calibrated" in fixes else MovingAverageMinMaxObserver,
+        quant_min=low,
+        quant_max=high,
+        dtype=torch.quint8 if precision == "int8" else torch.qint32,
+        qscheme=torch.per_tensor_affine,
+        reduce_range="8bit" not in fixes,
+    )
+    channelwise = "per-channel" in fixes
+    weight = FakeQuantize.with_args(
+        observer=MovingAveragePerChannelMinMaxObserver if channelwise else MovingAverageMinMaxObserver,
+        quant_min=weight_low,
+        quant_max=weight_high,
+        dtype=torch.qint8 if precision == "int8" else torch.qint32,
+        qscheme=torch.per_channel_symmetric if channelwise else torch.per_tensor_symmetric,
+        reduce_range=False,
+        **({"ch_axis": 0} if channelwise else {}),
+    )
+    model = plain_modules(copy.deepcopy(module)).train()
+    model.qconfig = QConfig(activation=activation, weight=weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated, and that reduce_range will be
+        prepare_qat(model, inplace=True)
+    return model.requires_grad_(False)
+
+
+def plain_modules(module: nn.Module) -> nn.Module:
+    """Take apart timm's modules that are more than one layer, in place: `prepare_qat` knows plain layers only.
+
+    A convolution with SAME padding becomes padding and convolution, BatchNorm with an activation becomes one and the other.
+    """
+    for name, child in module.named_children():
+        kind = type(child).__name__
+        if kind == "Conv2dSame" and isinstance(child, nn.Conv2d):
+            setattr(module, name, nn.Sequential(_SamePadding(child), _plain_convolution(child)))
+        elif kind == "BatchNormAct2d" and isinstance(child, nn.BatchNorm2d):
+            plain = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+            plain.load_state_dict({key: value for key, value in child.state_dict().items() if "." not in key})
+            setattr(module, name, nn.Sequential(plain, child.drop, child.act))
+        else:
+            plain_modules(child)
+    return module
+
+
+def calibrated(model: nn.Module, batches: list[torch.Tensor]) -> None:
+    """Let observers see some images, then freeze them; the model stays in the mode it is in."""
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    model.apply(torch.ao.quantization.disable_observer)
+
+
+def observed_state(model: nn.Module) -> dict[str, Any]:
+    """Return what the images so far have left in the observers: ranges, scales, zero points; float32 values exactly."""
+    return {
+        name: tensor.tolist()
+        for name, tensor in model.state_dict().items()
+        if any(part in name for part in _STATE) and tensor.dtype not in (torch.uint8, torch.bool)
+    }
+
+
+def restore_state(model: nn.Module, state: dict[str, Any]) -> None:
+    """Put observers into a state that `observed_state` returned."""
+    for name, value in state.items():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        before = owner._buffers[leaf]
+        assert before is not None
+        owner._buffers[leaf] = torch.tensor(value, dtype=before.dtype, device=before.device)
+
+
+def quantized_modules(model: nn.Module) -> dict[str, int]:
+    """Count the modules whose outputs are fake-quantized, by type."""
+    counts: dict[str, int] = {}
+    for module in model.modules():
+        if any(name == "activation_post_process" for name, _ in module.named_children()) and not hasattr(module, "fake_quant_enabled"):
+            kind = type(module).__name__
+            counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def code_ranges(model: nn.Module) -> dict[str, list[int]]:
+    """Return the smallest and largest code of activations and of weights."""
+    found: dict[str, list[int]] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "fake_quant_enabled"):
+            kind = "weights" if name.endswith("weight_fake_quant") else "activations"
+            found[kind] = [int(module.quant_min), int(module.quant_max)]  # type: ignore[arg-type]
+    return found
+
+
+def state_text(states: dict[str, dict[str, Any]]) -> str:
+    """Return states as JSON text (infinities, of observers that saw nothing, included)."""
+    return json.dumps(states, separators=(",", ":"))
+
+
+class _SamePadding(nn.Module):
+    """TensorFlow's SAME padding, by the input's size."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self._geometry = list(zip(convolution.kernel_size, convolution.stride, convolution.dilation, strict=True))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sides = []
+        for size, (kernel, stride, dilation) in zip(x.shape[2:], self._geometry, strict=True):
+            total = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+            sides.append((total // 2, total - total // 2))
+        return nn.functional.pad(x, (*sides[1], *sides[0]))
+
+
+def _plain_convolution(same: nn.Conv2d) -> nn.Conv2d:
+    plain = nn.Conv2d(
+        same.in_channels, same.out_channels, same.kernel_size, same.stride,  # type: ignore[arg-type]
+        dilation=same.dilation, groups=same.groups, bias=same.bias is not None,  # type: ignore[arg-type]
+    )  # fmt: skip
+    plain.load_state_dict(same.state_dict())
+    return plain

@@ -1,0 +1,33 @@
+"""What can be chosen about a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Colour maps of CAMs, the default first. The first three are perceptually even and readable for colour-blind people; jet is the
+#: paper's.
+COLORMAPS = ("inferno", "viridis", "cividis", "jet")
+#: Bytes that the page may take: it is opened on a phone, sent by mail, kept in a repository.
+BUDGET = 15_000_000
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What can be chosen about a report.
+
+    Attributes:
+        colormap: One of `COLORMAPS`.
+        pictures: Images shown of each model at most; fewer where the page would grow beyond `budget`.
+        names: What the runs are called, in their order; empty for the names of their folders.
+        checks: Folders of qcam-check; without any, a fitting one beside the results is looked for.
+        budget: Bytes that the page may take.
+        seed: Draws the random pictures.
+    """
+
+    colormap: str = COLORMAPS[0]
+    pictures: int = 24
+    names: tuple[str, ...] = ()
+    checks: tuple[Path, ...] = ()
+    budget: int = BUDGET
+    seed: int = 0
