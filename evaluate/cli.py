@@ -50,8 +50,8 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
     metavar="u2netp|birefnet[:WHERE]|onnx:FILE|masks:DIR|spectral|none",
     help="Where salient-object maps come from. WHERE: a hub id, with @REVISION, or a local folder.",
 )
-@click.option("--saliency-preset", metavar="NAME", help="How the network of onnx:FILE wants its input: u2net, isnet, birefnet …")
-@click.option("--saliency-option", "saliency_options", multiple=True, metavar="KEY=VALUE", help="Overrides one of the preset's.")
+@click.option("--saliency-preset", metavar="NAME", help="How the network of onnx:FILE wants its input: u2net, isnet …")
+@click.option("--saliency-option", "saliency_options", multiple=True, metavar="KEY=VALUE", help="Overrides the preset's.")
 @click.option(
     "--saliency-cache",
     metavar="DIR|none",
@@ -100,7 +100,8 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
     "--paper-fix",
     "paper_fixes",
     metavar="NAME,…",
-    help="With --protocol paper: slips to switch off: eval-mode, calibrated, 8bit, f32-top1, alpha, crop, float-maps, per-channel.",
+    help="With --protocol paper, slips to switch off: eval-mode, calibrated, 8bit, f32-top1, alpha, crop, float-maps, "
+    "per-channel.",
 )
 @click.option(
     "--paper-weights",

@@ -19,7 +19,7 @@ from qcam.evaluate.measures import (
     overlap,
     rank_correlation,
 )
-from qcam.evaluate.metrics import METRICS, all_metrics, is_constant
+from qcam.evaluate.metrics import all_metrics, is_constant
 from qcam.evaluate.results import Row, StoredMap
 from qcam.evaluate.stages import StageClock
 from qcam.runtime.bundle import Bundle, load_model

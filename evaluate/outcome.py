@@ -10,8 +10,7 @@ from qcam.common import console
 from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
 from qcam.evaluate.evaluator import BundleEvaluator, Evaluator
-from qcam.evaluate.grid import write_grids
-from qcam.evaluate.report import COLORMAPS, ReportOptions, write_report
+from qcam.evaluate.report.options import COLORMAPS, ReportOptions
 from qcam.evaluate.results import RESULTS, TABLE, Results, read_arrow
 from qcam.evaluate.table import as_markdown, as_rich, placement_section
 from qcam.evaluate.table_files import as_csv, as_latex, beside_the_paper, flips_as_markdown, tests_as_markdown
@@ -77,8 +76,12 @@ def draw(results: Results, *, grid_rows: int, report: bool, colormap: str) -> No
     folder = results.folder
     with console.err.status("drawing"):
         if grid_rows:
+            from qcam.evaluate.grid import write_grids
+
             write_grids(results, grid_rows, colormap)
         if report:
+            from qcam.evaluate.report import write_report
+
             write_report([results], folder, ReportOptions(colormap=colormap))
     shown = ["report.html"] * report + ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]
     console.out.print(f"results: {folder}/ ({', '.join(shown)} …)", markup=False)

@@ -83,7 +83,9 @@ def fingerprint_images(images: Sequence[ImageFile]) -> dict[str, str]:
     return found
 
 
-def shard_keys(shards: Sequence[Sequence[ImageFile]], hashes: dict[str, str], plan: dict[str, Any], *, chained: bool) -> list[str]:
+def shard_keys(
+    shards: Sequence[Sequence[ImageFile]], hashes: dict[str, str], plan: dict[str, Any], *, chained: bool
+) -> list[str]:
     """Return the key of every shard: a hash of its images' names, contents and labels, and of the plan without the image set.
 
     Args:

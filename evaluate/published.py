@@ -12,8 +12,8 @@ COLUMNS = ("vgg16", "resnet50", "densenet121", "mobilenet_v2", "squeezenet1_0", 
 _SAME_COLUMN = {"squeezenet1_1": "squeezenet1_0"}
 #: Why one row of the table is not compared.
 NOT_COMPARED = (
-    "SIM v. salient object is not held against the paper: there it leaps from 0.44 to 0.67 while CC and KLD stand still, which fits "
-    "31–49 % of the images at SIM exactly 1, an artefact"
+    "SIM v. salient object is not held against the paper: there it leaps from 0.44 to 0.67 while CC and KLD stand still, "
+    "which fits 31–49 % of the images at SIM exactly 1, an artefact"
 )
 SQUEEZENET = "the paper's column SqueezeNet-1.0 was run with SqueezeNet-1.1"
 _TABLE = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -51,10 +51,11 @@ def columns_of(rows: Iterable[Row]) -> dict[str, ModelColumns]:
     groups: dict[str, dict[tuple[str, str], list[Row]]] = {}
     for row in rows:
         groups.setdefault(row.model, {}).setdefault((row.precision, row.comparison), []).append(row)
-    return {
-        model: {key: {name: _array([getattr(row, name) for row in found], name) for name in ROW_SCHEMA.names} for key, found in of.items()}
-        for model, of in groups.items()
-    }  # fmt: skip
+    return {model: {key: _columns(found) for key, found in of.items()} for model, of in groups.items()}
+
+
+def _columns(rows: Sequence[Row]) -> Columns:
+    return {name: _array([getattr(row, name) for row in rows], name) for name in ROW_SCHEMA.names}
 
 
 def _array(values: list[Any], name: str) -> NDArray[Any]:
@@ -161,7 +162,7 @@ def _flips(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
 
 
 def _statuses(columns: ModelColumns) -> dict[str, int]:
-    """Count images by what became of them: refused, without a salient object, with a constant CAM …"""
+    """Count images by what became of them: refused, without a salient object, with a constant CAM."""
     key = next((key for key in columns if key[1] == "vs_saliency"), None)
     if key is None:
         return {}

@@ -135,11 +135,12 @@ def tests_as_markdown(summary: Summary) -> str:
     for test in summary["tests"]:
         interval = "" if test["low"] is None else f" ({test['low']:+.4f} to {test['high']:+.4f})"
         compared = f"{row_title(test['comparison'], test['second'])} less {row_title(test['comparison'], test['first'])}"
-        p, effect = f"{test['p_holm']:.2g}", f"{test['effect']:+.2f}"
-        rows.append([test["model"], compared, test["metric"], str(test["n"]), f"{test['mean_difference']:+.4f}{interval}", p, effect])
+        mean, p, effect = f"{test['mean_difference']:+.4f}{interval}", f"{test['p_holm']:.2g}", f"{test['effect']:+.2f}"
+        rows.append([test["model"], compared, test["metric"], str(test["n"]), mean, p, effect])
     if not rows:
         return ""
-    head = ["model", "paired comparison", "metric", "n", "mean difference (95 %)", "p (Wilcoxon, Holm)", "effect (rank-biserial)"]
+    measured = ["mean difference (95 %)", "p (Wilcoxon, Holm)", "effect (rank-biserial)"]
+    head = ["model", "paired comparison", "metric", "n", *measured]
     return _markdown([head, ["---"] * 3 + ["---:"] * 4, *rows])
 
 

@@ -1,8 +1,8 @@
 """PyTorch's eager quantization-aware-training modules, used for inference as the authors did.
 
 `prepare_qat` swaps convolutions and linear layers for ones with fake-quantized weights, and fake-quantizes the outputs of
-those, of BatchNorm and of a few other leaf modules. Additions, concatenations, poolings and the input stay in float; BatchNorm is
-not folded.
+those, of BatchNorm and of a few other leaf modules. Additions, concatenations, poolings and the input stay in float;
+BatchNorm is not folded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def fake_quantized(module: nn.Module, precision: str, fixes: frozenset[str]) -> 
             prepare_qat,
         )
     except ImportError as error:
-        raise QcamError(f"PyTorch {torch.__version__} has no eager prepare_qat, which the paper's code needs ({error})") from error
+        raise QcamError(
+            f"PyTorch {torch.__version__} has no eager prepare_qat ({error}), which the paper's code needs; take an older one"
+        ) from error
     (low, high), (weight_low, weight_high) = _RANGES[precision]
     activation = FakeQuantize.with_args(
         observer=MinMaxObserver if "calibrated" in fixes else MovingAverageMinMaxObserver,
@@ -122,7 +124,8 @@ def quantized_modules(model: nn.Module) -> dict[str, int]:
     """Count the modules whose outputs are fake-quantized, by type."""
     counts: dict[str, int] = {}
     for module in model.modules():
-        if any(name == "activation_post_process" for name, _ in module.named_children()) and not hasattr(module, "fake_quant_enabled"):
+        observed = any(name == "activation_post_process" for name, _ in module.named_children())
+        if observed and not hasattr(module, "fake_quant_enabled"):
             kind = type(module).__name__
             counts[kind] = counts.get(kind, 0) + 1
     return counts
