@@ -1,13 +1,19 @@
-"""Salient-object maps on disk: computed once for an image's content and a network, whatever model or run asks.
+"""Salient-object maps on disk: computed once for an image's content and a network, whatever model, precision or run asks.
 
-A map is kept as 16-bit PNG. Values are rounded to its 65,536 steps before their first use, so that a map from the cache is
-the very map that was computed. A map that is all background is kept as the sentence that says so.
+A map is kept in 16-bit floating point, scaled so that 11 significant bits reach from 1 down to 2e-9 (float16 of 32768 times the
+value, whose subnormals reach 2e-12), and is rounded so before its first use: a map from the cache is the very map that was
+computed. 65,536 equal steps would be half the size but not do: KLD weighs the logarithm of a map where it is almost 0, and
+rounding U²-NetP's small probabilities to 0 moved its mean over 20 photographs by 1.2; with this rounding, by less than 1e-4 for
+any of them. The bytes are split into two planes and compressed with zlib. A map that is all background is kept as the sentence
+that says so. Each entry begins with the SHA-256 of the rest: a damaged one is computed again.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
+import json
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +21,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qcam.calibration.images import ImageFile
+from qcam.common import console
 from qcam.common.errors import QcamError
-from qcam.common.files import write_atomically
+from qcam.common.files import canonical_json, write_atomically
 from qcam.evaluate.saliency.source import NoObjectError, SaliencySource
 
-_TOP = 65535
-_KEY, _EMPTY = "qcam", "empty"
+_SCALE = np.float32(32768)
+_VERSION = 1
+_DIGEST = 32  # bytes of a SHA-256
 
 
 def default_cache() -> Path:
-    """Return where maps are kept: below QCAM_CACHE, else below the user's cache folder."""
+    """Return where maps are kept: $QCAM_CACHE/saliency, else qcam/saliency in the user's cache folder."""
     base = os.environ.get("QCAM_CACHE")
     if base:
         return Path(base) / "saliency"
@@ -55,50 +63,67 @@ class CachedSaliency:
 
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
         """Return the map of the whole image (arguments and errors as in `SaliencySource`)."""
-        path = None if self._folder is None or not sha256 else self._folder / sha256[:2] / f"{sha256}.png"
-        held = None if path is None else _read(path)
+        path = None if self._folder is None or not sha256 else self._folder / sha256[:2] / f"{sha256}.map"
+        held = None if path is None else _read(path, sha256)
         if held is None:
             held = self._compute(image, file, sha256)
             if path is not None:
-                _write(path, held)
+                self._keep(path, _entry(sha256, held))
         if isinstance(held, str):
             raise NoObjectError(held)
-        return held.astype(np.float32) / np.float32(_TOP)
+        result: NDArray[np.float32] = held.astype(np.float32) / _SCALE
+        return result
 
-    def _compute(self, image: Image.Image, file: ImageFile, sha256: str) -> NDArray[np.uint16] | str:
+    def _compute(self, image: Image.Image, file: ImageFile, sha256: str) -> NDArray[np.float16] | str:
         try:
             found = self._source.whole_map(image, file, sha256)
         except NoObjectError as error:
             return str(error)
-        levels: NDArray[np.uint16] = np.rint(np.clip(found, 0.0, 1.0).astype(np.float64) * _TOP).astype(np.uint16)
-        return levels
+        return (np.clip(found, 0.0, 1.0).astype(np.float32) * _SCALE).astype(np.float16)
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        try:
+            write_atomically(path, data)
+        except QcamError as error:  # the run does not need it: the same maps are computed again next time
+            console.warn(f"salient-object maps are not kept: {error}, or --saliency-cache none")
+            self._folder = None
 
 
-def _read(path: Path) -> NDArray[np.uint16] | str | None:
-    """Return what is kept, None if nothing is or it is damaged."""
+def _entry(sha256: str, held: NDArray[np.float16] | str) -> bytes:
+    """Return what is written for an image: digest, one line of JSON, compressed planes of bytes."""
+    about: dict[str, object] = {"version": _VERSION, "image": sha256}
+    planes = b""
+    if isinstance(held, str):
+        about["no_object"] = held
+    else:
+        about["shape"] = list(held.shape)
+        # Level 1: level 6 saves 4 % and takes three times as long.
+        planes = zlib.compress(np.ascontiguousarray(_bytes(held).T).tobytes(), 1)
+    content = canonical_json(about).encode() + b"\n" + planes
+    return hashlib.sha256(content).digest() + content
+
+
+def _read(path: Path, sha256: str) -> NDArray[np.float16] | str | None:
+    """Return what is kept for an image; None if nothing is, or it is damaged."""
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            if picture.info.get(_KEY) == _EMPTY:
-                return str(picture.info.get("why", "all background"))
-            if not picture.mode.startswith("I;16"):
-                return None
-            levels: NDArray[np.uint16] = np.asarray(picture).astype(np.uint16)
-            return levels
-    except Exception:  # absent, or damaged in one of the many ways that Pillow has words for: it is computed again
+        data = path.read_bytes()
+        content = data[_DIGEST:]
+        if hashlib.sha256(content).digest() != data[:_DIGEST]:
+            return None
+        line, _, planes = content.partition(b"\n")
+        about = json.loads(line)
+        if about["version"] != _VERSION or about["image"] != sha256:
+            return None
+        if "no_object" in about:
+            return str(about["no_object"])
+        height, width = about["shape"]
+        found = np.frombuffer(zlib.decompress(planes), np.uint8).reshape(2, height * width)
+        held: NDArray[np.float16] = np.ascontiguousarray(found.T).view("<f2").reshape(height, width).astype(np.float16)
+        return held
+    except (OSError, ValueError, KeyError, TypeError, zlib.error):
         return None
 
 
-def _write(path: Path, held: NDArray[np.uint16] | str) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    buffer, info = io.BytesIO(), PngInfo()
-    if isinstance(held, str):
-        info.add_text(_KEY, _EMPTY)
-        info.add_text("why", held)
-        Image.new("L", (1, 1)).save(buffer, format="PNG", pnginfo=info)
-    else:
-        Image.fromarray(held).save(buffer, format="PNG", compress_level=3)
-    try:
-        write_atomically(path, buffer.getvalue())
-    except QcamError as error:
-        raise QcamError(f"{error}; or use --saliency-cache DIR, or none") from error
+def _bytes(held: NDArray[np.float16]) -> NDArray[np.uint8]:
+    """Return a map's values as bytes, low one first, values × 2."""
+    return np.ascontiguousarray(held, "<f2").view(np.uint8).reshape(held.size, 2)

