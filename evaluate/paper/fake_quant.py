@@ -83,11 +83,11 @@ def plain_modules(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         kind = type(child).__name__
         if kind == "Conv2dSame" and isinstance(child, nn.Conv2d):
-            setattr(module, name, nn.Sequential(_SamePadding(child), _plain_convolution(child)))
+            setattr(module, name, nn.Sequential(_SamePadding(child), _plain_convolution(child)).train(child.training))
         elif kind == "BatchNormAct2d" and isinstance(child, nn.BatchNorm2d):
             plain = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
             plain.load_state_dict({key: value for key, value in child.state_dict().items() if "." not in key})
-            setattr(module, name, nn.Sequential(plain, child.drop, child.act))
+            setattr(module, name, nn.Sequential(plain, child.drop, child.act).train(child.training))
         else:
             plain_modules(child)
     return module

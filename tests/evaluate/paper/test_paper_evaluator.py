@@ -1,0 +1,260 @@
+"""The authors' procedure on a network with everything that matters in training mode: BatchNorm and dropout (MobileNet-V2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qcam.calibration.images import decode
+from qcam.calibration.photographs import evaluation_photographs
+from qcam.common.errors import QcamError
+from qcam.evaluate.cam import cam, normalise
+from qcam.evaluate.evaluator import Sample
+from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
+from qcam.evaluate.plan import StudyOptions
+from qcam.evaluate.results import Row
+from qcam.evaluate.stages import StageClock
+from qcam.evaluate.study import Study
+from qcam.models.sources import load_model
+from qcam.models.weights import hash_parameters
+from qcam.runtime.bundle import Bundle
+
+PRECISIONS = ("f32", "int16", "int8")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A manifest; the protocol uses no ONNX file."""
+    loaded = load_model("mobilenet_v2", "random:0")
+    small = replace(loaded.preprocessing, resize=72, crop=(64, 64))
+    folder = tmp_path_factory.mktemp("bundle")
+    return Bundle(folder, "mobilenet_v2", "torchvision", loaded.weights, small, loaded.classes, {}, {}, (), {})
+
+
+def make(bundle: Bundle, *fixes: str, seed: int = 0) -> PaperEvaluator:
+    evaluator = PaperEvaluator(bundle, PRECISIONS, PaperOptions(frozenset(fixes), seed))
+    evaluator.build("cpu")
+    return evaluator
+
+
+def samples(evaluator: PaperEvaluator, count: int = 2) -> list[Sample]:
+    found = []
+    for photograph in evaluation_photographs()[:count]:
+        image = decode(photograph.path).image
+        assert image is not None
+        crop = evaluator.preprocessing.crop_image(image)
+        ramp = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, 0)
+        found.append(Sample(photograph.name, photograph.name, photograph.label, "", crop, ramp, "", image.size))
+    return found
+
+
+def run(evaluator: PaperEvaluator, count: int = 2) -> list[Row]:
+    return evaluator.evaluate(samples(evaluator, count), StageClock())[0]
+
+
+def null(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if (row.precision, row.comparison) == ("f32", "vs_f32")]
+
+
+def test_every_image_has_its_rows_and_the_null_row_is_among_them(bundle: Bundle) -> None:
+    rows = run(make(bundle))
+    assert [(row.image, row.precision, row.comparison) for row in rows] == [
+        (photograph.name, precision, comparison)
+        for photograph in evaluation_photographs()[:2]
+        for precision in PRECISIONS
+        for comparison in ("vs_saliency", "vs_f32")
+    ]
+
+
+def test_in_training_mode_the_float_model_differs_from_itself_and_in_evaluation_mode_it_does_not(bundle: Bundle) -> None:
+    assert all(row.logit_error is not None and row.logit_error > 0 for row in null(run(make(bundle))))
+    for row in null(run(make(bundle, "eval-mode"))):
+        assert row.logit_error == 0
+        assert row.CC in (1.0, None)  # None: a constant map
+
+
+def test_no_result_depends_on_what_ran_before_but_through_the_observers(bundle: Bundle) -> None:
+    evaluator = make(bundle, "calibrated")
+    assert not evaluator.sequential
+    given = samples(evaluator)
+    together = evaluator.evaluate(given, StageClock())[0]
+    torch.manual_seed(99)
+    apart = evaluator.evaluate(given[1:], StageClock())[0]
+    assert together[len(together) // 2 :] == apart
+    order = make(bundle)
+    assert order.sequential
+    first = order.evaluate(given, StageClock())[0]
+    swapped = make(bundle).evaluate(given[::-1], StageClock())[0]
+    by = {(row.image, row.precision, row.comparison): row for row in swapped}
+    same = [row == by[(row.image, row.precision, row.comparison)] for row in first if row.precision == "int8"]
+    assert not all(same)  # a slip of the authors': figures depend on the order of the images
+    floats = [row for row in first if row.precision == "f32"]
+    assert all(row == by[(row.image, row.precision, row.comparison)] for row in floats)
+
+
+def test_another_seed_is_other_noise(bundle: Bundle) -> None:
+    one, same, other = (null(run(make(bundle, seed=seed))) for seed in (0, 0, 1))
+    assert one == same != other
+
+
+def test_a_map_is_bicubic_to_the_image_s_size_in_eight_bits(bundle: Bundle) -> None:
+    evaluator = make(bundle)
+    small = np.random.default_rng(0).random((2, 2))
+    sample = samples(evaluator, 1)[0]
+    shown = evaluator._shown(small, sample)
+    width, height = sample.size
+    assert shown.shape == (height, width)
+    np.testing.assert_array_equal(shown * 255, np.rint(shown * 255))
+    assert (shown.min(), shown.max()) == (0, 1)
+    large = np.asarray(Image.fromarray(normalise(small[None])[0].astype(np.float32)).resize((width, height), 3), float)
+    assert np.abs(normalise(large[None])[0] - shown).max() <= 0.5 / 255 + 1e-9
+    floating = make(bundle, "float-maps")._shown(small, sample)
+    assert floating.shape == (64, 64)
+    assert len(np.unique(floating)) > 256
+
+
+def test_the_input_is_squashed_or_cropped(bundle: Bundle) -> None:
+    assert make(bundle).preprocessing == replace(bundle.preprocessing, resize=None)
+    assert make(bundle, "crop").preprocessing == bundle.preprocessing
+
+
+def test_each_precision_explains_its_own_class_or_that_of_f32(bundle: Bundle) -> None:
+    own = run(make(bundle), 3)
+    assert all(row.target_class == row.top1 for row in own if row.comparison == "vs_saliency")
+    shared = run(make(bundle, "f32-top1"), 3)
+    f32 = {row.image: row.target_class for row in shared if row.precision == "f32"}
+    assert all(row.target_class == f32[row.image] for row in shared)
+    assert any(row.target_class != row.top1 for row in shared)
+
+
+def test_the_cam_is_torch_cam_s_without_alpha_and_grad_cam_plus_plus_with_it(bundle: Bundle) -> None:
+    """By hand: the float model in evaluation mode, gradient by autograd through the rest of the network."""
+    module = load_model("mobilenet_v2", "random:0").module
+    evaluator = make(bundle, "eval-mode")
+    sample = samples(evaluator, 1)[0]
+    image = torch.from_numpy(evaluator.preprocessing.normalise(sample.crop[None]))
+    activation = module.features(image).detach().requires_grad_()
+    logits = module.classifier(torch.flatten(nn_pool(activation), 1))
+    (gradient,) = torch.autograd.grad(logits[0, logits[0].argmax()], activation)
+    for fixes, method in (((), "gradcam++-torchcam"), (("alpha",), "gradcam++")):
+        expected = cam(activation.detach().numpy(), gradient.numpy(), method)[0]
+        (stored, *_) = make(bundle, "eval-mode", *fixes).evaluate([sample], StageClock())[1]
+        assert (stored.precision, stored.kind) == ("f32", "deployed")
+        np.testing.assert_allclose(stored.array, expected, rtol=1e-4, atol=1e-9 + 1e-5 * expected.max())
+
+
+def nn_pool(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d(x, (1, 1))
+
+
+def test_facts_and_notes_say_what_ran(bundle: Bundle) -> None:
+    evaluator = make(bundle)
+    facts = evaluator.facts()
+    assert facts["int8"]["codes"] == {"weights": [-128, 127], "activations": [0, 127]}
+    assert facts["int16"]["codes"]["activations"] == [-16384, 16383]
+    assert facts["int8"]["fake_quantized_outputs"]["Conv2d"] == facts["int8"]["fake_quantized_outputs"]["BatchNorm2d"] == 52
+    assert facts["f32"]["layer"] == "features.18"
+    (what, slips) = evaluator.notes()
+    assert "nothing of it is deployed" in what
+    assert slips.endswith("eval-mode, calibrated, 8bit, f32-top1, alpha, crop, float-maps")
+    assert make(bundle, *FIXES).notes()[1].endswith("none")
+
+
+def test_other_weights_than_the_bundle_s_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(QcamError, match=r"does not hold the weights of .*--paper-weights mobilenet_v2=FILE"):
+        PaperEvaluator(bundle, PRECISIONS, PaperOptions(), weights="random:1")
+    from_file = replace(bundle, weights=bundle.weights | {"name": "trained.safetensors"})
+    with pytest.raises(QcamError, match=r"was exported from the file trained\.safetensors; give the file"):
+        PaperEvaluator(from_file, PRECISIONS, PaperOptions())
+    torch.save(load_model("mobilenet_v2", "random:0").module.state_dict(), tmp_path / "w.pth")
+    PaperEvaluator(from_file, PRECISIONS, PaperOptions(), weights=str(tmp_path / "w.pth"))
+
+
+def test_unknown_fixes_a_missing_f32_and_an_unknown_layer_are_refused(bundle: Bundle) -> None:
+    with pytest.raises(QcamError, match=r"'alfa' is unknown; choose from eval-mode, calibrated"):
+        PaperOptions(frozenset({"alfa"}))
+    with pytest.raises(QcamError, match="compares with f32"):
+        PaperEvaluator(bundle, ("int8",), PaperOptions())
+    module = load_model("mnasnet0_5", "random:0")
+    unknown = replace(bundle, model_id="mnasnet0_5", weights=module.weights)
+    with pytest.raises(QcamError, match="knows no CAM layer of mnasnet0_5"):
+        PaperEvaluator(unknown, PRECISIONS, PaperOptions())
+    assert hash_parameters(module.module) == module.weights["sha256"]
+
+
+def test_an_interrupted_study_goes_on_where_the_observers_were(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures depend on the order of the images, so a part carries the observers' state: the same results to the bit."""
+    from qcam.evaluate import study as module
+
+    monkeypatch.setattr(module, "SHARD_SIZE", 2)
+    named = replace(bundle, precisions=tuple(_entry(name) for name in PRECISIONS))
+    images = evaluation_photographs()[:6]
+
+    def study(folder: str) -> Study:
+        options = StudyOptions(PRECISIONS, saliency="none", batch_size=2, fake_quant=False, protocol="paper")
+        make_one = lambda b, p: PaperEvaluator(b, p, PaperOptions())  # noqa: E731
+        return Study([named], images, None, options, tmp_path / folder, make=make_one)
+
+    whole = study("whole")
+    assert whole.prepare("cpu", force=False)
+    whole.run()
+    real, calls = Study.evaluate_shard, []
+
+    def interrupted(self: Study, *arguments: object) -> object:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Study, "evaluate_shard", interrupted)
+    first = study("out")
+    first.prepare("cpu", force=False)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    monkeypatch.setattr(Study, "evaluate_shard", real)
+    second = study("out")
+    second.prepare("cpu", force=False)
+    assert second.todo == [2]
+    second.run()
+    assert (tmp_path / "out" / "results.parquet").read_bytes() == (tmp_path / "whole" / "results.parquet").read_bytes()
+    record = second.results().run
+    assert record["protocol"] == {"name": "paper", "fixes": []}
+    assert record["provider"] == "PyTorch"
+
+
+def _entry(name: str) -> object:
+    from qcam.runtime.bundle import PrecisionEntry, Tap
+
+    return PrecisionEntry(name, f"{name}.onnx", "", "logits", Tap("t", "t", "float32"))
+
+
+@pytest.mark.slow
+def test_real_weights_the_null_row_tells_noise_from_quantization(lite0_bundle: Bundle) -> None:
+    """EfficientNet-Lite0: in training mode f32 drifts from itself as far as int16 drifts from it; in evaluation mode neither."""
+    found = {}
+    for fixes in ((), ("eval-mode",)):
+        evaluator = PaperEvaluator(lite0_bundle, ("f32", "int16"), PaperOptions(frozenset(fixes)))
+        evaluator.build("cpu")
+        rows = []
+        for photograph in evaluation_photographs()[:6]:
+            image = decode(photograph.path).image
+            assert image is not None
+            crop = evaluator.preprocessing.crop_image(image)
+            sample = Sample(photograph.name, photograph.name, photograph.label, "", crop, None, "no_reference: x", image.size)
+            rows += evaluator.evaluate([sample], StageClock())[0]
+        for precision in ("f32", "int16"):
+            values = [row.CC for row in rows if (row.precision, row.comparison) == (precision, "vs_f32") and row.CC is not None]
+            found[(precision, *fixes)] = float(np.mean(values))
+    assert found[("f32",)] < 0.9
+    assert found[("int16",)] < 0.9
+    assert found[("f32", "eval-mode")] == 1.0
+    assert found[("int16", "eval-mode")] > 0.99
+
+
