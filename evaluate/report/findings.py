@@ -1,0 +1,109 @@
+"""What a report says first: the few sentences that its figures come down to, and what a reader has to be warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qcam.evaluate.report.charts import held_against
+from qcam.evaluate.report.numbers import count, figure, share
+from qcam.evaluate.report.runs import Column, Entry, Run
+from qcam.runtime.bundle import PRECISIONS
+
+
+def findings(columns: Sequence[Column]) -> list[str]:
+    """Return the main results in words, of trained models only where there are any."""
+    trained = [column for column in columns if column.trained]
+    told = trained or list(columns)
+    lines = [_null_row(told)]
+    for precision in PRECISIONS[1:]:
+        lines.append(_drift(told, precision))
+    lines += [_simulation(told), _flips(told)]
+    lines = [line for line in lines if line]
+    if trained and len(trained) < len(columns):
+        lines.append(f"These sentences leave out {count(len(columns) - len(trained), 'model')} with random weights.")
+    return lines
+
+
+def alarms(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return what a reader has to see before any figure: a heading and a sentence each."""
+    several = len(runs) > 1
+    found = []
+    for run in runs:
+        of = f" of {run.name}" if several else ""
+        if not run.complete:
+            found.append((f"Not complete{of}", "The run was interrupted: figures are of the images that were finished so far. The same "
+                          "qcam-eval command goes on."))  # fmt: skip
+        random = [model for model in run.results.models if not run.trained(model)]
+        if random:
+            found.append((f"Random weights{of}", f"{', '.join(random)}: seeded weights stand in for trained ones. The machinery runs; no "
+                          "figure made with them means anything."))  # fmt: skip
+        found += [
+            (f"Warning{of}", warning)
+            for warning in run.results.run.get("warnings") or []
+            if "random weights" not in warning
+        ]
+    return found
+
+
+def _entries(columns: Sequence[Column], comparison: str, precision: str, metric: str) -> list[tuple[Column, Entry]]:
+    found = [(column, column.run.entries.get((comparison, precision, metric, column.model))) for column in columns]
+    return [(column, entry) for column, entry in found if entry is not None and entry["mean"] is not None]
+
+
+def _null_row(columns: Sequence[Column]) -> str:
+    found = _entries(columns, "vs_f32", "f32", "CC")
+    if not found:
+        return ""
+    moved = [(column, entry) for column, entry in found if entry["mean"] != 1]
+    if not moved:
+        return "Null row: f32 run a second time gives the very same CAMs (CC exactly 1), so drift below is quantization's."
+    worst, entry = min(moved, key=lambda pair: pair[1]["mean"])
+    return (
+        f"Null row: f32 differs from itself, mean CC down to {figure(entry['mean'])} ({worst.title}). "
+        "Drift of that size is not quantization's."
+    )
+
+
+def _drift(columns: Sequence[Column], precision: str) -> str:
+    found = _entries(columns, "vs_f32", precision, "CC")
+    if not found:
+        return ""
+    ranked = sorted(found, key=lambda pair: pair[1]["mean"])
+    (low_column, low), (high_column, high) = ranked[0], ranked[-1]
+    line = f"{precision} against f32: mean CC {figure(low['mean'])} ({low_column.title})"
+    if len(ranked) > 1:
+        line += f" to {figure(high['mean'])} ({high_column.title})"
+    known = [paper[0] for _, entry in found if (paper := held_against(entry)) is not None]
+    if known:
+        line += f"; published for these models: {_span(known)}"
+    return line + "."
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+
+
+def _simulation(columns: Sequence[Column]) -> str:
+    found = _entries(columns, "fake_quant_vs_deployed", "int8", "CC")
+    if not found:
+        return ""
+    worst, entry = min(found, key=lambda pair: pair[1]["mean"])
+    return f"A fake-quant simulation predicts the deployed int8 CAM to a mean CC of at least {figure(entry['mean'])} ({worst.title})."
+
+
+def _flips(columns: Sequence[Column]) -> str:
+    wanted = {(column.run.name, column.model) for column in columns}
+    told = []
+    for precision in PRECISIONS[1:]:
+        found = [
+            flip
+            for run in dict.fromkeys(column.run for column in columns)
+            for flip in run.results.summary.get("flips") or []
+            if flip["precision"] == precision and (run.name, flip["model"]) in wanted
+        ]
+        known = sum(flip["flipped"] + flip["kept"] for flip in found)
+        if known:
+            flipped = sum(flip["flipped"] for flip in found)
+            told.append(f"{precision} {flipped:,} of {known:,} ({share(flipped / known)})")
+    return f"Top-1 class changed: {', '.join(told)}." if told else ""

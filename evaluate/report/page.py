@@ -1,0 +1,217 @@
+"""report.html: one self-contained file that loads nothing, within its budget of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from qcam.common import machine
+from qcam.common.errors import QcamError
+from qcam.evaluate.metrics import METRICS
+from qcam.evaluate.report import tables
+from qcam.evaluate.report.cards import Card, facts, make_cards
+from qcam.evaluate.report.charts import Chart, heading, row_name
+from qcam.evaluate.report.comparison import image_differences, plan_differences
+from qcam.evaluate.report.findings import alarms, findings
+from qcam.evaluate.report.numbers import count
+from qcam.evaluate.report.options import ReportOptions
+from qcam.evaluate.report.overlays import Sheet, palette
+from qcam.evaluate.report.record import record
+from qcam.evaluate.report.runs import Column, Run
+from qcam.evaluate.report.svg import inline
+from qcam.runtime.bundle import PRECISIONS
+
+#: How often a page that is too large is tried with fewer pictures.
+_TRIES = 6
+
+
+def page(
+    runs: Sequence[Run],
+    columns: Sequence[Column],
+    overview: Chart | None,
+    distributions: Sequence[tuple[str, Sequence[Chart]]],
+    depth: Sequence[Chart],
+    checks: Sequence[dict[str, Any]],
+    options: ReportOptions,
+) -> str:
+    """Return the page; pictures are left out until it fits into `options.budget`.
+
+    Args:
+        runs: The runs.
+        columns: Every model of every run.
+        overview: Means at a glance.
+        distributions: Heading → charts.
+        depth: Agreement over depth.
+        checks: Verdicts of qcam-check.
+        options: Pictures, colours, budget.
+
+    Raises:
+        QcamError: If the page does not even fit without a picture.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,  # names of images, classes and models are not ours
+        undefined=StrictUndefined,
+        trim_blocks=False,
+    )
+    template = environment.get_template("report.html")
+    context = _context(runs, columns, overview, distributions, depth, checks, options)
+    wanted = options.pictures
+    for attempt in range(_TRIES):
+        sheet = Sheet()
+        cards = make_cards(runs, options, wanted, sheet) if wanted else []
+        text = template.render(_with_pictures(context, runs, cards, sheet, options))
+        size = len(text.encode())
+        if size <= options.budget:
+            return text
+        if not wanted:
+            break
+        # What is no picture stays; the rest shrinks in proportion.
+        rest = len(template.render(_with_pictures(context, runs, [], Sheet(), options)).encode()) if attempt == 0 else rest
+        share = (options.budget - rest) / max(size - rest, 1)
+        wanted = max(0, min(wanted - 1, int(wanted * share * 0.97))) if attempt < _TRIES - 2 else 0
+    raise QcamError(
+        f"the report would take {size / 1e6:.1f} MB without a picture, more than {options.budget / 1e6:.1f} MB; report fewer runs at once"
+    )
+
+
+def _context(
+    runs: Sequence[Run],
+    columns: Sequence[Column],
+    overview: Chart | None,
+    distributions: Sequence[tuple[str, Sequence[Chart]]],
+    depth: Sequence[Chart],
+    checks: Sequence[dict[str, Any]],
+    options: ReportOptions,
+) -> dict[str, Any]:
+    """Return everything on the page but its pictures."""
+    several = len(runs) > 1
+    spans: dict[str, int] = {}
+    for column in columns:
+        spans[column.model] = spans.get(column.model, 0) + 1
+    groups = tables.main_table(columns)
+    context: dict[str, Any] = {
+        "title": "qcam: " + " v. ".join(run.name for run in runs),
+        "lead": _lead(runs),
+        "version": machine.versions().get("qcam", ""),
+        "several": several,
+        "runs": runs,
+        "columns": columns,
+        "model_spans": list(spans.items()),
+        "alarms": alarms(runs),
+        "findings": findings(columns),
+        "overview": _inline(overview, "overview") if overview else "",
+        "groups": groups,
+        "any_published": any(cell.published for group in groups for row in group.rows for cell in row.cells),
+        "remarks": tables.paper_remarks(columns),
+        "statuses": tables.status_table(runs),
+        "distributions": [
+            (head, [{"title": chart.title, "svg": _inline(chart, f"d{place}-{index}")} for index, chart in enumerate(charts)])
+            for place, (head, charts) in enumerate(distributions)
+        ],
+        "metrics": METRICS,
+        "flips": tables.flip_table(runs),
+        "tests": tables.test_table(runs),
+        "interval": _interval(runs[0]),
+        "depth": [{"svg": _inline(chart, f"depth{place}")} for place, chart in enumerate(depth)],
+        "checks": checks,
+        "placement": tables.placement_table(runs),
+        "records": [
+            {"name": run.name, "notes": run.results.run.get("notes") or [], "sections": record(run)} for run in runs
+        ],
+        "colormap": options.colormap,
+        "ramp": Markup(",".join("rgb({},{},{})".format(*colour) for colour in palette(options.colormap)[::9].tolist())),
+        "differences": plan_differences(runs) if several else [],
+        "per_image": image_differences(runs) if several else [],
+    }
+    return context
+
+
+def _with_pictures(
+    base: dict[str, Any], runs: Sequence[Run], cards: Sequence[Card], sheet: Sheet, options: ReportOptions
+) -> dict[str, Any]:
+    """Return everything on the page."""
+    keys = {key: None for card in cards for key in card.values}
+    metrics = [
+        (key, f"{metric} {row_name(comparison, precision)}")
+        for comparison in ("vs_f32", "vs_saliency", "fake_quant_vs_deployed")
+        for metric in ("CC", "SIM", "KLD")
+        for precision in reversed(PRECISIONS)
+        if (key := f"{metric}|{precision}|{comparison}") in keys and (comparison, precision) != ("vs_f32", "f32")
+    ]
+    views = {view.key: view.label for card in cards for view in card.views}
+    found: dict[str, Any] = {
+        "cards": cards,
+        "sheet": Markup(sheet.text),  # ours: class names and base64
+        "facts": facts(cards),
+        "most_views": max((len(card.views) for card in cards), default=1),
+        "card_models": list(dict.fromkeys(card.model for card in cards)),
+        "card_metrics": metrics,
+        "card_views": list(views.items()),
+        "flip_precisions": [name for name in PRECISIONS if any(name in card.flips for card in cards)],
+        "whys": list(dict.fromkeys(card.why for card in cards)),
+        "chosen": _chosen(runs, cards, options),
+    }
+    return base | found | {"sections": _sections(base | found)}
+
+
+def _chosen(runs: Sequence[Run], cards: Sequence[Card], options: ReportOptions) -> str:
+    """Say how the pictures were chosen."""
+    if all(card.why == "all" for card in cards):
+        return "Every image, under every model, worst first."
+    per_model = max((sum(card.model == model for card in cards) for model in {card.model for card in cards}), default=0)
+    total = len(runs[0].results.images)
+    kinds = "half of them the worst, a quarter the best, the rest drawn at random"
+    if any(card.why == "runs differ" for card in cards):
+        kinds = "half of them where the runs differ most; of the rest, the worst, the best, and some drawn at random"
+    return (
+        f"{count(per_model, 'image')} of {total:,} for each model: {kinds} (seed {options.seed}). "
+        "Ranked by CC v. f32 of the coarsest precision; all others are in the result folder."
+    )
+
+
+def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the sections that the page has, with their names."""
+    every = [
+        ("summary", "In short", True), ("runs", "Differences", context["several"]), ("table", "Table", True),
+        ("distributions", "Distributions", context["distributions"]), ("pictures", "Pictures", context["cards"]),
+        ("flips", "Class flips", context["flips"]), ("tests", "Tests", context["tests"]), ("depth", "Depth", context["checks"]),
+        ("placement", "Placement", context["placement"]), ("record", "What was run", True),
+    ]  # fmt: skip
+    return [(key, name) for key, name, there in every if there]
+
+
+def _lead(runs: Sequence[Run]) -> str:
+    """Say in one sentence what was run."""
+    if len(runs) == 1:
+        run = runs[0]
+        models = len(run.results.models)
+        precisions = list(dict.fromkeys(p for model in run.results.models for p in run.results.precisions(model)))
+        told = run.results.run.get("machine") or {}
+        where = f" on {told['architecture']}" if told.get("architecture") else ""
+        return (
+            f"{count(models, 'model')} in {', '.join(precisions)}; {count(len(run.results.images), 'image')}; {run.provider}{where}. "
+            "Grad-CAM++ of every precision against float and against the salient object."
+        )
+    said = "; ".join(
+        f"{run.name}: {count(len(run.results.models), 'model')}, {count(len(run.results.images), 'image')}, {run.provider}" for run in runs
+    )
+    return f"{len(runs)} runs side by side. {said}."
+
+
+def _interval(run: Run) -> str:
+    told = str(run.results.summary.get("interval") or "")
+    return f"Intervals: {told}." if told else ""
+
+
+def _inline(chart: Chart, prefix: str) -> Markup:
+    return Markup(inline(chart.figure, prefix, chart.title, chart.description))  # escaped by the XML writer
+
+
+def distribution_heading(comparison: str) -> str:
+    """Return the heading above the charts of a comparison."""
+    return {"on_model": "What the CAM shows, shown to the model"}.get(comparison, f"CAMs {heading(comparison)}")

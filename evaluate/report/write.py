@@ -1,0 +1,124 @@
+"""A report of one run or several: the page, the table for a paper, and figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from qcam.common.errors import QcamError
+from qcam.common.files import write_atomically
+from qcam.evaluate.choice import choose
+from qcam.evaluate.grid import draw_grid, figure_bytes
+from qcam.evaluate.report.charts import Chart, distribution, overview
+from qcam.evaluate.report.checks import check_table, depth_charts, find_checks
+from qcam.evaluate.report.options import COLORMAPS, ReportOptions
+from qcam.evaluate.report.page import distribution_heading, page
+from qcam.evaluate.report.runs import Run, columns, name_runs
+from qcam.evaluate.results import COMPARISONS, REPORT, Results
+from qcam.evaluate.table_files import as_csv, as_latex
+
+#: Folder of the figures, in that of the report.
+FIGURES = "figures"
+#: Rows of a picture grid for a paper: what fits a page.
+_GRID_ROWS = 6
+#: Dots per inch of a PNG for print.
+_DPI = 300
+_METRICS = ("CC", "SIM", "KLD")
+
+
+def write_report(results: Sequence[Results], output: Path, options: ReportOptions | None = None) -> list[Path]:
+    """Write report.html, table.csv, table.tex and figures/ of one run, or of several side by side.
+
+    Args:
+        results: The runs; the first is what the others are held against.
+        output: Folder to write into; other files in it stay.
+        options: What can be chosen.
+
+    Returns:
+        The files that were written, the page first.
+
+    Raises:
+        QcamError: If a run holds nothing to report, names do not fit, a check cannot be read, or the disk refuses.
+    """
+    options = options or ReportOptions()
+    if options.colormap not in COLORMAPS:
+        raise QcamError(f"colour map {options.colormap!r} is unknown; choose one of {', '.join(COLORMAPS)}")
+    runs = name_runs(results, options.names)
+    every = columns(runs)
+    if not every:
+        raise QcamError(f"{runs[0].results.folder} holds no model; run qcam-eval again with --force")
+    checks = find_checks(runs, options.checks)
+    glance = overview(every)
+    distributions = []
+    for comparison in COMPARISONS:
+        metrics = ("drop",) if comparison == "on_model" else _METRICS
+        found = [chart for metric in metrics if (chart := distribution(every, comparison, metric)) is not None]
+        if found:
+            distributions.append((distribution_heading(comparison), found))
+    depths = depth_charts(checks)
+    text = page(runs, every, glance, distributions, depths, check_table(checks), options)
+    written = [output / REPORT]
+    write_atomically(written[0], text)
+    for name, content in (("table.csv", _csv(runs)), ("table.tex", _latex(runs))):
+        write_atomically(output / name, content)
+        written.append(output / name)
+    charts = [glance] * (glance is not None) + [chart for _, found in distributions for chart in found] + depths
+    for chart in charts:
+        written += _write_figure(output, chart)
+    for run in runs:
+        written += _grids(run, output, options, several=len(runs) > 1)
+    return written
+
+
+def _write_figure(output: Path, chart: Chart) -> list[Path]:
+    paths = []
+    for form in ("png", "svg"):
+        path = output / FIGURES / f"{chart.name}.{form}"
+        write_atomically(path, figure_bytes(chart.figure, form, dpi=_DPI))
+        paths.append(path)
+    return paths
+
+
+def _grids(run: Run, output: Path, options: ReportOptions, *, several: bool) -> list[Path]:
+    """Write the picture grid of every model of a run."""
+    paths = []
+    for model in run.results.models:
+        images = [item.image for item in choose(run.figures[model], min(_GRID_ROWS, options.pictures), options.seed)]
+        figure = draw_grid(run.results, model, images, options.colormap) if images else None
+        if figure is not None:
+            bundle = run.results.run["models"][model]["bundle"]
+            name = f"grid-{bundle}-{_file_name(run.name)}" if several else f"grid-{bundle}"
+            paths += _write_figure(output, Chart(name, model, "", figure))
+    return paths
+
+
+def _csv(runs: Sequence[Run]) -> str:
+    """Return every figure, one line each; with a column for the run where there are several."""
+    if len(runs) == 1:
+        return as_csv(runs[0].results.summary)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for place, run in enumerate(runs):
+        lines = list(csv.reader(io.StringIO(as_csv(run.results.summary))))
+        name = "'" + run.name if run.name[:1] in "=+-@" else run.name  # no formula for a spreadsheet
+        writer.writerows(([["run", *lines[0]]] if place == 0 else []) + [[name, *line] for line in lines[1:]])
+    return buffer.getvalue()
+
+
+def _latex(runs: Sequence[Run]) -> str:
+    """Return the table in the paper's layout; a column for each model and run."""
+    if len(runs) == 1:
+        return as_latex(runs[0].results.summary)
+    entries = [
+        entry | {"model": column.title}
+        for column in columns(runs)
+        for entry in column.run.results.summary["entries"]
+        if entry["model"] == column.model
+    ]
+    return as_latex({**runs[0].results.summary, "entries": entries})
+
+
+def _file_name(text: str) -> str:
+    return "".join(character if character.isalnum() or character in "-_." else "-" for character in text)
