@@ -95,7 +95,7 @@ def _load(folder: Path, *, trusted: bool) -> Any:
             trust_remote_code=trusted,
             local_files_only=True,
             use_safetensors=True,  # the other format can execute code as it is read
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
             output_loading_info=True,
         )
     except Exception as error:  # configuration, weights and the model's own code have a kind of exception each

@@ -20,6 +20,9 @@ from qcam.evaluate.saliency.source import NoObjectError
 SIZE = 64
 #: Keeps the logarithm finite where a frequency is absent.
 _TINY = 1e-9
+_AVERAGE = np.full(3, 1 / 3)
+_GAUSSIAN = np.exp(-(np.arange(-2.0, 3.0) ** 2) / (2 * 8.0**2))
+_GAUSSIAN /= _GAUSSIAN.sum()
 
 
 class SpectralSaliency:
@@ -85,11 +88,20 @@ def spectral_residual(grey: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         float64, 64 × 64, 0..1, the largest 1.
     """
-    from scipy.ndimage import gaussian_filter, uniform_filter
-
     spectrum = np.fft.fft2(grey)
     amplitude = np.log(np.abs(spectrum) + _TINY)
-    residual = amplitude - uniform_filter(amplitude, 3, mode="mirror")
+    residual = amplitude - _smoothed(amplitude, _AVERAGE)
     back = np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))
-    squared: NDArray[np.float64] = np.square(gaussian_filter(np.abs(back), 8.0, mode="mirror", radius=2))
-    return squared / squared.max()
+    squared = np.square(_smoothed(np.abs(back), _GAUSSIAN))
+    result: NDArray[np.float64] = squared / squared.max()
+    return result
+
+
+def _smoothed(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Filter rows and columns with an odd kernel of sum 1; beyond the edge, values mirrored without the edge's own."""
+    result = values
+    for axis in (0, 1):
+        margin = [(len(kernel) // 2, len(kernel) // 2) if each == axis else (0, 0) for each in (0, 1)]
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(result, margin, mode="reflect"), len(kernel), axis=axis)
+        result = windows @ kernel
+    return result

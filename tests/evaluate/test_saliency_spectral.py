@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from qcam.calibration.images import ImageFile, decode
 from qcam.calibration.photographs import evaluation_photographs
 from qcam.evaluate.saliency import NoObjectError, open_saliency
-from qcam.evaluate.saliency.spectral import SpectralSaliency, shrink, spectral_residual
+from qcam.evaluate.saliency.spectral import _AVERAGE, _GAUSSIAN, SpectralSaliency, _smoothed, shrink, spectral_residual
 
 RECORDED = Path(__file__).parent / "data" / "spectral_residual.npz"
 FILE = ImageFile("a.jpg", Path("a.jpg"))
@@ -60,6 +61,12 @@ def test_a_whole_photograph_s_map_is_opencv_contrib_s(name: str) -> None:
 def test_shrinking_is_opencv_s_bilinear_interpolation(shape: tuple[int, int]) -> None:
     grey = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     assert np.abs(shrink(grey) - cv2.resize(grey, (64, 64), interpolation=cv2.INTER_LINEAR)).max() <= 1
+
+
+def test_smoothing_is_scipy_s() -> None:
+    values = np.random.default_rng(0).random((64, 64))
+    np.testing.assert_allclose(_smoothed(values, _AVERAGE), uniform_filter(values, 3, mode="mirror"), rtol=1e-12)
+    np.testing.assert_allclose(_smoothed(values, _GAUSSIAN), gaussian_filter(values, 8.0, mode="mirror", radius=2), rtol=1e-12)
 
 
 def test_spectral_needs_no_weights_and_sees_a_spot() -> None:
