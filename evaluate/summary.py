@@ -162,11 +162,14 @@ def _flips(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
 
 
 def _statuses(columns: ModelColumns) -> dict[str, int]:
-    """Count images by what became of them: refused, without a salient object, with a constant CAM."""
-    key = next((key for key in columns if key[1] == "vs_saliency"), None)
-    if key is None:
-        return {}
-    heads = [str(status).split(":")[0] for status in columns[key]["status"]]
+    """Count images by what became of them at any precision: refused, without a salient object, with a constant CAM."""
+    by_image: dict[str, str] = {}
+    for (_, comparison), found in columns.items():
+        if comparison == "vs_saliency":
+            for image, status in zip(found["image"], found["status"], strict=True):
+                if by_image.get(image, "ok") == "ok":
+                    by_image[image] = str(status).split(":")[0]
+    heads = list(by_image.values())
     return {head: heads.count(head) for head in dict.fromkeys(heads)}
 
 

@@ -1,0 +1,87 @@
+"""Intervals against scipy's bootstrap, tests against scipy and statsmodels, the effect size by hand."""
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap, wilcoxon
+
+from qcam.evaluate.statistics import bootstrap_intervals, holm, paired_test
+
+
+def test_intervals_are_scipy_s_percentile_bootstrap():
+    values = np.random.default_rng(1).gamma(2.0, size=200)
+    low, high = bootstrap_intervals(values[:, None], resamples=20_000)
+    found = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2))
+    width = found.confidence_interval.high - found.confidence_interval.low
+    assert low[0] == pytest.approx(found.confidence_interval.low, abs=0.03 * width)
+    assert high[0] == pytest.approx(found.confidence_interval.high, abs=0.03 * width)
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    random = np.random.default_rng(3)
+    low, high = bootstrap_intervals(random.normal(5.0, 2.0, (80, 1500)))
+    covered = np.mean((low <= 5.0) & (high >= 5.0))
+    assert 0.91 < covered < 0.965  # a little below 95 %, as the percentile bootstrap of 80 values is
+
+
+def test_intervals_are_the_same_every_time_and_paired_over_figures():
+    values = np.random.default_rng(4).random((50, 1))
+    both = np.hstack([values, values + 3.0])
+    low, high = bootstrap_intervals(both)
+    again = bootstrap_intervals(both)
+    np.testing.assert_array_equal(low, again[0])
+    np.testing.assert_array_equal(high, again[1])
+    np.testing.assert_allclose(low[1] - low[0], 3.0)
+    np.testing.assert_allclose(high[1] - high[0], 3.0)
+
+
+def test_what_is_undefined_is_left_out_and_too_little_has_no_interval():
+    figures = np.full((40, 4), np.nan)
+    figures[:, 0] = np.random.default_rng(5).random(40)
+    figures[:3, 1] = [1.0, 2.0, 3.0]
+    figures[0, 2] = 7.0
+    low, high = bootstrap_intervals(figures)
+    assert low[0] < np.mean(figures[:, 0]) < high[0]
+    assert (low[1], high[1]) == (1.0, 3.0)
+    assert np.isnan([low[2], high[2], low[3], high[3]]).all()
+
+
+def test_a_figure_that_never_moves_has_an_interval_of_no_width():
+    low, high = bootstrap_intervals(np.full((30, 1), 0.1))
+    assert (low[0], high[0]) == (0.1, 0.1)
+
+
+def test_memory_is_that_of_some_resamples_not_of_all():
+    import tracemalloc
+
+    figures = np.random.default_rng(6).random((4000, 20))
+    tracemalloc.start()
+    bootstrap_intervals(figures)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6  # 2000 × 4000 × 8 bytes would be 64 MB for the weights alone
+
+
+def test_a_paired_test_by_hand():
+    first = np.array([0.0, 0.0, 0.0, 0.0, 0.0, np.nan])
+    second = np.array([1.0, 2.0, -3.0, 4.0, 0.0, 5.0])
+    found = paired_test(first, second)
+    assert found.n == 5  # the last image is undefined; the fourth does not differ and still counts
+    assert found.mean_difference == pytest.approx(0.8)
+    # Ranks of 1, 2, 3, 4: positive 1 + 2 + 4 = 7, negative 3; (7 - 3) / 10.
+    assert found.effect == pytest.approx(0.4)
+    assert found.p == pytest.approx(wilcoxon([1.0, 2.0, -3.0, 4.0]).pvalue)
+
+
+def test_equal_conditions_do_not_differ():
+    values = np.random.default_rng(7).random(20)
+    found = paired_test(values, values)
+    assert (found.n, found.mean_difference, found.p, found.effect) == (20, 0.0, 1.0, 0.0)
+    nothing = paired_test(np.full(3, np.nan), np.ones(3))
+    assert (nothing.n, nothing.p, nothing.effect) == (0, None, None)
+
+
+def test_holm_by_hand():
+    # Sorted: 0.01 × 3, 0.02 × 2, 0.04 × 1; never smaller than the one before.
+    assert holm([0.04, 0.01, None, 0.02]) == [pytest.approx(0.04), pytest.approx(0.03), None, pytest.approx(0.04)]
+    assert holm([0.9, 0.8]) == [pytest.approx(1.0), pytest.approx(1.0)]
+    assert holm([None]) == [None]
