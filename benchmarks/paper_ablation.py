@@ -116,9 +116,9 @@ def _table(model: str, found: dict[frozenset[str], dict[str, Any]]) -> list[str]
         cells = [f"{each[0]:.2f} ± {each[1]:.2f}" for each in known if each is not None]
         lines.append(f"| *published* | – | {cells[0]} | {cells[1]} | – | – |")
     lines.append(_line("**as they ran**", found[frozenset()]))
-    lines += [_line(f"only {name} switched off", found[frozenset({name})]) for name in ORDER]
+    lines += [_line(f"`{name}` alone", found[frozenset({name})]) for name in ORDER]
     lines += [
-        _line(f"{'' if count == 1 else '… and '}{ORDER[count - 1]}", found[frozenset(ORDER[:count])])
+        _line(f"{'' if count == 1 else '+ '}`{ORDER[count - 1]}`", found[frozenset(ORDER[:count])])
         for count in range(1, len(ORDER) + 1)
     ]
     return lines

@@ -92,7 +92,7 @@ def read_state(path: Path, key: str) -> str:
     metadata = _open(path).schema_arrow.metadata or {}
     if metadata.get(_KEY, b"").decode() != key:
         raise QcamError(f"{path} is no part of this run; delete it, or use --force")
-    return metadata.get(_STATE, b"").decode()
+    return str(metadata.get(_STATE, b"").decode())
 
 
 def join_parts(paths: Sequence[Path], folder: Path) -> None:

@@ -213,7 +213,8 @@ class PaperEvaluator:
     def _shown(self, small: Array, sample: Sample) -> Array:
         """Return a map as it is compared: bicubic to the image's size, min-max, 8 bits; or bilinear to the crop's size."""
         if "float-maps" in self._options.fixes:
-            return normalise(upsample(small[None], self.preprocessing.crop))[0]
+            enlarged: Array = normalise(upsample(small[None], self.preprocessing.crop))[0]
+            return enlarged
         picture = Image.fromarray(normalise(small[None])[0].astype(np.float32))
         large = np.asarray(picture.resize(self._size(sample), Image.Resampling.BICUBIC), np.float64)
         eighths: Array = np.rint(normalise(large[None])[0] * 255) / 255
@@ -229,7 +230,8 @@ class PaperEvaluator:
             return np.zeros(shape)
         picture = Image.fromarray(np.ascontiguousarray(sample.saliency, np.float32))
         large = np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR), np.float64)
-        return normalise(large[None])[0]
+        reference: Array = normalise(large[None])[0]
+        return reference
 
     def _rows(self, sample: Sample, runs: dict[str, _Run], again: _Run, targets: dict[str, int]) -> list[Row]:
         saliency = self._reference(sample, runs["f32"].shown.shape)
@@ -242,7 +244,7 @@ class PaperEvaluator:
                 reference = saliency if other is None else other.shown
                 p, q = run.shown[None], reference[None]
                 small = area_average(saliency[None], run.small.shape) if other is None else other.small[None]
-                values = {name: float(value[0]) for name, value in all_metrics(p, q).items()}
+                values: dict[str, Any] = {name: float(value[0]) for name, value in all_metrics(p, q).items()}
                 values["rank_correlation"] = float(rank_correlation(run.small[None], small)[0])
                 values["overlap"] = float(overlap(p, q)[0])
                 if other is None:

@@ -49,7 +49,8 @@ def fake_quantized(module: nn.Module, precision: str, fixes: frozenset[str]) -> 
             f"PyTorch {torch.__version__} has no eager prepare_qat ({error}), which the paper's code needs; take an older one"
         ) from error
     (low, high), (weight_low, weight_high) = _RANGES[precision]
-    activation = FakeQuantize.with_args(
+    with_args: Any = FakeQuantize.with_args
+    activation = with_args(
         observer=MinMaxObserver if "calibrated" in fixes else MovingAverageMinMaxObserver,
         quant_min=low,
         quant_max=high,
@@ -58,7 +59,7 @@ def fake_quantized(module: nn.Module, precision: str, fixes: frozenset[str]) -> 
         reduce_range="8bit" not in fixes,
     )
     channelwise = "per-channel" in fixes
-    weight = FakeQuantize.with_args(
+    weight = with_args(
         observer=MovingAveragePerChannelMinMaxObserver if channelwise else MovingAverageMinMaxObserver,
         quant_min=weight_low,
         quant_max=weight_high,
@@ -67,12 +68,13 @@ def fake_quantized(module: nn.Module, precision: str, fixes: frozenset[str]) -> 
         reduce_range=False,
         **({"ch_axis": 0} if channelwise else {}),
     )
-    model = plain_modules(copy.deepcopy(module)).train()
-    model.qconfig = QConfig(activation=activation, weight=weight)
+    model: Any = plain_modules(copy.deepcopy(module)).train()
+    model.qconfig = QConfig(activation=activation, weight=weight)  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated, and that reduce_range will be
-        prepare_qat(model, inplace=True)
-    return model.requires_grad_(False)
+        prepare_qat(model, inplace=True)  # type: ignore[no-untyped-call]
+    prepared: nn.Module = model.requires_grad_(False)
+    return prepared
 
 
 def plain_modules(module: nn.Module) -> nn.Module:
@@ -87,7 +89,8 @@ def plain_modules(module: nn.Module) -> nn.Module:
         elif kind == "BatchNormAct2d" and isinstance(child, nn.BatchNorm2d):
             plain = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
             plain.load_state_dict({key: value for key, value in child.state_dict().items() if "." not in key})
-            setattr(module, name, nn.Sequential(plain, child.drop, child.act).train(child.training))
+            rest: Any = child
+            setattr(module, name, nn.Sequential(plain, rest.drop, rest.act).train(child.training))
         else:
             plain_modules(child)
     return module

@@ -117,7 +117,7 @@ def test_interrupting_leaves_readable_results_and_the_same_command_goes_on(tiny_
     )  # fmt: skip
     parts = tmp_path / "out" / "parts"
     for _ in range(1200):
-        if list(parts.glob("*.results.parquet")) or process.poll() is not None:
+        if list(parts.glob("*.parquet")) or process.poll() is not None:
             break
         time.sleep(0.05)
     process.send_signal(how)

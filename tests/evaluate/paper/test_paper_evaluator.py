@@ -258,3 +258,25 @@ def test_real_weights_the_null_row_tells_noise_from_quantization(lite0_bundle: B
     assert found[("int16", "eval-mode")] > 0.99
 
 
+
+
+@pytest.mark.slow
+def test_a_map_is_empty_exactly_where_the_last_quantizer_clamps_the_winning_logit(lite0_bundle: Bundle) -> None:
+    """The Linear layer's output is fake-quantized: a logit above the range seen so far has no gradient, and so no map."""
+    evaluator = PaperEvaluator(lite0_bundle, ("f32", "int16"), PaperOptions(frozenset({"eval-mode"})))
+    evaluator.build("cpu")
+    quantizer = evaluator._models["int16"].get_submodule("classifier.activation_post_process")
+    seen: list[torch.Tensor] = []
+    quantizer.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach().clone()))
+    empty, clamped = [], []
+    for photograph in evaluation_photographs():
+        image = decode(photograph.path).image
+        assert image is not None
+        crop = evaluator.preprocessing.crop_image(image)
+        sample = Sample(photograph.name, photograph.name, photograph.label, "", crop, None, "", image.size)
+        run, target = evaluator._run("int16", sample, "first", None)
+        empty.append(run.small.max() == 0)
+        code = torch.round(seen[-1][0, target] / quantizer.scale) + quantizer.zero_point
+        clamped.append(not quantizer.quant_min <= code.item() <= quantizer.quant_max)
+    assert empty == clamped
+    assert 0 < sum(empty) < 20
