@@ -73,14 +73,16 @@ def energy_in_object(maps: Array, saliency: Array, threshold: float = OBJECT) ->
         threshold: From which value on a position belongs to the object.
 
     Returns:
-        float64, batch; NaN where the map is constant or the salient-object map is.
+        float64, batch; NaN where the map is constant, the salient-object map is, or it has no object at this threshold.
 
     >>> energy_in_object(np.array([[[1.0, 3.0]]]), np.array([[[0.2, 0.9]]]))
     array([0.75])
     """
+    inside = saliency >= threshold
     with np.errstate(divide="ignore", invalid="ignore"):
-        result = np.where(saliency >= threshold, maps, 0.0).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
-    return _undefined(result, maps, saliency)
+        result = np.where(inside, maps, 0.0).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
+    # The two sums round differently: a share is at most 1.
+    return _undefined(np.where(inside.any(axis=(1, 2)), np.minimum(result, 1.0), np.nan), maps, saliency)
 
 
 def drop_and_increase(before: Array, after: Array) -> tuple[Array, NDArray[np.bool_]]:
@@ -123,33 +125,45 @@ def area_average(maps: Array, size: tuple[int, int]) -> Array:
         size: Height and width of the grid.
 
     Returns:
-        float64, batch × size.
+        float64, batch × size, never outside the values that a cell covers: what is equal throughout stays equal.
 
     >>> area_average(np.array([[[0.0, 3.0, 6.0]]]), (1, 2))
     array([[[1., 5.]]])
     """
-    averaged: Array = _cells(maps.shape[1], size[0]) @ maps @ _cells(maps.shape[2], size[1]).T
-    return averaged
+    for axis, cells in enumerate(size, 1):
+        maps = _along(maps, axis, cells)
+    return maps
 
 
-def _cells(length: int, cells: int) -> Array:
-    """Return the matrix (cells × length) of the share that each position has in each cell."""
-    edges = np.arange(cells + 1) * (length / cells)
-    starts = np.arange(length)
-    shared = np.minimum(edges[1:, None], starts + 1.0) - np.maximum(edges[:-1, None], starts)
-    weights: Array = np.maximum(shared, 0.0) * (cells / length)
-    return weights
+def _along(maps: Array, axis: int, cells: int) -> Array:
+    """Average along one axis; an average of equal values is that value to the last bit, so that ties stay ties."""
+    length = maps.shape[axis]
+    found = []
+    for cell in range(cells):
+        # A position is `cells` units long and a cell `length` units: what they share is a whole number.
+        first, last = cell * length // cells, -(-(cell + 1) * length // cells)
+        places = np.arange(first, last)
+        shared = np.minimum((cell + 1) * length, (places + 1) * cells) - np.maximum(cell * length, places * cells)
+        part = np.moveaxis(maps, axis, -1)[..., first:last]
+        found.append(np.clip(part @ shared.astype(np.float64) / length, part.min(axis=-1), part.max(axis=-1)))
+    return np.stack(found, axis=axis)
 
 
 def _centred_ranks(maps: Array) -> Array:
     """Return the ranks of each map's positions less their mean, ties ranked by their mean; batch × positions."""
     flat = maps.reshape(len(maps), -1)
+    positions = flat.shape[1]
+    order = np.argsort(flat, axis=1)
+    ordered = np.take_along_axis(flat, order, axis=1)
+    place = np.broadcast_to(np.arange(positions), flat.shape)
+    # Where runs of equal values begin and end; each takes the mean of its two ends for all of its positions.
+    begins, ends = np.ones(flat.shape, bool), np.ones(flat.shape, bool)
+    begins[:, 1:] = ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, place, positions)[:, ::-1], axis=1)[:, ::-1]
     ranks = np.empty(flat.shape)
-    for index, values in enumerate(flat):  # a few dozen positions each: sorting is the cost
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        last = np.cumsum(counts)
-        ranks[index] = (last - (counts - 1) / 2.0)[inverse]
-    return ranks - (flat.shape[1] + 1) / 2.0
+    np.put_along_axis(ranks, order, (first + last) / 2.0, axis=1)
+    return ranks - (positions - 1) / 2.0
 
 
 def _top(maps: Array, share: float) -> NDArray[np.bool_]:

@@ -1,6 +1,7 @@
 """Rank correlation, overlap, energy in the object, drop and increase: against scipy, and by hand."""
 
 import doctest
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,6 +71,10 @@ def test_energy_in_the_object_by_hand():
     assert energy_in_object(cam, saliency)[0] == pytest.approx(0.6)
     assert energy_in_object(cam, saliency, threshold=0.9)[0] == pytest.approx(0.4)
     assert np.isnan(energy_in_object(np.zeros((1, 2, 2)), saliency)[0])
+    assert np.isnan(energy_in_object(cam, saliency / 4)[0])  # nothing reaches the threshold: there is no object
+    everywhere = saliency + 0.5
+    for seed in range(50):  # all inside: exactly 1, however the sums round
+        assert energy_in_object(np.random.default_rng(seed).random((1, 2, 2)), everywhere)[0] == 1.0
 
 
 def test_drop_and_increase_by_hand():
@@ -95,3 +100,28 @@ def test_area_averages_keep_the_mean_and_follow_the_area(shape, size):
     fine = maps.repeat(size[0], axis=1).repeat(size[1], axis=2)  # every cell a whole number of positions
     blocks = fine.reshape(2, size[0], shape[0], size[1], shape[1]).mean(axis=(2, 4))
     np.testing.assert_allclose(found, blocks)
+
+
+@pytest.mark.parametrize("value", [0.3, 1.0, 1 / 255, 200 / 255])
+@pytest.mark.parametrize("size", [(13, 13), (7, 7), (12, 14), (9, 11)])
+def test_an_average_of_equal_values_is_that_value_to_the_last_bit(value, size):
+    # 224 / 13 is no whole number: rounding must not rank the cells inside an object, or those behind it, against each other.
+    assert np.unique(area_average(np.full((2, 224, 224), value), size)).tolist() == [value]
+
+
+def test_a_mask_averaged_to_13_by_13_has_the_ties_that_fractions_give():
+    from fractions import Fraction
+
+    mask = np.zeros((1, 224, 224))
+    mask[0, 30:200, 20:190] = 1.0
+    shares = []
+    for low, high in ((30, 200), (20, 190)):
+        edges = [Fraction(224 * cell, 13) for cell in range(14)]
+        shares.append([max(Fraction(0), min(b, high) - max(a, low)) / Fraction(224, 13) for a, b in pairwise(edges)])
+    exact = [[down * across for across in shares[1]] for down in shares[0]]
+    found = area_average(mask, (13, 13))[0]
+    np.testing.assert_allclose(found, np.array(exact, float), rtol=1e-14)
+    assert len(np.unique(found)) == len({value for row in exact for value in row})
+    cam = np.random.default_rng(0).random((1, 13, 13))
+    expected = spearmanr(cam.ravel(), [float(value) for row in exact for value in row]).statistic
+    assert rank_correlation(cam, found[None])[0] == pytest.approx(expected, abs=1e-12)
