@@ -24,6 +24,7 @@ class PairedTest:
 
     Attributes:
         n: Images where both are defined.
+        differing: How many of them differ at all; the test and the effect are of these alone.
         mean_difference: Second less first.
         p: Two-sided p of Wilcoxon's signed-rank test; 1 if no image differs, None without an image.
         effect: Matched-pairs rank-biserial correlation, -1..1: the share of rank sums where the second is larger, less that
@@ -31,6 +32,7 @@ class PairedTest:
     """
 
     n: int
+    differing: int
     mean_difference: float | None
     p: float | None
     effect: float | None
@@ -87,14 +89,14 @@ def paired_test(first: Array, second: Array) -> PairedTest:
     difference = second - first
     difference = difference[np.isfinite(difference)]
     if not len(difference):
-        return PairedTest(0, None, None, None)
+        return PairedTest(0, 0, None, None, None)
     mean = float(difference.mean())
     moved = difference[difference != 0]
     if not len(moved):
-        return PairedTest(len(difference), mean, 1.0, 0.0)
+        return PairedTest(len(difference), 0, mean, 1.0, 0.0)
     ranks = rankdata(np.abs(moved))
     effect = float(np.sum(np.sign(moved) * ranks) / np.sum(ranks))
-    return PairedTest(len(difference), mean, float(wilcoxon(moved).pvalue), effect)
+    return PairedTest(len(difference), len(moved), mean, float(wilcoxon(moved).pvalue), effect)
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:

@@ -38,7 +38,7 @@ def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "std": "of the population",
-        "interval": f"{LEVEL:.0%} percentile bootstrap of the mean over images, {RESAMPLES} resamples, seed {SEED}",
+        "interval": f"{100 * LEVEL:.0f} % percentile bootstrap of the mean over images, {RESAMPLES} resamples, seed {SEED}",
         "entries": entries,
         "tests": tests,
         "flips": flips,
@@ -129,7 +129,8 @@ def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
                 told.append(
                     {
                         "model": model, "metric": metric, "comparison": comparison, "first": first, "second": second,
-                        "n": found.n, "mean_difference": found.mean_difference, "low": None, "high": None,
+                        "n": found.n, "differing": found.differing,
+                        "mean_difference": found.mean_difference, "low": None, "high": None,
                         "p": found.p, "p_holm": None, "effect": found.effect,
                     }
                 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -21,6 +21,8 @@ _NULL = "f32 again v. f32"
 _EXTRA = (
     ("vs_f32", "rank_correlation", "rank correlation with f32"),
     ("vs_f32", "overlap", "overlap of top 20 % with f32"),
+    ("vs_saliency", "rank_correlation", "rank correlation with salient object"),
+    ("vs_saliency", "overlap", "overlap of top 20 % with salient object"),
     ("vs_saliency", "energy_in_object", "energy in salient object"),
     ("on_model", "drop", "drop of confidence"),
     ("on_model", "increase", "increase of confidence"),
@@ -40,11 +42,43 @@ _HEAD_WIDTH, _CELL_WIDTH = 52, 21
 Entries = Sequence[dict[str, Any]]
 
 
-def table_rows(entries: Entries) -> tuple[list[str], list[list[str]]]:
+def mean_cell(entry: dict[str, Any] | None, share: bool | None = None) -> str:
+    """Return `mean ± standard deviation`, and how many images are undefined where any is.
+
+    Args:
+        entry: A figure; None where there is none.
+        share: True: a percentage alone. False: four digits. None: three.
+    """
+    if entry is None or entry["mean"] is None:
+        return "–"
+    missing = f" ({entry['undefined']} undefined)" if entry["undefined"] else ""
+    if share:
+        return f"{entry['mean']:.1%}{missing}"
+    digits = 4 if share is False else 3
+    return f"{_rounded(entry['mean'], digits)} ± {entry['std']:.{digits}f}{missing}"
+
+
+def interval_cell(entry: dict[str, Any] | None, share: bool | None = None) -> str:
+    """Return the interval of the mean, `0.912 to 0.934`; arguments as `mean_cell`."""
+    if entry is None or entry["low"] is None or entry["high"] is None:
+        return "–"
+    digits = 4 if share is False else 3
+    ends = [f"{end:.1%}" if share else _rounded(end, digits) for end in (entry["low"], entry["high"])]
+    return " to ".join(dict.fromkeys(ends) if entry["low"] == entry["high"] else ends)
+
+
+def _rounded(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # rounded first, and no -0.000
+
+
+def table_rows(
+    entries: Entries, cell: Callable[[dict[str, Any] | None, bool | None], str] = mean_cell
+) -> tuple[list[str], list[list[str]]]:
     """Lay a summary out as the paper's table.
 
     Args:
-        entries: From `results.summarise`.
+        entries: From `summary.summarise`.
+        cell: What is said of a figure.
 
     Returns:
         Column headings, and rows of texts: comparison, metric, one cell per model; an empty row between groups.
@@ -58,7 +92,7 @@ def table_rows(entries: Entries) -> tuple[list[str], list[list[str]]]:
                 found = [cells.get((comparison, precision, metric, model)) for model in models]
                 if any(entry is not None and entry["n"] for entry in found):
                     name = row_title(comparison, precision) if metric == METRICS[0] else ""
-                    rows.append([name, metric, *(_cell(entry) for entry in found)])
+                    rows.append([name, metric, *(cell(entry, None) for entry in found)])
         rows.append([])
     for comparison, metric, title in _EXTRA:
         for precision in PRECISIONS:
@@ -66,7 +100,7 @@ def table_rows(entries: Entries) -> tuple[list[str], list[list[str]]]:
                 continue
             found = [cells.get((comparison, precision, metric, model)) for model in models]
             if any(entry is not None and entry["n"] for entry in found):
-                rows.append([title, precision, *(_cell(entry, share=_SHARES.get(metric)) for entry in found)])
+                rows.append([title, precision, *(cell(entry, _SHARES.get(metric)) for entry in found)])
     while rows and not rows[-1]:
         rows.pop()
     return ["", "", *models], rows
@@ -77,22 +111,11 @@ def row_title(comparison: str, precision: str) -> str:
     return _NULL if (comparison, precision) == ("vs_f32", "f32") else _NAMES[comparison].format(precision)
 
 
-def _cell(entry: dict[str, Any] | None, *, share: bool | None = None) -> str:
-    if entry is None or entry["mean"] is None:
-        return "–"
-    missing = f" ({entry['undefined']} undefined)" if entry["undefined"] else ""
-    if share:
-        return f"{entry['mean']:.1%}{missing}"
-    digits = 4 if share is False else 3
-    mean = round(entry["mean"], digits) + 0.0  # rounded first, and no -0.000
-    return f"{mean:.{digits}f} ± {entry['std']:.{digits}f}{missing}"
-
-
 def as_rich(entries: Entries, title: str, width: int | None = None) -> list[Table]:
     """Return the table for a terminal, cut into several by models where it would be wider.
 
     Args:
-        entries: From `results.summarise`.
+        entries: From `summary.summarise`.
         title: Above each table.
         width: Columns of the terminal; None does not limit.
     """
@@ -121,7 +144,7 @@ def as_markdown(entries: Entries) -> str:
     """Return the table as Markdown."""
     headings, rows = table_rows(entries)
     lines = [headings, ["---"] * 2 + ["---:"] * (len(headings) - 2), *(row for row in rows if row)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
 
 
 def arithmetic_lines(evaluators: Sequence[BundleEvaluator], provider: str) -> list[str]:

@@ -65,7 +65,7 @@ def test_a_paired_test_by_hand():
     first = np.array([0.0, 0.0, 0.0, 0.0, 0.0, np.nan])
     second = np.array([1.0, 2.0, -3.0, 4.0, 0.0, 5.0])
     found = paired_test(first, second)
-    assert found.n == 5  # the last image is undefined; the fourth does not differ and still counts
+    assert (found.n, found.differing) == (5, 4)  # the last image is undefined; the fifth does not differ and still counts
     assert found.mean_difference == pytest.approx(0.8)
     # Ranks of 1, 2, 3, 4: positive 1 + 2 + 4 = 7, negative 3; (7 - 3) / 10.
     assert found.effect == pytest.approx(0.4)
@@ -75,7 +75,7 @@ def test_a_paired_test_by_hand():
 def test_equal_conditions_do_not_differ():
     values = np.random.default_rng(7).random(20)
     found = paired_test(values, values)
-    assert (found.n, found.mean_difference, found.p, found.effect) == (20, 0.0, 1.0, 0.0)
+    assert (found.n, found.differing, found.mean_difference, found.p, found.effect) == (20, 0, 0.0, 1.0, 0.0)
     nothing = paired_test(np.full(3, np.nan), np.ones(3))
     assert (nothing.n, nothing.p, nothing.effect) == (0, None, None)
 
@@ -85,3 +85,28 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, None, 0.02]) == [pytest.approx(0.04), pytest.approx(0.03), None, pytest.approx(0.04)]
     assert holm([0.9, 0.8]) == [pytest.approx(1.0), pytest.approx(1.0)]
     assert holm([None]) == [None]
+
+
+def test_holm_is_statsmodels_s_own_and_never_below_the_p_it_corrects():
+    p = np.random.default_rng(8).random(18) ** 3
+    found = np.array(holm(list(p)))
+    steps = np.maximum.accumulate(np.sort(p) * np.arange(18, 0, -1))
+    np.testing.assert_allclose(np.sort(found), np.sort(np.minimum(steps, 1.0)), rtol=1e-12)
+    assert (found >= p).all()
+
+
+def test_intervals_of_paired_differences_are_scipy_s():
+    random = np.random.default_rng(9)
+    first, second = random.gamma(2.0, size=(2, 150))
+    low, high = bootstrap_intervals((second - first)[:, None], resamples=20_000)
+    found = bootstrap(
+        (first, second),
+        lambda a, b: np.mean(b - a),
+        n_resamples=20_000,
+        method="percentile",
+        paired=True,
+        vectorized=False,
+        rng=np.random.default_rng(10),
+    ).confidence_interval
+    assert low[0] == pytest.approx(found.low, abs=0.03 * (found.high - found.low))
+    assert high[0] == pytest.approx(found.high, abs=0.03 * (found.high - found.low))

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from qcam.evaluate import table_files
 from qcam.evaluate.published import COLUMNS, comparable, published
@@ -13,7 +15,15 @@ from qcam.evaluate.results import Row
 from qcam.evaluate.statistics import paired_test
 from qcam.evaluate.summary import columns_of, summarise
 from qcam.evaluate.table import as_markdown, table_rows
-from qcam.evaluate.table_files import as_csv, as_latex, beside_the_paper, escape_latex, flips_as_markdown
+from qcam.evaluate.table_files import (
+    as_csv,
+    as_latex,
+    beside_the_paper,
+    escape_latex,
+    flips_as_markdown,
+    intervals_as_markdown,
+    paired_section,
+)
 
 CCS = {"f32": [1.0] * 6, "int16": [0.99, 0.98, 1.0, 0.97, 0.99, None], "int8": [0.9, 0.8, 0.95, 0.5, 0.7, None]}
 FLIPPED = [False, False, False, True, True, None]
@@ -42,9 +52,7 @@ def summary():
 
 def entry(summary, precision, comparison, metric):
     (found,) = [
-        e
-        for e in summary["entries"]
-        if (e["precision"], e["comparison"], e["metric"]) == (precision, comparison, metric)
+        e for e in summary["entries"] if (e["precision"], e["comparison"], e["metric"]) == (precision, comparison, metric)
     ]
     return found
 
@@ -139,6 +147,56 @@ def test_measured_stands_beside_published(summary):
     assert "SIM v. salient object is not held against the paper" in text
     assert beside_the_paper(summarise(columns_of(rows("efficientnet_lite0")).items())["entries"]) == ""
     assert "SqueezeNet-1.1" in beside_the_paper(summarise(columns_of(rows("squeezenet1_1")).items())["entries"])
+
+
+def test_random_weights_are_not_held_against_the_paper(summary):
+    assert beside_the_paper(summary["entries"], untrained=["mobilenet_v2"]) == ""
+    lines = list(csv.DictReader(io.StringIO(as_csv(summary, untrained=["mobilenet_v2"]))))
+    assert len(lines) == len(summary["entries"])
+    assert {(line["published_mean"], line["published_std"], line["difference"]) for line in lines} == {("", "", "")}
+
+
+def test_intervals_stand_in_the_layout_of_the_table(summary):
+    text = intervals_as_markdown(summary)
+    assert text.startswith("Intervals of the means (95 % percentile bootstrap of the mean over images, 2000 resamples, seed 0):")
+    cc = entry(summary, "int8", "vs_f32", "CC")
+    assert f"|  | CC | {cc['low']:.3f} to {cc['high']:.3f} |" in text
+    assert "| f32 again v. f32 | SIM | 0.900 |" in text  # no width
+    accuracy = entry(summary, "int8", "vs_label", "accuracy")
+    assert f"| top-1 right | int8 | {accuracy['low']:.1%} to {accuracy['high']:.1%} |" in text
+    one = [row for row in rows() if row.image == "0.jpg"]
+    assert intervals_as_markdown(summarise(columns_of(one).items())) == ""  # one image has no interval
+
+
+def test_a_pair_that_does_not_differ_is_said_to():
+    equal = [replace(row, CC=None if row.CC is None else 0.5) for row in rows()]
+    summary = summarise(columns_of(equal).items())
+    same = [test for test in summary["tests"] if test["metric"] == "CC"]
+    assert {(t["n"], t["differing"], t["p"], t["p_holm"], t["effect"]) for t in same} == {(5, 0, 1.0, 1.0, 0.0)}
+    text = table_files.tests_as_markdown(summary)
+    assert text.count("1 (no image differs)") == len(same) == 6
+
+
+def test_a_p_too_small_for_its_digits_is_not_zero():
+    many = [
+        Row(f"{n}.jpg", "", "m", p, "vs_f32", CC=1.0 if p == "f32" else 0.5 + n / 1e6, SIM=0.5, KLD=0.5)
+        for n in range(3000)
+        for p in ("f32", "int8")
+    ]
+    summary = summarise(columns_of(many).items())
+    (cc,) = [test for test in summary["tests"] if test["metric"] == "CC"]
+    assert (cc["n"], cc["effect"]) == (3000, -1.0)
+    assert "| < 0.0001 | -1.00 |" in table_files.tests_as_markdown(summary)
+
+
+def test_sections_are_shown_on_a_terminal_too(summary):
+    console = Console(file=io.StringIO(), width=160)
+    section = paired_section(summary)
+    assert section is not None
+    console.print(section.as_rich())
+    told = console.file.getvalue()
+    assert "int8 v. f32 less int16 v. f32" in told
+    assert len(section.rows) == len(summary["tests"]) == 18
 
 
 def test_csv_has_every_figure_and_no_formula():
