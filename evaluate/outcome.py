@@ -13,7 +13,7 @@ from qcam.evaluate.evaluator import BundleEvaluator, Evaluator
 from qcam.evaluate.report.options import COLORMAPS, ReportOptions
 from qcam.evaluate.results import RESULTS, TABLE, Results, read_arrow
 from qcam.evaluate.table import as_markdown, as_rich, placement_section
-from qcam.evaluate.table_files import as_csv, as_latex, beside_the_paper, flips_as_markdown, tests_as_markdown
+from qcam.evaluate.table_files import as_csv, as_latex, flip_section, interval_section, paired_section, paper_section
 
 #: Images that are named of each oddity.
 _NAMED = 3
@@ -46,20 +46,23 @@ def tell(results: Results, evaluators: Sequence[Evaluator]) -> None:
         title += " — NOT WHOLLY ON IT, see below"
     for table in as_rich(entries, title, console.out.width if console.out.is_terminal else None):
         console.out.print(table)
+    untrained = [model for model, of in run["models"].items() if not of["weights"].get("trained")]
+    compared = paper_section(entries, untrained)
+    if compared is not None:
+        console.out.print(compared.as_rich())
     for line in run["notes"]:
         console.out.print(line, style="dim", markup=False)
     for warning in run["warnings"]:
         console.warn(warning)
     footer = "".join(f"- {line}\n" for line in [*run["notes"], *run["warnings"]])
+    below = (compared, interval_section(summary), flip_section(summary), paired_section(summary))
     sections = [
         f"{title}\n\n{as_markdown(entries)}\n{footer}",
-        beside_the_paper(entries),
-        flips_as_markdown(summary),
-        tests_as_markdown(summary),
+        *(section.as_markdown() for section in below if section is not None),
         placement_section([evaluator for evaluator in evaluators if isinstance(evaluator, BundleEvaluator)]),
     ]
     write_atomically(folder / TABLE, "\n".join(section for section in sections if section))
-    write_atomically(folder / "table.csv", as_csv(summary))
+    write_atomically(folder / "table.csv", as_csv(summary, untrained))
     write_atomically(folder / "table.tex", as_latex(summary))
     _name_what_is_odd(results)
 

@@ -162,3 +162,25 @@ def test_a_bad_export_is_one_line_exit_code_2_and_nothing_written(tmp_path, argu
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.slow
+def test_the_paper_s_protocol_runs_beside_the_deployed_one(lite0_bundle, photographs, tmp_path):
+    arguments = [lite0_bundle.folder, "--images", photographs, "--saliency", "spectral", "--limit", "2", "--grid-rows", "0"]
+    done = command(*arguments, "--protocol", "paper", "--paper-fix", "eval-mode,calibrated", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "2 images, provider PyTorch" in text
+    assert "slips switched off: calibrated, eval-mode" in text
+    assert "slips of the authors' code that are in: 8bit, f32-top1, alpha, crop, float-maps" in text
+    assert "nothing of it is deployed" in text
+    assert "fake-quant v. deployed" not in text
+    folder = tmp_path / "out" / "photographs-paper"  # never the folder of the deployed protocol
+    run = json.loads((folder / "run.json").read_text())
+    assert run["protocol"] == {"name": "paper", "fixes": ["calibrated", "eval-mode"]}
+    assert run["kernels"] == {"family": "not applicable"}
+    null = [row for row in read_rows(folder / "results.parquet") if (row.precision, row.comparison) == ("f32", "vs_f32")]
+    assert [(row.SIM, row.CC) for row in null] == [(1.0, 1.0)] * 2  # in evaluation mode the float model is itself
+    other = command(*arguments, "--protocol", "paper", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "options.fixes" in other.stderr
