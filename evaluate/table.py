@@ -59,7 +59,10 @@ def mean_cell(entry: dict[str, Any] | None, share: bool | None = None) -> str:
 
 
 def interval_cell(entry: dict[str, Any] | None, share: bool | None = None) -> str:
-    """Return the interval of the mean, `0.912 to 0.934`; arguments as `mean_cell`."""
+    """Return the interval of the mean, `0.912 to 0.934`, or one figure where all are equal to the last bit, as in the null row.
+
+    Arguments as `mean_cell`.
+    """
     if entry is None or entry["low"] is None or entry["high"] is None:
         return "–"
     digits = 4 if share is False else 3

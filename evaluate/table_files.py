@@ -124,9 +124,9 @@ def paired_section(summary: Summary) -> Section | None:
     """Show the paired tests; None without any."""
     rows = []
     for test in summary["tests"]:
-        interval = "" if test["low"] is None else f" ({test['low']:+.4f} to {test['high']:+.4f})"
+        interval = "" if test["low"] is None else f" ({_signed(test['low'])} to {_signed(test['high'])})"
         compared = f"{row_title(test['comparison'], test['second'])} less {row_title(test['comparison'], test['first'])}"
-        mean, effect = f"{test['mean_difference']:+.4f}{interval}", f"{test['effect']:+.2f}"
+        mean, effect = f"{_signed(test['mean_difference'])}{interval}", f"{test['effect']:+.2f}"
         p = _p(test["p_holm"]) + " (no image differs)" * (test.get("differing") == 0)
         rows.append([test["model"], compared, test["metric"], str(test["n"]), mean, p, effect])
     measured = ["mean difference (95 %)", "p (Wilcoxon, Holm)", "effect (rank-biserial)"]
@@ -160,6 +160,11 @@ def _markdown(section: Section | None) -> str:
 
 def _mean(found: Mapping[str, Any]) -> str:
     return "–" if found["mean"] is None else f"{found['mean']:.3f}"
+
+
+def _signed(value: float) -> str:
+    """Return a difference with four decimals, or as a power of ten where they would all be 0."""
+    return "0" if value == 0 else f"{value:+.4f}" if abs(value) >= 0.0001 else f"{value:+.1e}"
 
 
 def _p(value: float) -> str:

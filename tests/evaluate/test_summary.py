@@ -158,7 +158,8 @@ def test_random_weights_are_not_held_against_the_paper(summary):
 
 def test_intervals_stand_in_the_layout_of_the_table(summary):
     text = intervals_as_markdown(summary)
-    assert text.startswith("Intervals of the means (95 % percentile bootstrap of the mean over images, 2000 resamples, seed 0):")
+    how = "95 % percentile bootstrap of the mean over images, 2000 resamples, seed 0"
+    assert text.startswith(f"Intervals of the means ({how}):")
     cc = entry(summary, "int8", "vs_f32", "CC")
     assert f"|  | CC | {cc['low']:.3f} to {cc['high']:.3f} |" in text
     assert "| f32 again v. f32 | SIM | 0.900 |" in text  # no width
@@ -187,6 +188,19 @@ def test_a_p_too_small_for_its_digits_is_not_zero():
     (cc,) = [test for test in summary["tests"] if test["metric"] == "CC"]
     assert (cc["n"], cc["effect"]) == (3000, -1.0)
     assert "| < 0.0001 | -1.00 |" in table_files.tests_as_markdown(summary)
+
+
+def test_what_only_rounds_to_one_does_not_look_exact():
+    made = []
+    for index in range(4):
+        made.append(Row(f"{index}.jpg", "", "m", "f32", "vs_f32", CC=1.0, SIM=1.0, KLD=0.0))
+        near = 1.0 - (index + 1) * 1e-6
+        made.append(Row(f"{index}.jpg", "", "m", "int16", "vs_f32", CC=near, SIM=1.0 if index else near, KLD=1e-6))
+    summary = summarise(columns_of(made).items())
+    text = intervals_as_markdown(summary)
+    assert "| f32 again v. f32 | SIM | 1.000 |\n|  | CC | 1.000 |\n|  | KLD | 0.000 |" in text
+    assert "| int16 v. f32 | SIM | 1.000 to 1.000 |\n|  | CC | 1.000 to 1.000 |" in text
+    assert "| CC | 4 | -2.5e-06 (-3." in table_files.tests_as_markdown(summary)
 
 
 def test_sections_are_shown_on_a_terminal_too(summary):
