@@ -33,8 +33,8 @@ class Chosen:
 def choose(columns: Mapping[tuple[str, str], Columns], count: int, seed: int = 0) -> list[Chosen]:
     """Choose images of one model: half of them the worst, a quarter the best, the rest drawn at random.
 
-    Images are ranked by CC v. f32 of the coarsest precision, without one by CC v. salient object. An image whose CC is undefined
-    counts as worse than any other. The random ones are the same for every model as far as its worst and best allow.
+    Images are ranked by CC v. f32 of the coarsest precision, without one by CC v. salient object. An image whose CC is
+    undefined counts as worse than any other. The random ones are the same for every model as far as its worst and best allow.
 
     Args:
         columns: (precision, comparison) → figures of the model; at least `image`, `CC` and `top1`.
@@ -51,7 +51,8 @@ def choose(columns: Mapping[tuple[str, str], Columns], count: int, seed: int = 0
         return [Chosen(name, ALL) for name in ranked]
     worst, best = (count + 1) // 2, count // 4
     why = dict.fromkeys(ranked[:worst], WORST) | dict.fromkeys(ranked[len(ranked) - best :] if best else [], BEST)
-    rest = sorted((name for name in ranked if name not in why), key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    left = [name for name in ranked if name not in why]
+    rest = sorted(left, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     why |= dict.fromkeys(rest[: count - len(why)], RANDOM)
     return [Chosen(name, why[name]) for name in ranked if name in why]
 

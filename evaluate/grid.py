@@ -81,7 +81,8 @@ def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str
     with rc_context({"text.parse_math": False, "font.size": 7, "axes.linewidth": 0.4, "axes.edgecolor": "#888888"}):
         drawing = _Grid(1 + len(shown), results.precisions(model), colormap)
         trained = facts.get("weights", {}).get("trained", True)
-        drawing.title(f"{model}: Grad-CAM++ by precision" + ("" if trained else "   (RANDOM WEIGHTS: no figure means anything)"))
+        remark = "" if trained else "   (RANDOM WEIGHTS: no figure means anything)"
+        drawing.title(f"{model}: Grad-CAM++ by precision{remark}")
         for place, image in enumerate(shown):
             drawing.row(place, pictures[image], maps, rows, _class_name(results, model, told.get(image)))
     return drawing.figure

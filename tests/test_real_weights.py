@@ -7,8 +7,8 @@ import pytest
 
 from qcam.calibration.images import decode
 from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
-from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.plan import StudyOptions
+from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study import Study
 from qcam.runtime.bundle import load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings

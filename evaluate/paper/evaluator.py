@@ -26,6 +26,7 @@ from qcam.evaluate.cam import cam, normalise, upsample
 from qcam.evaluate.evaluator import Sample
 from qcam.evaluate.measures import area_average, energy_in_object, overlap, rank_correlation
 from qcam.evaluate.metrics import all_metrics, is_constant
+from qcam.evaluate.paper.batch_norm import is_folded, restore_statistics
 from qcam.evaluate.paper.fake_quant import (
     calibrated,
     code_ranges,
@@ -33,6 +34,7 @@ from qcam.evaluate.paper.fake_quant import (
     observed_state,
     plain_modules,
     quantized_modules,
+    release_logits,
     restore_state,
     state_text,
 )
@@ -103,6 +105,8 @@ class PaperEvaluator:
         own = bundle.preprocessing
         self.preprocessing: Preprocessing = own if "crop" in options.fixes else replace(own, resize=None)
         self._module, self._layer = _load(bundle, weights)
+        # A fresh initialisation looks the same and has nothing folded; its figures mean nothing either way.
+        self._restored = "eval-mode" not in options.fixes and bool(bundle.weights.get("trained")) and is_folded(self._module)
         self._models: dict[str, nn.Module] = {}
 
     def build(self, device: str) -> None:
@@ -111,9 +115,14 @@ class PaperEvaluator:
             return
         fixes = self._options.fixes
         self._device = device
+        self._module.to(device)
+        if self._restored:
+            restore_statistics(self._module, self._calibration())
         for precision in self.precisions:
             model = plain_modules(self._module) if precision == "f32" else fake_quantized(self._module, precision, fixes)
             model.to(device).train("eval-mode" not in fixes)
+            if precision != "f32" and "logits" in fixes:
+                release_logits(model, self.preprocessing.crop)
             if precision != "f32" and "calibrated" in fixes:
                 with self._noise("calibration", precision):
                     calibrated(model, self._calibration())
@@ -148,10 +157,24 @@ class PaperEvaluator:
     def notes(self) -> list[str]:
         """Say what was run and what was not."""
         left = [name for name in FIXES if name not in self._options.fixes and name != "per-channel"]
+        restored = (
+            f"{self.bundle.model_id}: BatchNorm is folded into the convolutions of these weights; its statistics are those of the "
+            "calibration photographs, its scale and shift keep the trained function"
+        )
         return [
             f"{self.bundle.model_id}: PyTorch modules of prepare_qat, CAM at {self._layer}; nothing of it is deployed",
             f"slips of the authors' code that are in: {', '.join(left) or 'none'}",
+            *([restored] if self._restored else []),
         ]
+
+    def observe(self, samples: Sequence[Sample]) -> None:
+        """Let the observers see images, and evaluate nothing: ranges as they are after a longer run."""
+        with torch.no_grad():
+            for sample in samples:
+                image = torch.from_numpy(self.preprocessing.normalise(sample.crop[None])).to(self._device)
+                for precision in self._quantized():
+                    with self._noise(sample.sha256, precision, "observed"):
+                        self._models[precision](image)
 
     def refused(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
         """Return the rows of an image that could not be decoded."""

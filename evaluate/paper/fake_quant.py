@@ -96,6 +96,33 @@ def plain_modules(module: nn.Module) -> nn.Module:
     return module
 
 
+def release_logits(model: nn.Module, size: tuple[int, int]) -> None:
+    """Take the fake quantizer off the layer whose output is the class scores, if there is one, in place.
+
+    Class maps that are pooled into scores (SqueezeNet) keep theirs, as `qcam-export` leaves them their codes.
+
+    Args:
+        model: From `fake_quantized`, nothing observed yet.
+        size: Height and width of an input.
+    """
+    outputs: list[tuple[nn.Module, Any]] = []
+    handles = [
+        module.register_forward_hook(lambda layer, _inputs, output: outputs.append((layer, output)))
+        for module in model.modules()
+        if _is_fake_quantized(module)
+    ]
+    training = model.training
+    model.eval().apply(torch.ao.quantization.disable_observer).apply(torch.ao.quantization.disable_fake_quant)
+    with torch.no_grad():
+        logits = model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+    for handle in handles:
+        handle.remove()
+    model.apply(torch.ao.quantization.enable_observer).apply(torch.ao.quantization.enable_fake_quant).train(training)
+    for layer, output in outputs:
+        if output is logits:
+            layer.activation_post_process = nn.Identity()
+
+
 def calibrated(model: nn.Module, batches: list[torch.Tensor]) -> None:
     """Let observers see some images, then freeze them; the model stays in the mode it is in."""
     with torch.no_grad():
@@ -127,8 +154,7 @@ def quantized_modules(model: nn.Module) -> dict[str, int]:
     """Count the modules whose outputs are fake-quantized, by type."""
     counts: dict[str, int] = {}
     for module in model.modules():
-        observed = any(name == "activation_post_process" for name, _ in module.named_children())
-        if observed and not hasattr(module, "fake_quant_enabled"):
+        if _is_fake_quantized(module):
             kind = type(module).__name__
             counts[kind] = counts.get(kind, 0) + 1
     return counts
@@ -140,13 +166,18 @@ def code_ranges(model: nn.Module) -> dict[str, list[int]]:
     for name, module in model.named_modules():
         if hasattr(module, "fake_quant_enabled"):
             kind = "weights" if name.endswith("weight_fake_quant") else "activations"
-            found[kind] = [int(module.quant_min), int(module.quant_max)]  # type: ignore[arg-type]
+            found[kind] = [int(module.quant_min), int(module.quant_max)]
     return found
 
 
 def state_text(states: dict[str, dict[str, Any]]) -> str:
     """Return states as JSON text (infinities, of observers that saw nothing, included)."""
     return json.dumps(states, separators=(",", ":"))
+
+
+def _is_fake_quantized(module: nn.Module) -> bool:
+    """Tell whether a layer's output goes through a fake quantizer; one holds an observer, under the same name."""
+    return hasattr(dict(module.named_children()).get("activation_post_process"), "fake_quant_enabled")
 
 
 class _SamePadding(nn.Module):

@@ -9,6 +9,7 @@ from qcam.common.errors import QcamError
 #: Slip by the name that `--paper-fix` takes → what switching it off does, in the order of the ablation.
 FIXES = {
     "eval-mode": "evaluation mode: trained BatchNorm statistics, no dropout, no stochastic depth",
+    "logits": "the class scores are not fake-quantized: a winning score above the range has no gradient, and its map is empty",
     "calibrated": "activation ranges by min-max over calibration photographs, then frozen; no moving average over the images",
     "8bit": "activations in the whole 8 (16) bits, not in 7 (15)",
     "f32-top1": "every precision explains the class that f32 chose, not its own",

@@ -161,7 +161,7 @@ def test_facts_and_notes_say_what_ran(bundle: Bundle) -> None:
     assert facts["f32"]["layer"] == "features.18"
     (what, slips) = evaluator.notes()
     assert "nothing of it is deployed" in what
-    assert slips.endswith("eval-mode, calibrated, 8bit, f32-top1, alpha, crop, float-maps")
+    assert slips.endswith("eval-mode, logits, calibrated, 8bit, f32-top1, alpha, crop, float-maps")
     assert make(bundle, *FIXES).notes()[1].endswith("none")
 
 
@@ -176,7 +176,7 @@ def test_other_weights_than_the_bundle_s_are_refused(bundle: Bundle, tmp_path: P
 
 
 def test_unknown_fixes_a_missing_f32_and_an_unknown_layer_are_refused(bundle: Bundle) -> None:
-    with pytest.raises(QcamError, match=r"'alfa' is unknown; choose from eval-mode, calibrated"):
+    with pytest.raises(QcamError, match=r"'alfa' is unknown; choose from eval-mode, logits, calibrated"):
         PaperOptions(frozenset({"alfa"}))
     with pytest.raises(QcamError, match="compares with f32"):
         PaperEvaluator(bundle, ("int8",), PaperOptions())
@@ -237,7 +237,7 @@ def _entry(name: str) -> object:
 
 @pytest.mark.slow
 def test_real_weights_the_null_row_tells_noise_from_quantization(lite0_bundle: Bundle) -> None:
-    """EfficientNet-Lite0: in training mode f32 drifts from itself as far as int16 drifts from it; in evaluation mode neither."""
+    """EfficientNet-Lite0: in training mode f32 drifts from itself as far as int16 does from it; in evaluation mode neither."""
     found = {}
     for fixes in ((), ("eval-mode",)):
         evaluator = PaperEvaluator(lite0_bundle, ("f32", "int16"), PaperOptions(frozenset(fixes)))
