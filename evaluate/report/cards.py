@@ -213,16 +213,16 @@ def _cam_view(sheet: Sheet, part: _Part, stored: StoredMap, colours: NDArray[np.
     fake = stored.kind == "fake_quant"
     key = (part.run.name, stored.model, image, precision, stored.kind)
     cover = sheet.add(key, lambda: ("image/png", cam_png(stored.array, (picture.width, picture.height), colours)))
-    label = f"{precision} simulated" if fake else precision
+    label = f"{precision} sim" if fake else precision
     name = f"{precision}-fake" if fake else precision
     if part.several:
         label, name = f"{part.run.name} {precision}", f"{name}@{part.run.name}"
     row = part.rows.get((image, precision, "fake_quant_vs_deployed" if fake else "vs_f32"))
     against = "deployed" if fake else "f32 again" if precision == "f32" else "f32"
-    told, note, flipped = [f"{label} CAM"], "", False
+    told, note, flipped = [f"{label.replace(' sim', ' simulated')} CAM"], "", False
     if row is not None:
         told.append(f"v. {against}: " + _figures(row))
-        note = "" if precision == "f32" and not fake else figure(row.CC)
+        note = "" if precision == "f32" and not fake else figure(row.CC, most=4)
         flipped = row.top1_agrees is False and not fake
     seen = part.rows.get((image, precision, "vs_saliency"))
     if seen is not None and not fake and seen.CC is not None:

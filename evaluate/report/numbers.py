@@ -3,46 +3,57 @@
 from __future__ import annotations
 
 
-def figure(value: float | None, digits: int = 3) -> str:
+#: Digits beyond which a figure is only said to be nearly 0 or 1.
+_MOST = 5
+
+
+def figure(value: float | None, digits: int = 3, most: int = _MOST) -> str:
     """Return a figure, with more digits where it would look like 0 or 1 without being it; `–` for None.
 
-    >>> figure(1.0), figure(0.99996), figure(0.9123), figure(0.00004), figure(0.99999999), figure(-0.0001)
-    ('1', '0.99996', '0.912', '0.00004', '> 0.999999', '-0.0001')
+    Args:
+        value: The figure.
+        digits: Behind the point.
+        most: Digits to which that is taken.
+
+    >>> figure(1.0), figure(0.99996), figure(0.9123), figure(0.00004), figure(0.99999999), figure(-0.1)
+    ('1', '0.99996', '0.912', '0.00004', '> 0.99999', '−0.100')
+    >>> figure(1e-9), figure(-1e-11), figure(0.99996, most=4), figure(None)
+    ('< 0.00001', '≈ 0', '> 0.9999', '–')
     """
     if value is None or value != value:
         return "–"
     if value in (0, 1, -1):
-        return f"{value:.0f}".replace("-0", "0")
-    for more in range(digits, 7):
+        return f"{abs(value):.0f}" if value >= 0 else "−1"
+    for more in range(digits, most + 1):
         text = f"{value:.{more}f}"
         if float(text) not in (0, 1, -1):
-            return text
+            return text.replace("-", "−")
     if abs(value) < 0.5:
-        return f"{value:.0e}"
-    return "> 0.999999" if 0 < value < 1 else f"{value:.{digits}f}"
+        return f"< {10**-most:.{most}f}" if value > 0 else "≈ 0"
+    return f"> {1 - 10**-most:.{most}f}" if 0 < value < 1 else "≈ −1" if value < 0 else "≈ 1"
 
 
 def spread(value: float | None, digits: int = 3) -> str:
-    """Return a standard deviation: like `figure`, but never a `>`.
+    """Return a standard deviation.
 
     >>> spread(0.0), spread(0.00001), spread(0.1234), spread(1e-17)
-    ('0', '0.00001', '0.123', '< 1e-6')
+    ('0', '0.00001', '0.123', '< 0.00001')
     """
-    if value is not None and 0 < abs(value) < 1e-6:
-        return "< 1e-6"
     return figure(value, digits)
 
 
 def difference(value: float | None, digits: int = 3) -> str:
     """Return a difference with its sign; a minus as typesetters write it.
 
-    >>> difference(0.25), difference(-0.1), difference(0.0), difference(None), difference(0.00004)
-    ('+0.250', '−0.100', '0', '–', '+0.00004')
+    >>> difference(0.25), difference(-0.1), difference(0.0), difference(None), difference(0.00004), difference(-1e-9)
+    ('+0.250', '−0.100', '0', '–', '+0.00004', '≈ 0')
     """
     if value is None or value != value:
         return "–"
     if value == 0:
         return "0"
+    if abs(value) < 0.5 * 10**-_MOST:
+        return "≈ 0"
     return ("+" if value > 0 else "−") + figure(abs(value), digits)
 
 

@@ -60,7 +60,7 @@ def page(
     )
     template = environment.get_template("report.html")
     context = _context(runs, columns, overview, distributions, depth, checks, options)
-    wanted = options.pictures
+    wanted, rest = options.pictures, 0
     for attempt in range(_TRIES):
         sheet = Sheet()
         cards = make_cards(runs, options, wanted, sheet) if wanted else []
@@ -71,11 +71,13 @@ def page(
         if not wanted:
             break
         # What is no picture stays; the rest shrinks in proportion.
-        rest = len(template.render(_with_pictures(context, runs, [], Sheet(), options)).encode()) if attempt == 0 else rest
+        if attempt == 0:
+            rest = len(template.render(_with_pictures(context, runs, [], Sheet(), options)).encode())
         share = (options.budget - rest) / max(size - rest, 1)
         wanted = max(0, min(wanted - 1, int(wanted * share * 0.97))) if attempt < _TRIES - 2 else 0
     raise QcamError(
-        f"the report would take {size / 1e6:.1f} MB without a picture, more than {options.budget / 1e6:.1f} MB; report fewer runs at once"
+        f"the report would take {size / 1e6:.1f} MB without a picture, more than {options.budget / 1e6:.1f} MB; "
+        "report fewer runs at once"
     )
 
 

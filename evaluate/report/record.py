@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from qcam.evaluate.report.runs import Run
 
+_HEXADECIMAL = re.compile("[0-9a-f]{40,}")
 #: Characters of a fingerprint that are shown.
 _HASH = 12
 
@@ -25,11 +27,14 @@ def record(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     general += [
         ("images", f"{images.get('count', len(run.results.images)):,}"),
         ("image set", _short(images.get("fingerprint"))),
-        ("salient objects", _text(plan.get("saliency"))),
+        ("salient objects", _short(plan.get("saliency") or "none")),
         ("PyTorch device", _text(plan.get("device"))),
         ("images in a shard", _text(plan.get("shard_size"))),
     ]
-    options = _pairs(plan.get("options"))
+    given = dict(plan.get("options") or {})
+    settings = given.pop("settings", None) or {}
+    given["precisions"] = given.get("precisions") or "all"
+    options = _pairs(given | {name: value for name, value in settings.items() if value not in (None, {}, [])})
     machine = _pairs(told.get("machine"))
     kernels = told.get("kernels") or {}
     machine += [("kernel family", _text(kernels.get("family")))]
@@ -54,7 +59,7 @@ def record(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _pairs(value: Any) -> list[tuple[str, str]]:
-    return [(str(key), _text(item)) for key, item in (value or {}).items()]
+    return [(str(key).replace("_", " "), _text(item)) for key, item in (value or {}).items()]
 
 
 def _text(value: Any) -> str:
@@ -64,6 +69,8 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, str) and _HEXADECIMAL.fullmatch(value):
+        return _short(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from qcam.evaluate.metrics import METRICS
 from qcam.evaluate.published import NOT_COMPARED, SQUEEZENET
-from qcam.evaluate.report.charts import held_against, row_name
+from qcam.evaluate.report.charts import heading, held_against, row_name
 from qcam.evaluate.report.numbers import count, difference, figure, share, small_p, spread
 from qcam.evaluate.report.runs import Column, Entry, Run, published_of
 from qcam.runtime.bundle import PRECISIONS
@@ -82,7 +82,7 @@ def main_table(columns: Sequence[Column]) -> list[Group]:
         group = Group(title)
         for precision in PRECISIONS:
             for metric in METRICS:
-                cells = [_cell(_entry(column, comparison, precision, metric), metric) for column in columns]
+                cells = [_cell(column, _entry(column, comparison, precision, metric), metric) for column in columns]
                 if any(cell.text for cell in cells):
                     null = (comparison, precision) == ("vs_f32", "f32")
                     name = row_name(comparison, precision)
@@ -94,7 +94,7 @@ def main_table(columns: Sequence[Column]) -> list[Group]:
         for precision in PRECISIONS:
             if comparison == "vs_f32" and precision == "f32":
                 continue
-            cells = [_cell(_entry(column, comparison, precision, metric), metric, digits) for column in columns]
+            cells = [_cell(column, _entry(column, comparison, precision, metric), metric, digits) for column in columns]
             if any(cell.text for cell in cells):
                 further.rows.append(TableRow(title, precision, cells, first=first))
                 first = False
@@ -115,7 +115,7 @@ def _entry(column: Column, comparison: str, precision: str, metric: str) -> Entr
     return column.run.entries.get((comparison, precision, metric, column.model))
 
 
-def _cell(entry: Entry | None, metric: str, digits: int | None = 3) -> Cell:
+def _cell(column: Column, entry: Entry | None, metric: str, digits: int | None = 3) -> Cell:
     if entry is None:
         return Cell("")
     undefined = int(entry.get("undefined") or 0)
@@ -125,17 +125,19 @@ def _cell(entry: Entry | None, metric: str, digits: int | None = 3) -> Cell:
     write = share if digits is None else (lambda value: figure(value, digits))
     text = write(entry["mean"]) if digits is None else f"{write(entry['mean'])} ± {spread(entry['std'], digits)}"
     low, high = entry.get("low"), entry.get("high")
-    interval = "" if low is None or high is None else f"{write(low)} to {write(high)}"
+    interval = "" if low is None or high is None or low == high else f"{write(low)} to {write(high)}"
     null = (entry["comparison"], entry["precision"]) == ("vs_f32", "f32")
     odd = null and metric in ("SIM", "CC") and entry["mean"] != 1
-    return Cell(text, interval, n, undefined, _published(entry), odd)
+    return Cell(text, interval, n, undefined, _published(entry, column), odd)
 
 
-def _published(entry: Entry) -> str:
+def _published(entry: Entry, column: Column) -> str:
     known = published_of(entry)
     if known is None:
         return ""
     told = f"{known[0]:.2f} ± {known[1]:.2f}"
+    if not column.trained:
+        return told  # a difference from random weights means nothing
     return f"{told} ({difference(entry['mean'] - known[0], 2)})" if held_against(entry) else f"{told} (not compared)"
 
 
@@ -171,14 +173,13 @@ def test_table(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
     for run in runs:
         for test in run.results.summary.get("tests") or []:
             low, high = test.get("low"), test.get("high")
-            first, second = (row_name(test["comparison"], test[side]) for side in ("first", "second"))
             p = test.get("p_holm")
             by_metric.setdefault(test["metric"], []).append(
                 {
                     "run": run.name,
                     "model": test["model"],
                     "trained": run.trained(test["model"]),
-                    "compared": f"{second} less {first}",
+                    "compared": _pair(test),
                     "n": f"{test['n']:,}",
                     "difference": difference(test["mean_difference"], 4),
                     "interval": "" if low is None else f"{difference(low, 4)} to {difference(high, 4)}",
@@ -188,6 +189,14 @@ def test_table(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
                 }
             )
     return {metric: by_metric[metric] for metric in ("CC", "SIM", "KLD") if metric in by_metric}
+
+
+def _pair(test: dict[str, Any]) -> str:
+    """Return what a test compares: `int8 less int16, v. f32`."""
+    names = [
+        "f32 again" if (test["comparison"], test[side]) == ("vs_f32", "f32") else str(test[side]) for side in ("second", "first")
+    ]
+    return f"{names[0]} less {names[1]}, {heading(test['comparison'])}"
 
 
 def status_table(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from qcam.evaluate.report.checks import check_table, depth_charts, find_checks
 from qcam.evaluate.report.options import COLORMAPS, ReportOptions
 from qcam.evaluate.report.page import distribution_heading, page
 from qcam.evaluate.report.runs import Run, columns, name_runs
-from qcam.evaluate.results import COMPARISONS, REPORT, Results
+from qcam.evaluate.results import REPORT, Results
 from qcam.evaluate.table_files import as_csv, as_latex
 
 #: Folder of the figures, in that of the report.
@@ -26,6 +26,8 @@ _GRID_ROWS = 6
 #: Dots per inch of a PNG for print.
 _DPI = 300
 _METRICS = ("CC", "SIM", "KLD")
+#: Comparisons whose distributions are drawn, in their order.
+_DRAWN = ("vs_f32", "vs_saliency", "fake_quant_vs_deployed", "on_model")
 
 
 def write_report(results: Sequence[Results], output: Path, options: ReportOptions | None = None) -> list[Path]:
@@ -52,7 +54,7 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
     checks = find_checks(runs, options.checks)
     glance = overview(every)
     distributions = []
-    for comparison in COMPARISONS:
+    for comparison in _DRAWN:
         metrics = ("drop",) if comparison == "on_model" else _METRICS
         found = [chart for metric in metrics if (chart := distribution(every, comparison, metric)) is not None]
         if found:
@@ -97,14 +99,19 @@ def _grids(run: Run, output: Path, options: ReportOptions, *, several: bool) -> 
 def _csv(runs: Sequence[Run]) -> str:
     """Return every figure, one line each; with a column for the run where there are several."""
     if len(runs) == 1:
-        return as_csv(runs[0].results.summary)
+        return as_csv(runs[0].results.summary, _untrained(runs[0]))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     for place, run in enumerate(runs):
-        lines = list(csv.reader(io.StringIO(as_csv(run.results.summary))))
+        lines = list(csv.reader(io.StringIO(as_csv(run.results.summary, _untrained(run)))))
         name = "'" + run.name if run.name[:1] in "=+-@" else run.name  # no formula for a spreadsheet
         writer.writerows(([["run", *lines[0]]] if place == 0 else []) + [[name, *line] for line in lines[1:]])
     return buffer.getvalue()
+
+
+def _untrained(run: Run) -> list[str]:
+    """Return the models with random weights: nothing of them is held against the paper."""
+    return [model for model in run.results.models if not run.trained(model)]
 
 
 def _latex(runs: Sequence[Run]) -> str:
