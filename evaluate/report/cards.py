@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.evaluate.choice import ALL, WORST, Chosen, choose
+from qcam.evaluate.choice import ALL, Chosen, choose
 from qcam.evaluate.metrics import METRICS
 from qcam.evaluate.report.numbers import figure
 from qcam.evaluate.report.options import ReportOptions
@@ -142,9 +142,7 @@ class _Part:
         self.precisions = results.precisions(model)
         self.classes = results.classes(model)
         self.pictures = {item.image: item for item in results.pictures(images) if item.geometry == self.geometry}
-        self.rows = {
-            (row.image, row.precision, row.comparison): row for row in results.rows(model=model, images=images)
-        }
+        self.rows = {(row.image, row.precision, row.comparison): row for row in results.rows(model=model, images=images)}
         self.maps = {(item.image, item.precision, item.kind): item for item in results.maps(model=model, images=images)}
 
     def name(self, place: int | None) -> str:
@@ -167,12 +165,16 @@ def _card(item: Chosen, model: str, parts: Sequence[_Part], colours: NDArray[np.
     first = parts[0]
     picture, told = first.pictures[image], first.row(image)
     card = Card(
-        image, model, item.why, first.name(told and told.target_class), first.name(told and told.label),
+        image, model, item.why, first.name(told.target_class if told else None), first.name(told.label if told else None),
         all(part.run.trained(model) for part in parts), picture.width / max(picture.height, 1),
     )  # fmt: skip
-    photo = _photo(sheet, first, picture)
+    photo = _photo(sheet, picture)
     card.views.append(View("photo", "photo", photo, "", False, f"{image}: the photo as the network sees it", card.label))
     card.views.append(_object(sheet, first, picture))
+    for part in parts[1:]:
+        other = part.pictures[image]
+        if other.saliency is not None and other.saliency != picture.saliency:
+            card.views.append(_object(sheet, part, other))
     for part in parts:
         for kind in ("deployed", "fake_quant"):
             for precision in part.precisions:
@@ -194,17 +196,20 @@ def _card(item: Chosen, model: str, parts: Sequence[_Part], colours: NDArray[np.
     return card
 
 
-def _photo(sheet: Sheet, part: _Part, picture: Picture) -> str:
+def _photo(sheet: Sheet, picture: Picture) -> str:
     # The same bytes from another run are the same picture.
     return sheet.add(picture.photo, lambda: ("image/jpeg", picture.photo))
 
 
 def _object(sheet: Sheet, part: _Part, picture: Picture) -> View:
     grey = picture.saliency
+    label, key = (f"{part.run.name} object", f"object@{part.run.name}") if part.several else ("object", "object")
     if grey is None:
-        return View("object", "object", "", "", True, f"{picture.image}: no salient-object map", "no salient-object map", "none")
+        nothing = "no salient-object map"
+        return View(key, label, "", "", True, f"{picture.image}: {nothing}", nothing, "none")
     cover = sheet.add(grey, lambda: ("image/png", grey))
-    return View("object", "object", "", cover, True, f"{picture.image}: salient object, white on black", "salient object")
+    alt = f"{picture.image}: salient object, white on black"
+    return View(key, label, "", cover, True, alt, label.replace("object", "salient object"))
 
 
 def _cam_view(sheet: Sheet, part: _Part, stored: StoredMap, colours: NDArray[np.uint8], card: Card) -> View:
@@ -234,18 +239,13 @@ def _cam_view(sheet: Sheet, part: _Part, stored: StoredMap, colours: NDArray[np.
     alt = f"{image}: Grad-CAM++ of {label}"
     if row is not None and row.CC is not None:
         alt += f", CC {figure(row.CC)} v. {against}"
-    return View(name, label, _photo(sheet, part, picture), cover, False, alt, " · ".join(told), note, flipped)
+    return View(name, label, _photo(sheet, picture), cover, False, alt, " · ".join(told), note, flipped)
 
 
 def _figures(row: Row) -> str:
     if row.CC is None and row.SIM is None:
         return f"undefined ({row.status})"
     return ", ".join(f"{metric} {figure(getattr(row, metric))}" for metric in METRICS)
-
-
-def why_text(why: str) -> str:
-    """Return why an image is shown, in words; empty where all are."""
-    return {ALL: "", WORST: "among the worst"}.get(why, why)
 
 
 def facts(cards: Sequence[Card]) -> dict[str, Any]:

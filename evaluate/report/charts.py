@@ -1,4 +1,4 @@
-"""The charts of a report: means at a glance, distributions, agreement over depth. Drawn once, shown in the page and in files."""
+"""The charts of a report: means at a glance, distributions, agreement over depth; for the page and for files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ AXES = {
     "energy_in_object": "share of energy inside the object",
     "drop": "drop of the class's probability",
 }
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 7.5,
     "text.color": INK,
@@ -91,7 +91,7 @@ def overview(columns: Sequence[Column]) -> Chart | None:
     if not groups:
         return None
     told = []
-    with _canvas(_WIDTH * 1.9, 0.62 + sum(0.2 + 0.17 * len(found) for _, found in groups)) as (figure, axes):
+    with _canvas(_WIDTH * 1.15, 0.62 + sum(0.2 + 0.17 * len(found) for _, found in groups)) as (figure, axes):
         y = 0.0
         for column, found in groups:
             _heading(axes, y, column)
@@ -100,17 +100,19 @@ def overview(columns: Sequence[Column]) -> Chart | None:
                 colour = COLOURS[precision]
                 _strip_label(axes, y, "f32 again" if precision == "f32" else precision, colour)
                 if entry["low"] is not None:
-                    axes.plot([entry["low"], entry["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
+                    axes.plot(
+                        [entry["low"], entry["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55
+                    )
                 axes.plot([entry["mean"]], [y], "o", color=colour, markersize=4.2, clip_on=False, zorder=4)
                 told.append(f"{column.title} {precision} {written(entry['mean'])}")
-                known = published_of(entry)
+                known = published_of(entry) if column.trained else None
                 if known is not None:
                     axes.plot([known[0]], [y], "D", markersize=3.8, mfc="none", mec=PAPER, mew=1, clip_on=False, zorder=3)
             y += 1.3
         _finish(axes, y - 0.3, "mean CC v. f32  (1: quantization moved nothing)")
         lowest = axes.get_xlim()[0]
         axes.set_xlim(lowest, 1.0)
-        _legend(figure, published=any(published_of(e) for _, found in groups for _, e in found))
+        _legend(figure, published=any(c.trained and published_of(e) for c, found in groups for _, e in found))
     return Chart("overview", "Mean CC v. f32 of every model and precision", "; ".join(told), figure)
 
 
@@ -155,8 +157,8 @@ def depth(title: str, name: str, lines: Mapping[str, Sequence[tuple[float, float
     Args:
         title: The model.
         name: Of the files.
-        lines: What is drawn (`int8, integer`) → for each quantized tensor in graph order the share of equal codes from the image
-            on, and with its operator fed with the deployed codes (None if that was not tried).
+        lines: What is drawn (`int8, integer`) → for each quantized tensor in graph order the share of equal codes from the
+            image on, and with its operator fed with the deployed codes (None if that was not tried).
     """
     from matplotlib.ticker import MaxNLocator
 

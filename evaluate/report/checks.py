@@ -30,7 +30,7 @@ def read_check(folder: Path) -> dict[str, Any]:
     """
     path = folder if folder.is_file() else folder / _FILE
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise QcamError(f"--check {folder}: no {_FILE} there; make one with qcam-check --output {folder}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -38,7 +38,8 @@ def read_check(folder: Path) -> dict[str, Any]:
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != _VERSION or not isinstance(value.get("results"), list):
         raise QcamError(f"{path} has schema version {version}, this qcam reads {_VERSION}; run qcam-check again")
-    return value
+    found: dict[str, Any] = value
+    return found
 
 
 def find_checks(runs: Sequence[Run], given: Sequence[Path]) -> list[dict[str, Any]]:

@@ -41,8 +41,8 @@ def image_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
     Returns:
         A row for each other run, model and precision: images in common; CC of the two runs' CAMs at the tap's resolution, mean
-        and smallest; images whose CAMs are equal to the last bit; difference of CC v. f32 with a 95 % bootstrap interval and its
-        largest; images with another top-1 class.
+        and smallest; images whose CAMs are equal to the last bit; difference of CC v. f32 with a 95 % bootstrap interval and
+        its largest; images with another top-1 class. `maps`, `equal_maps` and `smallest` are numbers, all others texts.
     """
     rows = []
     first = runs[0]
@@ -85,7 +85,9 @@ def _compared(
             low, high = bootstrap_intervals(change[:, None])
             place = int(np.nanargmax(np.abs(change)))
             row["difference"] = difference(float(change[defined].mean()), 4)
-            row["interval"] = f"{difference(float(low[0]), 4)} to {difference(float(high[0]), 4)}" if np.isfinite(low[0]) else ""
+            row["interval"] = (
+                f"{difference(float(low[0]), 4)} to {difference(float(high[0]), 4)}" if np.isfinite(low[0]) else ""
+            )
             row["largest"] = difference(float(change[place]), 4)
             row["at"] = str(mine[against]["image"][left][place]) if change[place] else ""
     return row
@@ -103,7 +105,7 @@ def _common(mine: Columns, theirs: Columns) -> tuple[list[int], list[int]]:
 
 
 def _maps_compared(first: Run, other: Run, model: str, precision: str, names: set[str]) -> dict[str, Any]:
-    told: dict[str, Any] = {"cc": "–", "cc_min": "–", "equal": "–", "worst": ""}
+    told: dict[str, Any] = {"cc": "–", "cc_min": "–", "equal": "–", "worst": "", "maps": 0, "equal_maps": 0, "smallest": None}
     mine, theirs = (_maps(run, model, precision) for run in (first, other))
     shared = [name for name in mine if name in names and name in theirs and mine[name].shape == theirs[name].shape]
     if not shared:
@@ -118,10 +120,11 @@ def _maps_compared(first: Run, other: Run, model: str, precision: str, names: se
         pairs = [np.stack([of[name] for name in members]).astype(np.float64) for of in (mine, theirs)]
         found |= dict(zip(members, correlation(*pairs).tolist(), strict=True))
     defined = {name: value for name, value in found.items() if np.isfinite(value)}
-    told["equal"] = f"{equal:,} of {len(shared):,}"
+    told |= {"equal": f"{equal:,} of {len(shared):,}", "maps": len(shared), "equal_maps": equal}
     if defined:
         worst = min(defined, key=lambda name: (defined[name], name))
         told["cc"], told["cc_min"] = figure(float(np.mean(list(defined.values())))), figure(defined[worst])
+        told["smallest"] = defined[worst]
         told["worst"] = worst if defined[worst] != 1 else ""
     return told
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qcam.evaluate.report.charts import held_against
 from qcam.evaluate.report.numbers import count, figure, share
 from qcam.evaluate.report.runs import Column, Entry, Run
 from qcam.runtime.bundle import PRECISIONS
+
+_INCOMPLETE = "The run was interrupted: figures are of the images that were finished. The same qcam-eval command goes on."
+_RANDOM = "seeded weights stand in for trained ones. The machinery runs; no figure made with them means anything."
 
 
 def findings(columns: Sequence[Column]) -> list[str]:
@@ -18,9 +22,31 @@ def findings(columns: Sequence[Column]) -> list[str]:
     for precision in PRECISIONS[1:]:
         lines.append(_drift(told, precision))
     lines += [_simulation(told), _flips(told)]
-    lines = [line for line in lines if line]
     if trained and len(trained) < len(columns):
-        lines.append(f"These sentences leave out {count(len(columns) - len(trained), 'model')} with random weights.")
+        left = len({column.model for column in columns} - {column.model for column in trained})
+        lines.append(f"These sentences leave out {count(left, 'model')} with random weights." if left else "")
+    return [line for line in lines if line]
+
+
+def between_runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return in words how far the maps of runs differ.
+
+    Args:
+        rows: From `comparison.image_differences`.
+    """
+    lines = []
+    for base, other in dict.fromkeys((row["base"], row["run"]) for row in rows):
+        found = [row for row in rows if row["run"] == other and row["maps"]]
+        maps, equal = sum(row["maps"] for row in found), sum(row["equal_maps"] for row in found)
+        if not maps:
+            lines.append(f"{other} and {base} hold no image in common under the same model and precision.")
+            continue
+        line = f"{other} against {base}: {equal:,} of {count(maps, 'CAM')} equal, bit for bit"
+        ranked = sorted((row for row in found if row["smallest"] is not None), key=lambda row: float(row["smallest"]))
+        if equal < maps and ranked:
+            worst = ranked[0]
+            line += f"; smallest CC between two {figure(worst['smallest'])} ({worst['model']} {worst['precision']})"
+        lines.append(line + ".")
     return lines
 
 
@@ -31,16 +57,12 @@ def alarms(runs: Sequence[Run]) -> list[tuple[str, str]]:
     for run in runs:
         of = f" of {run.name}" if several else ""
         if not run.complete:
-            found.append((f"Not complete{of}", "The run was interrupted: figures are of the images that were finished so far. The same "
-                          "qcam-eval command goes on."))  # fmt: skip
+            found.append((f"Not complete{of}", _INCOMPLETE))
         random = [model for model in run.results.models if not run.trained(model)]
         if random:
-            found.append((f"Random weights{of}", f"{', '.join(random)}: seeded weights stand in for trained ones. The machinery runs; no "
-                          "figure made with them means anything."))  # fmt: skip
+            found.append((f"Random weights{of}", f"{', '.join(random)}: {_RANDOM}"))
         found += [
-            (f"Warning{of}", warning)
-            for warning in run.results.run.get("warnings") or []
-            if "random weights" not in warning
+            (f"Warning{of}", warning) for warning in run.results.run.get("warnings") or [] if "random weights" not in warning
         ]
     return found
 
@@ -89,7 +111,7 @@ def _simulation(columns: Sequence[Column]) -> str:
     if not found:
         return ""
     worst, entry = min(found, key=lambda pair: pair[1]["mean"])
-    return f"A fake-quant simulation predicts the deployed int8 CAM to a mean CC of at least {figure(entry['mean'])} ({worst.title})."
+    return f"Fake-quant simulation predicts the deployed int8 CAM to mean CC {figure(entry['mean'])} at least ({worst.title})."
 
 
 def _flips(columns: Sequence[Column]) -> str:

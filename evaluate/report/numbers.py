@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 #: Digits beyond which a figure is only said to be nearly 0 or 1.
 _MOST = 5
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Colour maps of CAMs, the default first. The first three are perceptually even and readable for colour-blind people; jet is the
-#: paper's.
+#: Colour maps of CAMs, the default first. All but jet, the paper's, are perceptually even and readable for colour-blind people.
 COLORMAPS = ("inferno", "viridis", "cividis", "jet")
 #: Bytes that the page may take: it is opened on a phone, sent by mail, kept in a repository.
 BUDGET = 15_000_000

@@ -16,7 +16,7 @@ from qcam.evaluate.report import tables
 from qcam.evaluate.report.cards import Card, facts, make_cards
 from qcam.evaluate.report.charts import Chart, heading, row_name
 from qcam.evaluate.report.comparison import image_differences, plan_differences
-from qcam.evaluate.report.findings import alarms, findings
+from qcam.evaluate.report.findings import alarms, between_runs, findings
 from qcam.evaluate.report.numbers import count
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.overlays import Sheet, palette
@@ -25,8 +25,8 @@ from qcam.evaluate.report.runs import Column, Run
 from qcam.evaluate.report.svg import inline
 from qcam.runtime.bundle import PRECISIONS
 
-#: How often a page that is too large is tried with fewer pictures.
-_TRIES = 6
+#: Pictures of each model by which the size of the others is told.
+_PROBE = 12
 
 
 def page(
@@ -60,25 +60,33 @@ def page(
     )
     template = environment.get_template("report.html")
     context = _context(runs, columns, overview, distributions, depth, checks, options)
-    wanted, rest = options.pictures, 0
-    for attempt in range(_TRIES):
+
+    def render(pictures: int) -> str:
         sheet = Sheet()
-        cards = make_cards(runs, options, wanted, sheet) if wanted else []
-        text = template.render(_with_pictures(context, runs, cards, sheet, options))
-        size = len(text.encode())
-        if size <= options.budget:
+        cards = make_cards(runs, options, pictures, sheet) if pictures else []
+        return template.render(_with_pictures(context, runs, cards, sheet, options))
+
+    bare = _size(render(0))
+    if bare > options.budget:
+        raise QcamError(
+            f"the report would take {bare / 1e6:.1f} MB without a picture, more than {options.budget / 1e6:.1f} MB; "
+            "report fewer runs at once"
+        )
+    room, wanted = options.budget - bare, options.pictures
+    if wanted > _PROBE:
+        # A few pictures tell what the others take; those that would not fit are never made.
+        each = max(_size(render(_PROBE)) - bare, 1) / _PROBE
+        wanted = min(wanted, int(room / each))
+    while wanted:
+        text = render(wanted)
+        if _size(text) <= options.budget:
             return text
-        if not wanted:
-            break
-        # What is no picture stays; the rest shrinks in proportion.
-        if attempt == 0:
-            rest = len(template.render(_with_pictures(context, runs, [], Sheet(), options)).encode())
-        share = (options.budget - rest) / max(size - rest, 1)
-        wanted = max(0, min(wanted - 1, int(wanted * share * 0.97))) if attempt < _TRIES - 2 else 0
-    raise QcamError(
-        f"the report would take {size / 1e6:.1f} MB without a picture, more than {options.budget / 1e6:.1f} MB; "
-        "report fewer runs at once"
-    )
+        wanted = min(wanted - 1, int(wanted * room / (_size(text) - bare)))
+    return render(0)
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 def _context(
@@ -96,6 +104,7 @@ def _context(
     for column in columns:
         spans[column.model] = spans.get(column.model, 0) + 1
     groups = tables.main_table(columns)
+    per_image = image_differences(runs) if several else []
     context: dict[str, Any] = {
         "title": "qcam: " + " v. ".join(run.name for run in runs),
         "lead": _lead(runs),
@@ -105,7 +114,7 @@ def _context(
         "columns": columns,
         "model_spans": list(spans.items()),
         "alarms": alarms(runs),
-        "findings": findings(columns),
+        "findings": between_runs(per_image) + findings(columns),
         "overview": _inline(overview, "overview") if overview else "",
         "groups": groups,
         "any_published": any(cell.published for group in groups for row in group.rows for cell in row.cells),
@@ -122,13 +131,11 @@ def _context(
         "depth": [{"svg": _inline(chart, f"depth{place}")} for place, chart in enumerate(depth)],
         "checks": checks,
         "placement": tables.placement_table(runs),
-        "records": [
-            {"name": run.name, "notes": run.results.run.get("notes") or [], "sections": record(run)} for run in runs
-        ],
+        "records": [{"name": run.name, "notes": run.results.run.get("notes") or [], "sections": record(run)} for run in runs],
         "colormap": options.colormap,
         "ramp": Markup(",".join("rgb({},{},{})".format(*colour) for colour in palette(options.colormap)[::9].tolist())),
         "differences": plan_differences(runs) if several else [],
-        "per_image": image_differences(runs) if several else [],
+        "per_image": per_image,
     }
     return context
 
@@ -196,11 +203,13 @@ def _lead(runs: Sequence[Run]) -> str:
         told = run.results.run.get("machine") or {}
         where = f" on {told['architecture']}" if told.get("architecture") else ""
         return (
-            f"{count(models, 'model')} in {', '.join(precisions)}; {count(len(run.results.images), 'image')}; {run.provider}{where}. "
+            f"{count(models, 'model')} in {', '.join(precisions)}; {count(len(run.results.images), 'image')}; "
+            f"{run.provider}{where}. "
             "Grad-CAM++ of every precision against float and against the salient object."
         )
     said = "; ".join(
-        f"{run.name}: {count(len(run.results.models), 'model')}, {count(len(run.results.images), 'image')}, {run.provider}" for run in runs
+        f"{run.name}: {count(len(run.results.models), 'model')}, {count(len(run.results.images), 'image')}, {run.provider}"
+        for run in runs
     )
     return f"{len(runs)} runs side by side. {said}."
 

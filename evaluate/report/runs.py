@@ -48,9 +48,7 @@ class Run:
         found = {}
         for model in self.results.models:
             columns = self.results.columns(model)
-            found[model] = {
-                key: {name: values for name, values in of.items() if name in _KEPT} for key, of in columns.items()
-            }
+            found[model] = {key: {name: values for name, values in of.items() if name in _KEPT} for key, of in columns.items()}
         return found
 
     def trained(self, model: str) -> bool:
@@ -126,7 +124,9 @@ def name_runs(results: Sequence[Results], names: Sequence[str] = ()) -> list[Run
             depth += 1
             chosen = ["/".join(folder.parts[-depth:]) for folder in folders]
     if len(chosen) != len(results):
-        raise QcamError(f"--names gives {len(chosen)} names for {len(results)} runs; give one for each, with commas between them")
+        raise QcamError(
+            f"--names gives {len(chosen)} names for {len(results)} runs; give one for each, with commas between them"
+        )
     if not all(chosen) or len(set(chosen)) < len(chosen):
         raise QcamError("--names: every run needs a name of its own")
     return [Run(name, item) for name, item in zip(chosen, results, strict=True)]

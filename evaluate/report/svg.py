@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG inside a page: it follows the page's colours and font, has a title for screen readers, loads nothing."""
+"""A matplotlib figure as SVG inside a page: in the page's colours and font, titled for screen readers, nothing to load."""
 
 from __future__ import annotations
 
@@ -73,4 +73,6 @@ def _adapt(element: ElementTree.Element, prefix: str) -> None:
             element.set(name, f"#{prefix}-{value.removeprefix('#')}")
         else:
             themed = _COLOUR.sub(lambda found: THEMED[found[0].lower()], value)
-            element.set(name, _REFERENCE.sub(rf"url(#{prefix}-\1)", _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", themed)))
+            element.set(
+                name, _REFERENCE.sub(rf"url(#{prefix}-\1)", _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", themed))
+            )

@@ -18,6 +18,8 @@ _GROUPS = {
     "vs_saliency": "CAMs against the salient object",
     "fake_quant_vs_deployed": "What a simulation predicts: fake-quant against deployed",
 }
+#: What a figure begins with that is only known to lie beyond the digits shown.
+_BOUNDS = "<>≈"
 #: Comparison, metric, title, digits (None: a share).
 _FURTHER: tuple[tuple[str, str, str, int | None], ...] = (
     ("vs_f32", "rank_correlation", "rank correlation with f32", 3),
@@ -123,9 +125,15 @@ def _cell(column: Column, entry: Entry | None, metric: str, digits: int | None =
     if entry["mean"] is None:
         return Cell("–" if undefined else "", n=n, undefined=undefined)
     write = share if digits is None else (lambda value: figure(value, digits))
-    text = write(entry["mean"]) if digits is None else f"{write(entry['mean'])} ± {spread(entry['std'], digits)}"
+    text = write(entry["mean"])
+    if digits is not None:
+        deviation = spread(entry["std"], digits)
+        if not (text[0] in _BOUNDS and deviation[0] in _BOUNDS):  # `> 0.99999 ± < 0.00001` says no more than its first half
+            text += f" ± {deviation}"
     low, high = entry.get("low"), entry.get("high")
     interval = "" if low is None or high is None or low == high else f"{write(low)} to {write(high)}"
+    if interval and write(low) == write(high) and interval[0] in _BOUNDS:
+        interval = ""
     null = (entry["comparison"], entry["precision"]) == ("vs_f32", "f32")
     odd = null and metric in ("SIM", "CC") and entry["mean"] != 1
     return Cell(text, interval, n, undefined, _published(entry, column), odd)
@@ -194,7 +202,8 @@ def test_table(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
 def _pair(test: dict[str, Any]) -> str:
     """Return what a test compares: `int8 less int16, v. f32`."""
     names = [
-        "f32 again" if (test["comparison"], test[side]) == ("vs_f32", "f32") else str(test[side]) for side in ("second", "first")
+        "f32 again" if (test["comparison"], test[side]) == ("vs_f32", "f32") else str(test[side])
+        for side in ("second", "first")
     ]
     return f"{names[0]} less {names[1]}, {heading(test['comparison'])}"
 

@@ -66,7 +66,9 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
     for name, content in (("table.csv", _csv(runs)), ("table.tex", _latex(runs))):
         write_atomically(output / name, content)
         written.append(output / name)
-    charts = [glance] * (glance is not None) + [chart for _, found in distributions for chart in found] + depths
+    charts = [chart for _, found in distributions for chart in found] + depths
+    if glance is not None:
+        charts.insert(0, glance)
     for chart in charts:
         written += _write_figure(output, chart)
     for run in runs:
