@@ -32,7 +32,7 @@ def ran(tiny_bundle: Bundle, export_tiny: Callable[..., Bundle], tmp_path_factor
     photographs = folder / "photographs"
     photographs.mkdir()
     for place, image in enumerate(evaluation_photographs()[:7]):
-        name = HOSTILE.replace("/", "⁄") if place == 3 else image.name
+        name = HOSTILE.replace("/", "\u2044") if place == 3 else image.name
         (photographs / name).write_bytes(image.path.read_bytes())
     (photographs / "text.png").write_text("no picture")
     other = replace(export_tiny(folder / "other", seed=3), model_id="a<b>&c")
