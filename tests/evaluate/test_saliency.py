@@ -337,6 +337,18 @@ def test_images_without_a_usable_mask_are_told(mask_folder: Path, name: str, sai
         MaskSaliency("x", mask_folder).whole_map(picture(), file(name))
 
 
+def test_a_black_mask_is_no_object(tmp_path: Path) -> None:
+    values = np.zeros((30, 40), np.uint8)
+    Image.fromarray(values).save(tmp_path / "picture.png")
+    with pytest.raises(NoObjectError, match=r"mask picture\.png is black all over"):
+        MaskSaliency("x", tmp_path).whole_map(picture(), file())
+    values[0, 0] = 1
+    Image.fromarray(values).save(tmp_path / "picture.png")
+    source = MaskSaliency("x", tmp_path)
+    assert source.whole_map(picture(), file()).max() == pytest.approx(1 / 255)
+    assert source.threshold <= 1 / 255
+
+
 def test_the_masks_fingerprint_changes_with_any_file(mask_folder: Path) -> None:
     before = MaskSaliency("x", mask_folder).fingerprint
     assert MaskSaliency("y", mask_folder).fingerprint == before
