@@ -1,8 +1,8 @@
 """BatchNorm that was folded into the convolutions, given statistics again.
 
-In training mode BatchNorm normalises with the statistics of its input and then applies its own scale and shift. Weights that come
-from a deployed graph have these folded into the convolutions: BatchNorm is left as a shift, and normalising in front of it destroys
-the network.
+In training mode BatchNorm normalises with the statistics of its input and then applies its own scale and shift. Weights that
+come from a deployed graph have these folded into the convolutions: BatchNorm is left as a shift, and normalising in front of
+it destroys the network.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def is_folded(module: nn.Module) -> bool:
 def restore_statistics(module: nn.Module, batches: list[torch.Tensor]) -> None:
     """Give every BatchNorm the mean and variance of its inputs, and scale and shift that keep the function, in place.
 
-    With y = k x + b the layer as it is, and m, v the statistics over all images and positions: running mean m, running variance v,
-    scale k sqrt(v + epsilon), shift b + k m. In evaluation mode the model computes what it did, up to rounding.
+    With y = k x + b the layer as it is, and m, v the statistics over all images and positions: running mean m, running
+    variance v, scale k sqrt(v + epsilon), shift b + k m. In evaluation mode the model computes what it did, up to rounding.
 
     Args:
         module: The model, in evaluation mode.

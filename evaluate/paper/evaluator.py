@@ -31,6 +31,7 @@ from qcam.evaluate.paper.fake_quant import (
     calibrated,
     code_ranges,
     fake_quantized,
+    has_quantized_logits,
     observed_state,
     plain_modules,
     quantized_modules,
@@ -82,9 +83,7 @@ class PaperEvaluator:
         precisions: Those to run.
     """
 
-    def __init__(
-        self, bundle: Bundle, precisions: Sequence[str], options: PaperOptions, *, weights: str | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, precisions: Sequence[str], options: PaperOptions, *, weights: str | None = None) -> None:
         """Load the model again, and prove that it has the bundle's weights.
 
         Args:
@@ -158,14 +157,18 @@ class PaperEvaluator:
         """Say what was run and what was not."""
         left = [name for name in FIXES if name not in self._options.fixes and name != "per-channel"]
         restored = (
-            f"{self.bundle.model_id}: BatchNorm is folded into the convolutions of these weights; its statistics are those of the "
-            "calibration photographs, its scale and shift keep the trained function"
+            f"{self.bundle.model_id}: BatchNorm is folded into the convolutions of these weights; its statistics are those of "
+            "the calibration photographs, its scale and shift keep the trained function"
         )
         return [
             f"{self.bundle.model_id}: PyTorch modules of prepare_qat, CAM at {self._layer}; nothing of it is deployed",
             f"slips of the authors' code that are in: {', '.join(left) or 'none'}",
             *([restored] if self._restored else []),
         ]
+
+    def logits_quantized(self) -> bool:
+        """Tell whether class scores go through a fake quantizer, which clamps some of them."""
+        return any(has_quantized_logits(self._models[name], self.preprocessing.crop) for name in self._quantized())
 
     def observe(self, samples: Sequence[Sample]) -> None:
         """Let the observers see images, and evaluate nothing: ranges as they are after a longer run."""

@@ -102,25 +102,29 @@ def release_logits(model: nn.Module, size: tuple[int, int]) -> None:
     Class maps that are pooled into scores (SqueezeNet) keep theirs, as `qcam-export` leaves them their codes.
 
     Args:
-        model: From `fake_quantized`, nothing observed yet.
+        model: From `fake_quantized`.
         size: Height and width of an input.
     """
-    outputs: list[tuple[nn.Module, Any]] = []
-    handles = [
-        module.register_forward_hook(lambda layer, _inputs, output: outputs.append((layer, output)))
-        for module in model.modules()
-        if _is_fake_quantized(module)
-    ]
-    training = model.training
-    model.eval().apply(torch.ao.quantization.disable_observer).apply(torch.ao.quantization.disable_fake_quant)
+    for layer in _layers_of_logits(model, size):
+        layer.activation_post_process = nn.Identity()
+
+
+def has_quantized_logits(model: nn.Module, size: tuple[int, int]) -> bool:
+    """Tell whether the class scores are themselves fake-quantized, with an input's height and width."""
+    return bool(_layers_of_logits(model, size))
+
+
+def _layers_of_logits(model: nn.Module, size: tuple[int, int]) -> list[nn.Module]:
+    """Return the fake-quantized layers whose very output the model returns; the model is left as it was."""
+    probe = copy.deepcopy(model).eval()
+    outputs: list[tuple[str, Any]] = []
+    for name, module in probe.named_modules():
+        if _is_fake_quantized(module):
+            module.register_forward_hook(lambda _layer, _inputs, output, name=name: outputs.append((name, output)))
+    probe.apply(torch.ao.quantization.disable_observer).apply(torch.ao.quantization.disable_fake_quant)
     with torch.no_grad():
-        logits = model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
-    for handle in handles:
-        handle.remove()
-    model.apply(torch.ao.quantization.enable_observer).apply(torch.ao.quantization.enable_fake_quant).train(training)
-    for layer, output in outputs:
-        if output is logits:
-            layer.activation_post_process = nn.Identity()
+        logits = probe(torch.zeros(1, 3, *size, device=next(probe.parameters()).device))
+    return [model.get_submodule(name) for name, output in outputs if output is logits]
 
 
 def calibrated(model: nn.Module, batches: list[torch.Tensor]) -> None:

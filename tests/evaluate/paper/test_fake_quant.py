@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -10,9 +12,11 @@ from qcam.evaluate.paper.fake_quant import (
     calibrated,
     code_ranges,
     fake_quantized,
+    has_quantized_logits,
     observed_state,
     plain_modules,
     quantized_modules,
+    release_logits,
     restore_state,
 )
 
@@ -104,8 +108,6 @@ def test_observers_go_on_adapting_by_a_hundredth_and_calibrated_ones_do_not(net:
 
 
 def test_a_state_goes_through_text_and_back_bitwise(net: Net) -> None:
-    import json
-
     images = torch.randn(4, 1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     one, other = (fake_quantized(net, "int8", NONE) for _ in range(2))
     for image in images[:2]:
@@ -120,8 +122,6 @@ def test_a_state_goes_through_text_and_back_bitwise(net: Net) -> None:
 
 
 def test_a_state_of_observers_that_saw_nothing_can_be_kept(net: Net) -> None:
-    import json
-
     fresh = fake_quantized(net, "int16", frozenset({"per-channel"}))
     restored = fake_quantized(net, "int16", frozenset({"per-channel"}))
     restore_state(restored, json.loads(json.dumps(observed_state(fresh))))
@@ -144,3 +144,34 @@ def test_timm_s_modules_taken_apart_compute_the_same(size: int, kernel: int, str
     assert [type(module).__name__ for module in plain[0]] == ["_SamePadding", "Conv2d"]
     assert [type(module).__name__ for module in plain[1]] == ["BatchNorm2d", "Identity", "ReLU6"]
     torch.testing.assert_close(plain(image), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_logits_are_released_and_nothing_else(net: Net) -> None:
+    """The winning score of a brighter image lies above the range seen so far: clamped, it has no gradient."""
+    image = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+    gradients = []
+    for released in (False, True):
+        model = fake_quantized(net, "int8", NONE)
+        assert has_quantized_logits(model, (8, 8))
+        before = json.dumps(observed_state(model))
+        if released:
+            release_logits(model, (8, 8))
+            assert not has_quantized_logits(model, (8, 8))
+            assert quantized_modules(model) == {"Conv2d": 1, "BatchNorm2d": 1}
+        else:
+            assert json.dumps(observed_state(model)) == before
+        model.eval()
+        model(image)
+        bright = (10 * image).requires_grad_()
+        scores = model(bright)[0]
+        (gradient,) = torch.autograd.grad(scores.max(), bright)
+        gradients.append(gradient.abs().max().item())
+    assert gradients[0] == 0 < gradients[1]
+
+
+def test_class_maps_that_are_pooled_into_scores_keep_their_quantizer() -> None:
+    pooled = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = fake_quantized(pooled, "int8", NONE)
+    assert not has_quantized_logits(model, (8, 8))
+    release_logits(model, (8, 8))
+    assert quantized_modules(model) == {"Conv2d": 1}

@@ -165,6 +165,42 @@ def test_facts_and_notes_say_what_ran(bundle: Bundle) -> None:
     assert make(bundle, *FIXES).notes()[1].endswith("none")
 
 
+def test_folded_batch_norm_gets_statistics_in_training_mode_only(bundle: Bundle, tmp_path: Path) -> None:
+    """A fresh initialisation looks folded (mean 0, variance 1): saved to a file, it passes for trained weights."""
+    module = load_model("mobilenet_v2", "random:0").module
+    torch.save(module.state_dict(), tmp_path / "w.pth")
+    trained = replace(bundle, weights=bundle.weights | {"name": "w.pth", "trained": True})
+
+    def opened(*fixes: str) -> PaperEvaluator:
+        evaluator = PaperEvaluator(trained, PRECISIONS, PaperOptions(frozenset(fixes)), weights=str(tmp_path / "w.pth"))
+        evaluator.build("cpu")
+        return evaluator
+
+    restored = opened()
+    assert restored.notes()[2].startswith("mobilenet_v2: BatchNorm is folded into the convolutions")
+    f32 = restored._models["f32"]
+    assert all(layer.running_mean.abs().max() > 0 for layer in f32.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    image = restored._calibration()[0]
+    with torch.no_grad():
+        torch.testing.assert_close(f32.eval()(image), module(image), rtol=1e-3, atol=1e-4)
+    assert len(opened("eval-mode").notes()) == 2
+    assert len(make(bundle).notes()) == 2
+
+
+def test_observing_moves_the_observers_and_evaluates_nothing(bundle: Bundle) -> None:
+    evaluator = make(bundle, "eval-mode")
+    assert evaluator.logits_quantized()
+    assert not make(bundle, "logits").logits_quantized()
+    given = samples(evaluator)
+    fresh = evaluator.state()
+    evaluator.observe(given)
+    observed = evaluator.state()
+    assert observed != fresh
+    evaluated = make(bundle, "eval-mode")
+    evaluated.evaluate(given, StageClock())
+    assert evaluated.state() == observed  # in evaluation mode there is no noise: the same ranges
+
+
 def test_other_weights_than_the_bundle_s_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(QcamError, match=r"does not hold the weights of .*--paper-weights mobilenet_v2=FILE"):
         PaperEvaluator(bundle, PRECISIONS, PaperOptions(), weights="random:1")
