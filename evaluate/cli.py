@@ -100,7 +100,7 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
     "--paper-fix",
     "paper_fixes",
     metavar="NAME,…",
-    help="With --protocol paper, slips to switch off: eval-mode, calibrated, 8bit, f32-top1, alpha, crop, float-maps, "
+    help="With --protocol paper, slips to switch off: eval-mode, logits, calibrated, 8bit, f32-top1, alpha, crop, float-maps, "
     "per-channel.",
 )
 @click.option(
@@ -211,6 +211,7 @@ def main(
         options=dict(key_value(entry, "--saliency-option") for entry in saliency_options),
         trust_remote_code=trust_remote_code,
         cache=cache,
+        device=torch_device(device, threads) if saliency.startswith("birefnet") and trust_remote_code else "cpu",
     )
     fixes = tuple(sorted(filter(None, (paper_fixes or "").replace(" ", "").split(","))))
     options = StudyOptions(
