@@ -67,6 +67,8 @@ def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str
     Returns:
         The figure; None if nothing is left to draw.
     """
+    if not images:
+        return None
     facts = results.run["models"][model]
     pictures = {item.image: item for item in results.pictures(images) if item.geometry == facts["geometry"]}
     shown = [image for image in images if image in pictures]

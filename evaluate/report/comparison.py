@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,29 +12,49 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from qcam.evaluate.metrics import correlation
-from qcam.evaluate.report.numbers import difference, figure
+from qcam.evaluate.report.numbers import difference, figure, share
 from qcam.evaluate.report.runs import Run
 from qcam.evaluate.results import MAPS, Columns, read_arrow
 from qcam.evaluate.statistics import bootstrap_intervals
 
-#: Parts of run.json in which runs can differ to a figure's effect.
-_TOLD = ("provider", "protocol", "plan", "machine", "kernels", "int8_kernels_saturate_in_pairs", "models")
-#: Facts that only repeat others, or say nothing to a reader.
-_LEFT_OUT = ("classes", "kernels.answers")
+#: Parts of run.json in which runs can differ to a figure's effect, besides their models.
+_TOLD = ("provider", "protocol", "plan", "machine", "kernels", "int8_kernels_saturate_in_pairs")
+#: Facts that only repeat others.
+_LEFT_OUT = ("plan.cpu_features", "plan.kernels", "plan.options.settings.provider", "kernels.answers")
+_HASH = re.compile("[0-9a-f]{40,}")
 #: Characters of a value that are shown.
 _BRIEF = 90
 
 
 def plan_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return what differs between the runs: name, and the value of each run, `–` where it has none."""
-    flat = [_flat({key: run.results.run.get(key) for key in _TOLD}) for run in runs]
+    common = [model for model in runs[0].results.models if all(model in run.results.models for run in runs)]
+    flat = [
+        {"models": ", ".join(run.results.models)}
+        | _flat({key: run.results.run.get(key) for key in _TOLD})
+        | _flat({model: _facts(run, model) for model in common})
+        for run in runs
+    ]
     names = dict.fromkeys(name for of in flat for name in of)
     rows = []
     for name in names:
         values = [of.get(name, "–") for of in flat]
-        if len(set(values)) > 1 and not any(part in name for part in _LEFT_OUT):
+        # A model that not every run has is named once, with the models.
+        elsewhere = name.startswith("plan.bundles.") and name.removeprefix("plan.bundles.") not in common
+        if len(set(values)) > 1 and not elsewhere and not name.startswith(_LEFT_OUT):
             rows.append({"name": name, "values": [{"brief": _brief(value), "whole": value} for value in values]})
     return rows
+
+
+def _facts(run: Run, model: str) -> dict[str, Any]:
+    """Return what tells one model of two runs apart."""
+    told = run.results.run["models"][model]
+    facts: dict[str, Any] = {"weights": told.get("weights"), "geometry": told.get("geometry")}
+    for precision, of in told["precisions"].items():
+        facts[precision] = {"file": of.get("sha256"), "tap": of.get("tap")}
+        facts[precision]["integer coverage"] = share((of.get("integer_coverage") or {}).get("macs"))
+        facts[precision]["fallback"] = of.get("fallback")
+    return facts
 
 
 def image_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -155,4 +176,5 @@ def _flat(value: Any, where: str = "") -> dict[str, str]:
 
 
 def _brief(text: str) -> str:
+    text = _HASH.sub(lambda found: found[0][:12] + "…", text)
     return text if len(text) <= _BRIEF else text[: _BRIEF - 1] + "…"

@@ -126,7 +126,7 @@ def _context(
         ],
         "metrics": METRICS,
         "flips": tables.flip_table(runs),
-        "tests": tables.test_table(runs),
+        "tests": tables.paired_table(runs),
         "interval": _interval(runs[0]),
         "depth": [{"svg": _inline(chart, f"depth{place}")} for place, chart in enumerate(depth)],
         "checks": checks,

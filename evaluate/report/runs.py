@@ -19,7 +19,7 @@ _KEPT = ("image", "image_sha256", "top1", "top1_agrees", *METRICS, *FAITHFULNESS
 Entry = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One result folder under the name it has in the report.
 

@@ -175,7 +175,7 @@ def _mean(found: Any, group: str) -> str:
     return figure(value.get("mean"))
 
 
-def test_table(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
+def paired_table(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
     """Return the paired tests, metric by metric."""
     by_metric: dict[str, list[dict[str, Any]]] = {}
     for run in runs:

@@ -107,6 +107,36 @@ def test_a_toggle_shows_another_precision(browse: Callable[..., Any], javascript
     assert len(seen) == len(labels) >= 5  # photo, object, f32, int16, int8, and the simulations
 
 
+def test_arrow_keys_walk_through_the_precisions(browse: Callable[..., Any]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    driver = browse(javascript=False)
+    first = driver.find_element("css selector", "article.card")
+    keys = [item.get_attribute("data-k") for item in first.find_elements("css selector", ".viewer > input")]
+    chosen = first.find_element("css selector", ".viewer > input:checked")
+    assert chosen.get_attribute("data-k") == "int8"  # the coarsest precision's deployed CAM comes first
+    chosen.send_keys(Keys.ARROW_LEFT)
+    now = first.find_element("css selector", ".viewer > input:checked").get_attribute("data-k")
+    assert now == keys[keys.index("int8") - 1] == "int16"
+
+
+def test_the_dark_page_is_dark_with_its_charts(browse: Callable[..., Any]) -> None:
+    driver = browse()
+    script = """
+        const color = (selector, name) => getComputedStyle(document.querySelector(selector))[name];
+        return [color('body', 'backgroundColor'), color('body', 'color'), color('#summary svg text', 'fill')];
+    """
+
+    def light(text: str) -> bool:
+        values = [float(value) for value in text[text.index("(") + 1 : -1].split(",")[:3]]
+        return sum(values) / 3 > 128
+
+    for scheme, expected in (("light", [True, False, False]), ("dark", [False, True, True])):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        assert [light(color) for color in driver.execute_script(script)] == expected
+
+
 def test_without_javascript_table_and_pictures_are_there_and_tools_are_not(browse: Callable[..., Any]) -> None:
     driver = browse(javascript=False)
     assert driver.find_element("css selector", "table.study").is_displayed()
