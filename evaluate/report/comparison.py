@@ -127,6 +127,8 @@ def _common(mine: Columns, theirs: Columns) -> tuple[list[int], list[int]]:
 
 def _maps_compared(first: Run, other: Run, model: str, precision: str, names: set[str]) -> dict[str, Any]:
     told: dict[str, Any] = {"cc": "–", "cc_min": "–", "equal": "–", "worst": "", "maps": 0, "equal_maps": 0, "smallest": None}
+    if len({run.results.run["models"][model].get("geometry") for run in (first, other)}) > 1:
+        return told  # the same cell shows another part of the image
     mine, theirs = (_maps(run, model, precision) for run in (first, other))
     shared = [name for name in mine if name in names and name in theirs and mine[name].shape == theirs[name].shape]
     if not shared:
@@ -172,7 +174,7 @@ def _flat(value: Any, where: str = "") -> dict[str, str]:
         return found
     if isinstance(value, list) and len(value) > 0 and isinstance(value[0], dict):
         return {where: json.dumps(value)}
-    return {where: ", ".join(map(str, value)) if isinstance(value, list) else "–" if value is None else str(value)}
+    return {where: ", ".join(map(str, value)) if isinstance(value, list) else "–" if value in (None, "") else str(value)}
 
 
 def _brief(text: str) -> str:

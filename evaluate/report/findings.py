@@ -39,7 +39,7 @@ def between_runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         found = [row for row in rows if row["run"] == other and row["maps"]]
         maps, equal = sum(row["maps"] for row in found), sum(row["equal_maps"] for row in found)
         if not maps:
-            lines.append(f"{other} and {base} hold no image in common under the same model and precision.")
+            lines.append(f"No CAM of {other} can be held against one of {base}: no model, image and crop in common.")
             continue
         line = f"{other} against {base}: {equal:,} of {count(maps, 'CAM')} equal, bit for bit"
         ranked = sorted((row for row in found if row["smallest"] is not None), key=lambda row: float(row["smallest"]))

@@ -243,4 +243,12 @@ def test_images_of_other_content_are_not_compared(ran: Path, tmp_path: Path) -> 
     pq.write_table(table.set_column(place, "image_sha256", other), folder / RESULTS)
     rows = image_differences(name_runs([Results(ran), Results(folder)]))
     assert {row["n"] for row in rows} == {"0"}
-    assert between_runs(rows) == ["other and results hold no image in common under the same model and precision."]
+    assert between_runs(rows) == ["No CAM of other can be held against one of results: no model, image and crop in common."]
+
+
+def test_maps_of_another_crop_are_not_compared(ran: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ran, tmp_path / "other")
+    text = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(re.sub(r'"geometry": "[^"]*"', '"geometry": "squash 32×32"', text))
+    rows = image_differences(name_runs([Results(ran), Results(folder)]))
+    assert {(row["n"], row["cc"], row["maps"]) for row in rows} == {("7", "–", 0)}
