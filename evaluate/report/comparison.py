@@ -94,8 +94,7 @@ def _compared(
     names = [str(name) for name in mine[key]["image"][left]]
     row |= _maps_compared(first, other, model, precision, set(names))
     top1 = mine[key]["top1"][left], theirs[key]["top1"][right]
-    both = np.isfinite(top1[0]) & np.isfinite(top1[1])
-    row["top1"] = f"{int((top1[0] != top1[1])[both].sum()):,} of {int(both.sum()):,}"
+    row["top1"] = f"{int((top1[0] != top1[1]).sum()):,} of {len(left):,}"
     row |= {"difference": "–", "interval": "", "largest": "–", "at": ""}
     against = (precision, "vs_f32")
     if against in mine and against in theirs:
@@ -115,11 +114,12 @@ def _compared(
 
 
 def _common(mine: Columns, theirs: Columns) -> tuple[list[int], list[int]]:
-    """Return the places of the images that both hold, by name and content."""
+    """Return the places of the images that both have evaluated, by name and content."""
     known = {pair: place for place, pair in enumerate(zip(theirs["image"], theirs["image_sha256"], strict=True))}
     left, right = [], []
     for place, pair in enumerate(zip(mine["image"], mine["image_sha256"], strict=True)):
-        if pair in known:
+        # An image that one of them refused has no top-1 class.
+        if pair in known and np.isfinite(mine["top1"][place]) and np.isfinite(theirs["top1"][known[pair]]):
             left.append(place)
             right.append(known[pair])
     return left, right
