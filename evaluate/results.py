@@ -256,7 +256,7 @@ class Results:
         if model is not None:
             chosen = pc.field("model") == model
         if images is not None:
-            those = pc.field("image").isin(sorted(set(images)))
+            those = pc.field("image").isin(pa.array(sorted(set(images)), pa.string()))
             chosen = those if chosen is None else chosen & those
         return read_arrow(self.folder / name, filters=chosen)
 

@@ -377,6 +377,8 @@ class Study:
     def _delete_results(self) -> None:
         """Remove this program's own files from the folder; anything else in it is not ours to delete."""
         ours = [*FILES, RUN, TABLE, REPORT, "table.csv", "table.tex", *(path.name for path in self.folder.glob("grid-*.png"))]
+        for kind in ("overview", "distribution-*", "depth-*", "grid-*"):
+            ours += [f"figures/{path.name}" for path in self.folder.glob(f"figures/{kind}.*")]
         remove_leftovers(self.folder)
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         for name in ours:

@@ -459,3 +459,19 @@ def test_accuracy_needs_no_f32(tiny_bundle, photographs, tmp_path):
     options = StudyOptions(precisions=("int8",), target="own-top1", saliency="none")
     rows = finish(Study([tiny_bundle], images, None, options, tmp_path / "out"))
     assert [entry["n"] for entry in entries_of(rows) if entry["metric"] == "accuracy"] == [1]
+
+
+def test_nothing_is_read_of_no_images(tiny_bundle, photographs, tmp_path):
+    study = make(tiny_bundle, find_images(photographs)[2:3], tmp_path / "out")
+    finish(study)
+    assert study.results().pictures([]) == study.results().maps(images=[]) == []
+
+
+def test_force_leaves_no_old_figure(tiny_bundle, photographs, tmp_path):
+    study = make(tiny_bundle, find_images(photographs)[2:3], tmp_path / "out")
+    finish(study)
+    (tmp_path / "out" / "figures").mkdir()
+    for name in ("overview.svg", "distribution-vs_f32-CC.png", "grid-old.png", "mine.svg"):
+        (tmp_path / "out" / "figures" / name).write_text("old")
+    finish(make(tiny_bundle, find_images(photographs)[3:4], tmp_path / "out"), force=True)
+    assert [path.name for path in (tmp_path / "out" / "figures").iterdir()] == ["mine.svg"]
