@@ -94,6 +94,7 @@ def measured(
         "bundle": bundle.fingerprint,
         "fixes": sorted(fixes),
         "passes": passes,
+        "threads": torch.get_num_threads(),  # training mode amplifies the order of a sum
         "images": [sha256_file(photograph.path) for photograph in photographs],
         "code": fingerprint({path.name: sha256_file(path) for path in code}),
         "versions": machine.versions(),
