@@ -172,7 +172,7 @@ def test_the_paper_s_protocol_runs_beside_the_deployed_one(lite0_bundle, photogr
     text = " ".join(done.stdout.split())
     assert "2 images, provider PyTorch" in text
     assert "slips switched off: calibrated, eval-mode" in text
-    assert "slips of the authors' code that are in: 8bit, f32-top1, alpha, crop, float-maps" in text
+    assert "slips of the authors' code that are in: logits, 8bit, f32-top1, alpha, crop, float-maps" in text
     assert "nothing of it is deployed" in text
     assert "fake-quant v. deployed" not in text
     folder = tmp_path / "out" / "photographs-paper"  # never the folder of the deployed protocol
