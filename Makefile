@@ -40,9 +40,9 @@ bench: setup-dev
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/mirror.py
 
-# docs/paper.md's tables: MODELS="bundles/efficientnet_lite0 bundles/mobilenet_v2=WEIGHTS ..." (ten minutes)
+# docs/paper.md's tables: MODELS="bundles/efficientnet_lite0 bundles/mobilenet_v2=WEIGHTS ..." (half an hour)
 ablation: setup-dev
-	$(BIN)/python benchmarks/paper_ablation.py $(MODELS)
+	$(BIN)/python benchmarks/paper_ablation.py $(MODELS) --threads 1
 
 # Peak memory at 200 and 2,000 images (half an hour)
 memory: setup-dev
