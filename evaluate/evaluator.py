@@ -405,11 +405,16 @@ def _softmax(logits: NDArray[np.float32]) -> Array:
     return result
 
 
-def _relative(comparison: str, run: _Run, other: _Run, index: int) -> float:
-    """Return |difference| / |reference| of the logits; the reference is f32, or the deployed run for the fake-quant one."""
-    reference = other.logits[index] if comparison == "vs_f32" else run.logits[index]
-    difference = run.logits[index].astype(np.float64) - other.logits[index]
+def relative_error(logits: NDArray[np.float32], other: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Return |logits - other| / |reference| of one image, in the Euclidean norm, float64."""
+    difference = logits.astype(np.float64) - other
     return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), np.finfo(np.float64).tiny))
+
+
+def _relative(comparison: str, run: _Run, other: _Run, index: int) -> float:
+    """Return the relative error; the reference is f32, or the deployed run for the fake-quant one."""
+    reference = other if comparison == "vs_f32" else run
+    return relative_error(run.logits[index], other.logits[index], reference.logits[index])
 
 
 def _codes_equal(comparison: str, run: _Run, other: _Run | None, index: int) -> float | None:

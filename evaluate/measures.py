@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.evaluate.metrics import is_constant
+from qcam.evaluate.metrics import undefined_if_constant
 
 Array = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ def rank_correlation(maps: Array, references: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         result = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     result = np.where((a == b).all(axis=1), 1.0, np.clip(result, -1.0, 1.0))
-    return _undefined(result, maps, references)
+    return undefined_if_constant(result, maps, references)
 
 
 def overlap(maps: Array, references: Array, share: float = TOP_SHARE) -> Array:
@@ -58,7 +58,7 @@ def overlap(maps: Array, references: Array, share: float = TOP_SHARE) -> Array:
     a, b = _top(maps, share), _top(references, share)
     with np.errstate(divide="ignore", invalid="ignore"):
         result = (a & b).sum(axis=(1, 2)) / (a | b).sum(axis=(1, 2))
-    return _undefined(result, maps, references)
+    return undefined_if_constant(result, maps, references)
 
 
 def energy_in_object(maps: Array, saliency: Array, threshold: float = OBJECT) -> Array:
@@ -82,7 +82,7 @@ def energy_in_object(maps: Array, saliency: Array, threshold: float = OBJECT) ->
     with np.errstate(divide="ignore", invalid="ignore"):
         result = np.where(inside, maps, 0.0).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
     # The two sums round differently: a share is at most 1.
-    return _undefined(np.where(inside.any(axis=(1, 2)), np.minimum(result, 1.0), np.nan), maps, saliency)
+    return undefined_if_constant(np.where(inside.any(axis=(1, 2)), np.minimum(result, 1.0), np.nan), maps, saliency)
 
 
 def drop_and_increase(before: Array, after: Array) -> tuple[Array, NDArray[np.bool_]]:
@@ -173,7 +173,3 @@ def _top(maps: Array, share: float) -> NDArray[np.bool_]:
     lowest = maps.min(axis=(1, 2), keepdims=True)
     chosen: NDArray[np.bool_] = (maps >= least[:, None, None]) & (maps > lowest)
     return chosen
-
-
-def _undefined(values: Array, maps: Array, references: Array) -> Array:
-    return np.where(is_constant(maps) | is_constant(references), np.nan, values)

@@ -34,7 +34,7 @@ def similarity(maps: Array, references: Array) -> Array:
     array([0.25])
     """
     result: Array = np.minimum(_distribution(maps), _distribution(references)).sum(axis=(1, 2))
-    return _undefined(_one_if_equal(result, maps, references), maps, references)
+    return undefined_if_constant(_one_if_equal(result, maps, references), maps, references)
 
 
 def correlation(maps: Array, references: Array) -> Array:
@@ -55,7 +55,7 @@ def correlation(maps: Array, references: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         product = (a * b).sum(axis=(1, 2))
         result = product / (np.sqrt((a * a).sum(axis=(1, 2))) * np.sqrt((b * b).sum(axis=(1, 2))))
-    return _undefined(_one_if_equal(np.clip(result, -1.0, 1.0), maps, references), maps, references)
+    return undefined_if_constant(_one_if_equal(np.clip(result, -1.0, 1.0), maps, references), maps, references)
 
 
 def divergence(maps: Array, references: Array) -> Array:
@@ -70,7 +70,7 @@ def divergence(maps: Array, references: Array) -> Array:
     """
     p, q = _distribution(maps), _distribution(references)
     result: Array = (p * np.log(EPSILON + p / (EPSILON + q))).sum(axis=(1, 2))
-    return _undefined(result, maps, references)
+    return undefined_if_constant(result, maps, references)
 
 
 def all_metrics(maps: Array, references: Array) -> dict[str, Array]:
@@ -100,5 +100,6 @@ def _one_if_equal(values: Array, maps: Array, references: Array) -> Array:
     return np.where((maps == references).all(axis=(1, 2)), 1.0, values)
 
 
-def _undefined(values: Array, maps: Array, references: Array) -> Array:
+def undefined_if_constant(values: Array, maps: Array, references: Array) -> Array:
+    """Return values of map by map, NaN where either map says nothing (`is_constant`)."""
     return np.where(is_constant(maps) | is_constant(references), np.nan, values)

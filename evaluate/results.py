@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -274,11 +274,6 @@ def _values(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
         return np.array(column.to_pylist(), object)
     numbers: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers
-
-
-def write_table(path: Path, items: Iterable[Any], schema: pa.Schema) -> None:
-    """Write dataclass objects to a Parquet file that appears whole or not at all."""
-    write_arrow(path, pa.Table.from_pylist([asdict(item) for item in items], schema=schema))
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:

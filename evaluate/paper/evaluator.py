@@ -23,7 +23,7 @@ from qcam.calibration.photographs import calibration_photographs
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.evaluate.cam import cam, normalise, upsample
-from qcam.evaluate.evaluator import Sample
+from qcam.evaluate.evaluator import Sample, relative_error
 from qcam.evaluate.measures import area_average, energy_in_object, overlap, rank_correlation
 from qcam.evaluate.metrics import all_metrics, is_constant
 from qcam.evaluate.paper.batch_norm import is_folded, restore_statistics
@@ -298,7 +298,9 @@ class PaperEvaluator:
                         top1=top1 if finite else None,
                         label=sample.label,
                         top1_agrees=None if other is None or not finite else top1 == int(other.logits.argmax()),
-                        logit_error=None if other is None or not finite else _relative(run.logits, other.logits),
+                        logit_error=None
+                        if other is None or not finite
+                        else relative_error(run.logits, other.logits, other.logits),
                         status=status,
                         remark=sample.remark,
                     )
@@ -325,11 +327,6 @@ class PaperEvaluator:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(int.from_bytes(digest[:7]))
             yield
-
-
-def _relative(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    difference = logits.astype(np.float64) - reference
-    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), np.finfo(np.float64).tiny))
 
 
 def _load(bundle: Bundle, weights: str | None) -> tuple[nn.Module, str]:
