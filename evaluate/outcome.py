@@ -10,7 +10,7 @@ from qcam.common import console
 from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
 from qcam.evaluate.evaluator import BundleEvaluator, Evaluator
-from qcam.evaluate.report.options import COLORMAPS, ReportOptions
+from qcam.evaluate.report import COLORMAPS, ReportOptions
 from qcam.evaluate.results import RESULTS, TABLE, Results, read_arrow
 from qcam.evaluate.table import as_markdown, as_rich, placement_section
 from qcam.evaluate.table_files import as_csv, as_latex, flip_section, interval_section, paired_section, paper_section
@@ -83,7 +83,7 @@ def draw(results: Results, *, grid_rows: int, report: bool, colormap: str) -> No
 
             write_grids(results, grid_rows, colormap)
         if report:
-            from qcam.evaluate.report import write_report
+            from qcam.evaluate.report.write import write_report
 
             write_report([results], folder, ReportOptions(colormap=colormap))
     shown = ["report.html"] * report + ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]

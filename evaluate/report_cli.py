@@ -53,7 +53,8 @@ def main(
     folders: tuple[Path, ...], output: Path, checks: tuple[Path, ...], colormap: str, pictures: int, names: str | None
 ) -> None:
     """Write the report of each RESULT, a folder of qcam-eval; several are compared side by side, the first with all others."""
-    from qcam.evaluate.report import ReportOptions, write_report
+    from qcam.evaluate.report import ReportOptions
+    from qcam.evaluate.report.write import write_report
     from qcam.evaluate.results import Results
 
     results = [Results(folder) for folder in folders]

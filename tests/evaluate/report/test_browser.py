@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qcam.evaluate.report import write_report
+from qcam.evaluate.report.write import write_report
 from qcam.evaluate.results import Results
 
 _BROWSER, _DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))

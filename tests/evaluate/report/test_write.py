@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from qcam.common.errors import QcamError
-from qcam.evaluate.report import BUDGET, ReportOptions, write_report
+from qcam.evaluate.report import BUDGET, ReportOptions
+from qcam.evaluate.report.write import write_report
 from qcam.evaluate.results import Results
 
 
