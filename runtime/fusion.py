@@ -208,7 +208,7 @@ def _group(graph: Graph, node: onnx.NodeProto, bits: int, fixed: frozenset[str])
             return None
         group = Group(_FLOAT_RESULT[node.op_type], node, operands, None, node.output[0], ())
     else:
-        output = _codes_of_quantizer(graph, inner[-1])
+        output = codes_of_quantizer(graph, inner[-1])
         if output is None:
             return None
         group = Group(kernel, node, operands, output, inner[-1].output[0], inner)
@@ -223,7 +223,7 @@ def _operands(graph: Graph, node: onnx.NodeProto, bits: int) -> tuple[Codes | No
             continue
         if index > 0 and node.op_type in PASSING_OPERATORS:  # shapes, axes, indices
             continue
-        codes = _codes_of_dequantized(graph, name)
+        codes = codes_of_dequantized(graph, name)
         is_bias = index == 2 and node.op_type in ("Conv", "Gemm")
         if codes is None:
             # A float bias is quantized by ONNX Runtime when it loads the graph, with scale x_scale · w_scale.
@@ -237,7 +237,7 @@ def _operands(graph: Graph, node: onnx.NodeProto, bits: int) -> tuple[Codes | No
 
 def _is_quantizable_bias(graph: Graph, node: onnx.NodeProto, name: str) -> bool:
     """Tell whether ONNX Runtime quantizes a float bias: a constant list, and the weight's scales run along the outputs."""
-    value, weight = _constant(graph, name), _codes_of_dequantized(graph, node.input[1])
+    value, weight = _constant(graph, name), codes_of_dequantized(graph, node.input[1])
     if value is None or weight is None or value.dtype != np.float32 or value.ndim != 1:
         return False
     axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
@@ -295,10 +295,10 @@ def _rewritten(graph: Graph, node: onnx.NodeProto, grouped: bool) -> str:
         readers = _edges(graph, node.output[0])
         if len(readers) == 1 and readers[0].op_type == "Add" and graph.fixed.intersection(readers[0].input):
             return "joins it and the addition behind it into one Gemm"
-    if operator == "Where" and all(_codes_of_dequantized(graph, name) for name in node.input[1:3]):
+    if operator == "Where" and all(codes_of_dequantized(graph, name) for name in node.input[1:3]):
         return "computes on codes (QLinearWhere)" if _way_to_quantizer(graph, node.output[0]) else ""
     if operator in INTEGER_KERNEL_OF and not grouped and not graph.fixed.issuperset(node.output):
-        operands = [_codes_of_dequantized(graph, _before(graph, name)) for name in node.input if name]
+        operands = [codes_of_dequantized(graph, _before(graph, name)) for name in node.input if name]
         passed = any(_before(graph, name) != name for name in node.input)
         behind = _behind(graph, node.output[0])
         passed |= behind != node.output[0]
@@ -314,7 +314,7 @@ def _is_second_pair(graph: Graph, quantizer: onnx.NodeProto) -> bool:
     between = graph.producer.get(tensor)
     if between is None or between.op_type != "DequantizeLinear" or tensor in graph.outputs:
         return False
-    first, second = _codes_of_dequantized(graph, tensor), _codes_of_quantizer(graph, quantizer)
+    first, second = codes_of_dequantized(graph, tensor), codes_of_quantizer(graph, quantizer)
     before = graph.producer.get(between.input[0])
     if first is None or second is None or before is None or before.op_type != "QuantizeLinear":
         return False
@@ -329,7 +329,7 @@ def _has_equal_quantizers(graph: Graph, node: onnx.NodeProto) -> bool:
     readers = graph.consumers.get(node.output[0], [])
     if len(readers) < 2 or any(reader.op_type != "QuantizeLinear" for reader in readers):
         return False
-    codes = [_codes_of_quantizer(graph, reader) for reader in readers]
+    codes = [codes_of_quantizer(graph, reader) for reader in readers]
     first = codes[0]
     alike = first is not None and all(other is not None and first.same_meaning(other) for other in codes)
     return alike and sum(reader.output[0] in graph.outputs for reader in readers) < 2
@@ -337,7 +337,7 @@ def _has_equal_quantizers(graph: Graph, node: onnx.NodeProto) -> bool:
 
 def _quantizes_weight(graph: Graph, node: onnx.NodeProto) -> bool:
     """Tell whether a float weight lies between quantized activations: a constant, the result on its way to a quantizer."""
-    x, weight = _codes_of_dequantized(graph, node.input[0]), _constant(graph, node.input[1])
+    x, weight = codes_of_dequantized(graph, node.input[0]), _constant(graph, node.input[1])
     if x is None or x.scale.size != 1 or weight is None or weight.dtype != np.float32:
         return False
     if len(node.input) > 2 and node.input[2]:
@@ -356,11 +356,11 @@ def _quantizes_weight(graph: Graph, node: onnx.NodeProto) -> bool:
 
 def _quantizes_activations(graph: Graph, node: onnx.NodeProto) -> bool:
     """Tell whether float activations meet an 8-bit matrix laid out as inputs × outputs, and the result stays float."""
-    codes = _codes_of_dequantized(graph, node.input[1])
+    codes = codes_of_dequantized(graph, node.input[1])
     matrix = None if codes is None else _constant(graph, codes.tensor)
     if codes is None or matrix is None or matrix.ndim != 2 or codes.dtype.itemsize != 1:
         return False
-    if _codes_of_dequantized(graph, node.input[0]) is not None or not _returns_float(graph, node.output[0]):
+    if codes_of_dequantized(graph, node.input[0]) is not None or not _returns_float(graph, node.output[0]):
         return False
     if attribute(node, "transA", 0) or attribute(node, "transB", 0) or attribute(node, "alpha", 1.0) != 1.0:
         return False
@@ -428,7 +428,7 @@ def _edges(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
 
 def _is_redundant(graph: Graph, clip: onnx.NodeProto, quantizer: onnx.NodeProto) -> bool:
     """Tell whether a quantizer's own range already does what a Relu or Clip in front of it does, limits rounded to codes."""
-    codes = _codes_of_quantizer(graph, quantizer)
+    codes = codes_of_quantizer(graph, quantizer)
     if codes is None or codes.scale.size != 1:
         return False
     limits = np.iinfo(codes.dtype.name)
@@ -449,14 +449,16 @@ def _is_redundant(graph: Graph, clip: onnx.NodeProto, quantizer: onnx.NodeProto)
     return bool(plain and steps[0] <= limits.min - zero and steps[1] >= limits.max - zero)
 
 
-def _codes_of_dequantized(graph: Graph, tensor: str) -> Codes | None:
+def codes_of_dequantized(graph: Graph, tensor: str) -> Codes | None:
+    """Return what the codes behind a dequantized tensor mean; None if it is none, or its scale is not a constant."""
     node = graph.producer.get(tensor)
     if node is None or node.op_type != "DequantizeLinear":
         return None
     return _codes(graph, node, node.input[0])
 
 
-def _codes_of_quantizer(graph: Graph, node: onnx.NodeProto) -> Codes | None:
+def codes_of_quantizer(graph: Graph, node: onnx.NodeProto) -> Codes | None:
+    """Return what the codes of a QuantizeLinear mean; None if its scale is not a constant."""
     return _codes(graph, node, node.output[0])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,15 +20,14 @@ from qcam.runtime.fusion import PASSING_OPERATORS, Group, find_groups, not_follo
 from qcam.runtime.graph import Graph
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror import integer
+from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
 from qcam.runtime.mirror.integer.kernel import Setting, straight_through
 from qcam.runtime.mirror.registry import Resolved, resolve
+from qcam.runtime.mirror.steps import Observer, Program, Step
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
 #: kernels compute, code for code.
 ARITHMETICS = ("fake_quant", "integer")
-
-#: Sees the codes of a tensor as they are computed (name, codes as float32) and may return others to go on with.
-Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -46,78 +45,6 @@ class MirrorOutputs:
     skips: tuple[torch.Tensor, ...]
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One operation, ready to run.
-
-    Attributes:
-        compute: The function.
-        attributes: Its keyword arguments.
-        inputs: Names of its arguments; empty for one left out.
-        outputs: Names of its results.
-        label: For messages.
-        done_with: Values that nothing reads behind it.
-    """
-
-    compute: Callable[..., Any]
-    attributes: dict[str, Any]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    label: str
-    done_with: tuple[str, ...] = ()
-
-
-class _Program:
-    """Steps that compute some tensors from others, and the constants they read."""
-
-    def __init__(self, steps: Sequence[_Step], wanted: Iterable[str], constants: dict[str, torch.Tensor]) -> None:
-        """Keep what is needed.
-
-        Args:
-            steps: In an order in which they can run.
-            wanted: The results.
-            constants: Values that steps may read.
-        """
-        keep = set(wanted)
-        needed = set(keep)
-        used: list[_Step] = []
-        for step in reversed(steps):
-            if needed.intersection(step.outputs):
-                used.append(step)
-                needed.update(step.inputs)
-        self.steps = _with_deaths(used[::-1], keep | set(constants))
-        read = {name for step in self.steps for name in step.inputs} | keep
-        self.constants = {name: value for name, value in constants.items() if name in read}
-
-    def run(
-        self,
-        values: dict[str, torch.Tensor],
-        place: Callable[[torch.Tensor], torch.Tensor],
-        observe: Observer | None = None,
-        observed: frozenset[str] = frozenset(),
-    ) -> dict[str, torch.Tensor]:
-        """Compute the steps; values that nothing reads any more are dropped on the way."""
-        constants = self.constants
-        for step in self.steps:
-            arguments = [None if not name else values[name] if name in values else constants[name] for name in step.inputs]
-            try:
-                result = step.compute(*arguments, **step.attributes)
-            except RuntimeError as error:
-                raise QcamError(f"the mirror cannot compute {step.label}: {str(error).splitlines()[0]}") from error
-            results = result if isinstance(result, tuple) else (result,)
-            if any(step.outputs[len(results) :]):
-                raise QcamError(f"the mirror computes only the first {len(results)} outputs of {step.label}")
-            for name, value in zip(step.outputs, results, strict=False):
-                values[name] = place(value)
-                if observe is not None and name in observed:
-                    other = observe(name, values[name])
-                    if other is not None:
-                        values[name] = other
-            for name in step.done_with:
-                values.pop(name, None)
-        return values
-
-
 class Mirror:
     """A PyTorch graph built node by node from one precision of a bundle.
 
@@ -127,7 +54,7 @@ class Mirror:
         arithmetic: One of `ARITHMETICS`.
         family: The kernel family whose arithmetic `integer` follows.
         groups: What it computes as one integer kernel each; empty for `fake_quant`.
-        quantized: Names of all tensors of codes that the logits or the tap depend on, in graph order.
+        quantized: Names of all tensors of codes that the logits or the tap depend on, in graph order; none of a tail only.
     """
 
     def __init__(
@@ -137,6 +64,8 @@ class Mirror:
         device: str = "cpu",
         arithmetic: str = "fake_quant",
         family: KernelFamily = KERNELS["vnni"],
+        *,
+        tail_only: bool = False,
     ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
 
@@ -146,6 +75,7 @@ class Mirror:
             device: PyTorch device.
             arithmetic: One of `ARITHMETICS`.
             family: Kernel family, for `integer`.
+            tail_only: Whether only `gradient` will be asked for: the weights in front of the tap are not even read then.
 
         Raises:
             QcamError: If the arithmetic, an operator, an attribute or a constant's type is unknown, before anything runs.
@@ -164,6 +94,7 @@ class Mirror:
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
         self.groups: tuple[Group, ...] = ()
+        self.quantized: tuple[str, ...] = ()
         if arithmetic == "integer":
             for reason in not_followed(graph):
                 raise QcamError(f"{reason}; mirror arithmetic 'integer' does not follow that, choose 'fake_quant'")
@@ -181,16 +112,22 @@ class Mirror:
                 raise QcamError(f"the codes of {entry.tap.tensor} are read by something else than DequantizeLinear")
             self._entries = [node.output[0] for node in readers]
 
-        constants = self._fold()
-        live = [node for node in model.graph.node if any(output not in constants for output in node.output)]
-        self._kernels = self._build_kernels(constants)
-        wanted = [entry.logits, *taps]
-        self._forward = _Program(self._steps(live, straight_through=False), wanted, constants)
         behind = [node for node in tail.nodes if node.output[0] not in self._entries]
-        self._tail = _Program(self._steps(behind, straight_through=True), [entry.logits], constants)
-        computed = {name for step in self._forward.steps for name in step.outputs}
-        self.quantized = tuple(name for name in quantized_tensors(graph) if name in computed)
-        self._observed = frozenset(self.quantized)
+        if tail_only:
+            constants = self._fold(behind)
+            self._kernels = self._build_kernels(constants, {id(node) for node in behind})
+        else:
+            constants = self._fold()
+            self._kernels = self._build_kernels(constants)
+            live = [node for node in model.graph.node if any(output not in constants for output in node.output)]
+            wanted = [entry.logits, *taps]
+            self._stepwise = Program(self._steps(live, straight_through=False), wanted, constants)
+            fused = self._fused(live, wanted) if arithmetic == "fake_quant" else compose_lookups(self._stepwise.steps)
+            self._forward = Program(fused, wanted, constants)
+            computed = {name for step in self._stepwise.steps for name in step.outputs}
+            self.quantized = tuple(name for name in quantized_tensors(graph) if name in computed)
+            self._observed = frozenset(self.quantized)
+        self._tail = Program(self._steps(behind, straight_through=True), [entry.logits], constants)
 
     def forward(self, images: torch.Tensor | NDArray[np.float32], observe: Observer | None = None) -> MirrorOutputs:
         """Run the whole graph, without gradients.
@@ -201,7 +138,10 @@ class Mirror:
         """
         with torch.no_grad():
             values = {self._input: torch.as_tensor(images).to(self.device)}
-            values = self._forward.run(values, self._placed, observe, self._observed)
+            if observe is None:
+                values = self._forward.run(values, self._placed)
+            else:
+                values = self._stepwise.run(values, self._placed, observe, self._observed)
         entry = self.entry
         return MirrorOutputs(values[entry.logits], values[entry.tap.output], tuple(values[skip.output] for skip in entry.skips))
 
@@ -272,27 +212,34 @@ class Mirror:
         return (values - tap.zero_point) * torch.tensor(np.float32(tap.scale), device=values.device)
 
     @cached_property
-    def _whole(self) -> _Program:
+    def _whole(self) -> Program:
         """The whole graph, differentiable; made when it is first needed."""
         constants = self._fold()
         live = [node for node in self._graph.model.graph.node if any(output not in constants for output in node.output)]
         wanted = [self.entry.logits, self.entry.tap.output, *(skip.output for skip in self.entry.skips)]
-        return _Program(self._steps(live, straight_through=True), wanted, constants)
+        return Program(self._steps(live, straight_through=True), wanted, constants)
 
-    def _fold(self) -> dict[str, torch.Tensor]:
-        """Compute what depends on constants alone."""
+    def _fold(self, nodes: Iterable[onnx.NodeProto] | None = None) -> dict[str, torch.Tensor]:
+        """Compute what depends on constants alone: all of it, or as far as some nodes need it."""
         graph = self._graph
-        constants = {name: self._constant(name, tensor) for name, tensor in graph.initializers.items()}
-        fixed = graph.fixed
-        nodes = [node for node in graph.model.graph.node if all(output in fixed for output in node.output)]
-        steps = [self._step(node) for node in nodes]
+        wanted = graph.fixed
+        if nodes is not None:
+            wanted = wanted.intersection(name for node in nodes for name in (*node.input, *node.output))
+        needed = graph.upstream(wanted)
+        constants = {name: self._constant(name, tensor) for name, tensor in graph.initializers.items() if name in needed}
+        fixed = [node for node in graph.model.graph.node if all(output in graph.fixed for output in node.output)]
         with torch.no_grad():
-            return constants | _Program(steps, fixed, constants).run({}, self._placed)
+            values = Program([self._step(node) for node in fixed], wanted, constants).run({}, self._placed)
+        return constants | values
 
-    def _build_kernels(self, constants: dict[str, torch.Tensor]) -> dict[str, Callable[..., torch.Tensor]]:
-        """Build the integer kernel of each group; result → kernel."""
+    def _build_kernels(
+        self, constants: dict[str, torch.Tensor], nodes: set[int] | None = None
+    ) -> dict[str, Callable[..., torch.Tensor]]:
+        """Build the integer kernel of each group, or of those of some nodes; result → kernel."""
         kernels = {}
         for group in self.groups:
+            if nodes is not None and id(group.node) not in nodes:
+                continue
             resolved = self._resolved[id(group.node)]
             names = [codes.tensor for codes in group.inputs if codes is not None]
             if len(names) < len(group.inputs):
@@ -302,7 +249,7 @@ class Mirror:
             kernels[group.result] = integer.build(setting)
         return kernels
 
-    def _steps(self, nodes: Iterable[onnx.NodeProto], *, straight_through: bool) -> list[_Step]:
+    def _steps(self, nodes: Iterable[onnx.NodeProto], *, straight_through: bool) -> list[Step]:
         """Put nodes into steps, groups as one each; with their float simulation beside them if gradients shall flow."""
         last = {id(group.inner[-1] if group.inner else group.node): group for group in self.groups}
         inside = {id(node) for group in self.groups for node in (group.node, *group.inner)}
@@ -317,20 +264,40 @@ class Mirror:
                 codes.tensor for codes in group.inputs if codes is not None and codes.tensor not in self._graph.fixed
             )
             kernel = self._kernels[group.result]
+            named = (group.node.op_type, group.node.name or group.result)
             if straight_through:
                 simulated = f"{group.result}/simulated"
                 steps.append(replace(self._step(node), outputs=(simulated,)))
-                step = _Step(_exact(kernel), {}, (simulated, *operands), (group.result,), group.label)
+                step = Step(_exact(kernel), {}, (simulated, *operands), (group.result,), *named)
             else:
-                step = _Step(kernel, {}, operands, (group.result,), group.label)
+                step = Step(kernel, {}, operands, (group.result,), *named)
             others = tuple(group.node.input[1:]) if group.node.op_type in PASSING_OPERATORS else ()
             steps.append(replace(step, inputs=(*step.inputs, *others)))
         return steps
 
-    def _step(self, node: onnx.NodeProto) -> _Step:
+    def _step(self, node: onnx.NodeProto) -> Step:
         resolved: Resolved = self._resolved[id(node)]
-        label = f"{node.op_type} {node.name or node.output[0]}"
-        return _Step(resolved.function, resolved.attributes, tuple(node.input), tuple(node.output), label)
+        name = node.name or node.output[0]
+        return Step(resolved.function, resolved.attributes, tuple(node.input), tuple(node.output), node.op_type, name)
+
+    def _fused(self, nodes: Iterable[onnx.NodeProto], wanted: Iterable[str]) -> list[Step]:
+        """Put nodes into steps, each quantizer with the dequantizers behind it as one."""
+        pairs = {pair.quantizer.output[0]: pair for pair in find_pairs(self._graph, wanted)}
+        renamed = {other: pair.results[0] for pair in pairs.values() for other in pair.results[1:]}
+        dequantized = {result for pair in pairs.values() for result in pair.results}
+        steps = []
+        for node in nodes:
+            if node.output[0] in dequantized:
+                continue
+            step = self._step(node)
+            pair = pairs.get(node.output[0])
+            if pair is not None:
+                compute = FakeQuantize(pair.codes, self.device)
+                step = Step(
+                    compute, {}, (node.input[0],), (pair.results[0],), step.operator, step.name, in_place=compute.in_place
+                )
+            steps.append(replace(step, inputs=tuple(renamed.get(name, name) for name in step.inputs)))
+        return steps
 
     def _constant(self, name: str, tensor: onnx.TensorProto) -> torch.Tensor:
         try:
@@ -368,15 +335,3 @@ def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
     return compute
 
-
-def _with_deaths(steps: Sequence[_Step], keep: set[str]) -> list[_Step]:
-    """Add to each step the values that are dead behind it."""
-    last_reader: dict[str, int] = {}
-    for index, step in enumerate(steps):
-        for name in (*step.inputs, *step.outputs):  # an output that nothing reads dies at once
-            if name and name not in keep:
-                last_reader[name] = index
-    dead: dict[int, list[str]] = {}
-    for name, index in last_reader.items():
-        dead.setdefault(index, []).append(name)
-    return [replace(step, done_with=tuple(dead.get(index, ()))) for index, step in enumerate(steps)]

@@ -16,17 +16,20 @@ from numpy.typing import NDArray
 from qcam.runtime.fusion import Codes
 from qcam.runtime.mirror.integer.kernel import (
     Kernel,
+    Lookup,
     Setting,
     all_codes,
     dequantize_codes,
     fused_multiply_add,
     kernel,
     limits,
-    lookup,
     quantize_values,
+    take,
 )
 
 _F32 = np.float32
+#: Codes of an operand of 8 bits.
+_CODES = 256
 
 # Coefficients of the rational approximation of the logistic function in Eigen and MLAS, on [-18, 18]: p(x) / q(x) + 1/2.
 _LOGISTIC_NUMERATOR = (
@@ -69,7 +72,7 @@ def sigmoid(setting: Setting) -> Kernel:
     """A table of quantize(logistic(dequantize(code)))."""
     (x,) = setting.inputs
     values = logistic(dequantize_codes(all_codes(x), x))
-    return lookup(setting.tensor(quantize_values(values, setting.output)), limits(x)[0])
+    return Lookup(setting.tensor(quantize_values(values, setting.output)), limits(x)[0])
 
 
 @kernel("LeakyRelu")
@@ -78,7 +81,7 @@ def leaky_relu(setting: Setting) -> Kernel:
     (x,) = setting.inputs
     values = dequantize_codes(all_codes(x), x)
     slope = _F32(setting.attributes.get("alpha", 0.01))
-    return lookup(setting.tensor(quantize_values(np.where(values >= 0, values, values * slope), setting.output)), limits(x)[0])
+    return Lookup(setting.tensor(quantize_values(np.where(values >= 0, values, values * slope), setting.output)), limits(x)[0])
 
 
 def logistic(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -134,22 +137,51 @@ def _rounded(values: NDArray[np.float32], output: Codes) -> NDArray[np.float32]:
     return rounded
 
 
+class PairLookup:
+    """A kernel that maps each pair of codes through a table; shapes broadcast.
+
+    Attributes:
+        table: float32, the 256 results of the smallest first code, then those of the next.
+        lows: The smallest code of either operand.
+    """
+
+    def __init__(self, table: torch.Tensor, lows: tuple[int, int], constants: tuple[torch.Tensor | None, ...]) -> None:
+        """Take a table.
+
+        Args:
+            table: See the class.
+            lows: See the class.
+            constants: The operands that are constants, as codes; None for one that is not.
+        """
+        self.table = table
+        self.lows = lows
+        self._constants = constants
+
+    def __call__(self, *codes: torch.Tensor) -> torch.Tensor:
+        """Return the results of the operands that are no constants, float32."""
+        rest = iter(codes)
+        x, y = (next(rest) if constant is None else constant for constant in self._constants)
+        index = torch.add(y, x, alpha=_CODES)
+        offset = self.lows[0] * _CODES + self.lows[1]
+        return take(self.table, index.sub_(offset) if offset else index)
+
+    def of_one(self, left: Lookup | None, right: Lookup | None) -> Lookup:
+        """Return the kernel of one tensor of codes that the operands are made of.
+
+        Args:
+            left: Makes the first operand of it; None if it is the operand itself.
+            right: Likewise the second.
+        """
+        low = left.low if left is not None else right.low if right is not None else self.lows[0]
+        codes = torch.arange(low, low + _CODES, dtype=torch.float32, device=self.table.device)
+        x, y = (codes if way is None else way(codes) for way in (left, right))
+        return Lookup(take(self.table, (x - self.lows[0]) * _CODES + (y - self.lows[1])), low)
+
+
 def _binary(setting: Setting, compute: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]) -> Kernel:
-    """Build the kernel of two operands, either of which may be a constant; shapes broadcast."""
+    """Build the kernel of two operands, either of which may be a constant."""
     a, b = setting.inputs
     table = setting.tensor(compute(all_codes(a)[:, None], all_codes(b)[None, :]).reshape(-1))
-    low_a, low_b = limits(a)[0], limits(b)[0]
-    columns = 256
     held = [setting.constant(0), setting.constant(1)]
-    constants = [None if value is None else setting.tensor(value.astype(np.float32)) for value in held]
-    offset = low_a * columns + low_b
-
-    def run(*codes: torch.Tensor) -> torch.Tensor:
-        rest = iter(codes)
-        x, y = (next(rest) if constant is None else constant for constant in constants)
-        index = torch.add(y, x, alpha=columns)
-        if offset:
-            index = index - offset
-        return table.take(index.to(torch.int64))
-
-    return run
+    constants = tuple(None if value is None else setting.tensor(value.astype(np.float32)) for value in held)
+    return PairLookup(table, (limits(a)[0], limits(b)[0]), constants)

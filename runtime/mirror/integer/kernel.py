@@ -19,6 +19,8 @@ Kernel = Callable[..., torch.Tensor]
 
 #: Largest magnitude below which float32 holds every whole number.
 EXACT = 2**24
+#: Codes that are looked up at a time: their indices stay in the processor's cache.
+_PART = 2**18
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,33 @@ def fused_multiply_add(a: Any, b: Any, c: Any) -> NDArray[np.float32]:
     return (np.asarray(a, np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64)).astype(np.float32)
 
 
-def lookup(table: torch.Tensor, low: int) -> Kernel:
-    """Return a kernel that maps each code through a table whose first entry belongs to code `low`."""
+class Lookup:
+    """A kernel that maps each code through a table.
 
-    def run(codes: torch.Tensor) -> torch.Tensor:
-        return table.take((codes - low if low else codes).to(torch.int64))
+    Attributes:
+        table: float32; one result for each code, in ascending order.
+        low: The smallest code.
+    """
 
-    return run
+    def __init__(self, table: torch.Tensor, low: int) -> None:
+        self.table = table
+        self.low = low
+
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the results, float32, in the shape of `codes`."""
+        return take(self.table, codes - self.low if self.low else codes)
+
+
+def take(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return table[places], places being whole numbers in float32; in parts, since as indices they take twice the memory."""
+    if places.device.type != "cpu" or places.numel() <= _PART:
+        return table.take(places.to(torch.int64))
+    places = places.contiguous()
+    result = torch.empty_like(places)
+    indices = torch.empty(_PART, dtype=torch.int64)
+    for part, out in zip(places.view(-1).split(_PART), result.view(-1).split(_PART), strict=True):
+        torch.take(table, indices[: len(part)].copy_(part), out=out)
+    return result
 
 
 def straight_through(simulated: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,12 @@ import torch
 
 from qcam.runtime.mirror.integer.kernel import (
     Kernel,
+    Lookup,
     Setting,
     all_codes,
     dequantize_codes,
     kernel,
     limits,
-    lookup,
     quantize_values,
 )
 
@@ -35,7 +35,7 @@ def concat(setting: Setting) -> Kernel:
     held: list[torch.Tensor | None] = []
     for index, codes in enumerate(setting.inputs):
         values = quantize_values(dequantize_codes(all_codes(codes), codes), output)
-        tables.append(None if codes.same_meaning(output) else lookup(setting.tensor(values), limits(codes)[0]))
+        tables.append(None if codes.same_meaning(output) else Lookup(setting.tensor(values), limits(codes)[0]))
         constant = setting.constant(index)
         held.append(None if constant is None else setting.tensor(constant).to(torch.float32))
 

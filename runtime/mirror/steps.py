@@ -1,0 +1,142 @@
+"""Programs: the operations of a mirror in the order in which they run, and the constants they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from qcam.common.errors import QcamError
+
+#: Sees the codes of a tensor as they are computed (name, codes as float32) and may return others to go on with.
+Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
+
+#: Operators whose functions always return a tensor of their own, which a next step may overwrite.
+_FRESH = frozenset(
+    {"Add", "AveragePool", "BatchNormalization", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul", "Relu", "Sigmoid"}
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation, ready to run.
+
+    Attributes:
+        compute: The function.
+        attributes: Its keyword arguments.
+        inputs: Names of its arguments; empty for one left out.
+        outputs: Names of its results.
+        operator: ONNX operator type.
+        name: Of its node, for messages.
+        in_place: The function over again, writing its result over its first argument; None where there is none.
+        done_with: Values that nothing reads behind it.
+    """
+
+    compute: Callable[..., Any]
+    attributes: dict[str, Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operator: str
+    name: str
+    in_place: Callable[..., Any] | None = None
+    done_with: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Return operator and name, for messages."""
+        return f"{self.operator} {self.name}"
+
+
+class Program:
+    """Steps that compute some tensors from others, and the constants they read.
+
+    Attributes:
+        steps: Those that are needed, in the order in which they run.
+        constants: The constants that they read or that are wanted.
+    """
+
+    def __init__(self, steps: Sequence[Step], wanted: Iterable[str], constants: dict[str, torch.Tensor]) -> None:
+        """Keep what is needed.
+
+        Args:
+            steps: In an order in which they can run.
+            wanted: The results.
+            constants: Values that steps may read.
+        """
+        keep = set(wanted)
+        needed = set(keep)
+        used: list[Step] = []
+        for step in reversed(steps):
+            if needed.intersection(step.outputs):
+                used.append(step)
+                needed.update(step.inputs)
+        self.steps = _in_place(_with_deaths(used[::-1], keep | set(constants)))
+        read = {name for step in self.steps for name in step.inputs} | keep
+        self.constants = {name: value for name, value in constants.items() if name in read}
+
+    def run(
+        self,
+        values: dict[str, torch.Tensor],
+        place: Callable[[torch.Tensor], torch.Tensor],
+        observe: Observer | None = None,
+        observed: frozenset[str] = frozenset(),
+    ) -> dict[str, torch.Tensor]:
+        """Compute the steps; values that nothing reads any more are dropped on the way.
+
+        Args:
+            values: The tensors that steps read and none computes; added to.
+            place: Puts a result where the next step reads it.
+            observe: Called with each of the `observed` as it is computed; what it returns, if anything, takes its place.
+            observed: Names of tensors.
+
+        Returns:
+            `values`, with the results.
+
+        Raises:
+            QcamError: If PyTorch refuses a step, or a step should have more results than its function gives.
+        """
+        constants = self.constants
+        for step in self.steps:
+            arguments = [None if not name else values[name] if name in values else constants[name] for name in step.inputs]
+            try:
+                result = step.compute(*arguments, **step.attributes)
+            except RuntimeError as error:
+                raise QcamError(f"the mirror cannot compute {step.label}: {str(error).splitlines()[0]}") from error
+            results = result if isinstance(result, tuple) else (result,)
+            if any(step.outputs[len(results) :]):
+                raise QcamError(f"the mirror computes only the first {len(results)} outputs of {step.label}")
+            for name, value in zip(step.outputs, results, strict=False):
+                values[name] = place(value)
+                if observe is not None and name in observed:
+                    other = observe(name, values[name])
+                    if other is not None:
+                        values[name] = other
+            for name in step.done_with:
+                values.pop(name, None)
+        return values
+
+
+def _with_deaths(steps: Sequence[Step], keep: set[str]) -> list[Step]:
+    """Add to each step the values that are dead behind it."""
+    last_reader: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for name in (*step.inputs, *step.outputs):  # an output that nothing reads dies at once
+            if name and name not in keep:
+                last_reader[name] = index
+    dead: dict[int, list[str]] = {}
+    for name, index in last_reader.items():
+        dead.setdefault(index, []).append(name)
+    return [replace(step, done_with=tuple(dead.get(index, ()))) for index, step in enumerate(steps)]
+
+
+def _in_place(steps: Sequence[Step]) -> list[Step]:
+    """Let steps that can write over their argument where nothing else has it: new memory costs more than arithmetic."""
+    maker = {name: step.operator for step in steps for name in step.outputs}
+    return [
+        replace(step, compute=step.in_place)
+        if step.in_place is not None and step.inputs[0] in step.done_with and maker.get(step.inputs[0]) in _FRESH
+        else step
+        for step in steps
+    ]
