@@ -24,7 +24,7 @@ def gradcam_plus_plus_weights(activation: Array, gradient: Array, epsilon: float
 
     Args:
         activation: float64, batch × channels × height × width.
-        gradient: d logit / d activation, same shape.
+        gradient: d logit / d activation, same shape, or batch × channels × 1 × 1 where all positions are alike.
         epsilon: Added to the denominator of alpha. 0 is the formula; pytorch-grad-cam adds 1e-6, which is not
             negligible, since gradients are often around 1e-3 and so their squares around 1e-6.
 
@@ -39,8 +39,7 @@ def gradcam_plus_plus_weights(activation: Array, gradient: Array, epsilon: float
         # With epsilon 0, g² cancels: 1 / (2 + total · g) does not lose g² to underflow.
         alpha = square / denominator if epsilon else 1.0 / (2.0 + total * gradient)
     alpha = np.where(positive & np.isfinite(alpha), alpha, 0.0)
-    weights: Array = np.where(positive, alpha * gradient, 0.0).sum(axis=(2, 3))
-    return weights
+    return _sum(np.where(positive, alpha * gradient, 0.0), activation)
 
 
 def gradcam_weights(activation: Array, gradient: Array) -> Array:
@@ -54,8 +53,14 @@ def torchcam_weights(activation: Array, gradient: Array) -> Array:
 
     Alpha never reaches its result: it is divided in place on an index copy.
     """
-    weights: Array = (gradient**2 * np.maximum(gradient, 0.0)).sum(axis=(2, 3))
-    return weights
+    return _sum(gradient**2 * np.maximum(gradient, 0.0), activation)
+
+
+def _sum(values: Array, activation: Array) -> Array:
+    """Return the sum over the activation's positions of values that may be given once for all of them."""
+    alike = activation.shape[2] * activation.shape[3] // (values.shape[2] * values.shape[3])
+    total: Array = values.sum(axis=(2, 3)) * alike
+    return total
 
 
 #: CAM methods by the name that `--cam` takes.
@@ -71,7 +76,7 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method
 
     Args:
         activation: Activation at the tap, batch × channels × height × width.
-        gradient: d logit / d activation, same shape.
+        gradient: d logit / d activation, same shape; a view that repeats one value for each channel is read once.
         method: One of `METHODS`.
 
     Returns:
@@ -82,6 +87,8 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method
     """
     if method not in METHODS:
         raise QcamError(f"CAM method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    if gradient.strides[2:] == (0, 0):
+        gradient = gradient[:, :, :1, :1]
     a, g = activation.astype(np.float64), gradient.astype(np.float64)
     weights = METHODS[method](a, g)
     batch, channels, height, width = a.shape

@@ -24,6 +24,7 @@ from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
 from qcam.runtime.mirror.integer.kernel import Setting, straight_through
 from qcam.runtime.mirror.registry import Resolved, resolve
 from qcam.runtime.mirror.steps import Observer, Program, Step
+from qcam.runtime.mirror.tail import Tail
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
 #: kernels compute, code for code.
@@ -127,7 +128,8 @@ class Mirror:
             computed = {name for step in self._stepwise.steps for name in step.outputs}
             self.quantized = tuple(name for name in quantized_tensors(graph) if name in computed)
             self._observed = frozenset(self.quantized)
-        self._tail = Program(self._steps(behind, straight_through=True), [entry.logits], constants)
+        steps = self._steps(behind, straight_through=True)
+        self._tail = Tail(steps, self._entries, entry.logits, constants, whole=arithmetic == "integer")
 
     def forward(self, images: torch.Tensor | NDArray[np.float32], observe: Observer | None = None) -> MirrorOutputs:
         """Run the whole graph, without gradients.
@@ -167,24 +169,19 @@ class Mirror:
             skips: Dequantized values of the skip tensors, in the manifest's order.
 
         Returns:
-            d logit[target] / d activation, float32, the shape of `activation`.
+            d logit[target] / d activation, float32, the shape of `activation`; where the tail begins with the mean over all
+            positions, a view that repeats one value for each channel.
         """
-        leaf = activation.detach().to(self.device).requires_grad_()
-        values: dict[str, torch.Tensor] = dict.fromkeys(self._entries, leaf)
-        by_source = {skip.output: value for skip, value in zip(self.entry.skips, skips, strict=True)}
+        given = activation.detach().to(self.device)
+        values: dict[str, torch.Tensor] = {}
+        by_source = {skip.output: value.detach() for skip, value in zip(self.entry.skips, skips, strict=True)}
         for read, source in self._skip_reads.items():
-            values[read] = by_source[source].detach().to(self.device)
+            values[read] = by_source[source].to(self.device)
         if self.arithmetic == "integer":  # kernels read codes
-            taps = [(self.entry.tap, leaf.detach()), *((skip, by_source[skip.output].detach()) for skip in self.entry.skips)]
-            for tap, given in taps:
+            for tap, value in ((self.entry.tap, given), *((skip, by_source[skip.output]) for skip in self.entry.skips)):
                 if tap.dtype != "float32":
-                    values[tap.output] = (given.to(self.device) / float(np.float32(tap.scale))).round_() + tap.zero_point
-        logits = self._tail.run(values, self._placed)[self.entry.logits]
-        chosen = torch.as_tensor(targets, device=self.device).long()
-        scores = logits.gather(1, chosen[:, None])
-        # Images do not share anything in evaluation mode: the sum's gradient is each image's own.
-        (gradient,) = torch.autograd.grad(scores.sum(), leaf)
-        return gradient
+                    values[tap.output] = (value.to(self.device) / float(np.float32(tap.scale))).round_() + tap.zero_point
+        return self._tail.gradient(given, torch.as_tensor(targets, device=self.device).long(), values, self._placed)
 
     def gradient_by_whole_graph(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the same gradient by autograd through the whole graph: the proof of `gradient`, at many times its cost.

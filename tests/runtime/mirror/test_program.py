@@ -266,7 +266,7 @@ def test_dequantize_equals_the_taps_own(dtype):
 
 def test_constants_that_nothing_reads_any_more_are_dropped():
     mirror = mirror_of()
-    kept = mirror._forward.constants | mirror._tail.constants
+    kept = mirror._forward.constants | mirror._tail.program.constants
     assert {"w1", "b1", "w2", "w3", "w4", "b4"} <= set(kept)
     assert not [name for name in kept if name.startswith(("w", "b")) and "_" in name]
     assert all(kept[name].dtype == torch.float32 for name in ("w1", "b1", "w4"))
