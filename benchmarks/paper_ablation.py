@@ -119,7 +119,7 @@ def measured(
         evaluator.observe(samples)
     rows, clock = [], StageClock()
     for sample in samples:
-        rows += evaluator.evaluate([sample], clock)[0]
+        rows += evaluator.evaluate([sample], clock)()[0]
     figures: Figures = {"logits_quantized": evaluator.logits_quantized()}
     for precision in PRECISIONS:
         mine = [row for row in rows if (row.precision, row.comparison) == (precision, "vs_f32")]

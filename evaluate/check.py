@@ -318,8 +318,9 @@ class Checker:
         return result
 
     def _mirror(self, arithmetic: str, family: KernelFamily | None) -> Mirror:
-        further = {} if family is None else {"family": family}
-        return Mirror(self._model, self.entry, self._device, arithmetic, **further)
+        if family is None:
+            return Mirror(self._model, self.entry, self._device, arithmetic)
+        return Mirror(self._model, self.entry, self._device, arithmetic, family)
 
     def _compare(
         self,

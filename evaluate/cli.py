@@ -128,6 +128,7 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
 @click.option("--grid-rows", type=click.IntRange(0, 50), default=8, show_default=True, help="Images in the picture grid.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Whether to write report.html and figures/.")
 @click.option("--colormap", default="inferno", show_default=True, help="Colours of CAMs: inferno, viridis, cividis, or jet.")
+@click.option("--profile", is_flag=True, help="Print where the time went, and write profile.json for ui.perfetto.dev.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, its bytes and its time from a measured probe; write nothing.")
 @click.option(
     "--output",
@@ -164,6 +165,7 @@ def main(
     grid_rows: int,
     report: bool,
     colormap: str,
+    profile: bool,
     dry_run: bool,
     output: Path | None,
     force: bool,
@@ -197,7 +199,7 @@ def main(
     photographs = photographs[:limit]  # after the labels: class folders count as a whole
 
     from qcam.common.files import exclusive
-    from qcam.evaluate.outcome import draw, known_colormap, tell
+    from qcam.evaluate.outcome import draw, known_colormap, tell, write_profile
     from qcam.evaluate.plan import StudyOptions
     from qcam.evaluate.saliency import default_cache, open_saliency
     from qcam.evaluate.study import Study
@@ -234,8 +236,9 @@ def main(
         make = _paper(fixes, dict(key_value(entry, "--paper-weights") for entry in paper_weights))
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with console.err.status("opening sessions"):
-        study = Study(loaded, photographs, source, options, folder, make=make)
-    mirror_device = torch_device(device, threads)
+        study = Study(loaded, photographs, source, options, folder, make=make, spans=profile)
+    with study.clock.stage("import PyTorch"):
+        mirror_device = torch_device(device, threads)
     if dry_run:
         from qcam.evaluate.estimate import describe, estimate
 
@@ -257,8 +260,12 @@ def main(
         else:
             console.note(f"{folder} already holds the complete results of this very run; --force computes them again")
         results = study.results()
-        tell(results, study.evaluators)
-        draw(results, grid_rows=grid_rows, report=report, colormap=colormap)
+        with study.clock.stage("tables"):
+            tell(results, study.evaluators)
+        with study.clock.stage("pictures and report"):
+            draw(results, grid_rows=grid_rows, report=report, colormap=colormap)
+        if profile:
+            write_profile(study.clock, folder)
 
 
 def _paper(fixes: tuple[str, ...], weights: dict[str, str]) -> Callable[[Bundle, list[str]], Evaluator]:

@@ -63,9 +63,9 @@ def estimate(study: Study) -> Estimate:
     seconds, weight = 0.0, 0.0
     if probe:
         with console.err.status("measuring"):
-            study.evaluate_shard(warm, lambda _: None)
+            list(study.evaluate([warm], lambda _: None))
             start = time.perf_counter()
-            outcomes = study.evaluate_shard(probe, lambda _: None)
+            ((outcomes, _),) = study.evaluate([probe], lambda _: None)
             seconds = (time.perf_counter() - start) / len(probe)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part.parquet"

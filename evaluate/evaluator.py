@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -60,6 +61,10 @@ class Sample:
     size: tuple[int, int] = (0, 0)
 
 
+#: Computes the rest of a batch that has been run: rows, image by image, and CAMs.
+Finish = Callable[[], tuple[list[Row], list[StoredMap]]]
+
+
 class Evaluator(Protocol):
     """What a study drives: one bundle under one protocol, on batches of samples.
 
@@ -82,8 +87,8 @@ class Evaluator(Protocol):
         """Return the rows of an image that could not be decoded."""
         ...
 
-    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> tuple[list[Row], list[StoredMap]]:
-        """Return rows (image by image) and CAMs of a batch."""
+    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
+        """Run a batch; return what computes its rows (image by image) and CAMs, in whatever thread it is called."""
         ...
 
     def state(self) -> str:
@@ -110,7 +115,12 @@ class _Run:
     logits: NDArray[np.float32]
     maps: Array  # at the tap's resolution
     codes: NDArray[Any]
-    shown: Array  # maps at the network's input size, 0..1
+    size: tuple[int, int]  # the network's input's
+
+    @cached_property
+    def shown(self) -> Array:
+        """Return the maps at the network's input size, 0..1."""
+        return normalise(upsample(self.maps, self.size))
 
 
 class BundleEvaluator:
@@ -173,7 +183,8 @@ class BundleEvaluator:
         from qcam.runtime.mirror import Mirror
 
         for name, session in self.deployed.items():
-            self._mirrors[name] = Mirror(load_model(self.bundle, name), session.entry, device)
+            model = load_model(self.bundle, name)
+            self._mirrors[name] = Mirror(model, session.entry, device, tail_only=not self._fake_quant)
 
     def state(self) -> str:
         """Return nothing: images do not depend on each other."""
@@ -212,15 +223,15 @@ class BundleEvaluator:
             for comparison in self._comparisons(precision)
         ]
 
-    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> tuple[list[Row], list[StoredMap]]:
-        """Evaluate images.
+    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
+        """Run images.
 
         Args:
             samples: The images, at most a batch.
             clock: Where the time goes.
 
         Returns:
-            Rows (image by image, precision, comparison) and CAMs.
+            What computes rows (image by image, precision, comparison) and CAMs.
         """
         crops = np.stack([sample.crop for sample in samples])
         with clock.stage("normalise"):
@@ -236,15 +247,20 @@ class BundleEvaluator:
                     batch.faithfulness[precision] = self._explain(precision, crops, real, targets)
         if self._null_row and "f32" in self.deployed:
             batch.again, _, _ = self._run("f32", images, samples, batch.deployed["f32"], clock, again=True)
-        with clock.stage("metrics"):
-            rows = self._rows(batch)
-        maps = [
+
+        def finish() -> tuple[list[Row], list[StoredMap]]:
+            with clock.stage("metrics"):
+                return self._rows(batch), self._maps(batch)
+
+        return finish
+
+    def _maps(self, batch: _Batch) -> list[StoredMap]:
+        return [
             StoredMap.of(run.maps[index], sample.name, self.bundle.model_id, precision, kind)
             for kind, runs in (("deployed", batch.deployed), ("fake_quant", batch.simulated))
             for precision, run in runs.items()
-            for index, sample in enumerate(samples)
+            for index, sample in enumerate(batch.samples)
         ]
-        return rows, maps
 
     def _run(
         self,
@@ -262,7 +278,7 @@ class BundleEvaluator:
         targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
         taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)]
         maps = self._cam(mirror, taps[0], taps[1:], targets, clock, "tail gradient")
-        real = _Run(outputs.logits, maps, outputs.tap, self._shown(maps))
+        real = _Run(outputs.logits, maps, outputs.tap, self.preprocessing.crop)
         if not self._fake_quant or again:
             return real, None, targets
         with clock.stage(f"mirror forward {precision}"):
@@ -270,10 +286,7 @@ class BundleEvaluator:
         taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (passed.tap, *passed.skips), strict=True)]
         maps = self._cam(mirror, taps[0], taps[1:], targets, clock, "mirror tail gradient")
         codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
-        return real, _Run(passed.logits.cpu().numpy(), maps, codes, self._shown(maps)), targets
-
-    def _shown(self, maps: Array) -> Array:
-        return normalise(upsample(maps, self.preprocessing.crop))
+        return real, _Run(passed.logits.cpu().numpy(), maps, codes, self.preprocessing.crop), targets
 
     def _explain(
         self, precision: str, crops: NDArray[np.uint8], run: _Run, targets: NDArray[np.int64]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -11,7 +13,8 @@ from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
 from qcam.evaluate.evaluator import BundleEvaluator, Evaluator
 from qcam.evaluate.report import COLORMAPS, ReportOptions
-from qcam.evaluate.results import RESULTS, TABLE, Results, read_arrow
+from qcam.evaluate.results import PROFILE, RESULTS, TABLE, Results, read_arrow
+from qcam.evaluate.stages import StageClock, describe, to_trace
 from qcam.evaluate.table import as_markdown, as_rich, placement_section
 from qcam.evaluate.table_files import as_csv, as_latex, flip_section, interval_section, paired_section, paper_section
 
@@ -88,6 +91,18 @@ def draw(results: Results, *, grid_rows: int, report: bool, colormap: str) -> No
             write_report([results], folder, ReportOptions(colormap=colormap))
     shown = ["report.html"] * report + ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]
     console.out.print(f"results: {folder}/ ({', '.join(shown)} …)", markup=False)
+
+
+def write_profile(clock: StageClock, folder: Path) -> None:
+    """Print where the time went since the sessions were opened, and write each stage's spans in Chrome's trace format.
+
+    Args:
+        clock: Of the run; it has kept its spans.
+        folder: Where profile.json goes.
+    """
+    for line in describe(clock.spans, clock.elapsed):
+        console.out.print(line, markup=False, highlight=False)
+    write_atomically(folder / PROFILE, json.dumps(to_trace(clock.spans) | {"seconds": clock.elapsed}))
 
 
 def _name_what_is_odd(results: Results) -> None:

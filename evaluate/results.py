@@ -25,6 +25,8 @@ from qcam.common.files import write_atomically
 #: Files of a result folder.
 RESULTS, MAPS, PICTURES, IMAGES = "results.parquet", "maps.parquet", "pictures.parquet", "images.parquet"
 SUMMARY, RUN, PLACEMENT, TABLE, REPORT = "summary.json", "run.json", "placement.json", "table.md", "report.html"
+#: Where the time went, if asked for.
+PROFILE = "profile.json"
 #: Version of run.json and of the files beside it.
 SCHEMA_VERSION = 2
 #: Comparisons in the order of every table. `on_model` is no comparison of maps: the picture under its CAM, shown to the model.

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from qcam.calibration.images import Decoded, ImageFile, decode
+from qcam.calibration.images import ImageFile
 from qcam.common import console, machine
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, readable_json, write_atomically
-from qcam.evaluate.evaluator import BundleEvaluator, Evaluator, Sample
+from qcam.evaluate.evaluator import BundleEvaluator, Evaluator, Finish
+from qcam.evaluate.loader import LoadedBatch, Loader
 from qcam.evaluate.parts import PARTS, ImageOutcome, join_parts, part_path, read_state, remove_leftovers, write_part
-from qcam.evaluate.pictures import geometry, take_picture
+from qcam.evaluate.pipeline import overlapped
 from qcam.evaluate.plan import (
-    UNREADABLE,
     StudyOptions,
     differences,
     fingerprint_images,
@@ -34,8 +32,8 @@ from qcam.evaluate.plan import (
     write_images,
 )
 from qcam.evaluate.record import run_record
-from qcam.evaluate.results import IMAGES, MAPS, PICTURES, PLACEMENT, REPORT, RESULTS, RUN, SUMMARY, TABLE, Picture, Results
-from qcam.evaluate.saliency import NoMapError, NoObjectError, SaliencySource, crop_map
+from qcam.evaluate.results import IMAGES, MAPS, PICTURES, PLACEMENT, PROFILE, REPORT, RESULTS, RUN, SUMMARY, TABLE, Results
+from qcam.evaluate.saliency import SaliencySource
 from qcam.evaluate.stages import StageClock
 from qcam.evaluate.summary import summarise
 from qcam.runtime.bundle import PRECISIONS, Bundle
@@ -54,6 +52,7 @@ class Study:
         folder: Where results go.
         options: What can change a figure.
         evaluators: One per bundle.
+        clock: Where the time goes.
     """
 
     def __init__(
@@ -65,6 +64,7 @@ class Study:
         folder: Path,
         *,
         make: Callable[[Bundle, list[str]], Evaluator] | None = None,
+        spans: bool = False,
     ) -> None:
         """Open every session, so that a provider that cannot be had is refused before anything is written.
 
@@ -75,12 +75,13 @@ class Study:
             options: What can change a figure.
             folder: Where results go.
             make: Makes the evaluator of a bundle and the precisions wanted of it; by default one of deployed runs.
+            spans: Whether the clock keeps every span, for a profile.
         """
         self.folder = folder
         self._images = list(images)
         self._saliency = saliency
         self.options = options
-        self._clock = StageClock()
+        self.clock = StageClock(spans=spans)
         # A shard holds whole batches: a smaller one would cut the batch that was asked for.
         size = -(-SHARD_SIZE // options.batch_size) * options.batch_size
         self._shards = [self._images[start : start + size] for start in range(0, len(self._images), size)]
@@ -89,7 +90,7 @@ class Study:
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
             raise QcamError(f"two bundles of the same model ({', '.join(twice)}) cannot share one table; evaluate them apart")
-        with self._clock.stage("open sessions"):
+        with self.clock.stage("open sessions"):
             self.evaluators: list[Evaluator] = [
                 (make or self._deployed)(bundle, _wanted(bundle, options.precisions)) for bundle in bundles
             ]
@@ -109,7 +110,7 @@ class Study:
             QcamError: If the folder holds something else; names what differs.
         """
         self._device = device
-        with self._clock.stage("fingerprint images"):
+        with self.clock.stage("fingerprint images"):
             self._hashes = fingerprint_images(self._images)
         content = {image.name: [self._hashes[image.name], image.label] for image in self._images}
         self._plan = {
@@ -165,7 +166,7 @@ class Study:
         Raises:
             QcamError: If a graph cannot be mirrored.
         """
-        with self._clock.stage("build mirrors"):
+        with self.clock.stage("build mirrors"):
             for evaluator in self.evaluators:
                 evaluator.build(self._device)
 
@@ -192,49 +193,53 @@ class Study:
         try:
             steps = sum(len(self._shards[index]) for index in todo) * len(self.evaluators)
             with console.progress("images × models", steps) as advance:
-                for index in todo:
-                    outcomes = self.evaluate_shard(self._shards[index], advance)
-                    state = json.dumps([evaluator.state() for evaluator in self.evaluators]) if self._sequential else ""
-                    with self._clock.stage("write"):
-                        write_part(self._part(index), self._keys[index], outcomes, state)
+                evaluated = self.evaluate([self._shards[index] for index in todo], advance)
+                with closing(evaluated):
+                    for index, (outcomes, state) in zip(todo, evaluated, strict=True):
+                        with self.clock.stage("write"):
+                            write_part(self._part(index), self._keys[index], outcomes, state)
         except KeyboardInterrupt:
             self._collect(complete=False)
             raise
         self._collect(complete=True)
 
-    def evaluate_shard(self, images: Sequence[ImageFile], advance: Callable[[int], None]) -> list[ImageOutcome]:
-        """Evaluate some images with every model, each decoded once, and write nothing.
+    def evaluate(
+        self, shards: Sequence[Sequence[ImageFile]], advance: Callable[[int], None]
+    ) -> Generator[tuple[list[ImageOutcome], str], None, None]:
+        """Evaluate shards with every model, each image decoded once, and write nothing.
+
+        Batches are loaded ahead, and their metrics computed behind, while one runs (`pipeline.py`).
 
         Args:
-            images: The images.
+            shards: The images of each.
             advance: Told the number of images × models done.
 
-        Returns:
-            One outcome per image, in their order.
+        Yields:
+            For each shard one outcome per image, in their order, and the state that it leaves to the next (`Evaluator.state`).
 
         Raises:
             QcamError: If an image is not what it was when it was fingerprinted.
         """
-        outcomes = {image.name: ImageOutcome(image.name) for image in images}
-        # Decoded a batch at a time: the bar moves, and memory is bounded by the batch.
-        for start in range(0, len(images), self.options.batch_size):
-            batch = images[start : start + self.options.batch_size]
-            refused: dict[str, tuple[str, str]] = {}
-            by_model = self._samples(batch, refused, outcomes)
+        loader = Loader(self.evaluators, self._saliency, self._hashes, self.clock, labelled=self.options.target == "label")
+        size = self.options.batch_size
+        batches = [shard[start : start + size] for shard in shards for start in range(0, len(shard), size)]
+
+        def run(batch: LoadedBatch) -> tuple[LoadedBatch, list[Finish], str]:
+            finishes = []
             for evaluator in self.evaluators:
-                for image in batch:
-                    if image.name in refused:
-                        sha256, reason = refused[image.name]
-                        outcomes[image.name].rows += evaluator.refused(image.name, sha256, image.label, reason)
-                samples = by_model[evaluator.bundle.model_id]
+                samples = batch.samples[evaluator.bundle.model_id]
                 if samples:
-                    rows, maps = evaluator.evaluate(samples, self._clock)
-                    for row in rows:
-                        outcomes[row.image].rows.append(row)
-                    for item in maps:
-                        outcomes[item.image].maps.append(item)
-                advance(len(batch))
-        return list(outcomes.values())
+                    finishes.append(evaluator.evaluate(samples, self.clock))
+                advance(len(batch.images))
+            return batch, finishes, self._state()
+
+        finished = overlapped(batches, loader.load, run, lambda ran: (self._outcomes(*ran[:2]), ran[2]))
+        for shard in shards:
+            outcomes, state = [], ""
+            for _ in range(0, len(shard), size):
+                found, state = next(finished)
+                outcomes += found
+            yield outcomes, state
 
     def results(self) -> Results:
         """Read the results back, as far as they are asked for."""
@@ -259,6 +264,27 @@ class Study:
             faithfulness=options.faithfulness,
         )
 
+    def _outcomes(self, batch: LoadedBatch, finishes: Sequence[Finish]) -> list[ImageOutcome]:
+        """Compute the rest of a batch, and put what all models gave together, image by image."""
+        outcomes = {image.name: ImageOutcome(image.name) for image in batch.images}
+        for image in batch.images:
+            outcomes[image.name].pictures += batch.pictures.get(image.name, [])
+            if image.name in batch.refused:
+                sha256, reason = batch.refused[image.name]
+                for evaluator in self.evaluators:
+                    outcomes[image.name].rows += evaluator.refused(image.name, sha256, image.label, reason)
+        for finish in finishes:
+            rows, maps = finish()
+            for row in rows:
+                outcomes[row.image].rows.append(row)
+            for item in maps:
+                outcomes[item.image].maps.append(item)
+        return list(outcomes.values())
+
+    def _state(self) -> str:
+        """Return what the images so far leave to the next."""
+        return json.dumps([evaluator.state() for evaluator in self.evaluators]) if self._sequential else ""
+
     def _restore(self, todo: Sequence[int]) -> None:
         """Put evaluators whose images depend on each other where the first shard to do expects them."""
         if not self._sequential or not todo or todo[0] == 0:
@@ -266,64 +292,6 @@ class Study:
         states = json.loads(read_state(self._part(todo[0] - 1), self._keys[todo[0] - 1]))
         for evaluator, state in zip(self.evaluators, states, strict=True):
             evaluator.restore(state)
-
-    def _samples(
-        self, images: Sequence[ImageFile], refused: dict[str, tuple[str, str]], outcomes: dict[str, ImageOutcome]
-    ) -> dict[str, list[Sample]]:
-        """Decode, ask for saliency, crop; what cannot be used is put into `refused` with its fingerprint and reason."""
-        samples: dict[str, list[Sample]] = {evaluator.bundle.model_id: [] for evaluator in self.evaluators}
-        # Decoding ahead by the number of cores bounds the memory that decoded pictures take.
-        ahead = machine.available_cores()
-        with ThreadPoolExecutor(ahead) as pool:
-            for start in range(0, len(images), ahead):
-                files = images[start : start + ahead]
-                with self._clock.stage("decode"):
-                    decoded = list(pool.map(lambda file: decode(file.path), files))
-                for file, result in zip(files, decoded, strict=True):
-                    expected = self._hashes[file.name]
-                    if result.sha256 and expected not in (result.sha256, UNREADABLE):
-                        raise QcamError(f"{file.path} changed while the run was going on; run the same command again")
-                    if result.image is None:
-                        refused[file.name] = (result.sha256, result.refusal)
-                    elif self.options.target == "label" and file.label is None:
-                        refused[file.name] = (result.sha256, "no label, and --target label explains the labelled class")
-                    else:
-                        by_model, pictures = self._crop(file, result, result.image)
-                        for model, sample in by_model.items():
-                            samples[model].append(sample)
-                        outcomes[file.name].pictures += pictures
-        return samples
-
-    def _crop(self, file: ImageFile, decoded: Decoded, image: Image.Image) -> tuple[dict[str, Sample], list[Picture]]:
-        whole, missing = None, "no_reference: no salient-object maps were asked for"
-        if self._saliency is not None:
-            with self._clock.stage("saliency"):
-                try:
-                    whole, missing = self._saliency.whole_map(image, file, decoded.sha256), ""
-                except NoObjectError as error:
-                    missing = f"no_object: {error}"
-                except NoMapError as error:
-                    missing = f"no_reference: {error}"
-        result = {}
-        pictures: dict[str, Picture] = {}
-        with self._clock.stage("crop"):
-            cache: dict[str, tuple[Any, Any, str]] = {}  # models share crops where they share preprocessing
-            for evaluator in self.evaluators:
-                preprocessing = evaluator.preprocessing
-                key = repr(preprocessing)
-                if key not in cache:
-                    cut, why = (None, missing) if whole is None else (crop_map(whole, image.size, preprocessing), "")
-                    if cut is not None and self._saliency is not None and cut.max() < self._saliency.threshold:
-                        cut, why = None, "no_object: the crop holds none of the salient object"
-                    cache[key] = (preprocessing.crop_image(image), cut, why)
-                crop, saliency, why = cache[key]
-                name = geometry(preprocessing)
-                if name not in pictures:
-                    pictures[name] = take_picture(file.name, name, crop, saliency)
-                result[evaluator.bundle.model_id] = Sample(
-                    file.name, decoded.sha256, file.label, decoded.remark, crop, saliency, why, image.size
-                )
-        return result, list(pictures.values())
 
     def _part(self, index: int) -> Path:
         return part_path(self.folder, index, self._keys[index])
@@ -336,10 +304,10 @@ class Study:
             raise QcamError(
                 f"{len(parts) - len(done)} of {len(parts)} parts in {self.folder} are gone; run the same command again"
             )
-        with self._clock.stage("join"):
+        with self.clock.stage("join"):
             join_parts(done, self.folder)
         self._write_run(complete=False)  # placement and models are read from it
-        with self._clock.stage("statistics"):
+        with self.clock.stage("statistics"):
             results = self.results()
             summary = {"complete": complete} | summarise((model, results.columns(model)) for model in results.models)
         write_atomically(self.folder / SUMMARY, readable_json(summary))
@@ -350,7 +318,7 @@ class Study:
             shutil.rmtree(self.folder / PARTS, ignore_errors=True)
 
     def _write_run(self, *, complete: bool) -> None:
-        write_atomically(self.folder / RUN, readable_json(run_record(self, self._plan, self._clock.seconds, complete=complete)))
+        write_atomically(self.folder / RUN, readable_json(run_record(self, self._plan, self.clock.seconds, complete=complete)))
 
     @cached_property
     def kernels(self) -> KernelProbe | None:
@@ -376,7 +344,8 @@ class Study:
 
     def _delete_results(self) -> None:
         """Remove this program's own files from the folder; anything else in it is not ours to delete."""
-        ours = [*FILES, RUN, TABLE, REPORT, "table.csv", "table.tex", *(path.name for path in self.folder.glob("grid-*.png"))]
+        ours = [*FILES, RUN, TABLE, REPORT, PROFILE, "table.csv", "table.tex"]
+        ours += [path.name for path in self.folder.glob("grid-*.png")]
         for kind in ("overview", "distribution-*", "depth-*", "grid-*"):
             ours += [f"figures/{path.name}" for path in self.folder.glob(f"figures/{kind}.*")]
         remove_leftovers(self.folder)

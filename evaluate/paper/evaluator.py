@@ -23,7 +23,7 @@ from qcam.calibration.photographs import calibration_photographs
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.evaluate.cam import cam, normalise, upsample
-from qcam.evaluate.evaluator import Sample, relative_error
+from qcam.evaluate.evaluator import Finish, Sample, relative_error
 from qcam.evaluate.measures import area_average, energy_in_object, overlap, rank_correlation
 from qcam.evaluate.metrics import all_metrics, is_constant
 from qcam.evaluate.paper.batch_norm import is_folded, restore_statistics
@@ -187,7 +187,7 @@ class PaperEvaluator:
             for comparison in ("vs_saliency", "vs_f32")
         ]
 
-    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> tuple[list[Row], list[StoredMap]]:
+    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
         """Run images one by one.
 
         Args:
@@ -195,11 +195,9 @@ class PaperEvaluator:
             clock: Where the time goes.
 
         Returns:
-            Rows (image by image, precision, comparison) and CAMs at the layer's own resolution.
+            What computes rows (image by image, precision, comparison) and CAMs at the layer's own resolution.
         """
-        rows: list[Row] = []
-        maps: list[StoredMap] = []
-        model = self.bundle.model_id
+        ran: list[tuple[Sample, dict[str, _Run], _Run, dict[str, int]]] = []
         for sample in samples:
             runs: dict[str, _Run] = {}
             targets: dict[str, int] = {}
@@ -208,10 +206,20 @@ class PaperEvaluator:
                     runs[precision], targets[precision] = self._run(precision, sample, "first", targets.get("f32"))
             with clock.stage("paper f32 again"):
                 again, _ = self._run("f32", sample, "again", targets["f32"])
+            ran.append((sample, runs, again, targets))
+
+        def finish() -> tuple[list[Row], list[StoredMap]]:
+            model = self.bundle.model_id
             with clock.stage("metrics"):
-                rows += self._rows(sample, runs, again, targets)
-            maps += [StoredMap.of(run.small, sample.name, model, name, "deployed") for name, run in runs.items()]
-        return rows, maps
+                rows = [row for each in ran for row in self._rows(*each)]
+            maps = [
+                StoredMap.of(run.small, sample.name, model, name, "deployed")
+                for sample, runs, _, _ in ran
+                for name, run in runs.items()
+            ]
+            return rows, maps
+
+        return finish
 
     def _run(self, precision: str, sample: Sample, which: str, f32_target: int | None) -> tuple[_Run, int]:
         model = self._models[precision]

@@ -21,6 +21,8 @@ from qcam.runtime.graph import COMPUTE_OPERATORS
 
 #: Makes a session tell which provider each node was assigned to.
 _OWN_CONFIG = "session.record_ep_graph_assignment_info"
+#: Makes a session's threads rest when a run ends: other sessions and the gradients of the tail need the cores then.
+_NO_SPINNING = "session.force_spinning_stop"
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ class DeployedModel:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
         options.add_session_config_entry(_OWN_CONFIG, "1")
+        if _NO_SPINNING not in self._settings.config:
+            options.add_session_config_entry(_NO_SPINNING, "1")
         if self.entry.tap.dtype == "int8":
             # Signed 8-bit activations are otherwise only partly run by integer kernels.
             options.add_session_config_entry("session.qdqisint8allowed", "1")

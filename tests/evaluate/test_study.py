@@ -215,7 +215,7 @@ def test_the_deployed_model_is_shown_what_its_cam_leaves(tiny_bundle, photograph
 def test_every_image_is_decoded_once_for_all_models_and_precisions(
     tiny_bundle, export_tiny, photographs, tmp_path, monkeypatch
 ):
-    from qcam.evaluate import study as module
+    from qcam.evaluate import loader as module
 
     other = replace(export_tiny(tmp_path / "other", seed=1), model_id="other")
     decoded = []
@@ -269,15 +269,15 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     images = find_images(photographs)
     whole = finish(make(tiny_bundle, images, tmp_path / "whole", batch_size=2))
 
-    real, calls = Study.evaluate_shard, []
+    real = Study.evaluate
 
-    def interrupted(self, images, advance):
-        if len(calls) == stop_after:
-            raise KeyboardInterrupt
-        calls.append(images)
-        return real(self, images, advance)
+    def interrupted(self, shards, advance):
+        for done, outcomes in enumerate(real(self, shards, advance)):
+            if done == stop_after:
+                raise KeyboardInterrupt
+            yield outcomes
 
-    monkeypatch.setattr(Study, "evaluate_shard", interrupted)
+    monkeypatch.setattr(Study, "evaluate", interrupted)
     study = make(tiny_bundle, images, tmp_path / "out", batch_size=2)
     study.prepare("cpu", force=False)
     with pytest.raises(KeyboardInterrupt):
@@ -286,7 +286,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     assert len(partial) == stop_after * 2 * len(PRECISIONS) * len(COMPARISONS)
     assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is False
 
-    monkeypatch.setattr(Study, "evaluate_shard", real)
+    monkeypatch.setattr(Study, "evaluate", real)
     resumed = finish(make(tiny_bundle, images, tmp_path / "out", batch_size=2))
     assert comparable(resumed) == comparable(whole)
     maps = [pq.read_table(tmp_path / folder / MAPS).to_pylist() for folder in ("whole", "out")]
@@ -439,15 +439,15 @@ def test_logits_that_are_no_numbers_are_named_and_never_averaged(tiny_bundle, ph
 def test_parts_that_vanished_are_not_a_complete_run(tiny_bundle, photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
     study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=2)
-    real, calls = study.evaluate_shard, []
+    real = study.evaluate
 
-    def vanishing(images, advance):
-        if len(calls) == 2:
-            study._part(0).unlink()
-        calls.append(images)
-        return real(images, advance)
+    def vanishing(shards, advance):
+        for done, outcomes in enumerate(real(shards, advance)):
+            if done == 2:
+                study._part(0).unlink()
+            yield outcomes
 
-    monkeypatch.setattr(study, "evaluate_shard", vanishing)
+    monkeypatch.setattr(study, "evaluate", vanishing)
     study.prepare("cpu", force=False)
     with pytest.raises(QcamError, match=r"1 of 6 parts .* are gone"):
         study.run()

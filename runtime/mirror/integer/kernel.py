@@ -167,12 +167,13 @@ def take(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Return table[places], places being whole numbers in float32; in parts, since as indices they take twice the memory."""
     if places.device.type != "cpu" or places.numel() <= _PART:
         return table.take(places.to(torch.int64))
-    places = places.contiguous()
-    result = torch.empty_like(places)
+    flat = places.reshape(-1)
+    result = torch.empty_like(flat)
     indices = torch.empty(_PART, dtype=torch.int64)
-    for part, out in zip(places.view(-1).split(_PART), result.view(-1).split(_PART), strict=True):
-        torch.take(table, indices[: len(part)].copy_(part), out=out)
-    return result
+    for start in range(0, len(flat), _PART):
+        part = flat[start : start + _PART]
+        torch.take(table, indices[: len(part)].copy_(part), out=result[start : start + _PART])
+    return result.view(places.shape)
 
 
 def straight_through(simulated: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:

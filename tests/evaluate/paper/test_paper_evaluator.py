@@ -54,7 +54,7 @@ def samples(evaluator: PaperEvaluator, count: int = 2) -> list[Sample]:
 
 
 def run(evaluator: PaperEvaluator, count: int = 2) -> list[Row]:
-    return evaluator.evaluate(samples(evaluator, count), StageClock())[0]
+    return evaluator.evaluate(samples(evaluator, count), StageClock())()[0]
 
 
 def null(rows: list[Row]) -> list[Row]:
@@ -82,14 +82,14 @@ def test_no_result_depends_on_what_ran_before_but_through_the_observers(bundle: 
     evaluator = make(bundle, "calibrated")
     assert not evaluator.sequential
     given = samples(evaluator)
-    together = evaluator.evaluate(given, StageClock())[0]
+    together = evaluator.evaluate(given, StageClock())()[0]
     torch.manual_seed(99)
-    apart = evaluator.evaluate(given[1:], StageClock())[0]
+    apart = evaluator.evaluate(given[1:], StageClock())()[0]
     assert together[len(together) // 2 :] == apart
     order = make(bundle)
     assert order.sequential
-    first = order.evaluate(given, StageClock())[0]
-    swapped = make(bundle).evaluate(given[::-1], StageClock())[0]
+    first = order.evaluate(given, StageClock())()[0]
+    swapped = make(bundle).evaluate(given[::-1], StageClock())()[0]
     by = {(row.image, row.precision, row.comparison): row for row in swapped}
     same = [row == by[(row.image, row.precision, row.comparison)] for row in first if row.precision == "int8"]
     assert not all(same)  # a slip of the authors': figures depend on the order of the images
@@ -143,7 +143,7 @@ def test_the_cam_is_torch_cam_s_without_alpha_and_grad_cam_plus_plus_with_it(bun
     (gradient,) = torch.autograd.grad(logits[0, logits[0].argmax()], activation)
     for fixes, method in (((), "gradcam++-torchcam"), (("alpha",), "gradcam++")):
         expected = cam(activation.detach().numpy(), gradient.numpy(), method)[0]
-        (stored, *_) = make(bundle, "eval-mode", *fixes).evaluate([sample], StageClock())[1]
+        (stored, *_) = make(bundle, "eval-mode", *fixes).evaluate([sample], StageClock())()[1]
         assert (stored.precision, stored.kind) == ("f32", "deployed")
         np.testing.assert_allclose(stored.array, expected, rtol=1e-4, atol=1e-9 + 1e-5 * expected.max())
 
@@ -197,7 +197,7 @@ def test_observing_moves_the_observers_and_evaluates_nothing(bundle: Bundle) -> 
     observed = evaluator.state()
     assert observed != fresh
     evaluated = make(bundle, "eval-mode")
-    evaluated.evaluate(given, StageClock())
+    evaluated.evaluate(given, StageClock())()
     assert evaluated.state() == observed  # in evaluation mode there is no noise: the same ranges
 
 
@@ -241,20 +241,20 @@ def test_an_interrupted_study_goes_on_where_the_observers_were(
     whole = study("whole")
     assert whole.prepare("cpu", force=False)
     whole.run()
-    real, calls = Study.evaluate_shard, []
+    real = Study.evaluate
 
     def interrupted(self: Study, *arguments: object) -> object:
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(arguments)
-        return real(self, *arguments)  # type: ignore[arg-type]
+        for done, outcomes in enumerate(real(self, *arguments)):  # type: ignore[arg-type]
+            if done == 2:
+                raise KeyboardInterrupt
+            yield outcomes
 
-    monkeypatch.setattr(Study, "evaluate_shard", interrupted)
+    monkeypatch.setattr(Study, "evaluate", interrupted)
     first = study("out")
     first.prepare("cpu", force=False)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    monkeypatch.setattr(Study, "evaluate_shard", real)
+    monkeypatch.setattr(Study, "evaluate", real)
     second = study("out")
     second.prepare("cpu", force=False)
     assert second.todo == [2]
@@ -284,7 +284,7 @@ def test_real_weights_the_null_row_tells_noise_from_quantization(lite0_bundle: B
             assert image is not None
             crop = evaluator.preprocessing.crop_image(image)
             sample = Sample(photograph.name, photograph.name, photograph.label, "", crop, None, "no_reference: x", image.size)
-            rows += evaluator.evaluate([sample], StageClock())[0]
+            rows += evaluator.evaluate([sample], StageClock())()[0]
         for precision in ("f32", "int16"):
             values = [row.CC for row in rows if (row.precision, row.comparison) == (precision, "vs_f32") and row.CC is not None]
             found[(precision, *fixes)] = float(np.mean(values))
