@@ -1,4 +1,4 @@
-"""Activation ranges of a float graph, from calibration photographs, by the methods of `onnxruntime.quantization`.
+"""Activation ranges of a float graph, from calibration photographs, by the methods of `onnxruntime.quantization` or min-max.
 
 The ranges are collected once and serve every integer precision of a bundle. Memory is bounded by the batch: histogram
 methods, which ONNX Runtime lets collect whole tensors, are fed one batch at a time and merge their histograms.
@@ -19,7 +19,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qcam.calibration.images import Decoded, ImageFile, decode
+from qcam.calibration.images import ImageFile, decode_all
+from qcam.calibration.minmax import minmax_ranges
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint
@@ -27,7 +28,7 @@ from qcam.common.files import fingerprint
 #: Range methods by the name that `--method` takes. `Distribution` is left out on purpose: it gave unusable models.
 METHODS = ("minmax", "entropy", "percentile")
 #: Histogram methods keep every activation of a batch: fewer images at a time.
-_BATCH = {"minmax": 8, "entropy": 2, "percentile": 2}
+_BATCH = {"minmax": 4, "entropy": 2, "percentile": 2}
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def load_calibration_set(images: Sequence[ImageFile], preprocessing: Preprocessi
         QcamError: If not one photograph can be used.
     """
     crops, names, hashes, refused = [], [], [], []
-    for image in images:
-        decoded: Decoded = decode(image.path)
+    for image, decoded in zip(images, decode_all([image.path for image in images]), strict=True):
         if decoded.image is None:
             refused.append(f"{image.name}: {decoded.refusal}")
             continue
@@ -103,6 +103,9 @@ def collect_ranges(
     preprocessing: Preprocessing,
     method: str,
     on_images: Callable[[int], None] = lambda _count: None,
+    *,
+    symmetric: bool = False,
+    cam_tensor: str = "",
 ) -> Any:
     """Run the float graph on the calibration photographs and return the range of every activation.
 
@@ -112,6 +115,8 @@ def collect_ranges(
         preprocessing: The network's preprocessing.
         method: One of `METHODS`.
         on_images: Called with the number of images done since the last call.
+        symmetric: Whether activations will be quantized symmetrically: then what a Relu or Clip reads carries codes, too.
+        cam_tensor: Activation that will carry codes in any case.
 
     Returns:
         `onnxruntime.quantization.calibrate.TensorsData`, tensor name → range.
@@ -120,12 +125,18 @@ def collect_ranges(
         QcamError: For an unknown method.
     """
     from onnxruntime.quantization import CalibrationMethod
-    from onnxruntime.quantization.calibrate import create_calibrator
+    from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 
     if method not in METHODS:
         raise QcamError(f"calibration method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    if method == "minmax":
+        with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder:
+            batches = calibration.normalised_batches(preprocessing, _BATCH[method])
+            ranges = minmax_ranges(
+                model, Path(folder), batches, all_of_them=symmetric, keep=[cam_tensor], on_images=on_images
+            )
+        return TensorsData(CalibrationMethod.MinMax, ranges)
     chosen = {
-        "minmax": CalibrationMethod.MinMax,
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }[method]

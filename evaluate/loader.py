@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from qcam.calibration.images import Decoded, ImageFile, decode
-from qcam.common import machine
+from qcam.calibration.images import Decoded, ImageFile, decode_all
 from qcam.common.errors import QcamError
 from qcam.evaluate.evaluator import Evaluator, Sample
 from qcam.evaluate.pictures import geometry, take_picture
@@ -74,15 +72,11 @@ class Loader:
             QcamError: If an image is not what it was when it was fingerprinted.
         """
         batch = LoadedBatch(images, {evaluator.bundle.model_id: [] for evaluator in self._evaluators}, {}, {})
-        # Decoding ahead by the number of cores bounds the memory that decoded pictures take.
-        ahead = machine.available_cores()
-        with ThreadPoolExecutor(ahead, "decode") as pool:
-            for start in range(0, len(images), ahead):
-                files = images[start : start + ahead]
-                with self._clock.stage("decode"):
-                    decoded = list(pool.map(lambda file: decode(file.path), files))
-                for file, result in zip(files, decoded, strict=True):
-                    self._add(batch, file, result)
+        decoded = decode_all([image.path for image in images])
+        for file in images:
+            with self._clock.stage("decode"):
+                result = next(decoded)
+            self._add(batch, file, result)
         return batch
 
     def _add(self, batch: LoadedBatch, file: ImageFile, decoded: Decoded) -> None:

@@ -103,20 +103,24 @@ def export_bundle(
                 done += images
                 on_stage(f"calibrating: {done} of {total} photographs")
 
-            ranges = collect_ranges(model, calibration, loaded.preprocessing, options.method, count)
+            symmetric = options.scheme == "s8s8"
+            ranges = collect_ranges(
+                model, calibration, loaded.preprocessing, options.method, count, symmetric=symmetric, cam_tensor=tensor
+            )
         entries = []
         for precision in PRECISIONS:
             if precision not in options.precisions:
                 continue
             if precision == "f32":
-                graph, record = onnx.ModelProto(), {}
-                graph.CopyFrom(model)
-            else:
-                on_stage(f"quantizing to {precision}")
-                how = QuantizationOptions(precision, options.scheme, options.per_channel, options.reduce_range)
-                graph, record = quantize(model, ranges, how, tensor), how.to_json()
-            entries.append(_write_precision(folder, precision, graph, tensor, record))
-            del graph
+                entries.append(_write_precision(folder, precision, model, tensor, {}))
+                del model.graph.output[1:]  # the tap
+                continue
+            on_stage(f"quantizing to {precision}")
+            how = QuantizationOptions(precision, options.scheme, options.per_channel, options.reduce_range)
+            # The weights are large: the last one to be made may have the only copy.
+            quantized_model = quantize(model, ranges, how, tensor, consume=precision == quantized[-1])
+            entries.append(_write_precision(folder, precision, quantized_model, tensor, how.to_json()))
+            del quantized_model
         bundle = Bundle(
             folder=folder,
             model_id=loaded.id,

@@ -52,17 +52,20 @@ class QuantizationOptions:
         }
 
 
-def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions, cam_tensor: str = "") -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, ranges: Any, options: QuantizationOptions, cam_tensor: str = "", *, consume: bool = False
+) -> onnx.ModelProto:
     """Quantize a float graph to QDQ form with `onnxruntime.quantization`.
 
     The logits stay unquantized: a quantized logit saturates on a part of unseen images, and with it the gradient
     that Grad-CAM++ lives on vanishes.
 
     Args:
-        model: Float graph; not changed.
+        model: Float graph; not changed unless `consume`.
         ranges: `TensorsData` of its activations.
         options: Precision and scheme.
         cam_tensor: Activation that shall carry codes even where no quantized operator reads it.
+        consume: Whether the float graph may be used up instead of copied.
 
     Returns:
         The QDQ graph; the same inputs give the same bytes.
@@ -81,7 +84,7 @@ def quantize(model: onnx.ModelProto, ranges: Any, options: QuantizationOptions, 
         (QuantType.QUInt8 if unsigned else QuantType.QInt8) if eight else (QuantType.QUInt16 if unsigned else QuantType.QInt16)
     )
     weight = QuantType.QInt8 if eight else QuantType.QInt16
-    source = copy.deepcopy(model)
+    source = model if consume else copy.deepcopy(model)
     try:
         with quiet_quantizer():
             quantizer = QDQQuantizer(

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnxruntime.quantization.calibrate import create_calibrator
 from PIL import Image
 
 from qcam.calibration import ranges
@@ -73,7 +75,7 @@ def truth(model: onnx.ModelProto, calibration: CalibrationSet) -> dict[str, tupl
 
 
 def found(model: onnx.ModelProto, calibration: CalibrationSet, method: str) -> dict[str, tuple[float, float]]:
-    data = collect_ranges(model, calibration, SETTINGS, method)
+    data = collect_ranges(model, calibration, SETTINGS, method, symmetric=True)
     return {name: tuple(float(np.asarray(edge).item()) for edge in data[name].range_value) for name in TENSORS}
 
 
@@ -90,6 +92,33 @@ def test_minmax_is_the_true_range_whatever_the_batch(
     assert measured["input"] == truth["input"]
     for name in TENSORS:
         assert measured[name] == pytest.approx(truth[name], rel=1e-6)  # two convolutions in float32
+
+
+def test_what_a_relu_alone_reads_gets_its_results_range_unless_it_will_carry_codes(
+    model: onnx.ModelProto, calibration: CalibrationSet, truth: dict[str, tuple[float, float]]
+) -> None:
+    plain = collect_ranges(model, calibration, SETTINGS, "minmax")
+    assert plain["convolved"].range_value == plain["rectified"].range_value
+    assert plain["rectified"].range_value == pytest.approx(truth["rectified"], rel=1e-6)
+    kept = collect_ranges(model, calibration, SETTINGS, "minmax", cam_tensor="convolved")
+    assert kept["convolved"].range_value == pytest.approx(truth["convolved"], rel=1e-6)
+
+
+@pytest.mark.parametrize("opset", [17, 18, 21])
+def test_minmax_agrees_with_onnx_runtimes_own_calibrator(
+    model: onnx.ModelProto, calibration: CalibrationSet, tmp_path: Path, opset: int
+) -> None:
+    other = onnx.version_converter.convert_version(model, opset)
+    onnx.save(other, tmp_path / "model.onnx")
+    calibrator = create_calibrator(tmp_path / "model.onnx", augmented_model_path=str(tmp_path / "augmented.onnx"))
+    for batch in calibration.normalised_batches(SETTINGS, 4):
+        calibrator.collect_data(ranges._OneBatch("input", batch))
+    theirs = calibrator.compute_data()
+    ours = collect_ranges(other, calibration, SETTINGS, "minmax", symmetric=True)
+    assert set(theirs.keys()) <= set(ours.keys())
+    for name in theirs.keys():  # noqa: SIM118 - not a dict
+        found = [float(np.asarray(edge).item()) for edge in theirs[name].range_value]
+        assert [float(edge) for edge in ours[name].range_value] == pytest.approx(found, rel=1e-6)
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])

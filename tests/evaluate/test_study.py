@@ -215,7 +215,7 @@ def test_the_deployed_model_is_shown_what_its_cam_leaves(tiny_bundle, photograph
 def test_every_image_is_decoded_once_for_all_models_and_precisions(
     tiny_bundle, export_tiny, photographs, tmp_path, monkeypatch
 ):
-    from qcam.evaluate import loader as module
+    from qcam.calibration import images as module
 
     other = replace(export_tiny(tmp_path / "other", seed=1), model_id="other")
     decoded = []
@@ -341,17 +341,35 @@ def test_force_deletes_nothing_that_is_not_ours(tiny_bundle, photographs, tmp_pa
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_integer_figures_do_not_depend_on_the_batch(tiny_bundle, photographs, tmp_path, batch_size):
+@pytest.mark.parametrize(("batch_size", "threads", "backwards"), [(1, 2, False), (3, 2, False), (64, 1, False), (64, 2, True)])
+def test_figures_do_not_depend_on_batch_threads_or_order(
+    tiny_bundle, photographs, tmp_path, batch_size, threads, backwards
+):
     images = find_images(photographs)
-    one = finish(make(tiny_bundle, images, tmp_path / "one", batch_size=batch_size))
+    options = StudyOptions(PRECISIONS, SessionSettings(threads=threads), saliency="none", batch_size=batch_size)
+    given = images[::-1] if backwards else images
+    one = finish(Study([tiny_bundle], given, None, options, tmp_path / "one"))
     other = finish(make(tiny_bundle, images, tmp_path / "other", batch_size=64))
-    pick = lambda rows: [(r.image, r.top1, r.status) for r in rows if r.precision == "int8"]  # noqa: E731
-    assert pick(one) == pick(other)
-    for a, b in zip(one, other, strict=True):
-        assert (a.CC is None) == (b.CC is None)
-        if a.CC is not None:
-            assert a.CC == pytest.approx(b.CC, abs=1e-5)
+    key = lambda row: (row.image, row.precision, row.comparison)  # noqa: E731
+    for a, b in zip(sorted(one, key=key), sorted(other, key=key), strict=True):
+        assert key(a) == key(b)
+        assert (a.top1, a.status, a.target_class) == (b.top1, b.status, b.target_class)
+        for name in ("SIM", "CC", "KLD", "rank_correlation", "overlap"):
+            assert getattr(a, name) == pytest.approx(getattr(b, name), abs=1e-5)
+
+
+def test_deployed_int8_maps_are_equal_bit_by_bit_whatever_batch_threads_or_order(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)
+    found = []
+    for batch_size, threads, given in [(64, 2, images), (1, 2, images), (3, 1, images), (5, 2, images[::-1])]:
+        folder = tmp_path / f"{batch_size}-{threads}"
+        settings = SessionSettings(threads=threads)
+        options = StudyOptions(("int8",), settings, "none", "own-top1", batch_size=batch_size, fake_quant=False)
+        finish(Study([tiny_bundle], given, None, options, folder))
+        table = pq.read_table(folder / MAPS).to_pylist()
+        found.append({(row["image"], row["kind"]): row["values"] for row in table})
+    assert len(found[0]) >= 4
+    assert all(other == found[0] for other in found[1:])
 
 
 def test_labels_give_accuracy_and_can_be_explained(tiny_bundle, photographs, tmp_path):

@@ -44,7 +44,7 @@ def _sums(x: torch.Tensor, start: int, neighbours: bool) -> torch.Tensor:
     if pairs:
         # Both accumulators at once, and the packets in front of the rows: each addition reads memory that lies together.
         both = x[:, start : start + 2 * pairs * _LANES].reshape(len(x), pairs, 2 * _LANES).transpose(0, 1).contiguous()
-        total = both[0]
+        total = both[0].clone()  # of a single row, `both` is a view of the caller's tensor
         for pair in both[1:]:
             total += pair
         total = total[:, :_LANES] + total[:, _LANES:]

@@ -1,0 +1,178 @@
+"""Steps taken together give what they give one by one, bit for bit; the tail's shortcuts give the whole tail's gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from qcam.runtime.bundle import load_model
+from qcam.runtime.mirror import Mirror
+from qcam.runtime.mirror.fused import FakeQuantize, find_pairs
+from qcam.runtime.mirror.integer.elementwise import PairLookup
+from qcam.runtime.mirror.integer.kernel import Lookup, take
+from qcam.runtime.mirror.integer.summation import row_sums
+from qcam.runtime.mirror.steps import Program
+from qcam.runtime.mirror.tail import Tail
+
+NETWORKS = ("efficientnet_b0", "squeezenet1_1")
+
+
+def images(bundle, count=2):
+    height, width = bundle.preprocessing.crop
+    noise = np.random.default_rng(0).normal(size=(count, 3, height, width))
+    return torch.from_numpy(noise.astype(np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("precision", "arithmetic"), [("int8", "fake_quant"), ("int16", "fake_quant"), ("int8", "integer")])
+def test_the_fused_forward_equals_the_one_that_can_be_observed(seeded_bundle, name, precision, arithmetic):
+    bundle = seeded_bundle(name)
+    mirror = Mirror(load_model(bundle, precision), bundle.precision(precision), arithmetic=arithmetic)
+    assert len(mirror._forward.steps) < len(mirror._stepwise.steps) or arithmetic == "integer"
+    fast, seen = mirror.forward(images(bundle)), set()
+    slow = mirror.forward(images(bundle), observe=lambda tensor, codes: seen.add(tensor))
+    assert torch.equal(fast.logits, slow.logits)
+    assert torch.equal(fast.tap, slow.tap)
+    assert seen == set(mirror.quantized)
+
+
+@pytest.mark.slow
+def test_silu_is_one_table_where_nothing_looks_at_the_sigmoid(seeded_bundle):
+    bundle = seeded_bundle("efficientnet_b0")
+    mirror = Mirror(load_model(bundle, "int8"), bundle.precision("int8"), arithmetic="integer")
+    kinds = [type(step.compute) for step in mirror._forward.steps]
+    before = [type(step.compute) for step in mirror._stepwise.steps]
+    assert before.count(PairLookup) > kinds.count(PairLookup)
+    assert kinds.count(Lookup) > 10
+    assert len(kinds) < len(before)  # the sigmoids themselves are gone
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
+def test_fake_quantize_is_dequantize_of_quantize(dtype):
+    from qcam.runtime.fusion import Codes
+    from qcam.runtime.mirror.operators.quantization import dequantize_linear, quantize_linear
+
+    zero = np.asarray(np.iinfo(dtype).max // 3, dtype)
+    codes = Codes("x", np.asarray(0.037, np.float32), zero, 1)
+    x = torch.linspace(-40, 40, 10_001) * (np.iinfo(dtype).max / 255)
+    scale, point = torch.tensor(codes.scale), torch.from_numpy(zero.reshape(1)).reshape(())
+    expected = dequantize_linear(quantize_linear(x, scale, point), scale, point)
+    quantize = FakeQuantize(codes, torch.device("cpu"))
+    assert torch.equal(quantize(x), expected)
+    assert torch.equal(quantize.in_place(x.clone()), expected)
+
+
+def test_pairs_leave_alone_what_is_wanted(tiny_bundle):
+    from qcam.runtime.graph import Graph
+
+    graph = Graph(load_model(tiny_bundle, "int8"))
+    tap = tiny_bundle.precision("int8").tap.output
+    everything = {pair.quantizer.output[0] for pair in find_pairs(graph, [])}
+    assert everything - {pair.quantizer.output[0] for pair in find_pairs(graph, [tap])} == {tap}
+
+
+@pytest.mark.parametrize("size", [3, 2**18, 2**18 + 1, 700_001])
+def test_take_is_a_lookup_whatever_the_size(size):
+    table = torch.rand(256)
+    places = torch.randint(0, 256, (size,)).float()
+    assert torch.equal(take(table, places), table[places.long()])
+    assert torch.equal(take(table, places.reshape(-1, 1).T), table[places.long()][None])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (8, 16), (7, 49), (12, 50), (6, 51), (9, 12_544)])
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_row_sums_add_in_eigens_order(shape, neighbours):
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=shape).astype(np.float32))
+    assert row_sums(x, neighbours=neighbours).tolist() == [one_sum(x.numpy(), row, neighbours) for row in range(shape[0])]
+
+
+def one_sum(x, row, neighbours):
+    """The same order number by number: up to the boundary, two accumulators of four lanes, the rest."""
+    values, length = x[row], x.shape[1]
+    start = min(-row * length % 4, length)
+    packets = [values[place : place + 4] for place in range(start, length - 3, 4)]
+    if not packets:
+        total = values[0]
+        for value in values[1:]:
+            total = total + value
+        return float(total)
+    total = packets[0]
+    if len(packets) > 1:
+        other = packets[1]
+        for index in range(2, len(packets) - len(packets) % 2, 2):
+            total, other = total + packets[index], other + packets[index + 1]
+        total = total + other
+        if len(packets) % 2:
+            total = total + packets[-1]
+    a, b, c, d = total
+    result = (a + b) + (c + d) if neighbours else (a + c) + (b + d)
+    for value in [*values[:start], *values[start + 4 * len(packets) :]]:
+        result = result + value
+    return float(result)
+
+
+@pytest.mark.parametrize("precision", ["f32", "int16", "int8"])
+def test_the_tails_shortcuts_give_the_whole_tails_gradient(tiny_bundle, precision):
+    mirror = Mirror(load_model(tiny_bundle, precision), tiny_bundle.precision(precision))
+    tail = mirror._tail
+    assert tail._pool is not None
+    assert tail._last is not None
+    whole = Tail(tail.program.steps, mirror._entries, mirror.entry.logits, tail.program.constants, whole=True)
+    tap = mirror.dequantize(mirror.entry.tap, mirror.forward(images(tiny_bundle, 5)).tap)
+    targets = torch.tensor([0, 3, 3, 9, 5])
+    short, long = (each.gradient(tap.clone(), targets, {}, lambda value: value) for each in (tail, whole))
+    assert short.shape == long.shape == tap.shape
+    torch.testing.assert_close(short, long, rtol=1e-6, atol=0)
+    assert short.stride()[2:] == (0, 0)
+    assert long.abs().sum() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_squeezenets_class_map_is_computed_for_one_class_alone(seeded_bundle, precision):
+    bundle = seeded_bundle("squeezenet1_1")
+    mirror = Mirror(load_model(bundle, precision), bundle.precision(precision))
+    tail = mirror._tail
+    assert tail._pool is None  # a convolution comes first
+    assert tail._last is not None
+    whole = Tail(tail.program.steps, mirror._entries, mirror.entry.logits, tail.program.constants, whole=True)
+    outputs = mirror.forward(images(bundle))
+    tap = mirror.dequantize(mirror.entry.tap, outputs.tap)
+    targets = outputs.logits.argmax(1)
+    short, long = (each.gradient(tap.clone(), targets, {}, lambda value: value) for each in (tail, whole))
+    torch.testing.assert_close(short, long, rtol=1e-5, atol=1e-9)
+    assert long.abs().sum() > 0
+
+
+def test_a_mirror_of_the_tail_alone_gives_the_same_gradient_and_reads_no_other_weights(tiny_bundle):
+    model, entry = load_model(tiny_bundle, "int8"), tiny_bundle.precision("int8")
+    whole, tail = Mirror(model, entry), Mirror(model, entry, tail_only=True)
+    tap = whole.dequantize(entry.tap, whole.forward(images(tiny_bundle, 3)).tap)
+    targets = torch.tensor([1, 2, 3])
+    assert torch.equal(tail.gradient(tap, targets), whole.gradient(tap, targets))
+    assert not hasattr(tail, "_forward")
+    assert isinstance(tail._tail.program, Program)
+    assert len(tail._tail.program.constants) < len(whole._forward.constants)
+
+
+@pytest.mark.parametrize("precision", ["f32", "int16", "int8"])
+def test_a_gradient_does_not_depend_on_batch_order_or_threads(tiny_bundle, precision):
+    mirror = Mirror(load_model(tiny_bundle, precision), tiny_bundle.precision(precision), tail_only=True)
+    tap = mirror.dequantize(
+        mirror.entry.tap, Mirror(load_model(tiny_bundle, precision), mirror.entry).forward(images(tiny_bundle, 7)).tap
+    )
+    targets = torch.tensor([0, 1, 2, 3, 4, 5, 6])
+    together = mirror.gradient(tap, targets)
+    apart = torch.cat([mirror.gradient(tap[index : index + 1], targets[index : index + 1]) for index in range(7)])
+    swapped = mirror.gradient(tap.flip(0), targets.flip(0)).flip(0)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = mirror.gradient(tap, targets)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together, apart)
+    assert torch.equal(together, swapped)
+    assert torch.equal(together, alone)
