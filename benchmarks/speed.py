@@ -6,8 +6,8 @@ Two processes, qcam's and the peers' (each in its own environment), take turns o
 beforehand; only one of them computes at a time. Every task has a turn in each round, and every other round runs backwards, so
 that neighbours in the table are neighbours in time both ways. The first round warms up and is dropped. A turn is a median of
 calls; before each, everything rests for a moment: the threads of ONNX Runtime and OpenMP go on spinning for a while after
-their work is done, and would take the cores from whoever comes next. Inside a turn nothing is changed about that: a CAM whose
-gradient has to share the cores with spinning threads is a CAM as users get it.
+their work is done, and would take the cores from whoever comes next. Inside a turn it is as users get it: qcam's commands let
+the threads of its sessions and of OpenMP rest when idle, bare sessions and peers have their own defaults.
 
 Figures are times an image: medians of the rounds, with their extremes; ratios are of medians, with the extremes of the ratios
 inside one round. Weights are seeded by default: they change no time. Bundles stay in build/speed, and are exported anew when
@@ -118,7 +118,8 @@ class _Run:
             for name, python in self._pythons.items():  # qcam's first: the others read the bundle that it exports
                 self._tell(f"preparing {name}")
                 log = Path(f"{self._stem}.{name}.log")
-                worker = Worker(python, f"peers.{name}_worker", self._settings["threads"], log)
+                more = {"OMP_WAIT_POLICY": "PASSIVE"} if name == "qcam" else {}  # qcam's commands set it
+                worker = Worker(python, f"peers.{name}_worker", self._settings["threads"], log, more)
                 stack.callback(worker.close)
                 try:
                     reply = worker.ask({"prepare": self._settings})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -110,7 +111,8 @@ def _save_with_reductions(model: onnx.ModelProto, names: Iterable[str], path: Pa
     reductions: dict[str, list[onnx.NodeProto]] = {}
     for name in names:
         rank = ranks.get(name, 0)
-        inputs, attributes = [name], {"keepdims": 0}  # over everything: one number
+        inputs: list[str] = [name]
+        attributes: dict[str, Any] = {"keepdims": 0}  # over everything: one number
         if rank > 1 and opset >= 18:
             inputs.append(f"{_AXES}{rank}")
         elif rank > 1:

@@ -54,6 +54,15 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def let_idle_threads_rest() -> None:
+    """Make OpenMP's threads sleep when they have nothing to do, unless the user says otherwise; before PyTorch is imported.
+
+    They would spin for some milliseconds after each parallel operation, and take a core from the ONNX Runtime session that
+    runs next.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def describe() -> dict[str, object]:
     """Return the machine's architecture, system, cores and kernel features as JSON-ready values."""
     return {

@@ -89,12 +89,13 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method
         raise QcamError(f"CAM method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     if gradient.strides[2:] == (0, 0):
         gradient = gradient[:, :, :1, :1]
-    a, g = activation.astype(np.float64), gradient.astype(np.float64)
-    weights = METHODS[method](a, g)
-    batch, channels, height, width = a.shape
-    summed = np.matmul(weights[:, None, :], a.reshape(batch, channels, height * width))
-    maps: Array = np.maximum(summed.reshape(batch, height, width), 0.0)
-    return maps
+    batch, channels, height, width = activation.shape
+    maps = np.empty((batch, height, width))
+    for index in range(batch):  # one by one: in float64 a batch would leave the processor's cache
+        a, g = (values[index : index + 1].astype(np.float64) for values in (activation, gradient))
+        weights = METHODS[method](a, g)
+        maps[index] = (weights @ a.reshape(channels, height * width)).reshape(height, width)
+    return np.maximum(maps, 0.0, out=maps)
 
 
 def normalise(maps: Array) -> Array:

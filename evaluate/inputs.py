@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcam.common import console
+from qcam.common import console, machine
 from qcam.common.errors import QcamError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def torch_device(wanted: str, threads: int) -> str:
     Raises:
         QcamError: If PyTorch is not installed, or the device cannot be had.
     """
+    machine.let_idle_threads_rest()
     try:
         import torch
     except ImportError as error:

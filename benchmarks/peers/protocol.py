@@ -115,7 +115,7 @@ class WorkerError(Exception):
 class Worker:
     """A worker process, as its driver sees it."""
 
-    def __init__(self, python: Path, module: str, threads: int, log: Path) -> None:
+    def __init__(self, python: Path, module: str, threads: int, log: Path, more: dict[str, str]) -> None:
         """Start it; what it prints goes to a file.
 
         Args:
@@ -123,10 +123,11 @@ class Worker:
             module: What it runs.
             threads: Of its OpenMP.
             log: The file.
+            more: Further environment variables.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         self._name, self._log = module, log
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parents[1])}
+        environment = os.environ | more | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parents[1])}
         with log.open("w", encoding="utf-8") as stream:
             self._process = subprocess.Popen(
                 [str(python), "-P", "-m", module],

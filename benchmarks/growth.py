@@ -1,0 +1,63 @@
+"""How qcam-eval's time and memory grow: with the number of images, the batch size and the threads.
+
+    python benchmarks/growth.py [--model mobilenet_v2] [--count 100 --count 1000 --count 10000] [--json FILE]
+
+Every figure is a process of its own at int8 (deployed run, CAM, salient-object maps by spectral residual, metrics, results
+written; no pictures): its wall time and its peak resident memory, as the operating system tells it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from evaluation import run
+from memory import augment, measure
+
+from qcam.common import console, machine
+from qcam.common.files import readable_json, write_atomically
+
+#: Images at which batch sizes and threads are compared.
+FIXED = 640
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model", default="mobilenet_v2", show_default=True, help="As for qcam-export; weights are seeded.")
+@click.option("--count", "counts", multiple=True, type=click.IntRange(1), default=(100, 1000, 10_000), help="Images.")
+@click.option("--batch-size", "sizes", multiple=True, type=click.IntRange(1), default=(1, 2, 4, 8, 16, 32), help="Batch sizes.")
+@click.option("--threads", "threads", multiple=True, type=click.IntRange(1), default=(1, 2), help="Numbers of threads.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+def main(
+    model: str, counts: tuple[int, ...], sizes: tuple[int, ...], threads: tuple[int, ...], json_path: Path | None
+) -> None:
+    """Measure growth."""
+    found: dict[str, Any] = {"model": model, "images": [], "batch_size": [], "threads": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        augment(folder / "images", max(*counts, FIXED))
+        run("exporters.cli", model, "--weights", "random:0", "--precision", "int8", "--output", str(folder / "bundle"))
+        fixed = [
+            str(folder / "bundle"), "--images", str(folder / "images"), "--saliency", "spectral", "--saliency-cache", "none",
+            "--target", "own-top1", "--no-fake-quant", "--no-report", "--grid-rows", "0",
+        ]  # fmt: skip
+
+        def add(kind: str, value: int, count: int, *options: str) -> None:
+            output = folder / f"{kind}-{value}"
+            figures = measure([*fixed, "--limit", str(count), "--output", str(output), *options])
+            found[kind].append({kind: value, "count": count} | figures)
+            console.out.print(f"{kind} {value}: {figures['seconds']:.1f} s, peak {figures['peak_mib']:.0f} MiB", markup=False)
+
+        for count in counts:
+            add("images", count, count)
+        for size in sizes:
+            add("batch_size", size, FIXED, "--batch-size", str(size))
+        for number in threads:
+            add("threads", number, FIXED, "--threads", str(number))
+    if json_path is not None:
+        write_atomically(json_path, readable_json(found | {"machine": machine.describe(), "versions": machine.versions()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+r"""docs/performance.md, made from what the benchmarks measured.
+
+    python benchmarks/performance.py build/speed/speed.json build/speed/export.json build/speed/evaluation.json \
+        build/speed/growth.json --output docs/performance.md
+
+Every figure in the page comes from these files; the words around them are in `performance.md.jinja`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from qcam.common.files import write_atomically
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("speed", type=FILE)
+@click.argument("export", type=FILE)
+@click.argument("evaluation", type=FILE)
+@click.argument("growth", type=FILE)
+@click.option("--output", default=Path("docs/performance.md"), show_default=True, type=click.Path(path_type=Path))
+def main(speed: Path, export: Path, evaluation: Path, growth: Path, output: Path) -> None:
+    """Write the page and its curves."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["bound"] = lambda bar: f"{'≥' if bar['at_least'] else '≤'} {bar['bound']:g}"
+    read = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name, path in (("speed", speed), ("export", export), ("evaluation", evaluation), ("growth", growth))
+    }
+    curves = output.with_suffix(".svg")
+    draw(read["growth"], curves)
+    text = environment.get_template("performance.md.jinja").render(
+        **read, growth_of=lambda kind: per_image(read["growth"], kind), curves=curves.name
+    )
+    write_atomically(output, text)
+
+
+def per_image(growth: dict[str, Any], kind: str) -> list[dict[str, float]]:
+    """Return the runs of one kind, with their rate."""
+    return [run | {"rate": run["count"] / run["seconds"]} for run in growth[kind]]
+
+
+def draw(growth: dict[str, Any], path: Path) -> None:
+    """Draw time and peak memory against images, batch size and threads."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": "qcam", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(9, 4.5), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.subplots(2, 3)
+        for column, (kind, label) in enumerate((("images", "images"), ("batch_size", "batch size"), ("threads", "threads"))):
+            runs = growth[kind]
+            places = [run[kind] for run in runs]
+            for row, (key, unit) in enumerate((("seconds", "wall time, s"), ("peak_mib", "peak memory, MiB"))):
+                axis = axes[row, column]
+                axis.plot(places, [run[key] for run in runs], marker="o", color="#0072b2")
+                axis.set_xlabel(label)
+                axis.set_ylabel(unit)
+                if kind != "threads":
+                    axis.set_xscale("log", base=10 if kind == "images" else 2)
+                if kind == "images" and key == "seconds":
+                    axis.set_yscale("log")
+                else:
+                    axis.set_ylim(bottom=0)
+                axis.grid(alpha=0.3)
+        figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
