@@ -28,6 +28,8 @@ Examples:
       int8 without 16-bit saturation on x86 CPUs that lack VNNI
   qcam-eval --images val/ --dry-run
       what would be done, how many bytes, how long
+  qcam-eval --no-fake-quant --profile
+      deployed maps alone, and where the time goes
   qcam-eval --saliency birefnet --trust-remote-code
       the paper's salient-object network, from its hub
   qcam-eval --protocol paper --paper-fix eval-mode,calibrated
