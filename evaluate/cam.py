@@ -92,7 +92,8 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method
     batch, channels, height, width = activation.shape
     maps = np.empty((batch, height, width))
     for index in range(batch):  # one by one: in float64 a batch would leave the processor's cache
-        a, g = (values[index : index + 1].astype(np.float64) for values in (activation, gradient))
+        # In one order in memory whatever the caller's: sums round by it.
+        a, g = (values[index : index + 1].astype(np.float64, order="C") for values in (activation, gradient))
         weights = METHODS[method](a, g)
         maps[index] = (weights @ a.reshape(channels, height * width)).reshape(height, width)
     return np.maximum(maps, 0.0, out=maps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -22,7 +22,7 @@ def overlapped(
     load: Callable[[Item], Loaded],
     run: Callable[[Loaded], Ran],
     finish: Callable[[Ran], Finished],
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Load, run and finish items in their order; only `run` is called in the caller's thread.
 
     Loading and finishing each have one thread of their own, so that every stage sees the items one by one, in order, whatever

@@ -234,12 +234,13 @@ class Study:
             return batch, finishes, self._state()
 
         finished = overlapped(batches, loader.load, run, lambda ran: (self._outcomes(*ran[:2]), ran[2]))
-        for shard in shards:
-            outcomes, state = [], ""
-            for _ in range(0, len(shard), size):
-                found, state = next(finished)
-                outcomes += found
-            yield outcomes, state
+        with closing(finished):
+            for shard in shards:
+                outcomes, state = [], ""
+                for _ in range(0, len(shard), size):
+                    found, state = next(finished)
+                    outcomes += found
+                yield outcomes, state
 
     def results(self) -> Results:
         """Read the results back, as far as they are asked for."""

@@ -211,3 +211,18 @@ def test_enlarging_is_torch_s_bilinear(shape: tuple[int, int], size: tuple[int, 
     found = upsample(maps, size)
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
     assert np.abs(found - expected).max() <= 1e-12
+
+
+def test_a_map_does_not_depend_on_how_its_activation_lies_in_memory():
+    rng = np.random.default_rng(5)
+    activation, gradient = (rng.normal(size=(3, 40, 7, 7)).astype(np.float32) for _ in range(2))
+    last = [np.ascontiguousarray(values.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for values in (activation, gradient)]
+    np.testing.assert_array_equal(cam(*last), cam(activation, gradient))
+
+
+def test_a_gradient_given_once_for_all_positions_is_the_repeated_one():
+    rng = np.random.default_rng(6)
+    activation = rng.random((3, 40, 7, 7)).astype(np.float32)
+    once = np.broadcast_to(rng.normal(size=(3, 40, 1, 1)).astype(np.float32), activation.shape)
+    for method in METHODS:
+        np.testing.assert_allclose(cam(activation, once, method), cam(activation, once.copy(), method), rtol=1e-12)

@@ -20,11 +20,11 @@ SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Real photographs under 240 names, three of them damaged."""
+    """Real photographs under 480 names, three of them damaged."""
     folder = tmp_path / "photographs"
     folder.mkdir()
     images = evaluation_photographs()
-    for index in range(240):
+    for index in range(480):
         shutil.copy(images[index % len(images)].path, folder / f"{index:03d}.jpg")
     for index in (5, 40, 77):
         data = (folder / f"{index:03d}.jpg").read_bytes()
