@@ -107,9 +107,9 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tiny_bundle, photographs, t
     assert planned.returncode == 0, planned.stderr
     assert sorted(tmp_path.rglob("*")) == before
     text = planned.stdout
-    assert "images: 240 in 15 shards of up to 16" in text
+    assert "images: 480 in 30 shards of up to 16" in text
     assert "model: tiny (random weights), f32, int16, int8" in text
-    assert "rows: 2,160 in results.parquet" in text  # 240 images, 3 precisions, 3 comparisons
+    assert "rows: 4,320 in results.parquet" in text  # 480 images, 3 precisions, 3 comparisons
     assert "time: about 0:00:" in text
     (stated,) = [line for line in text.splitlines() if line.startswith("bytes: about ")]
     number, unit = stated.split()[2:4]
