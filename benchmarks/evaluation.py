@@ -46,8 +46,8 @@ def main(model: str, images: int, simulated_images: int, json_path: Path | None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         augment(folder / "images", images)
-        bundle = folder / "bundle"
-        run("exporters.cli", model, "--weights", "random:0", "--output", str(bundle))
+        run("exporters.cli", model, "--weights", "random:0", "--output", str(folder / "bundles"))
+        (bundle,) = (folder / "bundles").iterdir()
         shared = [str(bundle), "--images", str(folder / "images"), "--saliency-cache", str(folder / "cache"), "--profile"]
         fill = ["--limit", str(images), "--no-fake-quant", "--precision", "int8", "--target", "own-top1"]
         run("evaluate.cli", *shared, *fill, "--output", str(folder / "fill"))

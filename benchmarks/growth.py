@@ -37,9 +37,10 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         augment(folder / "images", max(*counts, FIXED))
-        run("exporters.cli", model, "--weights", "random:0", "--precision", "int8", "--output", str(folder / "bundle"))
+        run("exporters.cli", model, "--weights", "random:0", "--precision", "int8", "--output", str(folder / "bundles"))
+        (bundle,) = (folder / "bundles").iterdir()
         fixed = [
-            str(folder / "bundle"), "--images", str(folder / "images"), "--saliency", "spectral", "--saliency-cache", "none",
+            str(bundle), "--images", str(folder / "images"), "--saliency", "spectral", "--saliency-cache", "none",
             "--target", "own-top1", "--no-fake-quant", "--no-report", "--grid-rows", "0",
         ]  # fmt: skip
 

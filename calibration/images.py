@@ -30,6 +30,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 100_000_000
 #: Largest file that is read at all, in bytes.
 MAX_BYTES = 1 << 28
+#: How the refusal of a file begins that could not be read at all.
+CANNOT_BE_READ = "cannot be read"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def decode(path: Path) -> Decoded:
             return Decoded(None, "", refusal=f"file larger than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
     except OSError as error:
-        return Decoded(None, "", refusal=f"cannot be read: {error.strerror or error}")
+        return Decoded(None, "", refusal=f"{CANNOT_BE_READ}: {error.strerror or error}")
     sha256 = sha256_bytes(data)
     try:
         with warnings.catch_warnings():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qcam.common import console, machine
+from qcam.common import console
 from qcam.common.errors import QcamError
 from qcam.evaluate.inputs import find_photographs, key_value, load_bundles, torch_device
 
@@ -34,6 +34,9 @@ Examples:
       the paper's salient-object network, from its hub
   qcam-eval --protocol paper --paper-fix eval-mode,calibrated
       what the paper's authors ran, less two of its slips
+  qcam-eval s3://models/resnet50 --images s3://data/val --output s3://out/val \
+          --engine ray --ray-address auto --require kernel=vnni
+      on a Ray cluster, on CPUs of one kernel family (docs/scale.md)
 Results: report.html, table.md, table.csv, table.tex, figures/, results.parquet,
 maps.parquet, pictures.parquet, images.parquet, summary.json, run.json,
 placement.json and grid-MODEL.png in the output folder.
@@ -42,8 +45,12 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
 
 
 @click.command(cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of photographs; by default the demo ones.")
+@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
+@click.option(
+    "--images",
+    metavar="DIR|URL|TAR|PARQUET",
+    help="Folder of photographs, WebDataset tars or Parquet files, local or behind a URL; by default the demo photographs.",
+)
 @click.option("--labels", type=click.Path(path_type=Path), help="CSV with the columns image,label; else class folders count.")
 @click.option(
     "--saliency",
@@ -75,7 +82,37 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
     help="May be given several times; by default all that a bundle holds.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime and PyTorch; by default all cores.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads of ONNX Runtime and PyTorch in each worker; by default all cores."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who evaluates: processes of this machine, or a Ray cluster. Figures are the same.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Workers, each with its own sessions; by default as many as the cores deserve, or as the cluster has room for.",
+)
+@click.option("--ray-address", metavar="auto|HOST:PORT", help="The Ray cluster; by default RAY_ADDRESS, else one of its own.")
+@click.option(
+    "--gpus-per-worker", type=click.FloatRange(0), default=0.0, help="GPUs of each Ray worker, or the part of one that it has."
+)
+@click.option(
+    "--require",
+    "requirements",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Refuse workers that are not kernel=vnni, avx2 or arm64, or whose CPU lacks feature=NAME (as /proc/cpuinfo names it).",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(1),
+    help="Seconds without a finished shard after which a worker counts as hung; by default 600, more where shards take long.",
+)
 @click.option(
     "--target",
     type=click.Choice(["f32-top1", "own-top1", "label"]),
@@ -134,13 +171,13 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
 @click.option("--dry-run", is_flag=True, help="Print the plan, its bytes and its time from a measured probe; write nothing.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR|URL",
     help="Folder for the results; by default out/demo, or out/NAME after the image folder.",
 )
 @click.option("--force", is_flag=True, help="Replace results that exist.")
 def main(
-    bundles: tuple[Path, ...],
-    images: Path | None,
+    bundles: tuple[str, ...],
+    images: str | None,
     labels: Path | None,
     saliency: str,
     saliency_preset: str | None,
@@ -152,6 +189,12 @@ def main(
     precisions: tuple[str, ...],
     batch_size: int,
     threads: int | None,
+    engine: str,
+    workers: int | None,
+    ray_address: str | None,
+    gpus_per_worker: float,
+    requirements: tuple[str, ...],
+    patience: float | None,
     target: str,
     method: str,
     protocol: str,
@@ -169,7 +212,7 @@ def main(
     colormap: str,
     profile: bool,
     dry_run: bool,
-    output: Path | None,
+    output: str | None,
     force: bool,
 ) -> None:
     """Evaluate each BUNDLE: does the quantized model, as deployed, still look at the same place?
@@ -177,45 +220,57 @@ def main(
     Every precision runs in ONNX Runtime; its Grad-CAM++ is compared with f32's, with salient-object maps, and with what
     a PyTorch fake-quant simulation of the same file predicts. Without BUNDLE, all of bundles/ are taken.
     """
+    from qcam.evaluate.engine.choice import EngineOptions, crew_for, settle
+    from qcam.evaluate.engine.requirements import check_requirements, unmet
     from qcam.runtime.bundle import PRECISIONS
     from qcam.runtime.deployed import SessionSettings, provider_name
 
-    threads = threads or machine.available_cores()
+    paper = protocol == "paper"
+    if not paper and (paper_fixes or paper_weights):
+        raise QcamError("--paper-fix and --paper-weights belong to --protocol paper; add it, or leave them out")
+    spread = EngineOptions(
+        engine, workers, ray_address, gpus_per_worker, tuple(key_value(entry, "--require") for entry in requirements), patience
+    )
+    check_requirements(spread.requirements)
+    if paper and (engine != "local" or (workers or 1) != 1):
+        raise QcamError("--protocol paper evaluates image after image in one process; leave out --engine and --workers")
+    name = provider_name(provider)
+    if not allow_fallback and not paper and engine == "local":
+        from qcam.runtime.deployed import require_provider
+
+        require_provider(name)
+    loaded = load_bundles(tuple(map(Path, bundles)))
+    photographs = find_photographs(None if images is None else Path(images))
+    photographs = _labelled(photographs, loaded, labels, demo=images is None)
+    photographs = photographs[:limit]  # after the labels: class folders count as a whole
+    spread, threads = settle(spread, threads, 0 if paper or dry_run else len(photographs))
     settings = SessionSettings(
-        provider=provider_name(provider),
+        provider=name,
         threads=threads,
         allow_fallback=allow_fallback,
         io_binding=io_binding,
         config=dict(key_value(entry, "--session-config") for entry in session_config),
     )
-    paper = protocol == "paper"
-    if not paper and (paper_fixes or paper_weights):
-        raise QcamError("--paper-fix and --paper-weights belong to --protocol paper; add it, or leave them out")
-    if not allow_fallback and not paper:
-        from qcam.runtime.deployed import require_provider
-
-        require_provider(settings.provider)
-    loaded = load_bundles(bundles)
-    photographs = find_photographs(images)
-    photographs = _labelled(photographs, loaded, labels, demo=images is None)
-    photographs = photographs[:limit]  # after the labels: class folders count as a whole
 
     from qcam.common.files import exclusive
+    from qcam.evaluate.engine.worker import SaliencyRequest
     from qcam.evaluate.outcome import draw, known_colormap, tell, write_profile
     from qcam.evaluate.plan import StudyOptions
-    from qcam.evaluate.saliency import default_cache, open_saliency
+    from qcam.evaluate.remote import open_results
+    from qcam.evaluate.saliency import default_cache, with_absolute_path
     from qcam.evaluate.study import Study
 
     known_colormap(colormap)
-    cache = default_cache() if saliency_cache is None else None if saliency_cache == "none" else Path(saliency_cache)
-    source = open_saliency(
-        saliency,
-        threads,
-        preset=saliency_preset,
-        options=dict(key_value(entry, "--saliency-option") for entry in saliency_options),
-        trust_remote_code=trust_remote_code,
-        cache=cache,
-        device=torch_device(device, threads) if saliency.startswith("birefnet") and trust_remote_code else "cpu",
+    cache = default_cache() if saliency_cache is None else None if saliency_cache == "none" else Path(saliency_cache).absolute()
+    request = SaliencyRequest(
+        with_absolute_path(saliency),
+        saliency_preset,
+        dict(key_value(entry, "--saliency-option") for entry in saliency_options),
+        trust_remote_code,
+        cache,
+    )
+    source = request.open(
+        threads, torch_device(device, threads) if saliency.startswith("birefnet") and trust_remote_code else "cpu"
     )
     fixes = tuple(sorted(filter(None, (paper_fixes or "").replace(" ", "").split(","))))
     options = StudyOptions(
@@ -231,21 +286,31 @@ def main(
         protocol=protocol,
         fixes=fixes,
     )
-    folder = output or Path("out") / (("demo" if images is None else images.resolve().name or "images") + "-paper" * paper)
+    folder, remote = open_results(output or f"out/{_name_of(images)}{'-paper' * paper}")
     make = None
     if paper:
         mirror_device = torch_device(device, threads)
         make = _paper(fixes, dict(key_value(entry, "--paper-weights") for entry in paper_weights))
+    crew = None
+    if spread.name == "ray" or spread.workers != 1:
+        # The workers' machines count: a GPU there is asked for by --gpus-per-worker.
+        mirror_device = "cuda" if (gpus_per_worker and device != "cpu") or device == "cuda" else "cpu"
+        if not dry_run:
+            crew = crew_for(spread, loaded, bundles, options, request, source, mirror_device)
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with console.err.status("opening sessions"):
-        study = Study(loaded, photographs, source, options, folder, make=make, spans=profile)
-    with study.clock.stage("import PyTorch"):
-        mirror_device = torch_device(device, threads)
+        study = Study(loaded, photographs, source, options, folder, make=make, crew=crew, remote=remote, spans=profile)
+    if crew is None:
+        with study.clock.stage("import PyTorch"):
+            mirror_device = torch_device(device, threads)
+        missing = unmet(spread.requirements, study.facts)
+        if missing:
+            raise QcamError(missing)
     if dry_run:
         from qcam.evaluate.estimate import describe, estimate
 
         if not study.prepare(mirror_device, force=force):
-            console.out.print(f"{folder} already holds the complete results of this very run", markup=False)
+            console.out.print(f"{study.where} already holds the complete results of this very run", markup=False)
             return
         for line in describe(study, estimate(study)):
             console.out.print(line, markup=False)
@@ -255,19 +320,29 @@ def main(
             try:
                 study.run()
             except KeyboardInterrupt:
-                console.warn(f"interrupted; {folder} holds what is finished, readable. The same command goes on from there")
+                console.warn(
+                    f"interrupted; {study.where} holds what is finished, readable. The same command goes on from there"
+                )
                 if force:
                     console.note("without --force, that is: with it, it starts anew")
                 raise
         else:
-            console.note(f"{folder} already holds the complete results of this very run; --force computes them again")
+            console.note(f"{study.where} already holds the complete results of this very run; --force computes them again")
         results = study.results()
         with study.clock.stage("tables"):
-            tell(results, study.evaluators)
+            tell(results)
         with study.clock.stage("pictures and report"):
-            draw(results, grid_rows=grid_rows, report=report, colormap=colormap)
+            draw(results, study.where, grid_rows=grid_rows, report=report, colormap=colormap)
         if profile:
             write_profile(study.clock, folder)
+        study.publish()
+
+
+def _name_of(images: str | None) -> str:
+    """Return the last part of an image set's location, to name results after."""
+    if images is None:
+        return "demo"
+    return (images.rstrip("/").rpartition("/")[2] if "://" in images else Path(images).resolve().name) or "images"
 
 
 def _paper(fixes: tuple[str, ...], weights: dict[str, str]) -> Callable[[Bundle, list[str]], Evaluator]:

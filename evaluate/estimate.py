@@ -50,11 +50,12 @@ def estimate(study: Study) -> Estimate:
     """Evaluate one batch to warm up and one to measure, of those left to do; nothing is written to the result folder.
 
     Args:
-        study: Prepared.
+        study: Prepared, with a runner of its own.
 
     Raises:
         QcamError: As from a run.
     """
+    assert study.runner is not None
     study.build()
     todo = study.todo
     images = [image for index in todo for image in study.shards[index]]
@@ -63,9 +64,10 @@ def estimate(study: Study) -> Estimate:
     seconds, weight = 0.0, 0.0
     if probe:
         with console.err.status("measuring"):
-            list(study.evaluate([warm], lambda _: None))
+            hashes = study.hashes
+            list(study.runner.evaluate([warm], hashes, lambda _: None))
             start = time.perf_counter()
-            ((outcomes, _),) = study.evaluate([probe], lambda _: None)
+            ((outcomes, _),) = study.runner.evaluate([probe], hashes, lambda _: None)
             seconds = (time.perf_counter() - start) / len(probe)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part.parquet"
@@ -84,10 +86,10 @@ def describe(study: Study, found: Estimate) -> list[str]:
         f"protocol: {options.protocol}; {options.describe()}",
         f"images: {found.all_images} in {found.shards} shards of up to {max(map(len, study.shards))}",
     ]
-    for evaluator in study.evaluators:
-        bundle = evaluator.bundle
+    for model in study.facts.models:
+        bundle = model.bundle
         trained = "" if bundle.trained else " (random weights)"
-        lines.append(f"model: {bundle.model_id}{trained}, {', '.join(evaluator.facts())}, bundle {bundle.fingerprint[:12]}")
+        lines.append(f"model: {bundle.model_id}{trained}, {', '.join(model.precisions)}, bundle {bundle.fingerprint[:12]}")
     lines.append(f"rows: {study.statistics_rows:,} in results.parquet")
     if found.todo < found.shards:
         lines.append(f"done already: {found.shards - found.todo} of {found.shards} shards")

@@ -23,13 +23,14 @@ from qcam.evaluate.measures import (
 from qcam.evaluate.metrics import all_metrics, is_constant
 from qcam.evaluate.results import Row, StoredMap
 from qcam.evaluate.stages import StageClock
-from qcam.runtime.bundle import Bundle, load_model
+from qcam.runtime.bundle import PRECISIONS, Bundle, load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 
 if TYPE_CHECKING:
     import torch
 
     from qcam.calibration.preprocessing import Preprocessing
+    from qcam.evaluate.plan import StudyOptions
     from qcam.runtime.mirror import Mirror
 
 #: Which class is explained, by the name that `--target` takes.
@@ -173,6 +174,24 @@ class BundleEvaluator:
             raise QcamError(f"{bundle.folder}: --target f32-top1 needs precision f32; add it, or use --target own-top1")
         self.deployed = {name: DeployedModel(bundle, name, settings) for name in precisions}
         self._mirrors: dict[str, Mirror] = {}
+
+    @classmethod
+    def of(cls, bundle: Bundle, options: StudyOptions) -> BundleEvaluator:
+        """Open what a run's options ask of a bundle.
+
+        Raises:
+            QcamError: As from the constructor, or a precision was asked for that the bundle does not hold.
+        """
+        return cls(
+            bundle,
+            wanted_precisions(bundle, options.precisions),
+            options.settings,
+            target=options.target,
+            method=options.method,
+            fake_quant=options.fake_quant,
+            null_row=options.null_row,
+            faithfulness=options.faithfulness,
+        )
 
     def build(self, device: str) -> None:
         """Build the mirror of every precision on a PyTorch device.
@@ -409,6 +428,18 @@ class _Batch:
     targets: dict[str, NDArray[np.int64]]
     faithfulness: dict[str, tuple[Array, NDArray[np.bool_]]]
     again: _Run | None = None
+
+
+def wanted_precisions(bundle: Bundle, asked: Sequence[str]) -> list[str]:
+    """Return the precisions to evaluate, f32 first whatever the order they were asked for in: others explain its class.
+
+    Raises:
+        QcamError: If one was asked for that the bundle does not hold.
+    """
+    for name in asked:
+        bundle.precision(name)
+    held = [entry.name for entry in bundle.precisions]
+    return [name for name in PRECISIONS if name in (asked or held) and name in held]
 
 
 def _softmax(logits: NDArray[np.float32]) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from qcam.calibration.images import Decoded, ImageFile, decode_all
+from qcam.calibration.images import CANNOT_BE_READ, Decoded, ImageFile, decode_all
 from qcam.common.errors import QcamError
 from qcam.evaluate.evaluator import Evaluator, Sample
 from qcam.evaluate.pictures import geometry, take_picture
@@ -83,6 +83,8 @@ class Loader:
         expected = self._hashes[file.name]
         if decoded.sha256 and expected not in (decoded.sha256, UNREADABLE):
             raise QcamError(f"{file.path} changed while the run was going on; run the same command again")
+        if not decoded.sha256 and expected != UNREADABLE and decoded.refusal.startswith(CANNOT_BE_READ):
+            raise QcamError(f"{file.path} was read when the run was planned, and {decoded.refusal} here")
         if decoded.image is None:
             batch.refused[file.name] = (decoded.sha256, decoded.refusal)
         elif self._labelled and file.label is None:

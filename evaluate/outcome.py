@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -11,7 +10,6 @@ import pyarrow.compute as pc
 from qcam.common import console
 from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
-from qcam.evaluate.evaluator import BundleEvaluator, Evaluator
 from qcam.evaluate.report import COLORMAPS, ReportOptions
 from qcam.evaluate.results import PROFILE, RESULTS, TABLE, Results, read_arrow
 from qcam.evaluate.stages import StageClock, describe, to_trace
@@ -32,12 +30,11 @@ def known_colormap(name: str) -> None:
         raise QcamError(f"colour map {name!r} is unknown; choose one of {', '.join(COLORMAPS)}")
 
 
-def tell(results: Results, evaluators: Sequence[Evaluator]) -> None:
+def tell(results: Results) -> None:
     """Print the table, write it in Markdown, CSV and LaTeX, and name what is odd.
 
     Args:
         results: A run.
-        evaluators: What ran it, for the placement.
 
     Raises:
         QcamError: If not one image could be evaluated, or the disk refuses.
@@ -62,7 +59,7 @@ def tell(results: Results, evaluators: Sequence[Evaluator]) -> None:
     sections = [
         f"{title}\n\n{as_markdown(entries)}\n{footer}",
         *(section.as_markdown() for section in below if section is not None),
-        placement_section([evaluator for evaluator in evaluators if isinstance(evaluator, BundleEvaluator)]),
+        placement_section(results.placement),
     ]
     write_atomically(folder / TABLE, "\n".join(section for section in sections if section))
     write_atomically(folder / "table.csv", as_csv(summary, untrained))
@@ -70,11 +67,12 @@ def tell(results: Results, evaluators: Sequence[Evaluator]) -> None:
     _name_what_is_odd(results)
 
 
-def draw(results: Results, *, grid_rows: int, report: bool, colormap: str) -> None:
+def draw(results: Results, where: str, *, grid_rows: int, report: bool, colormap: str) -> None:
     """Write the picture grids and the report, unless they are there already.
 
     Args:
         results: A run.
+        where: Where results go, for the last line.
         grid_rows: Images in each grid; 0 for none.
         report: Whether to write report.html and figures/.
         colormap: Colours of CAMs.
@@ -90,7 +88,7 @@ def draw(results: Results, *, grid_rows: int, report: bool, colormap: str) -> No
 
             write_report([results], folder, ReportOptions(colormap=colormap))
     shown = ["report.html"] * report + ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]
-    console.out.print(f"results: {folder}/ ({', '.join(shown)} …)", markup=False)
+    console.out.print(f"results: {where}/ ({', '.join(shown)} …)", markup=False)
 
 
 def write_profile(clock: StageClock, folder: Path) -> None:

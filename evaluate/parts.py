@@ -7,18 +7,24 @@ figure (bundles, provider, options, versions). A part of another key is another 
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qcam.common.errors import QcamError
 from qcam.common.files import commit_file
+from qcam.common.storage import shown
+from qcam.evaluate.remote import write_whole
 from qcam.evaluate.results import (
     MAP_SCHEMA,
     MAPS,
@@ -36,6 +42,7 @@ from qcam.evaluate.results import (
 PARTS = "parts"
 _STATE = b"qcam.state"
 _KEY = b"qcam.key"
+_WORKER = b"qcam.worker"
 _JOINED = {RESULTS: ("rows", ROW_SCHEMA), MAPS: ("maps", MAP_SCHEMA), PICTURES: ("pictures", PICTURE_SCHEMA)}
 _SCHEMA = pa.schema(
     [
@@ -62,28 +69,81 @@ class ImageOutcome:
     pictures: list[Picture] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class PartStore:
+    """The folder of the parts.
+
+    Attributes:
+        folder: A local path, or a location behind a URL.
+    """
+
+    folder: Any
+
+    def path(self, index: int, key: str) -> Any:
+        """Return where the part of a shard is: its place in the run, and the first 16 digits of its key."""
+        return self.folder / f"{index:06d}-{key[:16]}.parquet"
+
+    def names(self) -> set[str]:
+        """Return the names of all finished parts, from one listing.
+
+        Raises:
+            QcamError: If the folder cannot be listed.
+        """
+        try:
+            found = {path.name for path in self.folder.iterdir()}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        except Exception as error:  # file systems behind URLs have their own
+            raise QcamError(f"cannot list {shown(self.folder)}: {_first_line(error)}") from error
+        return {name for name in found if name.endswith(".parquet") and not name.startswith(".")}
+
+    def done(self, index: int, key: str) -> bool:
+        """Tell whether one shard's part is there."""
+        return bool(self.path(index, key).exists())
+
+    def clear(self) -> None:
+        """Delete the parts, as far as the place lets."""
+        if isinstance(self.folder, Path):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        with suppress(Exception):
+            for name in self.names():
+                (self.folder / name).unlink()
+
+
 def part_path(folder: Path, index: int, key: str) -> Path:
-    """Return where the part of a shard is: its place in the run, and the first 16 digits of its key."""
-    return folder / PARTS / f"{index:06d}-{key[:16]}.parquet"
+    """Return where the part of a shard is, in a result folder."""
+    path: Path = PartStore(folder / PARTS).path(index, key)
+    return path
 
 
-def write_part(path: Path, key: str, outcomes: Sequence[ImageOutcome], state: str = "") -> None:
+def write_part(
+    path: Any, key: str, outcomes: Sequence[ImageOutcome], state: str = "", worker: Mapping[str, Any] | None = None
+) -> None:
     """Write a part.
 
     Args:
-        path: From `part_path`.
+        path: From `PartStore.path`.
         key: The shard's key, stored in full.
         outcomes: The shard's images, in the order of the run.
         state: What the next shard has to know of this one; empty where images do not depend on each other.
+        worker: What evaluated it (`WorkerFacts.to_json`).
 
     Raises:
         QcamError: If the disk refuses.
     """
     table = pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=_SCHEMA)
-    write_arrow(path, table.replace_schema_metadata({_KEY: key.encode(), _STATE: state.encode()}))
+    metadata = {_KEY: key.encode(), _STATE: state.encode(), _WORKER: json.dumps(worker or {}).encode()}
+    table = table.replace_schema_metadata(metadata)
+    if isinstance(path, Path):
+        write_arrow(path, table)
+        return
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_whole(path, buffer.getvalue())
 
 
-def read_state(path: Path, key: str) -> str:
+def read_state(path: Any, key: str) -> str:
     """Return what a part says to the next shard.
 
     Raises:
@@ -95,16 +155,20 @@ def read_state(path: Path, key: str) -> str:
     return str(metadata.get(_STATE, b"").decode())
 
 
-def join_parts(paths: Sequence[Path], folder: Path) -> None:
+def join_parts(paths: Sequence[Any], folder: Path) -> list[dict[str, Any]]:
     """Join parts into the result files, one part in memory at a time; every file appears whole.
 
     Args:
         paths: The parts, in the order of the run.
-        folder: The result folder.
+        folder: The result folder, local.
+
+    Returns:
+        What evaluated them, each once, with the number of its parts as `shards`.
 
     Raises:
         QcamError: If a part cannot be read or the disk refuses.
     """
+    workers: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         writers = {name: stack.enter_context(_writer(folder / name, schema)) for name, (_, schema) in _JOINED.items()}
         for path in paths:
@@ -112,11 +176,14 @@ def join_parts(paths: Sequence[Path], folder: Path) -> None:
                 table = _open(path).read()
             except (OSError, pa.ArrowException) as error:
                 raise _unreadable(path, error) from error
+            about = (table.schema.metadata or {}).get(_WORKER, b"{}").decode()
+            workers.setdefault(about, json.loads(about) | {"shards": 0})["shards"] += 1
             for name, (column, schema) in _JOINED.items():
                 for chunk in table[column].chunks:
                     batch = pa.RecordBatch.from_struct_array(chunk.flatten())
                     if batch.num_rows:
                         _write(writers[name], batch.cast(schema), folder / name)
+    return list(workers.values())
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -127,15 +194,20 @@ def remove_leftovers(folder: Path) -> int:
     return len(found)
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def _open(path: Any) -> pq.ParquetFile:
+    """Open a part; one behind a URL is read whole, in one go."""
     try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
+        return pq.ParquetFile(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()))
+    except Exception as error:  # file systems behind URLs have their own
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> QcamError:
-    return QcamError(f"cannot read {path}: {str(error).splitlines()[0]}; delete it and run the same command again")
+def _unreadable(path: Any, error: Exception) -> QcamError:
+    return QcamError(f"cannot read {shown(path)}: {_first_line(error)}; delete it and run the same command again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _write(writer: pq.ParquetWriter, batch: pa.RecordBatch, path: Path) -> None:

@@ -21,6 +21,8 @@ from qcam.runtime.deployed import SessionSettings
 UNREADABLE = "unreadable"
 #: Fewer images than this are read before a bar could be seen.
 _MANY = 500
+#: What a plan says of the processor.
+_MACHINE = ("cpu_features", "kernels")
 #: How many images are named where many differ.
 _NAMED = 3
 
@@ -86,7 +88,9 @@ def fingerprint_images(images: Sequence[ImageFile]) -> dict[str, str]:
 def shard_keys(
     shards: Sequence[Sequence[ImageFile]], hashes: dict[str, str], plan: dict[str, Any], *, chained: bool
 ) -> list[str]:
-    """Return the key of every shard: a hash of its images' names, contents and labels, and of the plan without the image set.
+    """Return the key of every shard: a hash of its images' names, contents and labels, and of the plan.
+
+    The image set as a whole is left out, and the processor, which each part records for itself.
 
     Args:
         shards: Images by shard.
@@ -94,12 +98,24 @@ def shard_keys(
         plan: The plan.
         chained: Whether a shard's figures depend on the shards before it: then its key does as well.
     """
-    rest = fingerprint({key: value for key, value in plan.items() if key != "images"})
+    rest = fingerprint({key: value for key, value in plan.items() if key not in ("images", *_MACHINE)})
     keys: list[str] = []
     for shard in shards:
         content = [[image.name, hashes[image.name], image.label] for image in shard]
         keys.append(fingerprint([rest, content, keys[-1:] if chained else []]))
     return keys
+
+
+def settle_machine(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Leave the processor out of two plans where one of them leaves it to each part: workers may be other machines.
+
+    Args:
+        before: The recorded plan.
+        now: This one.
+    """
+    if before.get("cpu_features") is None or now.get("cpu_features") is None:
+        for key in _MACHINE:
+            before[key] = now[key] = None
 
 
 def write_images(folder: Path, images: Sequence[ImageFile], hashes: dict[str, str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qcam.common import machine
 from qcam.common.files import fingerprint
-from qcam.evaluate.evaluator import BundleEvaluator
+from qcam.evaluate.facts import WorkerFacts
 from qcam.evaluate.pictures import geometry
+from qcam.evaluate.plan import StudyOptions
 from qcam.evaluate.results import SCHEMA_VERSION
 from qcam.evaluate.table import arithmetic_lines, fallback_reasons
 
@@ -29,28 +31,37 @@ _CONVENTIONS = {
 }
 
 
-def run_record(study: Study, plan: Mapping[str, Any], seconds: Mapping[str, float], *, complete: bool) -> dict[str, Any]:
+def run_record(
+    study: Study,
+    plan: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    workers: Sequence[Mapping[str, Any]],
+    *,
+    complete: bool,
+) -> dict[str, Any]:
     """Return the content of run.json.
 
     Args:
         study: The study.
         plan: All that can change a figure.
-        seconds: Wall time by stage.
+        seconds: Wall time by stage, of this process.
+        workers: What evaluated the parts, with the number of these.
         complete: Whether every shard is finished.
     """
     options = study.options
+    facts = study.facts
     classes: dict[str, list[str]] = {}
     models = {}
-    for evaluator in study.evaluators:
-        bundle = evaluator.bundle
+    for model in facts.models:
+        bundle = model.bundle
         key = fingerprint(bundle.classes)[:12]
         classes[key] = list(bundle.classes)
         models[bundle.model_id] = {
             "bundle": bundle.folder.name,
             "weights": bundle.weights,
-            "geometry": geometry(evaluator.preprocessing),
+            "geometry": geometry(model.preprocessing),
             "classes": key,
-            "precisions": evaluator.facts(),
+            "precisions": model.precisions,
         }
     paper = options.protocol == "paper"
     return {
@@ -59,48 +70,75 @@ def run_record(study: Study, plan: Mapping[str, Any], seconds: Mapping[str, floa
         "protocol": {"name": options.protocol, "fixes": list(options.fixes)},
         "plan": dict(plan),
         "machine": machine.describe(),
-        "kernels": {"family": "not applicable"} if study.kernels is None else study.kernels.to_json(),
-        "int8_kernels_saturate_in_pairs": study.saturates,
+        "kernels": {"family": "not applicable"} if facts.kernels is None else facts.kernels.to_json(),
+        "int8_kernels_saturate_in_pairs": facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers),
+        "workers": [dict(worker) for worker in workers],
         "provider": "PyTorch" if paper else options.settings.provider,
         "models": models,
         "classes": classes,
         "conventions": _conventions(options.method, paper=paper),
-        "notes": notes(study),
-        "warnings": warnings(study),
+        "notes": notes(facts, options),
+        "warnings": warnings(facts, workers),
         "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
     }
 
 
-def notes(study: Study) -> list[str]:
+def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:
     """Return the lines below every table: what the figures depend on, and what really ran."""
-    lines = [study.options.describe()]
-    deployed = [evaluator for evaluator in study.evaluators if isinstance(evaluator, BundleEvaluator)]
-    lines += arithmetic_lines(deployed, study.options.settings.provider)
-    for evaluator in study.evaluators:
-        lines += evaluator.notes()
+    lines = [options.describe(), *arithmetic_lines(facts.models, facts.provider)]
+    for model in facts.models:
+        lines += model.notes
     return list(dict.fromkeys(lines))
 
 
-def warnings(study: Study) -> list[str]:
-    """Return what changes the meaning of figures."""
+def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Return what changes the meaning of figures.
+
+    Args:
+        facts: What evaluates.
+        workers: What evaluated the parts, with the number of these.
+    """
     told = [
-        f"{evaluator.bundle.model_id} has random weights: no figure made with it means anything"
-        for evaluator in study.evaluators
-        if not evaluator.bundle.trained
+        f"{model.bundle.model_id} has random weights: no figure made with it means anything"
+        for model in facts.models
+        if not model.bundle.trained
     ]
-    deployed = [evaluator for evaluator in study.evaluators if isinstance(evaluator, BundleEvaluator)]
-    told += [f"fallback accepted: {reason}" for reason in fallback_reasons(deployed)]
-    if study.saturates:
+    told += [f"fallback accepted: {reason}" for reason in fallback_reasons(facts.models)]
+    if facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers):
         told.append(
             "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
             "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
         )
-    if study.kernels is not None and study.kernels.family is None:
+    if facts.kernels is not None and facts.kernels.family is None:
         told.append(
-            f"this CPU computes as no kernel family that qcam knows ({study.kernels.reason}): int8 figures are what this "
+            f"this CPU computes as no kernel family that qcam knows ({facts.kernels.reason}): int8 figures are what this "
             "machine computes; how they compare with other CPUs is not known"
         )
+    return told + mixtures(workers)
+
+
+def mixtures(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name what differs between the workers of a run, and how many shards each evaluated."""
+    told = []
+    families: Counter[str] = Counter()
+    packages: dict[str, Counter[str]] = {}
+    for worker in workers:
+        families[str(worker.get("kernel", "unknown"))] += worker["shards"]
+        for package, version in worker.get("versions", {}).items():
+            packages.setdefault(package, Counter())[version] += worker["shards"]
+    if len(families) > 1:
+        told.append(
+            f"shards of differing int8 kernels are mixed ({_counts(families)}): the same file computes other codes on each; "
+            "--require kernel=NAME keeps a run to one"
+        )
+    for package, versions in packages.items():
+        if len(versions) > 1:
+            told.append(f"shards of differing versions of {package} are mixed ({_counts(versions)})")
     return told
+
+
+def _counts(shards: Counter[str]) -> str:
+    return ", ".join(f"{name}: {count} shards" for name, count in sorted(shards.items()))
 
 
 def _conventions(method: str, *, paper: bool) -> dict[str, str]:

@@ -8,36 +8,41 @@ results of different settings never mix. Memory is bounded by the shard: parts a
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from functools import cached_property
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcam.calibration.images import ImageFile
 from qcam.common import console, machine
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, readable_json, write_atomically
-from qcam.evaluate.evaluator import BundleEvaluator, Evaluator, Finish
-from qcam.evaluate.loader import LoadedBatch, Loader
-from qcam.evaluate.parts import PARTS, ImageOutcome, join_parts, part_path, read_state, remove_leftovers, write_part
-from qcam.evaluate.pipeline import overlapped
+from qcam.evaluate.engine.messages import Shard
+from qcam.evaluate.evaluator import BundleEvaluator, Evaluator, wanted_precisions
+from qcam.evaluate.parts import PARTS, PartStore, join_parts, read_state, remove_leftovers, write_part
 from qcam.evaluate.plan import (
     StudyOptions,
     differences,
     fingerprint_images,
     image_differences,
+    settle_machine,
     shard_keys,
     write_images,
 )
 from qcam.evaluate.record import run_record
 from qcam.evaluate.results import IMAGES, MAPS, PICTURES, PLACEMENT, PROFILE, REPORT, RESULTS, RUN, SUMMARY, TABLE, Results
+from qcam.evaluate.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource
 from qcam.evaluate.stages import StageClock
 from qcam.evaluate.summary import summarise
-from qcam.runtime.bundle import PRECISIONS, Bundle
-from qcam.runtime.deployed.probe import KernelProbe, probe_kernels, saturates_in_pairs
+from qcam.runtime.bundle import Bundle
+
+if TYPE_CHECKING:
+    from qcam.evaluate.engine.dispatcher import Dispatcher
+    from qcam.evaluate.engine.worker import Destination
+    from qcam.evaluate.facts import WorkerFacts
+    from qcam.evaluate.remote import RemoteFolder
 
 #: What a complete run has left.
 FILES = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT)
@@ -51,7 +56,8 @@ class Study:
     Attributes:
         folder: Where results go.
         options: What can change a figure.
-        evaluators: One per bundle.
+        bundles: The bundles.
+        runner: What evaluates in this process; None if others do.
         clock: Where the time goes.
     """
 
@@ -64,6 +70,8 @@ class Study:
         folder: Path,
         *,
         make: Callable[[Bundle, list[str]], Evaluator] | None = None,
+        crew: Callable[[Destination], Dispatcher] | None = None,
+        remote: RemoteFolder | None = None,
         spans: bool = False,
     ) -> None:
         """Open every session, so that a provider that cannot be had is refused before anything is written.
@@ -75,12 +83,20 @@ class Study:
             options: What can change a figure.
             folder: Where results go.
             make: Makes the evaluator of a bundle and the precisions wanted of it; by default one of deployed runs.
+            crew: Starts the workers that evaluate in place of this process; no session is opened here then.
+            remote: The place behind a URL whose copy the folder is, if it is one.
             spans: Whether the clock keeps every span, for a profile.
         """
         self.folder = folder
-        self._images = list(images)
+        self.bundles = list(bundles)
+        # Workers have working folders of their own: whatever is local is named from the root.
+        self._images = list(images) if crew is None else [_absolute(image) for image in images]
         self._saliency = saliency
         self.options = options
+        self._crew = crew
+        self._remote = remote
+        self._parts = PartStore((remote.location if remote else folder.absolute()) / PARTS)
+        self._dispatcher: Dispatcher | None = None
         self.clock = StageClock(spans=spans)
         # A shard holds whole batches: a smaller one would cut the batch that was asked for.
         size = -(-SHARD_SIZE // options.batch_size) * options.batch_size
@@ -90,11 +106,15 @@ class Study:
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
             raise QcamError(f"two bundles of the same model ({', '.join(twice)}) cannot share one table; evaluate them apart")
-        with self.clock.stage("open sessions"):
-            self.evaluators: list[Evaluator] = [
-                (make or self._deployed)(bundle, _wanted(bundle, options.precisions)) for bundle in bundles
-            ]
-        self._sequential = any(evaluator.sequential for evaluator in self.evaluators)
+        self.runner: ShardRunner | None = None
+        if crew is None:
+            with self.clock.stage("open sessions"):
+                evaluators = [
+                    make(bundle, wanted_precisions(bundle, options.precisions)) if make else BundleEvaluator.of(bundle, options)
+                    for bundle in bundles
+                ]
+            self.runner = ShardRunner(evaluators, saliency, options, self.clock)
+        self._sequential = self.runner is not None and self.runner.sequential
 
     def prepare(self, device: str, *, force: bool) -> bool:
         """Fingerprint the images, compare the plan with what the folder holds, and say whether anything is to do.
@@ -113,23 +133,27 @@ class Study:
         with self.clock.stage("fingerprint images"):
             self._hashes = fingerprint_images(self._images)
         content = {image.name: [self._hashes[image.name], image.label] for image in self._images}
+        kernels = None if self.runner is None else self.runner.facts.kernels
         self._plan = {
-            "bundles": {e.bundle.model_id: e.bundle.fingerprint for e in self.evaluators},
+            "bundles": {bundle.model_id: bundle.fingerprint for bundle in self.bundles},
             "images": {"count": len(content), "fingerprint": fingerprint(content)},
             "saliency": None if self._saliency is None else self._saliency.fingerprint,
             "options": self.options.to_json(),
             "device": device,
             "shard_size": self._shard_size,
-            "cpu_features": machine.cpu_features(),
-            "kernels": None if self.kernels is None else self.kernels.name,
+            # Workers may be other machines: each part records its own.
+            "cpu_features": None if self.runner is None else machine.cpu_features(),
+            "kernels": None if kernels is None else kernels.name,
             "versions": machine.versions(),
         }
         self._keys = shard_keys(self._shards, self._hashes, self._plan, chained=self._sequential)
+        if self._remote is not None and not force:
+            self._remote.pull(self.folder, (RUN, IMAGES))
         path = self.folder / RUN
         self._anew = force or not path.exists()
         if self._anew:
-            if not force and any((self.folder / name).exists() for name in (RESULTS, SUMMARY, PARTS)):
-                raise QcamError(f"{self.folder} holds results without a {RUN}; use --force to replace them, or --output")
+            if not force and (any((self.folder / name).exists() for name in (RESULTS, SUMMARY)) or self._parts.names()):
+                raise QcamError(f"{self.where} holds results without a {RUN}; use --force to replace them, or --output")
             return True
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -137,21 +161,30 @@ class Study:
             raise QcamError(f"cannot read {path}: {error}; use --force to start anew") from error
         if not isinstance(before, dict) or not isinstance(before.get("plan"), dict):
             raise QcamError(f"{path} is not the record of a run; use --force to start anew")
+        settle_machine(before["plan"], self._plan)
         differing = differences(before["plan"], json.loads(json.dumps(self._plan)))
         if differing:
             differing += image_differences(self.folder, self._images, self._hashes)
             raise QcamError(
-                f"{self.folder} holds results of other settings ({'; '.join(differing)}); "
+                f"{self.where} holds results of other settings ({'; '.join(differing)}); "
                 "use --force to replace them, or --output for another folder"
             )
+        if before.get("complete") and self._remote is not None:
+            self._remote.pull(self.folder, FILES)
         return not (before.get("complete") and all((self.folder / name).exists() for name in FILES))
+
+    @property
+    def where(self) -> str:
+        """Return where results go, for messages."""
+        return str(self.folder) if self._remote is None else str(self._remote)
 
     @property
     def todo(self) -> list[int]:
         """Return the places of the shards that are not finished; after `prepare`."""
         if self._anew:
             return list(range(len(self._shards)))
-        missing = [index for index in range(len(self._shards)) if not self._part(index).exists()]
+        names = self._parts.names()
+        missing = [index for index in range(len(self._shards)) if self._part(index).name not in names]
         # Where images depend on those before them, everything behind a gap is to be done again.
         return list(range(missing[0], len(self._shards))) if missing and self._sequential else missing
 
@@ -160,15 +193,30 @@ class Study:
         """Return the images of every shard."""
         return self._shards
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Return image name → fingerprint; after `prepare`."""
+        return self._hashes
+
+    @property
+    def facts(self) -> WorkerFacts:
+        """Return what evaluates: this process, or the first worker that joined."""
+        if self.runner is not None:
+            return self.runner.facts
+        assert self._dispatcher is not None
+        return self._dispatcher.open()
+
     def build(self) -> None:
-        """Build what needs PyTorch.
+        """Build what needs PyTorch, or wait for the first worker that has.
 
         Raises:
-            QcamError: If a graph cannot be mirrored.
+            QcamError: If a graph cannot be mirrored, or no worker can take part.
         """
-        with self.clock.stage("build mirrors"):
-            for evaluator in self.evaluators:
-                evaluator.build(self._device)
+        if self.runner is not None:
+            self.runner.build(self._device)
+        elif self._dispatcher is not None:
+            with self.clock.stage("open sessions"), console.err.status("waiting for the first worker"):
+                self._dispatcher.open()
 
     def run(self) -> None:
         """Evaluate every shard that is not finished yet, then write the results.
@@ -176,71 +224,78 @@ class Study:
         Nothing is written, nor old results deleted, before every graph has been mirrored.
 
         Raises:
-            QcamError: If a graph cannot be mirrored, or the disk refuses.
-            KeyboardInterrupt: If interrupted; what is finished has been written, readable, before.
+            QcamError: If a graph cannot be mirrored, the disk refuses, no worker is left, or shards failed again and again;
+                what is finished has been written, readable, before.
+            KeyboardInterrupt: If interrupted; likewise.
         """
+        if self._crew is None:
+            self._run()
+            return
+        from qcam.evaluate.engine.dispatcher import dispatching
+        from qcam.evaluate.engine.worker import Destination
+
+        record = self.folder.absolute() / RUN if self._remote is None else self._remote.location / RUN
+        plan = fingerprint(json.loads(json.dumps(self._plan)))
+        with dispatching(self._crew(Destination(self._parts, record, plan))) as self._dispatcher:
+            self._run()
+
+    def _run(self) -> None:
         self.build()
         todo = self.todo
         if self._anew:
             self._delete_results()
             write_images(self.folder, self._images, self._hashes)
-            self._write_run(complete=False)
+            if self._remote is not None:
+                self._remote.push(self.folder, (IMAGES,))
         else:
             remove_leftovers(self.folder)
+        self._write_run(complete=False)
         if len(todo) < len(self._shards):
             console.note(f"{len(self._shards) - len(todo)} of {len(self._shards)} shards are done already; going on")
-        self._restore(todo)
         try:
-            steps = sum(len(self._shards[index]) for index in todo) * len(self.evaluators)
-            with console.progress("images × models", steps) as advance:
-                evaluated = self.evaluate([self._shards[index] for index in todo], advance)
-                with closing(evaluated):
-                    for index, (outcomes, state) in zip(todo, evaluated, strict=True):
-                        with self.clock.stage("write"):
-                            write_part(self._part(index), self._keys[index], outcomes, state)
-        except KeyboardInterrupt:
-            self._collect(complete=False)
+            steps = sum(len(self._shards[index]) for index in todo) * len(self.bundles)
+            title = "images × models" + ("" if self._dispatcher is None else f", {self._dispatcher.where}")
+            with console.progress(title, steps) as advance, closing(self._finished(todo, advance)) as finished:
+                for _ in finished:
+                    pass
+        except (KeyboardInterrupt, QcamError):
+            with suppress(QcamError):
+                self._collect(complete=False)
             raise
-        self._collect(complete=True)
+        given_up = {} if self._dispatcher is None else self._dispatcher.quarantined
+        self._collect(complete=not given_up)
+        if given_up:
+            named = "; ".join(f"shard {index}: {reason}" for index, (_, reason) in sorted(given_up.items())[:3])
+            raise QcamError(
+                f"{len(given_up)} of {len(self._shards)} shards failed again and again ({named}); {self.where} holds the rest, "
+                "readable, and the same command tries them again"
+            )
 
-    def evaluate(
-        self, shards: Sequence[Sequence[ImageFile]], advance: Callable[[int], None]
-    ) -> Generator[tuple[list[ImageOutcome], str], None, None]:
-        """Evaluate shards with every model, each image decoded once, and write nothing.
-
-        Batches are loaded ahead, and their metrics computed behind, while one runs (`pipeline.py`).
-
-        Args:
-            shards: The images of each.
-            advance: Told the number of images × models done.
-
-        Yields:
-            For each shard one outcome per image, in their order, and the state that it leaves to the next (`Evaluator.state`).
-
-        Raises:
-            QcamError: If an image is not what it was when it was fingerprinted.
-        """
-        loader = Loader(self.evaluators, self._saliency, self._hashes, self.clock, labelled=self.options.target == "label")
-        size = self.options.batch_size
-        batches = [shard[start : start + size] for shard in shards for start in range(0, len(shard), size)]
-
-        def run(batch: LoadedBatch) -> tuple[LoadedBatch, list[Finish], str]:
-            finishes = []
-            for evaluator in self.evaluators:
-                samples = batch.samples[evaluator.bundle.model_id]
-                if samples:
-                    finishes.append(evaluator.evaluate(samples, self.clock))
-                advance(len(batch.images))
-            return batch, finishes, self._state()
-
-        finished = overlapped(batches, loader.load, run, lambda ran: (self._outcomes(*ran[:2]), ran[2]))
-        with closing(finished):
-            for shard in shards:
-                outcomes, state = [], ""
-                for _ in range(0, len(shard), size):
-                    found, state = next(finished)
-                    outcomes += found
-                yield outcomes, state
+    def _finished(self, todo: Sequence[int], advance: Callable[[int], None]) -> Generator[int, None, None]:
+        """Evaluate shards, here or by workers; yield their places as their parts are written."""
+        if self._dispatcher is not None:
+            shards = [
+                Shard(
+                    index,
+                    self._keys[index],
+                    tuple(self._shards[index]),
+                    {i.name: self._hashes[i.name] for i in self._shards[index]},
+                )
+                for index in todo
+            ]
+            with closing(self._dispatcher.run(shards)) as finished:
+                for shard in finished:
+                    advance(len(shard.images) * len(self.bundles))
+                    yield shard.index
+            return
+        assert self.runner is not None
+        self._restore(todo)
+        about = self.facts.to_json()
+        with closing(self.runner.evaluate([self._shards[index] for index in todo], self._hashes, advance)) as evaluated:
+            for index, (outcomes, state) in zip(todo, evaluated, strict=True):
+                with self.clock.stage("write"):
+                    write_part(self._part(index), self._keys[index], outcomes, state, about)
+                yield index
 
     def results(self) -> Results:
         """Read the results back, as far as they are asked for."""
@@ -249,99 +304,55 @@ class Study:
     @property
     def statistics_rows(self) -> int:
         """Return how many result rows the whole study has."""
-        rows = sum(len(evaluator.refused("", "", None, "")) for evaluator in self.evaluators)
-        return rows * len(self._images)
+        return sum(model.rows for model in self.facts.models) * len(self._images)
 
-    def _deployed(self, bundle: Bundle, precisions: list[str]) -> BundleEvaluator:
-        options = self.options
-        return BundleEvaluator(
-            bundle,
-            precisions,
-            options.settings,
-            target=options.target,
-            method=options.method,
-            fake_quant=options.fake_quant,
-            null_row=options.null_row,
-            faithfulness=options.faithfulness,
-        )
+    def publish(self) -> None:
+        """Bring the finished results to where they belong, if this folder is a copy of a place behind a URL.
 
-    def _outcomes(self, batch: LoadedBatch, finishes: Sequence[Finish]) -> list[ImageOutcome]:
-        """Compute the rest of a batch, and put what all models gave together, image by image."""
-        outcomes = {image.name: ImageOutcome(image.name) for image in batch.images}
-        for image in batch.images:
-            outcomes[image.name].pictures += batch.pictures.get(image.name, [])
-            if image.name in batch.refused:
-                sha256, reason = batch.refused[image.name]
-                for evaluator in self.evaluators:
-                    outcomes[image.name].rows += evaluator.refused(image.name, sha256, image.label, reason)
-        for finish in finishes:
-            rows, maps = finish()
-            for row in rows:
-                outcomes[row.image].rows.append(row)
-            for item in maps:
-                outcomes[item.image].maps.append(item)
-        return list(outcomes.values())
-
-    def _state(self) -> str:
-        """Return what the images so far leave to the next."""
-        return json.dumps([evaluator.state() for evaluator in self.evaluators]) if self._sequential else ""
+        Raises:
+            QcamError: If the place refuses.
+        """
+        if self._remote is not None:
+            self._remote.push_all(self.folder, last=RUN)
 
     def _restore(self, todo: Sequence[int]) -> None:
         """Put evaluators whose images depend on each other where the first shard to do expects them."""
-        if not self._sequential or not todo or todo[0] == 0:
-            return
-        states = json.loads(read_state(self._part(todo[0] - 1), self._keys[todo[0] - 1]))
-        for evaluator, state in zip(self.evaluators, states, strict=True):
-            evaluator.restore(state)
+        if self._sequential and todo and todo[0] and self.runner is not None:
+            self.runner.restore(read_state(self._part(todo[0] - 1), self._keys[todo[0] - 1]))
 
-    def _part(self, index: int) -> Path:
-        return part_path(self.folder, index, self._keys[index])
+    def _part(self, index: int) -> Any:
+        return self._parts.path(index, self._keys[index])
 
     def _collect(self, *, complete: bool) -> None:
         """Join the finished parts into the result files, and the record of the run."""
+        names = self._parts.names()
         parts = [self._part(index) for index in range(len(self._shards))]
-        done = [part for part in parts if part.exists()]
+        done = [part for part in parts if part.name in names]
         if complete and len(done) < len(parts):
             raise QcamError(
-                f"{len(parts) - len(done)} of {len(parts)} parts in {self.folder} are gone; run the same command again"
+                f"{len(parts) - len(done)} of {len(parts)} parts in {self.where} are gone; run the same command again"
             )
         with self.clock.stage("join"):
-            join_parts(done, self.folder)
-        self._write_run(complete=False)  # placement and models are read from it
+            workers = join_parts(done, self.folder)
+        self._write_run(complete=False, workers=workers)  # placement and models are read from it
         with self.clock.stage("statistics"):
             results = self.results()
             summary = {"complete": complete} | summarise((model, results.columns(model)) for model in results.models)
         write_atomically(self.folder / SUMMARY, readable_json(summary))
-        placements = {e.bundle.model_id: _placements(e) for e in self.evaluators}
+        placements = {
+            model.bundle.model_id: {name: ran.placement.to_json(nodes=True) for name, ran in model.deployed.items()}
+            for model in self.facts.models
+        }
         write_atomically(self.folder / PLACEMENT, readable_json(placements))
-        self._write_run(complete=complete)
+        self._write_run(complete=complete, workers=workers)
         if complete:
-            shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+            self._parts.clear()
 
-    def _write_run(self, *, complete: bool) -> None:
-        write_atomically(self.folder / RUN, readable_json(run_record(self, self._plan, self.clock.seconds, complete=complete)))
-
-    @cached_property
-    def kernels(self) -> KernelProbe | None:
-        """Return what the CPU provider's kernels answered; None if no session computes on it."""
-        sessions = [session for e in self.evaluators if isinstance(e, BundleEvaluator) for session in e.deployed.values()]
-        if not sessions or (
-            self.options.settings.provider != "CPU" and not any(session.placement.fallback for session in sessions)
-        ):
-            return None
-        return probe_kernels(self.options.settings.config)
-
-    @property
-    def saturates(self) -> bool:
-        """Tell whether a figure of this run depends on 16-bit saturation in this CPU's int8 kernels."""
-        return self.kernels is not None and any(
-            session.placement.integer
-            and session.entry.quantization.get("activation") == "UINT8"
-            and not session.entry.quantization.get("weight_reduced_range")
-            for evaluator in self.evaluators
-            if isinstance(evaluator, BundleEvaluator)
-            for session in evaluator.deployed.values()
-        ) and saturates_in_pairs(self.options.settings.config)
+    def _write_run(self, *, complete: bool, workers: Sequence[dict[str, Any]] = ()) -> None:
+        record = run_record(self, self._plan, self.clock.seconds, workers, complete=complete)
+        write_atomically(self.folder / RUN, readable_json(record))
+        if self._remote is not None and not complete:  # once complete, it comes after all it speaks of: see `publish`
+            self._remote.push(self.folder, (RUN,))
 
     def _delete_results(self) -> None:
         """Remove this program's own files from the folder; anything else in it is not ours to delete."""
@@ -350,24 +361,12 @@ class Study:
         for kind in ("overview", "distribution-*", "depth-*", "grid-*"):
             ours += [f"figures/{path.name}" for path in self.folder.glob(f"figures/{kind}.*")]
         remove_leftovers(self.folder)
-        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        self._parts.clear()
         for name in ours:
             (self.folder / name).unlink(missing_ok=True)
+        if self._remote is not None:
+            self._remote.delete(ours)
 
 
-def _wanted(bundle: Bundle, asked: Sequence[str]) -> list[str]:
-    """Return the precisions to evaluate, f32 first whatever the order they were asked for in: others explain its class.
-
-    Raises:
-        QcamError: If one was asked for that the bundle does not hold.
-    """
-    for name in asked:
-        bundle.precision(name)
-    held = [entry.name for entry in bundle.precisions]
-    return [name for name in PRECISIONS if name in (asked or held) and name in held]
-
-
-def _placements(evaluator: Evaluator) -> dict[str, Any]:
-    if not isinstance(evaluator, BundleEvaluator):
-        return {}
-    return {name: session.placement.to_json(nodes=True) for name, session in evaluator.deployed.items()}
+def _absolute(image: ImageFile) -> ImageFile:
+    return replace(image, path=image.path.absolute()) if isinstance(image.path, Path) else image

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from qcam.evaluate.evaluator import BundleEvaluator
+from qcam.evaluate.facts import ModelFacts
 from qcam.evaluate.metrics import METRICS
 from qcam.evaluate.placement_table import placement_as_markdown
 from qcam.runtime.bundle import PRECISIONS
@@ -150,14 +150,16 @@ def as_markdown(entries: Entries) -> str:
     return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
 
 
-def arithmetic_lines(evaluators: Sequence[BundleEvaluator], provider: str) -> list[str]:
+def arithmetic_lines(models: Sequence[ModelFacts], provider: str) -> list[str]:
     """Say for each model and precision what the provider really computes in, and whether it fell back."""
     lines = []
-    for evaluator in evaluators:
-        said = [f"{name}: {_arithmetic(name, session.placement)}" for name, session in evaluator.deployed.items()]
-        ran = {name for session in evaluator.deployed.values() for _, name in session.placement.kernels}
-        where = provider if not fallback_reasons([evaluator]) else f"{', '.join(sorted(ran))} (asked for {provider})"
-        lines.append(f"{evaluator.bundle.model_id} on {where} — " + "; ".join(said))
+    for model in models:
+        if not model.deployed:
+            continue
+        said = [f"{name}: {_arithmetic(name, session.placement)}" for name, session in model.deployed.items()]
+        ran = {name for session in model.deployed.values() for _, name in session.placement.kernels}
+        where = provider if not fallback_reasons([model]) else f"{', '.join(sorted(ran))} (asked for {provider})"
+        lines.append(f"{model.bundle.model_id} on {where} — " + "; ".join(said))
     return lines
 
 
@@ -172,16 +174,18 @@ def _arithmetic(precision: str, placement: Placement) -> str:
     return said
 
 
-def placement_section(evaluators: Sequence[BundleEvaluator]) -> str:
-    """Return the placement of every session as Markdown."""
+def placement_section(placements: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the placement of every session, from placement.json, as Markdown."""
+    read = {
+        (model, name): Placement.from_json(value) for model, sessions in placements.items() for name, value in sessions.items()
+    }
     return "".join(
-        f"\n{evaluator.bundle.model_id} {name}: {session.placement.describe()}\n\n{placement_as_markdown(session.placement)}"
-        for evaluator in evaluators
-        for name, session in evaluator.deployed.items()
+        f"\n{model} {name}: {placement.describe()}\n\n{placement_as_markdown(placement)}"
+        for (model, name), placement in read.items()
     )
 
 
-def fallback_reasons(evaluators: Sequence[BundleEvaluator]) -> list[str]:
+def fallback_reasons(models: Sequence[ModelFacts]) -> list[str]:
     """Return why sessions are not wholly on the provider that was asked for, each reason once."""
-    reasons = (s.placement.fallback for e in evaluators for s in e.deployed.values())
+    reasons = (session.placement.fallback for model in models for session in model.deployed.values())
     return list(dict.fromkeys(reason for reason in reasons if reason))

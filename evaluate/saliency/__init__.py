@@ -3,7 +3,7 @@
 from qcam.evaluate.saliency.cache import CachedSaliency, default_cache
 from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.saliency.network import NetworkSaliency
-from qcam.evaluate.saliency.opening import open_saliency
+from qcam.evaluate.saliency.opening import open_saliency, with_absolute_path
 from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError, SaliencySource, crop_map
 
@@ -18,4 +18,5 @@ __all__ = [
     "crop_map",
     "default_cache",
     "open_saliency",
+    "with_absolute_path",
 ]

@@ -70,6 +70,12 @@ def open_saliency(
     raise QcamError(f"saliency {text!r} is unknown; choose {_CHOICES}")
 
 
+def with_absolute_path(text: str) -> str:
+    """Return what `--saliency` names with the folder or file in it absolute, so that it means the same from everywhere."""
+    kind, separator, where = text.partition(":")
+    return f"{kind}:{Path(where).absolute()}" if separator and Path(where).exists() else text
+
+
 def _of_wanted_size(network: NetworkSaliency, options: Mapping[str, str]) -> NetworkSaliency:
     """Refuse a size that the network's file does not allow; a preset's size gives way to the file's."""
     if "size" in options and network.size != (int(options["size"]),) * 2:

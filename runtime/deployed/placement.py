@@ -161,6 +161,16 @@ class Placement:
         }
         return value | ({"nodes": [asdict(node) for node in self.nodes]} if nodes else {})
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Placement:
+        """Return the placement that `to_json` told of."""
+        return cls(
+            kernels={(item["operator"], item["provider"]): item["count"] for item in value["kernels"]},
+            expected=value["compute_nodes"],
+            fallback=value["fallback"],
+            nodes=tuple(NodePlacement(**node) for node in value.get("nodes", ())),
+        )
+
 
 def percent(share: float) -> str:
     """Return a share as text: whole per cents, but never 0 % or 100 % of what is not all."""

@@ -28,6 +28,7 @@ from qcam.evaluate.results import (
     SUMMARY,
     read_rows,
 )
+from qcam.evaluate.runner import ShardRunner
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study import Study
 from qcam.evaluate.summary import columns_of, summarise
@@ -148,9 +149,9 @@ def test_a_run_that_lost_its_placement_is_not_complete(tiny_bundle, photographs,
 def test_kernel_families_are_a_matter_of_the_cpu_provider(tiny_bundle, photographs, tmp_path, monkeypatch):
     study = make(tiny_bundle, find_images(photographs)[:1], tmp_path / "out")
     elsewhere = replace(study.options, settings=SessionSettings(provider="OpenVINO"))
-    monkeypatch.setattr(study, "options", elsewhere)
-    assert study.kernels is None
-    assert study.saturates is False
+    monkeypatch.setattr(study.runner, "options", elsewhere)
+    assert study.facts.kernels is None
+    assert study.facts.saturates is False
     finish(study)
     run = json.loads((tmp_path / "out" / RUN).read_text())
     assert run["kernels"] == {"family": "not applicable"}
@@ -171,7 +172,7 @@ def test_a_model_against_itself_is_exactly_equal(tiny_bundle, photographs, tmp_p
 def test_the_null_row_is_a_second_run_and_can_fail(tiny_bundle, photographs, tmp_path, monkeypatch):
     """A runtime whose answers change from run to run is caught; one that was not asked twice could not be."""
     study = make(tiny_bundle, find_images(photographs)[2:4], tmp_path / "out")
-    session, noise = study.evaluators[0].deployed["f32"], np.random.default_rng(0)
+    session, noise = study.runner.evaluators[0].deployed["f32"], np.random.default_rng(0)
     real = session.run
 
     def restless(images):
@@ -205,7 +206,7 @@ def test_the_deployed_model_is_shown_what_its_cam_leaves(tiny_bundle, photograph
     with Image.open(photographs / row.image) as picture:
         crop = tiny_bundle.preprocessing.crop_image(picture.convert("RGB"))
     left = np.rint(crop * cam[..., None]).astype(np.uint8)
-    logits = study.evaluators[0].deployed["int8"].run(tiny_bundle.preprocessing.normalise(np.stack([crop, left]))).logits
+    logits = study.runner.evaluators[0].deployed["int8"].run(tiny_bundle.preprocessing.normalise(np.stack([crop, left]))).logits
     before, after = (np.exp(each.astype(float)) / np.exp(each.astype(float)).sum() for each in logits)
     y, o = before[row.target_class], after[row.target_class]
     assert row.drop == pytest.approx(max(0.0, y - o) / y, abs=1e-3)  # the map is stored in float32
@@ -269,15 +270,15 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     images = find_images(photographs)
     whole = finish(make(tiny_bundle, images, tmp_path / "whole", batch_size=2))
 
-    real = Study.evaluate
+    real = ShardRunner.evaluate
 
-    def interrupted(self, shards, advance):
-        for done, outcomes in enumerate(real(self, shards, advance)):
+    def interrupted(self, *arguments):
+        for done, outcomes in enumerate(real(self, *arguments)):
             if done == stop_after:
                 raise KeyboardInterrupt
             yield outcomes
 
-    monkeypatch.setattr(Study, "evaluate", interrupted)
+    monkeypatch.setattr(ShardRunner, "evaluate", interrupted)
     study = make(tiny_bundle, images, tmp_path / "out", batch_size=2)
     study.prepare("cpu", force=False)
     with pytest.raises(KeyboardInterrupt):
@@ -286,7 +287,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     assert len(partial) == stop_after * 2 * len(PRECISIONS) * len(COMPARISONS)
     assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is False
 
-    monkeypatch.setattr(Study, "evaluate", real)
+    monkeypatch.setattr(ShardRunner, "evaluate", real)
     resumed = finish(make(tiny_bundle, images, tmp_path / "out", batch_size=2))
     assert comparable(resumed) == comparable(whole)
     maps = [pq.read_table(tmp_path / folder / MAPS).to_pylist() for folder in ("whole", "out")]
@@ -457,15 +458,15 @@ def test_logits_that_are_no_numbers_are_named_and_never_averaged(tiny_bundle, ph
 def test_parts_that_vanished_are_not_a_complete_run(tiny_bundle, photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
     study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=2)
-    real = study.evaluate
+    real = study.runner.evaluate
 
-    def vanishing(shards, advance):
-        for done, outcomes in enumerate(real(shards, advance)):
+    def vanishing(*arguments):
+        for done, outcomes in enumerate(real(*arguments)):
             if done == 2:
                 study._part(0).unlink()
             yield outcomes
 
-    monkeypatch.setattr(study, "evaluate", vanishing)
+    monkeypatch.setattr(study.runner, "evaluate", vanishing)
     study.prepare("cpu", force=False)
     with pytest.raises(QcamError, match=r"1 of 6 parts .* are gone"):
         study.run()

@@ -18,6 +18,7 @@ from qcam.evaluate.evaluator import Sample
 from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
 from qcam.evaluate.plan import StudyOptions
 from qcam.evaluate.results import Row
+from qcam.evaluate.runner import ShardRunner
 from qcam.evaluate.stages import StageClock
 from qcam.evaluate.study import Study
 from qcam.models.sources import load_model
@@ -241,20 +242,20 @@ def test_an_interrupted_study_goes_on_where_the_observers_were(
     whole = study("whole")
     assert whole.prepare("cpu", force=False)
     whole.run()
-    real = Study.evaluate
+    real = ShardRunner.evaluate
 
-    def interrupted(self: Study, *arguments: object) -> object:
+    def interrupted(self: ShardRunner, *arguments: object) -> object:
         for done, outcomes in enumerate(real(self, *arguments)):  # type: ignore[arg-type]
             if done == 2:
                 raise KeyboardInterrupt
             yield outcomes
 
-    monkeypatch.setattr(Study, "evaluate", interrupted)
+    monkeypatch.setattr(ShardRunner, "evaluate", interrupted)
     first = study("out")
     first.prepare("cpu", force=False)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    monkeypatch.setattr(Study, "evaluate", real)
+    monkeypatch.setattr(ShardRunner, "evaluate", real)
     second = study("out")
     second.prepare("cpu", force=False)
     assert second.todo == [2]

@@ -1,0 +1,198 @@
+"""Places named by a path or by a URL: opened, listed, read in pieces, and shown without credentials.
+
+A local place is a `Path`; one behind a URL is a `UPath`, which reaches it through fsspec. Credentials are never part of it: they
+come from where the file system's own package looks for them (environment, its configuration files). So a place can be pickled,
+recorded and shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import unquote
+
+from qcam.common.errors import QcamError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+#: A local place, or one behind a URL.
+Location: TypeAlias = "Path | UPath"
+
+#: Most bytes that are asked for at once.
+_PIECE = 1 << 24
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+#: USER:PASSWORD@ at the beginning of what follows `://`; a password may hold slashes, a port is none.
+_PASSWORD = re.compile(r"[^/@:]*:(?!\d+(?:/|$))[^@]*@")
+_USER = re.compile(r"[^/@:]+@")
+#: What stands before @ in URLs of these is a name: a container, a user.
+_NAMING = frozenset({"abfs", "abfss", "wasb", "wasbs", "hdfs", "webhdfs", "sftp", "ssh"})
+#: URLs of these may end in a query or a fragment; elsewhere ? and # are letters of a name.
+_WEB = frozenset({"http", "https"})
+
+
+def is_url(text: str) -> bool:
+    """Tell whether a location is a URL rather than a path."""
+    return _URL.match(text) is not None
+
+
+def open_location(location: str | Location) -> Location:
+    """Return a place as something that can be read, joined with `/` and pickled.
+
+    Args:
+        location: A path, or a URL; `file://` is a path. What is a place already is returned as it is.
+
+    Raises:
+        QcamError: If a URL carries credentials, or what reads it is not installed.
+    """
+    if not isinstance(location, str):
+        return location
+    match = _URL.match(location)
+    if match is None:
+        return Path(location)
+    protocol, rest = match.group(1).lower(), location[match.end() :]
+    if protocol in ("file", "local"):
+        host, slash, path = rest.partition("/")
+        if not slash or host not in ("", "localhost"):
+            raise QcamError(f"{location} names no file of this machine; write file:///FOLDER, or the path alone")
+        return Path(unquote(slash + path))
+    if _PASSWORD.match(rest) or (_USER.match(rest) and protocol not in _NAMING) or "?" in rest:
+        raise QcamError(
+            f"the URL {shown(location)} carries credentials or a query; leave them out, "
+            f"and give credentials as {protocol}'s own package takes them: environment or its configuration"
+        )
+    try:
+        from fsspec import get_filesystem_class
+        from upath import UPath
+    except ImportError as error:
+        raise QcamError(
+            f'{shown(location)} is a URL, which is read by fsspec and universal_pathlib: pip install "qcam[ray]"'
+        ) from error
+    try:
+        get_filesystem_class(protocol)
+        return UPath(f"{protocol}://{rest}")
+    except ValueError as error:
+        raise QcamError(f"{shown(location)}: fsspec knows no file system {protocol}; use a path, s3://, gs:// or hdfs://") from error
+    except ImportError as error:
+        raise QcamError(f"{shown(location)}: {_missing_package(protocol)} ({reason(error)})") from error
+
+
+def shown(location: str | Location) -> str:
+    """Return a place's name for messages and records: no password, no query, no storage options."""
+    text = str(location)
+    match = None if isinstance(location, Path) else _URL.match(text)
+    if match is None:
+        return text
+    protocol, rest = match.group(1).lower(), text[match.end() :]
+    rest = _PASSWORD.sub("", rest, count=1)
+    if protocol not in _NAMING:
+        rest = _USER.sub("", rest, count=1)
+    if isinstance(location, str) or protocol in _WEB:
+        rest = re.split(r"[?#]" if protocol in _WEB else r"\?", rest, maxsplit=1)[0]
+    if not isinstance(location, str) and rest.startswith("/"):  # UPath sets the host apart
+        host, port = (location.storage_options.get(key) for key in ("host", "port"))
+        rest = f"{host or ''}{f':{port}' if host and port else ''}{rest}"
+    return f"{protocol}://{rest}"
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line why something could not be read, whatever a file system raised."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.splitlines()[0]
+    if isinstance(error, FileNotFoundError):  # many file systems give nothing but the path
+        return "no such file"
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def cache_folder(kind: str) -> Path:
+    """Return where something is kept between runs: $QCAM_CACHE/KIND, else qcam/KIND in the user's cache folder."""
+    base = os.environ.get("QCAM_CACHE")
+    if base:
+        return Path(base) / kind
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qcam" / kind
+
+
+def files_below(folder: UPath) -> list[str]:
+    """List all files below a folder behind a URL, at any depth.
+
+    Returns:
+        Their names below the folder, with forward slashes, sorted; empty if there is no such folder.
+
+    Raises:
+        OSError: If it cannot be listed, whatever the file system raised.
+    """
+    try:
+        folder.fs.invalidate_cache()
+        found = folder.fs.find(folder.path)
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        raise OSError(reason(error)) from error
+    root = folder.path.rstrip("/") + "/"
+    return sorted(name[len(root) :] for name in found if name.startswith(root) and not name.endswith("/"))
+
+
+def read_pieces(location: Location, offset: int = 0, size: int | None = None) -> Iterator[bytes]:
+    """Read a file, or a part of it, piece by piece; a small one behind a URL costs one request.
+
+    Args:
+        location: The file.
+        offset: First byte.
+        size: How many bytes; None reads to the end.
+
+    Yields:
+        The bytes in order.
+
+    Raises:
+        OSError: If it cannot be read, whatever the file system raised, or ends before the part does.
+    """
+    position = offset
+    end = None if size is None else offset + size
+    while end is None or position < end:
+        wanted = _PIECE if end is None else min(_PIECE, end - position)
+        piece = _read_range(location, position, wanted, open_end=end is None)
+        if piece:
+            yield piece
+        position += len(piece)
+        if len(piece) < wanted:
+            if end is not None:
+                raise OSError(f"the file ends at byte {position}, before byte {end}")
+            return
+
+
+def _read_range(location: Location, position: int, wanted: int, *, open_end: bool) -> bytes:
+    """Return at most that many bytes from a position on."""
+    if isinstance(location, Path):
+        with location.open("rb") as stream:
+            stream.seek(position)
+            return stream.read(wanted)
+    try:
+        piece = bytes(location.fs.cat_file(location.path, start=position, end=position + wanted))
+    except Exception as error:
+        if open_end and _size(location) == position:  # object stores refuse a range that begins at the end
+            return b""
+        raise OSError(reason(error)) from error
+    if len(piece) > wanted:
+        raise OSError("the server does not keep to byte ranges")
+    return piece
+
+
+def _size(location: UPath) -> int | None:
+    with suppress(Exception):
+        about = location.fs.info(location.path)
+        return int(about["size"]) if about["type"] == "file" else None
+    return None
+
+
+def _missing_package(protocol: str) -> str:
+    from fsspec.registry import known_implementations
+
+    package = known_implementations.get(protocol, {}).get("class", "fsspec").partition(".")[0]
+    if package == "fsspec":  # brings the file system itself, which wants something else
+        return f"{protocol}:// needs a package that is not installed"
+    return f"{protocol}:// needs {package}: pip install {package}"

@@ -1,0 +1,241 @@
+"""Which worker evaluates which shard, and what becomes of a shard that breaks its workers.
+
+Shards are leased in runs: a worker overlaps loading, runs and metrics across the shards of a lease. Leases get shorter towards
+the end, so that nobody waits long for the last one. What is unfinished of a lease that failed, or whose worker is gone, is
+leased again, each shard on its own: then a failure is the shard's. A shard that failed so `ATTEMPTS` times is quarantined, and
+the rest of the run goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from qcam.common import console
+from qcam.common.errors import QcamError
+from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard
+from qcam.evaluate.facts import WorkerFacts
+
+#: How often a shard may fail on its own.
+ATTEMPTS = 3
+#: Shards of the longest lease.
+LEASE = 8
+#: Seconds without a word after which a worker counts as hung, at least; and as a multiple of the slowest shard so far.
+PATIENCE, SLOWEST = 600.0, 10.0
+#: Workers that may die in a row before one has opened its sessions.
+_STILLBORN = 4
+_POLL = 0.5
+
+
+class Pool(Protocol):
+    """Workers, wherever they are. One that is lost is replaced by the pool; one that refuses is not.
+
+    Attributes:
+        where: What it is, in words.
+    """
+
+    where: str
+
+    @property
+    def coming(self) -> int:
+        """Return how many workers are starting or waited for."""
+        ...
+
+    def poll(self, timeout: float) -> list[tuple[str, Message]]:
+        """Wait for messages, at most some seconds; return each with its worker's name."""
+        ...
+
+    def assign(self, worker: str, lease: Sequence[Shard]) -> None:
+        """Let an idle worker evaluate shards."""
+        ...
+
+    def kill(self, worker: str) -> None:
+        """End a worker that hangs; it is replaced."""
+        ...
+
+    def close(self) -> None:
+        """End all workers."""
+        ...
+
+
+@dataclass
+class _State:
+    """What the dispatcher knows of a worker."""
+
+    facts: WorkerFacts
+    lease: dict[int, Shard] = field(default_factory=dict)
+    busy: bool = False  # until it says that it returned, whatever is left of its lease
+    alone: bool = False
+    heard: float = 0.0
+
+
+class Dispatcher:
+    """Leases shards to a pool's workers.
+
+    Attributes:
+        facts: What the first worker to join is.
+        quarantined: Shards that were given up, with the last reason.
+        trouble: What went wrong so far, in lines, each once.
+    """
+
+    def __init__(self, pool: Pool, *, patience: float | None = None) -> None:
+        """Take a pool.
+
+        Args:
+            pool: The workers.
+            patience: Seconds without a word after which a worker counts as hung; by default `PATIENCE`, or longer where
+                shards take long.
+        """
+        self._pool = pool
+        self._patience = patience
+        self._workers: dict[str, _State] = {}
+        self._refusals: list[str] = []
+        self._stillborn = 0
+        self._slowest = 0.0
+        self.facts: WorkerFacts | None = None
+        self.quarantined: dict[int, tuple[Shard, str]] = {}
+        self.trouble: list[str] = []
+
+    def open(self) -> WorkerFacts:
+        """Wait for the first worker.
+
+        Raises:
+            QcamError: If none can take part.
+        """
+        while self.facts is None:
+            for worker, message in self._pool.poll(_POLL):
+                self._admit(worker, message)
+            self._require_workers()
+        return self.facts
+
+    def run(self, shards: Sequence[Shard]) -> Generator[Shard, None, None]:
+        """Evaluate shards.
+
+        Args:
+            shards: What is to do.
+
+        Yields:
+            Each shard whose part has been written; those that never come are `quarantined`.
+
+        Raises:
+            QcamError: If no worker is left.
+        """
+        waiting, alone = deque(shards), deque[Shard]()
+        failures: dict[int, int] = {}
+        left = {shard.index for shard in shards}
+        while left:
+            for name, state in self._workers.items():
+                if not state.busy and (waiting or alone):
+                    self._lease(name, state, waiting, alone)
+            for name, message in self._pool.poll(_POLL):
+                known = self._workers.get(name)
+                if known is None:
+                    self._admit(name, message)
+                    continue
+                if isinstance(message, Finished):
+                    self._slowest = max(self._slowest, time.monotonic() - known.heard)
+                    known.heard = time.monotonic()
+                    shard = known.lease.pop(message.index, None)
+                    if shard is not None and shard.index in left:
+                        left.discard(shard.index)
+                        yield shard
+                    continue
+                reason = self._end_of_lease(name, message)
+                unfinished, known.lease, known.busy = list(known.lease.values()), {}, False
+                for shard in unfinished:
+                    failures[shard.index] = failures.get(shard.index, 0) + known.alone
+                    if failures[shard.index] < ATTEMPTS:
+                        alone.append(shard)
+                        continue
+                    self.quarantined[shard.index] = (shard, reason)
+                    left.discard(shard.index)
+                    self._tell(f"quarantined after {ATTEMPTS} failures: {_named(shard)}: {reason}")
+            self._look_for_the_hung()
+            self._require_workers()
+
+    @property
+    def where(self) -> str:
+        """Return what the workers are, in words."""
+        return self._pool.where
+
+    def close(self) -> None:
+        """End all workers."""
+        self._pool.close()
+
+    def _lease(self, name: str, state: _State, waiting: deque[Shard], alone: deque[Shard]) -> None:
+        state.alone = not waiting
+        if waiting:
+            count = min(LEASE, max(1, len(waiting) // (2 * len(self._workers))))
+            lease = [waiting.popleft() for _ in range(count)]
+        else:
+            lease = [alone.popleft()]
+        state.lease, state.busy = {shard.index: shard for shard in lease}, True
+        state.heard = time.monotonic()
+        self._pool.assign(name, lease)
+
+    def _admit(self, name: str, message: Message) -> None:
+        """Take note of a worker that joins, or does not."""
+        if isinstance(message, Joined):
+            self._stillborn = 0
+            self.facts = self.facts or message.facts
+            self._workers[name] = _State(message.facts)
+        elif isinstance(message, Refused):
+            self._refusals.append(message.reason)
+            self._tell(f"a worker is refused: {message.reason}")
+        elif isinstance(message, Lost):
+            self._stillborn += 1
+            self._tell(f"a worker was lost while it opened its sessions: {message.reason}")
+            if self._stillborn >= _STILLBORN:
+                raise QcamError(f"workers die while they open their sessions: {message.reason}")
+
+    def _end_of_lease(self, name: str, message: Message) -> str:
+        """Take note that a worker is idle, or gone; return what failed, if anything."""
+        if isinstance(message, Returned):
+            if message.failure:
+                self._tell(f"a shard failed and is tried again: {message.failure}")
+            return message.failure
+        del self._workers[name]
+        if isinstance(message, Refused):
+            self._refusals.append(message.reason)
+            self._tell(f"a worker is refused: {message.reason}")
+            return message.reason
+        reason = message.reason if isinstance(message, Lost) else "it joined twice"
+        self._tell(f"a worker was lost, its shards are tried again: {reason}")
+        return reason
+
+    def _look_for_the_hung(self) -> None:
+        patience = max(PATIENCE, SLOWEST * self._slowest) if self._patience is None else self._patience
+        for name, state in self._workers.items():
+            if state.busy and time.monotonic() - state.heard > patience:
+                state.heard = time.monotonic()  # the pool's word that it is lost comes later
+                self._tell(f"no word from a worker for {patience:.0f} s; it is ended")
+                self._pool.kill(name)
+
+    def _require_workers(self) -> None:
+        if self._refusals and not self._workers and not self._pool.coming:
+            raise QcamError(f"no worker can take part: {self._refusals[0]}")
+
+    def _tell(self, line: str) -> None:
+        if line not in self.trouble:
+            self.trouble.append(line)
+            console.warn(line)
+
+
+def _named(shard: Shard) -> str:
+    """Name a shard by its images."""
+    names = [image.name for image in shard.images]
+    return f"shard {shard.index} ({names[0]})" if len(names) == 1 else f"shard {shard.index} ({names[0]} … {names[-1]})"
+
+
+@contextmanager
+def dispatching(dispatcher: Dispatcher) -> Generator[Dispatcher, None, None]:
+    """End the workers when the block ends, however it does."""
+    try:
+        yield dispatcher
+    finally:
+        with suppress(Exception):
+            dispatcher.close()

@@ -1,0 +1,84 @@
+"""What travels between the driver and its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qcam.calibration.images import ImageFile
+from qcam.evaluate.facts import WorkerFacts
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a run, that one part will hold.
+
+    Attributes:
+        index: Its place in the run.
+        key: Hash of all that can change its figures.
+        images: The images.
+        hashes: Image name → the fingerprint it had when the run was planned.
+    """
+
+    index: int
+    key: str
+    images: tuple[ImageFile, ...]
+    hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A worker is ready.
+
+    Attributes:
+        facts: What it is.
+    """
+
+    facts: WorkerFacts
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A worker cannot take part, and will not if it is started again.
+
+    Attributes:
+        reason: Why, in one line.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A shard's part has been written.
+
+    Attributes:
+        index: The shard's place in the run.
+    """
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A worker has nothing to do any more.
+
+    Attributes:
+        failure: Why it gave up what is unfinished of its lease; empty if all is done.
+    """
+
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is gone; another takes its place.
+
+    Attributes:
+        reason: What is known of it.
+    """
+
+    reason: str
+
+
+Message = Joined | Refused | Finished | Returned | Lost

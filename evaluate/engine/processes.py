@@ -1,0 +1,120 @@
+"""Workers as processes of this machine."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from qcam.evaluate.engine.messages import Lost, Message, Refused, Shard
+from qcam.evaluate.engine.worker import Destination, WorkerSpec, open_worker
+
+#: Seconds that a worker has to end when it is told to.
+_GRACE = 5.0
+
+
+class ProcessPool:
+    """A fixed number of processes, each with its own sessions.
+
+    Attributes:
+        where: What it is, in words.
+    """
+
+    def __init__(self, spec: WorkerSpec, destination: Destination, workers: int) -> None:
+        """Start the workers.
+
+        Args:
+            spec: What they are to know.
+            destination: Where parts go.
+            workers: Their number.
+        """
+        self.where = f"{workers} processes"
+        self._spec = spec
+        self._destination = destination
+        self._context = multiprocessing.get_context("spawn")  # PyTorch and ONNX Runtime do not survive a fork
+        self._names = itertools.count(1)
+        self._processes: dict[str, tuple[BaseProcess, Connection]] = {}
+        self._joined: set[str] = set()
+        for _ in range(workers):
+            self._start()
+
+    @property
+    def coming(self) -> int:
+        """Return how many workers are starting."""
+        return len(self._processes) - len(self._joined)
+
+    def poll(self, timeout: float) -> list[tuple[str, Message]]:
+        """Wait for messages, at most some seconds; return each with its worker's name."""
+        names = {connection: name for name, (_, connection) in self._processes.items()}
+        found: list[tuple[str, Message]] = []
+        for connection in wait(list(names), timeout):
+            assert isinstance(connection, Connection)
+            name = names[connection]
+            try:
+                message: Message = connection.recv()
+            except (EOFError, OSError):
+                message = Lost(self._bury(name))
+                self._start()
+            if isinstance(message, Refused):
+                self._bury(name)
+            elif not isinstance(message, Lost):
+                self._joined.add(name)
+            found.append((name, message))
+        return found
+
+    def assign(self, worker: str, lease: Sequence[Shard]) -> None:
+        """Let an idle worker evaluate shards."""
+        with suppress(OSError):  # it is gone: the next poll says so
+            self._processes[worker][1].send(list(lease))
+
+    def kill(self, worker: str) -> None:
+        """End a worker that hangs; it is replaced."""
+        self._processes[worker][0].kill()
+
+    def close(self) -> None:
+        """End all workers."""
+        for process, connection in self._processes.values():
+            connection.close()
+            process.terminate()
+        for process, _ in self._processes.values():
+            process.join(_GRACE)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._processes.clear()
+
+    def _start(self) -> None:
+        ours, theirs = self._context.Pipe()
+        name = f"worker-{next(self._names)}"
+        process = self._context.Process(target=_serve, args=(self._spec, self._destination, theirs), name=name, daemon=True)
+        process.start()
+        theirs.close()
+        self._processes[name] = (process, ours)
+
+    def _bury(self, name: str) -> str:
+        """Forget a process; return how it ended."""
+        process, connection = self._processes.pop(name)
+        self._joined.discard(name)
+        connection.close()
+        process.join(_GRACE)
+        code = process.exitcode
+        if code is not None and code < 0:
+            with suppress(ValueError):
+                return f"ended by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+
+def _serve(spec: WorkerSpec, destination: Destination, connection: Connection) -> None:
+    """Be a worker until the driver is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides; what is finished is joined by it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    worker, message = open_worker(spec)
+    with suppress(OSError, EOFError):
+        connection.send(message)
+        while worker is not None:
+            for message in worker.evaluate(connection.recv(), destination):
+                connection.send(message)

@@ -1,0 +1,190 @@
+"""A worker: sessions and mirrors opened once, shards evaluated one after the other, a part written for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qcam.common import machine
+from qcam.common.errors import QcamError
+from qcam.common.files import fingerprint
+from qcam.evaluate.engine.messages import Finished, Joined, Message, Refused, Returned, Shard
+from qcam.evaluate.engine.requirements import unmet
+from qcam.evaluate.evaluator import BundleEvaluator
+from qcam.evaluate.inputs import torch_device
+from qcam.evaluate.parts import PartStore, write_part
+from qcam.evaluate.plan import StudyOptions, differences
+from qcam.evaluate.results import RUN
+from qcam.evaluate.runner import ShardRunner
+from qcam.evaluate.saliency import SaliencySource, open_saliency
+from qcam.runtime.bundle import load_bundle
+
+
+@dataclass(frozen=True)
+class SaliencyRequest:
+    """What `open_saliency` is asked for; fields as its arguments.
+
+    Attributes:
+        text: As on the command line, folders and files absolute.
+        preset: Of a network.
+        options: Of a network.
+        trust_remote_code: Whether a model's own code may run.
+        cache: Where maps are kept.
+    """
+
+    text: str
+    preset: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    cache: Path | None = None
+
+    def open(self, threads: int, device: str) -> SaliencySource | None:
+        """Open the source (errors as from `open_saliency`).
+
+        Args:
+            threads: Threads of an ONNX network's session.
+            device: PyTorch's name of the device that birefnet runs on.
+        """
+        return open_saliency(
+            self.text,
+            threads,
+            preset=self.preset,
+            options=self.options,
+            trust_remote_code=self.trust_remote_code,
+            cache=self.cache,
+            device=device,
+        )
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """All that a worker has to know before its first shard.
+
+    Attributes:
+        bundles: Where the bundles are; a path means the same on every machine.
+        fingerprints: Model id → fingerprint of its bundle, as the driver knows it.
+        options: What can change a figure.
+        saliency: Where salient-object maps come from.
+        saliency_fingerprint: The driver's; None without saliency.
+        device: PyTorch device of the mirrors.
+        requirements: What a worker must be: (key, value), see `requirements.py`.
+        versions: The driver's.
+    """
+
+    bundles: tuple[Any, ...]
+    fingerprints: Mapping[str, str]
+    options: StudyOptions
+    saliency: SaliencyRequest
+    saliency_fingerprint: str | None
+    device: str
+    requirements: tuple[tuple[str, str], ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where parts go, and how a worker tells that it sees the driver's folder and not one of the same name.
+
+    Attributes:
+        parts: The parts.
+        record: The run's run.json, a path or a location behind a URL.
+        plan: Fingerprint of the plan in it.
+    """
+
+    parts: PartStore
+    record: Any
+    plan: str
+
+    def check(self) -> str:
+        """Return why this place is not the driver's; empty if it is."""
+        try:
+            plan = json.loads(self.record.read_text(encoding="utf-8"))["plan"]
+        except Exception:  # whatever a file system raises for a file that is not there
+            plan = None
+        if plan is not None and fingerprint(plan) == self.plan:
+            return ""
+        return (
+            f"{self.record.parent} is not the driver's folder here (no {RUN} of this run in it); "
+            "give an --output that every machine shares, or a URL"
+        )
+
+
+class Worker:
+    """Evaluators of all models in this process.
+
+    Attributes:
+        runner: What evaluates.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        """Open everything.
+
+        Raises:
+            QcamError: If this process cannot take part in the run: another bundle, other versions, no such provider, a
+                requirement that does not hold.
+        """
+        here = machine.versions()
+        differing = differences(
+            {k: v for k, v in spec.versions.items() if k in here}, {k: here[k] for k in spec.versions if k in here}
+        )
+        if differing:
+            raise QcamError(f"packages differ from the driver's: {'; '.join(differing)}; install the same everywhere")
+        bundles = [load_bundle(location) for location in spec.bundles]
+        for bundle in bundles:
+            if spec.fingerprints.get(bundle.model_id) != bundle.fingerprint:
+                raise QcamError(f"{bundle.folder} is not the driver's bundle of that name; share one folder, or give a URL")
+        options = spec.options
+        request = spec.saliency
+        saliency = request.open(options.settings.threads, spec.device)
+        if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
+            raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
+        self.runner = ShardRunner([BundleEvaluator.of(bundle, options) for bundle in bundles], saliency, options)
+        self.facts = self.runner.facts
+        missing = unmet(spec.requirements, self.facts)
+        if missing:
+            raise QcamError(missing)
+        device = torch_device(spec.device, options.settings.threads)
+        if device != spec.device:
+            raise QcamError(f"PyTorch has no {spec.device} device here; --device cpu, or other machines")
+        self.runner.build(device)
+
+    def evaluate(self, lease: Sequence[Shard], destination: Destination) -> Iterator[Message]:
+        """Evaluate shards and write their parts.
+
+        Args:
+            lease: The shards.
+            destination: Where parts go.
+
+        Yields:
+            `Finished` for each shard whose part is written, and one `Returned` or `Refused` in the end.
+        """
+        reason = destination.check()
+        if reason:
+            yield Refused(reason)
+            return
+        hashes = {name: value for shard in lease for name, value in shard.hashes.items()}
+        about = self.facts.to_json()
+        try:
+            evaluated = self.runner.evaluate([shard.images for shard in lease], hashes, lambda _: None)
+            with closing(evaluated):
+                for shard, (outcomes, state) in zip(lease, evaluated, strict=True):
+                    write_part(destination.parts.path(shard.index, shard.key), shard.key, outcomes, state, about)
+                    yield Finished(shard.index)
+        except Exception as error:  # whatever it is, the driver retries the shard elsewhere, then names it
+            text = str(error).splitlines()[0] if str(error) else ""
+            yield Returned(text if isinstance(error, QcamError) else f"{type(error).__name__}: {text}")
+            return
+        yield Returned()
+
+
+def open_worker(spec: WorkerSpec) -> tuple[Worker | None, Message]:
+    """Open a worker; return it with what to tell the driver."""
+    try:
+        worker = Worker(spec)
+    except QcamError as error:
+        return None, Refused(str(error))
+    return worker, Joined(worker.facts)

@@ -1,0 +1,43 @@
+"""Runs of qcam-eval for tests of engines: how they are started, found and compared."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from qcam.evaluate.results import IMAGES, MAPS, PICTURES, RESULTS, SUMMARY
+
+#: Whatever is a matter of figures; run.json and placement.json hold times and names of machines besides.
+SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
+
+
+def command(bundle: object, photographs: object, output: object, *options: object) -> list[str]:
+    """Return a run that is all computing: one thread a worker, no pictures."""
+    fixed = ["--saliency", "spectral", "--batch-size", 4, "--threads", 1, "--grid-rows", 0, "--no-report"]
+    return [
+        sys.executable, "-m", "qcam.evaluate.cli", str(bundle), "--images", str(photographs), "--output", str(output),
+        *map(str, [*fixed, *options]),
+    ]  # fmt: skip
+
+
+def finish(command: list[str], cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that one has started, and those have, and so on."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                with open(f"/proc/{name}/stat") as stream:
+                    parents[int(name)] = int(stream.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found, new = [], [pid]
+    while new:
+        new = [child for child, parent in parents.items() if parent in new]
+        found += new
+    return found

@@ -1,0 +1,137 @@
+"""Leases, retries, quarantine: the dispatcher against workers that do as the test says."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from qcam.calibration.images import ImageFile
+from qcam.common.errors import QcamError
+from qcam.evaluate.engine import dispatcher as module
+from qcam.evaluate.engine.dispatcher import ATTEMPTS, LEASE, Dispatcher
+from qcam.evaluate.engine.messages import Finished, Joined, Lost, Refused, Returned, Shard
+from qcam.evaluate.facts import WorkerFacts
+
+FACTS = WorkerFacts((), None, False, "CPU", "here", [], {})
+
+
+def shards(count):
+    images = [ImageFile(f"{index}.jpg", None) for index in range(count)]
+    return [Shard(index, f"key {index}", (image,), {}) for index, image in enumerate(images)]
+
+
+class FakePool:
+    """Workers that finish what they are given, but for shards that kill them, fail, or are never answered."""
+
+    where = "a test"
+
+    def __init__(self, workers=2, *, deadly=(), failing=(), hanging=(), refused=0, times=10**6):
+        self.deadly, self.failing, self.hanging = set(deadly), set(failing), set(hanging)
+        self.times = dict.fromkeys([*deadly, *failing, *hanging], times)
+        self.queue = deque((f"refused {n}", Refused("wrong kernels")) for n in range(refused))
+        self.queue.extend((f"worker {n}", Joined(FACTS)) for n in range(workers))
+        self.made = workers
+        self.leases, self.killed, self.closed = [], [], False
+
+    @property
+    def coming(self):
+        return sum(isinstance(message, Joined) for _, message in self.queue)
+
+    def poll(self, timeout):
+        return [self.queue.popleft()] if self.queue else []
+
+    def assign(self, worker, lease):
+        self.leases.append([shard.index for shard in lease])
+        for shard in lease:
+            bad = self.times.get(shard.index, 0)
+            if bad:
+                self.times[shard.index] -= 1
+                if shard.index in self.deadly:
+                    self.replace(worker, "ended by SIGKILL")
+                elif shard.index in self.failing:
+                    self.queue.append((worker, Returned("MemoryError: no room")))
+                return
+            self.queue.append((worker, Finished(shard.index)))
+        self.queue.append((worker, Returned()))
+
+    def kill(self, worker):
+        self.killed.append(worker)
+        self.replace(worker, "ended by SIGKILL")
+
+    def replace(self, worker, reason):
+        self.queue.append((worker, Lost(reason)))
+        self.queue.append((f"worker {self.made}", Joined(FACTS)))
+        self.made += 1
+
+    def close(self):
+        self.closed = True
+
+
+def run(pool, count, **options):
+    dispatcher = Dispatcher(pool, **options)
+    dispatcher.open()
+    return dispatcher, [shard.index for shard in dispatcher.run(shards(count))]
+
+
+def test_every_shard_is_done_once_and_leases_get_shorter():
+    pool = FakePool(3)
+    dispatcher, done = run(pool, 100)
+    assert sorted(done) == list(range(100))
+    assert len(pool.leases[0]) == LEASE
+    assert [len(lease) for lease in pool.leases] == sorted((len(lease) for lease in pool.leases), reverse=True)
+    assert len(pool.leases[-1]) == 1
+    assert not dispatcher.quarantined
+    assert not dispatcher.trouble
+
+
+@pytest.mark.parametrize("kind", ["deadly", "failing"])
+def test_what_fails_once_is_done_by_another_try(kind):
+    pool = FakePool(2, **{kind: [17]}, times=1)
+    dispatcher, done = run(pool, 40)
+    assert sorted(done) == list(range(40))
+    assert not dispatcher.quarantined
+    assert len(dispatcher.trouble) == 1
+
+
+@pytest.mark.parametrize("kind", ["deadly", "failing"])
+def test_a_poisoned_shard_is_quarantined_by_name_and_the_rest_completes(kind):
+    pool = FakePool(2, **{kind: [17]})
+    dispatcher, done = run(pool, 40)
+    assert sorted(done) == [index for index in range(40) if index != 17]
+    assert list(dispatcher.quarantined) == [17]
+    assert any("quarantined after 3 failures: shard 17 (17.jpg)" in line for line in dispatcher.trouble)
+    # Only failures on its own count: its neighbours in the first lease were never blamed.
+    assert pool.leases.count([17]) == ATTEMPTS
+
+
+def test_a_worker_that_says_nothing_is_ended_and_its_shards_go_to_another(monkeypatch):
+    clock = iter(range(0, 10**9, 5))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    pool = FakePool(2, hanging=[3], times=1)
+    dispatcher, done = run(pool, 10, patience=1000)
+    assert sorted(done) == list(range(10))
+    assert len(pool.killed) == 1
+    assert "no word from a worker for 1000 s; it is ended" in dispatcher.trouble
+
+
+def test_refused_workers_leave_the_work_to_the_others():
+    dispatcher, done = run(FakePool(1, refused=2), 5)
+    assert sorted(done) == list(range(5))
+    assert dispatcher.trouble == ["a worker is refused: wrong kernels"]
+
+
+def test_no_worker_at_all_is_an_error():
+    with pytest.raises(QcamError, match="no worker can take part: wrong kernels"):
+        Dispatcher(FakePool(0, refused=2)).open()
+
+
+def test_workers_that_die_before_they_have_begun_end_the_run():
+    pool = FakePool(0)
+    pool.queue.extend((f"w{n}", Lost("ended by SIGSEGV")) for n in range(50))
+    with pytest.raises(QcamError, match="workers die while they open their sessions: ended by SIGSEGV"):
+        Dispatcher(pool).open()
+
+
+def test_nothing_to_do_needs_no_worker():
+    assert list(Dispatcher(FakePool(0)).run([])) == []

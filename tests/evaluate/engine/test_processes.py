@@ -1,0 +1,117 @@
+"""Several processes on this machine end like one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from studies import children, command, finish
+
+
+def test_two_processes_end_like_one(tiny_bundle, many, tmp_path, same_as):
+    done = finish(command(tiny_bundle.folder, many, "out", "--workers", 2), tmp_path)
+    assert done.returncode == 0, done.stderr
+    same_as(tmp_path / "out")
+    workers = json.loads((tmp_path / "out" / "run.json").read_text())["workers"]
+    assert sum(worker["shards"] for worker in workers) == 20
+    assert "quarantined" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(tiny_bundle, many, tmp_path, same_as):
+    process = subprocess.Popen(
+        command(tiny_bundle.folder, many, "out", "--workers", 2), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    parts = tmp_path / "out" / "parts"
+    until = time.monotonic() + 120
+    while not list(parts.glob("*.parquet")) and time.monotonic() < until:
+        time.sleep(0.01)
+    workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "a worker was lost, its shards are tried again: ended by SIGKILL" in " ".join(err.split())
+    same_as(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_no_process_and_goes_on(tiny_bundle, many, tmp_path, same_as):
+    line = command(tiny_bundle.folder, many, "out", "--workers", 2)
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    parts = tmp_path / "out" / "parts"
+    until = time.monotonic() + 120
+    while not list(parts.glob("*.parquet")) and time.monotonic() < until:
+        time.sleep(0.01)
+    started = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the workers as well
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "The same command goes on from there" in " ".join(err.split())
+    assert "Traceback" not in err
+    until = time.monotonic() + 30  # Python's own helper process goes a moment after the last one
+    while [pid for pid in started if Path(f"/proc/{pid}").exists()] and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["complete"] is False
+    again = finish(line, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "shards are done already; going on" in again.stderr
+    same_as(tmp_path / "out")
+
+
+def test_one_process_goes_on_where_several_stopped(tiny_bundle, many, tmp_path, same_as):
+    """A plan of workers leaves the processor to each part: whoever goes on takes the parts that are there."""
+    done = finish(command(tiny_bundle.folder, many, "out", "--workers", 2), tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = finish(command(tiny_bundle.folder, many, "out", "--workers", 1), tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "already holds the complete results" in again.stderr
+    same_as(tmp_path / "out")
+
+
+def test_requirements_are_checked_in_every_engine(tiny_bundle, many, tmp_path):
+    for workers in (1, 2):
+        line = command(tiny_bundle.folder, many, "out", "--workers", workers, "--limit", 8, "--require", "feature=avx1024")
+        refused = finish(line, tmp_path)
+        assert refused.returncode == 2
+        assert "lacks avx1024, and --require feature=avx1024 wants it" in " ".join(refused.stderr.split())
+        assert not (tmp_path / "out").exists()
+    for text, message in (("kernel=sse", "choose one of vnni, avx2, arm64"), ("disk=big", "disk is unknown; choose kernel or")):
+        refused = finish(command(tiny_bundle.folder, many, "out", "--require", text), tmp_path)
+        assert refused.returncode == 2
+        assert message in " ".join(refused.stderr.split())
+
+
+def test_a_changed_image_is_named_and_the_rest_is_kept(tiny_bundle, many, tmp_path):
+    """What fails in every worker fails in the end, by name; all other shards are there."""
+    folder = tmp_path / "photographs"
+    shutil.copytree(many, folder)
+    line = command(tiny_bundle.folder, folder, "out", "--workers", 2)
+    code = (
+        "import sys; from pathlib import Path; import qcam.evaluate.study as study\n"
+        "real = study.fingerprint_images\n"
+        "def changing(images):\n"
+        "    found = real(images)\n"
+        f"    Path({str(folder / '100.jpg')!r}).write_bytes(Path({str(folder / '101.jpg')!r}).read_bytes())\n"
+        "    return found\n"
+        "study.fingerprint_images = changing\n"
+        "from qcam.evaluate.cli import main\n"
+        "if __name__ == '__main__': main()\n"
+    )
+    (tmp_path / "driver.py").write_text(code)
+    done = finish([line[0], "driver.py", *line[3:]], tmp_path)
+    assert done.returncode == 2
+    text = " ".join(done.stderr.split())
+    assert "quarantined after 3 failures: shard 6 (096.jpg … 111.jpg)" in text
+    assert "100.jpg changed while the run was going on" in text
+    assert "1 of 20 shards failed again and again" in text
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["complete"] is False
+    assert sum(worker["shards"] for worker in run["workers"]) == 19

@@ -1,0 +1,132 @@
+"""A local cluster of several raylets: whatever breaks, the run ends with all rows, none twice, like one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import children, command, finish
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+#: Of each node; the default is a third of the machine's memory.
+STORE = 100 << 20
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Two nodes of one core each, the head's has none: what is killed or removed is never the head."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+    )
+    made.nodes = [made.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(2)]
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+def line(cluster: Cluster, bundle: Any, photographs: Path, output: object, *options: object) -> list[str]:
+    engine = ["--engine", "ray", "--ray-address", cluster.address]
+    return command(bundle.folder, photographs, output, *engine, *options)
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    """Start a run and wait for its first part."""
+    process = subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while process.poll() is None and not list((folder / "out" / "parts").glob("*.parquet")) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def actors() -> list[int]:
+    """Return the processes of this test's cluster that evaluate."""
+    found = []
+    for pid in children(os.getpid()):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as stream:
+                if stream.read().startswith(b"ray::RayWorker"):
+                    found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return " ".join(err.split())
+
+
+@pytest.mark.slow
+def test_a_cluster_ends_like_one_process(cluster, tiny_bundle, many, tmp_path, same_as: Callable[[Path], None]):
+    done = finish(line(cluster, tiny_bundle, many, "out"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    same_as(tmp_path / "out")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert sum(worker["shards"] for worker in run["workers"]) == 20
+    assert run["plan"]["kernels"] is None
+    assert {worker["kernel"] for worker in run["workers"]} == {run["kernels"]["family"]}
+    refused = finish(line(cluster, tiny_bundle, many, "other", "--require", "kernel=arm64"), tmp_path)
+    if run["kernels"]["family"] != "arm64":
+        assert refused.returncode == 2
+        assert "no worker can take part" in " ".join(refused.stderr.split())
+        assert "--require kernel=arm64 wants others" in " ".join(refused.stderr.split())
+        assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_mid_shard(cluster, tiny_bundle, many, tmp_path, same_as):
+    process = start(line(cluster, tiny_bundle, many, "out"), tmp_path)
+    os.kill(actors()[0], signal.SIGKILL)
+    assert "a worker was lost, its shards are tried again" in end(process)
+    same_as(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_node_removed_and_one_added(cluster, tiny_bundle, many, tmp_path, same_as):
+    process = start(line(cluster, tiny_bundle, many, "out"), tmp_path)
+    cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+    cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    end(process)
+    same_as(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_driver_killed_and_started_again(cluster, tiny_bundle, many, tmp_path, same_as):
+    arguments = line(cluster, tiny_bundle, many, "out")
+    process = start(arguments, tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    again = finish(arguments, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "shards are done already; going on" in again.stderr
+    same_as(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly(cluster, tiny_bundle, many, tmp_path, same_as):
+    arguments = line(cluster, tiny_bundle, many, "out")
+    process = start(arguments, tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["complete"] is False
+    until = time.monotonic() + 30
+    while actors() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not actors()
+    assert finish(arguments, tmp_path).returncode == 0
+    same_as(tmp_path / "out")
