@@ -10,43 +10,30 @@ import csv
 import io
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from qcam.calibration.archives import ARCHIVES
+from qcam.calibration.archives import SUFFIXES as SUFFIXES
+from qcam.calibration.listing import list_images
+from qcam.calibration.sources import MAX_BYTES as MAX_BYTES
+from qcam.calibration.sources import REMOTE_READS, Cell, Source, Span, TooLargeError, in_order, location_of, read_source
+from qcam.calibration.sources import ImageFile as ImageFile
 from qcam.common import console, machine
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes
+from qcam.common.storage import Location, open_location, reason, shown
 
-#: File name endings that are taken for photographs, in lower case.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 #: Decoders that may run; others that Pillow knows (PDF, EPS, …) call programs or parse far more than pictures. MPO is
 #: opened by JPEG's: Pillow registers no opener of its own for it and raises KeyError if asked.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 #: Largest picture that is decoded, in pixels (width × height). More is refused before memory is taken for it.
 MAX_PIXELS = 100_000_000
-#: Largest file that is read at all, in bytes.
-MAX_BYTES = 1 << 28
 #: How the refusal of a file begins that could not be read at all.
 CANNOT_BE_READ = "cannot be read"
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """One photograph of an image set.
-
-    Attributes:
-        name: Path below the set's folder with forward slashes: unique in the set, used in every result.
-        path: Where the file is.
-        label: True class index where known, else None.
-    """
-
-    name: str
-    path: Path
-    label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +42,9 @@ class Decoded:
 
     Attributes:
         image: The picture as 8-bit RGB, upright; None if it was refused.
-        sha256: Fingerprint of the file's bytes; empty if it could not be read.
+        sha256: Fingerprint of the file's bytes; empty if it was not read.
         remark: What was chosen for the user ("first of 3 frames"), or empty.
-        refusal: Why there is no picture, or empty.
+        refusal: Why there is no picture, or empty; begins with CANNOT_BE_READ if its bytes could not be had.
     """
 
     image: Image.Image | None
@@ -66,39 +53,26 @@ class Decoded:
     refusal: str = ""
 
 
-def find_images(folder: Path, *, limit: int | None = None) -> list[ImageFile]:
-    """List the photographs below a folder, sorted by name, links that lead out of the folder left out.
+def find_images(location: str | Location, *, limit: int | None = None) -> list[ImageFile]:
+    """List the photographs of a folder, sorted by name, or those in archives (docs/storage.md).
 
     Args:
-        folder: Where to look, at any depth. Hidden files and folders are passed over.
+        location: A folder, a tar file or a Parquet file, local or behind a URL. A folder is searched at any depth, for
+            photographs or for archives; hidden files and folders are passed over, and links that lead out of it.
         limit: Take only the first that many, if given.
 
     Returns:
-        The images, without labels.
+        The images, without labels unless archives give them.
 
     Raises:
-        QcamError: If the folder does not exist or holds no file with a known ending.
+        QcamError: If there is no such place, it cannot be listed, holds no file with a known ending, or several kinds.
     """
-    if not folder.is_dir():
-        raise QcamError(f"no image folder at {folder}; give a folder that holds photographs")
-    root = folder.resolve()
-    found = []
-    outside = 0
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in relative.parts):
-            continue
-        if not path.is_file():
-            continue
-        if path.resolve().is_relative_to(root):
-            # A name that is no UTF-8 could be written to no result.
-            found.append(ImageFile(relative.as_posix().encode("utf-8", "backslashreplace").decode(), path))
-        else:
-            outside += 1
-    if outside:
-        console.warn(f"{outside} links in {folder} lead out of it and are left out; give the folder that holds the photographs")
+    place = open_location(location)
+    found = list_images(place)
     if not found:
-        raise QcamError(f"no image in {folder}; looked for files ending in {' '.join(sorted(SUFFIXES))}")
+        raise QcamError(
+            f"no image in {shown(place)}; looked for files ending in {' '.join(sorted(SUFFIXES))}, or {' or '.join(ARCHIVES)}"
+        )
     return found[:limit]
 
 
@@ -106,7 +80,8 @@ def with_labels(images: Sequence[ImageFile], classes: Sequence[str], labels: Pat
     """Give images their true class, from a CSV file or from the folders they are in.
 
     Class folders are recognised by class index (`207`), by class name (`golden_retriever`), or, if none is and there
-    are exactly as many folders as classes, by sorted order (ImageNet's `n01440764` …).
+    are exactly as many folders as classes, by sorted order (ImageNet's `n01440764` …). An archive is no class folder, and
+    a label that it gives counts before the folder, after the CSV.
 
     Args:
         images: The image set.
@@ -133,36 +108,54 @@ def with_labels(images: Sequence[ImageFile], classes: Sequence[str], labels: Pat
             if table[name] is None:
                 raise QcamError(f"{labels}: class {text!r} of {name} is none of the model's {len(classes)} classes")
     else:
-        folders = sorted({image.name.split("/")[0] for image in images if "/" in image.name})
+        folders = sorted({_class_folder(image) for image in images} - {""})
         by_order = len(folders) == len(classes) and not any(index_of(folder) is not None for folder in folders)
+        position = {folder: index for index, folder in enumerate(folders)}
         for image in images:
-            folder = image.name.split("/")[0] if "/" in image.name else ""
-            if folder:
-                table[image.name] = folders.index(folder) if by_order else index_of(folder)
-    return [
-        ImageFile(image.name, image.path, table.get(image.name, table.get(Path(image.name).name, image.label)))
-        for image in images
-    ]
+            folder = _class_folder(image)
+            if folder and not (image.label is not None and isinstance(image.path, (Span, Cell))):
+                table[image.name] = position[folder] if by_order else index_of(folder)
+    found = [replace(image, label=table.get(image.name, table.get(Path(image.name).name, image.label))) for image in images]
+    return _known_classes(found, len(classes))
 
 
-def decode(path: Path) -> Decoded:
-    """Read one file and decode it to upright 8-bit RGB, or say why not.
+def decode(path: Source) -> Decoded:
+    """Read one image and decode it to upright 8-bit RGB, or say why not.
 
     Alpha is dropped, as torchvision's and timm's loaders do; 16-bit grayscale keeps its upper eight bits; of an animation
     the first frame is taken; EXIF orientation is applied.
 
     Args:
-        path: The file.
+        path: Where its bytes are.
 
     Returns:
         The picture or the refusal; nothing is raised for a bad file.
     """
+    return _decode_read(_read(path))
+
+
+def decode_all(paths: Sequence[Source]) -> Iterator[Decoded]:
+    """Decode images on all cores; yields in their order, as many decoded pictures in memory as there are cores."""
+    cores = machine.available_cores()
+    if all(isinstance(location_of(path), Path) for path in paths):
+        return in_order(decode, paths, cores)
+    # Reading waits for a network, decoding for a core: more are read at a time than decoded.
+    return in_order(_decode_read, in_order(_read, paths, REMOTE_READS), cores)
+
+
+def _read(path: Source) -> bytes | Decoded:
+    """Return an image's bytes, or the refusal."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return Decoded(None, "", refusal=f"file larger than {MAX_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        return read_source(path)
+    except TooLargeError:
+        return Decoded(None, "", refusal=f"file larger than {MAX_BYTES >> 20} MiB")
     except OSError as error:
-        return Decoded(None, "", refusal=f"{CANNOT_BE_READ}: {error.strerror or error}")
+        return Decoded(None, "", refusal=f"{CANNOT_BE_READ}: {reason(error)}")
+
+
+def _decode_read(data: bytes | Decoded) -> Decoded:
+    if isinstance(data, Decoded):
+        return data
     sha256 = sha256_bytes(data)
     try:
         with warnings.catch_warnings():
@@ -174,14 +167,6 @@ def decode(path: Path) -> Decoded:
         return Decoded(None, sha256, refusal=f"more than {MAX_PIXELS // 10**6} million pixels are refused")
     except Exception as error:  # on damaged files Pillow raises KeyError, TypeError, struct.error … as well as its own
         return Decoded(None, sha256, refusal=f"damaged or truncated: {str(error).splitlines()[0] if str(error) else 'no data'}")
-
-
-def decode_all(paths: Sequence[Path]) -> Iterator[Decoded]:
-    """Decode files on all cores; yields in their order, as many decoded pictures in memory as there are cores."""
-    ahead = machine.available_cores()
-    with ThreadPoolExecutor(ahead, "decode") as pool:
-        for start in range(0, len(paths), ahead):
-            yield from pool.map(decode, paths[start : start + ahead])
 
 
 def _decode_bytes(data: bytes, sha256: str) -> Decoded:
@@ -214,6 +199,25 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         eight = np.clip(values // 256, 0, 255) if top == 65535.0 else np.clip(values * (255.0 / top), 0, 255)
         return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
     return picture.convert("RGB")
+
+
+def _class_folder(image: ImageFile) -> str:
+    """Return the outermost folder that an image is in, empty if there is none; an archive is no folder."""
+    parts = image.name.split("/")
+    if isinstance(image.path, (Span, Cell)) and image.path.location.name in parts:
+        parts.remove(image.path.location.name)
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _known_classes(images: list[ImageFile], count: int) -> list[ImageFile]:
+    """Take labels away that are none of the model's classes: an archive may have been made for others."""
+    unknown = sum(image.label is not None and not 0 <= image.label < count for image in images)
+    if not unknown:
+        return images
+    console.warn(f"{unknown} images have labels that are none of the model's {count} classes; they count as not labelled")
+    return [
+        replace(image, label=None) if image.label is not None and not 0 <= image.label < count else image for image in images
+    ]
 
 
 def _read_labels(path: Path) -> Iterable[tuple[str, str]]:

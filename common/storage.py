@@ -1,7 +1,7 @@
 """Places named by a path or by a URL: opened, listed, read in pieces, and shown without credentials.
 
-A local place is a `Path`; one behind a URL is a `UPath`, which reaches it through fsspec. Credentials are never part of it: they
-come from where the file system's own package looks for them (environment, its configuration files). So a place can be pickled,
+A local place is a `Path`; one behind a URL is a `UPath`, which reaches it through fsspec. Credentials are never part of it:
+they come from where the file system's own package looks for them: environment, configuration files. So a place can be pickled,
 recorded and shown.
 """
 
@@ -72,11 +72,16 @@ def open_location(location: str | Location) -> Location:
         raise QcamError(
             f'{shown(location)} is a URL, which is read by fsspec and universal_pathlib: pip install "qcam[ray]"'
         ) from error
+    if protocol not in _WEB:  # a folder may be written with a slash at its end
+        host, slash, path = rest.partition("/")
+        rest = host + slash + path.rstrip("/")
     try:
         get_filesystem_class(protocol)
         return UPath(f"{protocol}://{rest}")
     except ValueError as error:
-        raise QcamError(f"{shown(location)}: fsspec knows no file system {protocol}; use a path, s3://, gs:// or hdfs://") from error
+        raise QcamError(
+            f"{shown(location)}: fsspec knows no file system {protocol}; use a path, s3://, gs:// or hdfs://"
+        ) from error
     except ImportError as error:
         raise QcamError(f"{shown(location)}: {_missing_package(protocol)} ({reason(error)})") from error
 
@@ -84,8 +89,8 @@ def open_location(location: str | Location) -> Location:
 def shown(location: str | Location) -> str:
     """Return a place's name for messages and records: no password, no query, no storage options."""
     text = str(location)
-    match = None if isinstance(location, Path) else _URL.match(text)
-    if match is None:
+    match = _URL.match(text)
+    if match is None or isinstance(location, Path):
         return text
     protocol, rest = match.group(1).lower(), text[match.end() :]
     rest = _PASSWORD.sub("", rest, count=1)

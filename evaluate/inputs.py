@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
 
 
-def load_bundles(given: tuple[Path, ...]) -> list[Bundle]:
+def load_bundles(given: tuple[str | Path, ...]) -> list[Bundle]:
     """Read the bundles given, or all of bundles/; warn where weights are random.
+
+    Args:
+        given: Paths and URLs of their folders.
 
     Raises:
         QcamError: If there is none, or one cannot be read.
     """
     from qcam.runtime.bundle import MANIFEST, load_bundle
 
-    folders = list(given)
+    folders: list[str | Path] = list(given)
     if not folders:
         folders = sorted(path.parent for path in Path("bundles").glob(f"[!.]*/{MANIFEST}"))
         if not folders:
@@ -33,8 +36,11 @@ def load_bundles(given: tuple[Path, ...]) -> list[Bundle]:
     return bundles
 
 
-def find_photographs(folder: Path | None) -> list[ImageFile]:
-    """Return the photographs of a folder, or the demo's.
+def find_photographs(location: str | Path | None) -> list[ImageFile]:
+    """Return the photographs of a folder or of archives, or the demo's.
+
+    Args:
+        location: A path or a URL, as `find_images` takes it; None for the demo's.
 
     Raises:
         QcamError: If there are none.
@@ -42,8 +48,8 @@ def find_photographs(folder: Path | None) -> list[ImageFile]:
     from qcam.calibration.images import find_images
     from qcam.calibration.photographs import evaluation_photographs
 
-    if folder is not None:
-        return find_images(folder)
+    if location is not None:
+        return find_images(location)
     photographs = evaluation_photographs()
     console.note(f"no --images: taking the {len(photographs)} demo photographs that foolbox ships")
     return photographs

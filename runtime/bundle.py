@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, readable_json, sha256_file
+from qcam.common.storage import Location, open_location
 
 #: Version of the manifest; a reader refuses another major number.
 SCHEMA_VERSION = 1
@@ -146,27 +147,57 @@ class Bundle:
         return readable_json(self.to_json())
 
 
-def load_bundle(folder: Path, *, verify: bool = True) -> Bundle:
+def load_bundle(location: str | Location, *, verify: bool = True) -> Bundle:
     """Read a bundle's manifest and check its files against it.
 
     Args:
-        folder: The bundle's folder.
+        location: The bundle's folder; one behind a URL is fetched into a cache folder, if it is not there (`fetch_bundle`).
         verify: Whether to compare each file's fingerprint.
 
     Raises:
         QcamError: If the folder is no bundle, its schema is another one, a file is missing, was changed, or would
-            lie outside the folder.
+            lie outside the folder; if a URL cannot be read.
     """
+    folder = open_location(location)
+    if not isinstance(folder, Path):
+        from qcam.runtime.fetch import fetch_bundle
+
+        folder, verify = fetch_bundle(folder), False  # held against the manifest as it was fetched
     path = folder / MANIFEST
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError as error:
-        raise QcamError(f"{folder} is no bundle: it has no {MANIFEST}; make one with qcam-export") from error
-    except (OSError, ValueError, RecursionError) as error:
+        raise QcamError(no_bundle(str(folder))) from error
+    except OSError as error:
         raise QcamError(f"cannot read {path}: {error}; export the bundle again with --force") from error
+    bundle = parse_manifest(data, folder, str(path))
+    for entry in bundle.precisions:
+        file = file_of(folder, entry, str(path))
+        if not file.is_file():
+            raise QcamError(f"{file} is missing; export the bundle again with --force")
+        if verify and sha256_file(file) != entry.sha256:
+            raise QcamError(changed(str(file)))
+    return bundle
+
+
+def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
+    """Read a manifest.
+
+    Args:
+        data: The file's bytes.
+        folder: The bundle's folder.
+        where: What messages call the manifest.
+
+    Raises:
+        QcamError: If it is no manifest, has another schema, or describes what cannot be.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise QcamError(f"cannot read {where}: {error}; export the bundle again with --force") from error
     if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version") if isinstance(value, dict) else None
-        raise QcamError(f"{path} has schema version {found}, this qcam reads {SCHEMA_VERSION}; export the bundle again")
+        raise QcamError(f"{where} has schema version {found}, this qcam reads {SCHEMA_VERSION}; export the bundle again")
     try:
         bundle = Bundle(
             folder=folder,
@@ -181,16 +212,41 @@ def load_bundle(folder: Path, *, verify: bool = True) -> Bundle:
             versions=dict(value["versions"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise QcamError(f"{path} is incomplete or wrong at {error!r}; export the bundle again with --force") from error
+        raise QcamError(f"{where} is incomplete or wrong at {error!r}; export the bundle again with --force") from error
     for tap in (tap for entry in bundle.precisions for tap in (entry.tap, *entry.skips)):
         known = tap.dtype in ("float32", "uint8", "int8", "uint16", "int16")
         if not known or not isinstance(tap.scale, (int, float)) or not 0 < tap.scale < float("inf"):
             raise QcamError(
-                f"{path} describes tap {tap.output} with dtype {tap.dtype}, scale {tap.scale}; export the bundle again"
+                f"{where} describes tap {tap.output} with dtype {tap.dtype}, scale {tap.scale}; export the bundle again"
             )
-    for entry in bundle.precisions:
-        _check_file(folder, entry, verify=verify)
     return bundle
+
+
+def file_of(folder: Path, entry: PrecisionEntry, where: str) -> Path:
+    """Return the path of a precision's file.
+
+    Args:
+        folder: The bundle's folder.
+        entry: The precision.
+        where: What messages call the manifest.
+
+    Raises:
+        QcamError: If it lies outside the folder.
+    """
+    path = folder / entry.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise QcamError(f"{where} names {entry.file}, which lies outside the bundle")
+    return path
+
+
+def no_bundle(where: str) -> str:
+    """Return the message about a place without a manifest."""
+    return f"{where} is no bundle: it has no {MANIFEST}; make one with qcam-export"
+
+
+def changed(where: str) -> str:
+    """Return the message about a file whose fingerprint is not the manifest's."""
+    return f"{where} is not the file that was exported (its SHA-256 differs); export the bundle again with --force"
 
 
 def load_model(bundle: Bundle, precision: str) -> onnx.ModelProto:
@@ -234,13 +290,3 @@ def _entry(value: dict[str, Any]) -> PrecisionEntry:
         skips=tuple(Tap(**skip) for skip in value["skips"]),
         quantization=dict(value["quantization"]),
     )
-
-
-def _check_file(folder: Path, entry: PrecisionEntry, *, verify: bool) -> None:
-    path = folder / entry.file
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise QcamError(f"{folder / MANIFEST} names {entry.file}, which lies outside the bundle")
-    if not path.is_file():
-        raise QcamError(f"{path} is missing; export the bundle again with --force")
-    if verify and sha256_file(path) != entry.sha256:
-        raise QcamError(f"{path} is not the file that was exported (its SHA-256 differs); export the bundle again with --force")

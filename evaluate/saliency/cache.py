@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from qcam.calibration.images import ImageFile
 from qcam.common import console
 from qcam.common.errors import QcamError
 from qcam.common.files import canonical_json, write_atomically
+from qcam.common.storage import cache_folder
 from qcam.evaluate.saliency.source import NoObjectError, SaliencySource
 
 _SCALE = np.float32(32768)
@@ -33,10 +33,7 @@ _DIGEST = 32  # bytes of a SHA-256
 
 def default_cache() -> Path:
     """Return where maps are kept: $QCAM_CACHE/saliency, else qcam/saliency in the user's cache folder."""
-    base = os.environ.get("QCAM_CACHE")
-    if base:
-        return Path(base) / "saliency"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qcam" / "saliency"
+    return cache_folder("saliency")
 
 
 class CachedSaliency:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qcam.calibration.images import ImageFile, decode, find_images
-from qcam.common.files import fingerprint, sha256_file
+from qcam.calibration.sources import fingerprint_source
+from qcam.common.files import fingerprint
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError
 
 
@@ -32,8 +33,8 @@ class MaskSaliency:
         """
         self.name = name
         files = find_images(folder)
-        self._masks = {str(Path(file.name).with_suffix("")): file.path for file in files}
-        self.fingerprint = fingerprint({file.name: sha256_file(file.path) for file in files})
+        self._masks = {str(Path(file.name).with_suffix("")): file for file in files}
+        self.fingerprint = fingerprint({file.name: fingerprint_source(file.path) for file in files})
 
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
         """Return the mask of the whole image at its own size, float32, 0..1.
@@ -43,16 +44,17 @@ class MaskSaliency:
             NoMapError: If there is none, it cannot be read, or its size is not the image's.
         """
         stem = str(Path(file.name).with_suffix(""))
-        path = self._masks.get(stem)
-        if path is None:
+        mask = self._masks.get(stem)
+        if mask is None:
             raise NoMapError(f"no mask named {stem}.* in the mask folder")
-        decoded = decode(path)
+        name = Path(mask.name).name
+        decoded = decode(mask.path)
         if decoded.image is None:
-            raise NoMapError(f"mask {path.name}: {decoded.refusal}")
+            raise NoMapError(f"mask {name}: {decoded.refusal}")
         if decoded.image.size != image.size:
             found, wanted = decoded.image.size, image.size
-            raise NoMapError(f"mask {path.name} is {found[0]}×{found[1]}, the image {wanted[0]}×{wanted[1]}")
+            raise NoMapError(f"mask {name} is {found[0]}×{found[1]}, the image {wanted[0]}×{wanted[1]}")
         levels = np.asarray(decoded.image.convert("L"), np.float32) / np.float32(255)
         if not levels.any():
-            raise NoObjectError(f"mask {path.name} is black all over")
+            raise NoObjectError(f"mask {name} is black all over")
         return levels

@@ -1,0 +1,110 @@
+"""Bundles behind URLs: fetched once into a cache folder, whole or not at all, and held against their manifest on the way.
+
+A fetched bundle lies in a folder that is named after the SHA-256 of its manifest, which holds those of its files. So a bundle
+that was exported anew is another one, and one that is there already costs no more than its manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from qcam.common import console
+from qcam.common.errors import QcamError
+from qcam.common.files import new_folder, sha256_bytes, sha256_file
+from qcam.common.storage import Location, cache_folder, open_location, read_pieces, reason, shown
+from qcam.runtime.bundle import MANIFEST, PrecisionEntry, changed, file_of, no_bundle, parse_manifest
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+#: Longest manifest that is read, in bytes.
+_LONGEST = 1 << 26
+
+
+def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
+    """Fetch a bundle that lies behind a URL.
+
+    Args:
+        location: Its folder; a local one is returned as it is.
+        cache: Where fetched bundles are kept; by default $QCAM_CACHE/bundles, else in the user's cache folder.
+
+    Returns:
+        A local folder that holds the bundle.
+
+    Raises:
+        QcamError: If it cannot be read, is no bundle, a file is not the one that was exported or keeps weights in further
+            files, or the disk refuses.
+    """
+    place = open_location(location)
+    if isinstance(place, Path):
+        return place
+    where = f"{shown(place)}/{MANIFEST}"
+    manifest = _read_manifest(place)
+    # The last part is the bundle's own name, which results mention.
+    folder = (cache or cache_folder("bundles")) / sha256_bytes(manifest)[:32] / (place.name.strip(".") or "bundle")
+    bundle = parse_manifest(manifest, folder, where)
+    files = {file_of(folder, entry, where): entry for entry in bundle.precisions}
+    if _is_whole(folder, manifest, files):
+        return folder
+    try:
+        with console.err.status(f"fetching {shown(place)}"), new_folder(folder, replace=folder.exists()) as temporary:
+            for path, entry in files.items():
+                _fetch_file(place / entry.file, temporary / path.relative_to(folder), entry.sha256)
+            (temporary / MANIFEST).write_bytes(manifest)
+    except QcamError:
+        if not _is_whole(folder, manifest, files):  # otherwise another process has fetched it meanwhile
+            raise
+    return folder
+
+
+def _read_manifest(place: UPath) -> bytes:
+    data = b""
+    for piece in _pieces(place / MANIFEST, no_bundle(shown(place))):
+        data += piece
+        if len(data) > _LONGEST:
+            raise QcamError(f"{shown(place)}/{MANIFEST} has more than {_LONGEST >> 20} MiB: it is no manifest of qcam's")
+    return data
+
+
+def _fetch_file(source: UPath, target: Path, sha256: str) -> None:
+    """Write a file, and compare it with its fingerprint."""
+    digest = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as stream:
+        for piece in _pieces(source, f"{shown(source)} is missing; export the bundle again with --force"):
+            digest.update(piece)
+            stream.write(piece)
+    if digest.hexdigest() != sha256:
+        raise QcamError(changed(shown(source)))
+    try:
+        model = onnx.load(target, load_external_data=False)
+    except Exception as error:  # protobuf raises its own types, by version
+        raise QcamError(f"cannot read {shown(source)} as an ONNX file: {reason(error)}") from error
+    if any(tensor.external_data for tensor in model.graph.initializer):
+        raise QcamError(f"{shown(source)} keeps weights in files beside it, which are not fetched; save it as one file")
+
+
+def _pieces(source: UPath, missing: str) -> Iterator[bytes]:
+    """Read a file; the error that says it is missing is the caller's."""
+    try:
+        yield from read_pieces(source)
+    except OSError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise QcamError(missing) from error
+        raise QcamError(
+            f"cannot read {shown(source)}: {reason(error)}; check the URL, and the credentials in the environment"
+        ) from error
+
+
+def _is_whole(folder: Path, manifest: bytes, files: Mapping[Path, PrecisionEntry]) -> bool:
+    """Tell whether a fetched bundle is there and undamaged."""
+    try:
+        same = (folder / MANIFEST).read_bytes() == manifest
+        return same and all(sha256_file(path) == entry.sha256 for path, entry in files.items())
+    except OSError:
+        return False
