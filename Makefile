@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.installed
 SPEED  := build/speed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test emulators browser lint setup setup-dev bench ablation memory fidelity clean
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench ablation memory fidelity clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -36,6 +36,12 @@ lint: setup-dev
 	@mkdir -p build/typing/qcam
 	@for room in common calibration models exporters runtime evaluate; do ln -sfn ../../../$$room build/typing/qcam/$$room; done
 	$(BIN)/mypy -p qcam
+
+# A study on a local Ray cluster of two nodes while a worker is killed, beside the same study in one process (two minutes)
+cluster: setup-dev
+	$(BIN)/qcam-export --keep
+	@rm -rf build/two-nodes
+	$(BIN)/python tests/evaluate/engine/two_nodes.py bundles/efficientnet_lite0 --output build/two-nodes
 
 # docs/performance.md: qcam beside its peers, which get an environment of their own below build/ (6 GB; an hour in all)
 bench: setup-dev
@@ -73,7 +79,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 $(TESTED): pyproject.toml | $(STAMP)
-	$(PIP) install -e ".[cpu,host,saliency,demo,dev]"
+	$(PIP) install -e ".[cpu,host,saliency,demo,ray,dev]"
 	$(PIP) install --no-deps $(BARE)
 	@touch $@
 

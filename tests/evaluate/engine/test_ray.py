@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import children, command, finish
+from studies import SAME, children, command, finish
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -130,3 +131,62 @@ def test_ctrl_c_stops_cleanly(cluster, tiny_bundle, many, tmp_path, same_as):
     assert not actors()
     assert finish(arguments, tmp_path).returncode == 0
     same_as(tmp_path / "out")
+
+
+#: A worker that takes 4 GiB when it is first given something to do.
+HUNGRY = """
+import sys, time
+from pathlib import Path
+import qcam.evaluate.engine.cluster as cluster
+
+class Hungry(cluster.RayWorker):
+    def evaluate(self, lease, destination):
+        marker = Path({marker!r})
+        if not marker.exists():
+            marker.touch()
+            held = []
+            for _ in range(64):
+                held.append(bytearray(b"x") * (64 << 20))
+                time.sleep(0.05)
+        yield from super().evaluate(lease, destination)
+
+cluster.RayWorker = Hungry
+from qcam.evaluate.cli import main
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_out_of_memory(tiny_bundle, many, tmp_path, same_as, monkeypatch):
+    """Ray's memory monitor ends it; the work goes to another."""
+    with open("/proc/meminfo") as stream:
+        meminfo = {key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in stream)}
+    total, available = meminfo["MemTotal"], meminfo["MemAvailable"]
+    if available < 10 << 20:
+        pytest.skip("less than 10 GiB of memory are free")
+    # Two workers, the head and the driver take less than 2.5 GiB; the hungry one does not get its 4.
+    monkeypatch.setenv("RAY_memory_usage_threshold", str((total - available + (5 << 19)) / total))
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
+    try:
+        (tmp_path / "driver.py").write_text(HUNGRY.format(marker=str(tmp_path / "marker")))
+        arguments = line(made, tiny_bundle, many, "out")
+        done = finish([arguments[0], "driver.py", *arguments[3:]], tmp_path)
+    finally:
+        made.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert "a worker was lost, its shards are tried again: OutOfMemoryError" in " ".join(done.stderr.split())
+    same_as(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_study_on_two_nodes_while_a_worker_is_killed(lite0_bundle, tmp_path):
+    """Real weights, real photographs, three precisions; `make cluster` shows it."""
+    script = Path(__file__).with_name("two_nodes.py")
+    shown = finish([sys.executable, str(script), str(lite0_bundle.folder), "--output", str(tmp_path / "out")], tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "killed worker" in shown.stdout
+    assert "a worker was lost, its shards are tried again" in " ".join(shown.stderr.split())
+    assert f"{', '.join(SAME)} are the same, byte by byte" in shown.stdout
