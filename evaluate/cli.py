@@ -239,8 +239,8 @@ def main(
         from qcam.runtime.deployed import require_provider
 
         require_provider(name)
-    loaded = load_bundles(tuple(map(Path, bundles)))
-    photographs = find_photographs(None if images is None else Path(images))
+    loaded = load_bundles(bundles)
+    photographs = find_photographs(images)
     photographs = _labelled(photographs, loaded, labels, demo=images is None)
     photographs = photographs[:limit]  # after the labels: class folders count as a whole
     spread, threads = settle(spread, threads, 0 if paper or dry_run else len(photographs))

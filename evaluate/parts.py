@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from qcam.common.errors import QcamError
 from qcam.common.files import commit_file
-from qcam.common.storage import shown
+from qcam.common.storage import Location, files_below, reason, shown
 from qcam.evaluate.remote import write_whole
 from qcam.evaluate.results import (
     MAP_SCHEMA,
@@ -77,9 +77,9 @@ class PartStore:
         folder: A local path, or a location behind a URL.
     """
 
-    folder: Any
+    folder: Location
 
-    def path(self, index: int, key: str) -> Any:
+    def path(self, index: int, key: str) -> Location:
         """Return where the part of a shard is: its place in the run, and the first 16 digits of its key."""
         return self.folder / f"{index:06d}-{key[:16]}.parquet"
 
@@ -90,16 +90,13 @@ class PartStore:
             QcamError: If the folder cannot be listed.
         """
         try:
-            found = {path.name for path in self.folder.iterdir()}
+            local = isinstance(self.folder, Path)
+            found = [path.name for path in self.folder.iterdir()] if local else files_below(self.folder)
         except (FileNotFoundError, NotADirectoryError):
             return set()
-        except Exception as error:  # file systems behind URLs have their own
-            raise QcamError(f"cannot list {shown(self.folder)}: {_first_line(error)}") from error
+        except OSError as error:
+            raise QcamError(f"cannot list {shown(self.folder)}: {reason(error)}") from error
         return {name for name in found if name.endswith(".parquet") and not name.startswith(".")}
-
-    def done(self, index: int, key: str) -> bool:
-        """Tell whether one shard's part is there."""
-        return bool(self.path(index, key).exists())
 
     def clear(self) -> None:
         """Delete the parts, as far as the place lets."""
@@ -113,12 +110,13 @@ class PartStore:
 
 def part_path(folder: Path, index: int, key: str) -> Path:
     """Return where the part of a shard is, in a result folder."""
-    path: Path = PartStore(folder / PARTS).path(index, key)
+    path = PartStore(folder / PARTS).path(index, key)
+    assert isinstance(path, Path)
     return path
 
 
 def write_part(
-    path: Any, key: str, outcomes: Sequence[ImageOutcome], state: str = "", worker: Mapping[str, Any] | None = None
+    path: Location, key: str, outcomes: Sequence[ImageOutcome], state: str = "", worker: Mapping[str, Any] | None = None
 ) -> None:
     """Write a part.
 
@@ -143,7 +141,7 @@ def write_part(
     write_whole(path, buffer.getvalue())
 
 
-def read_state(path: Any, key: str) -> str:
+def read_state(path: Location, key: str) -> str:
     """Return what a part says to the next shard.
 
     Raises:
@@ -155,7 +153,7 @@ def read_state(path: Any, key: str) -> str:
     return str(metadata.get(_STATE, b"").decode())
 
 
-def join_parts(paths: Sequence[Any], folder: Path) -> list[dict[str, Any]]:
+def join_parts(paths: Sequence[Location], folder: Path) -> list[dict[str, Any]]:
     """Join parts into the result files, one part in memory at a time; every file appears whole.
 
     Args:
@@ -194,7 +192,7 @@ def remove_leftovers(folder: Path) -> int:
     return len(found)
 
 
-def _open(path: Any) -> pq.ParquetFile:
+def _open(path: Location) -> pq.ParquetFile:
     """Open a part; one behind a URL is read whole, in one go."""
     try:
         return pq.ParquetFile(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()))
@@ -202,12 +200,8 @@ def _open(path: Any) -> pq.ParquetFile:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Any, error: Exception) -> QcamError:
-    return QcamError(f"cannot read {shown(path)}: {_first_line(error)}; delete it and run the same command again")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _unreadable(path: Location, error: Exception) -> QcamError:
+    return QcamError(f"cannot read {shown(path)}: {reason(error)}; delete it and run the same command again")
 
 
 def _write(writer: pq.ParquetWriter, batch: pa.RecordBatch, path: Path) -> None:

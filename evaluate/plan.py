@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from qcam.calibration.images import ImageFile
+from qcam.calibration.sources import fingerprint_sources
 from qcam.common import console
-from qcam.common.files import fingerprint, sha256_file
+from qcam.common.files import fingerprint
 from qcam.evaluate.results import IMAGE_SCHEMA, IMAGES, read_arrow, write_arrow
 from qcam.runtime.deployed import SessionSettings
 
@@ -76,11 +77,8 @@ def fingerprint_images(images: Sequence[ImageFile]) -> dict[str, str]:
     found = {}
     bar = console.progress("fingerprints of images", len(images)) if len(images) >= _MANY else nullcontext(lambda _: None)
     with bar as advance:
-        for image in images:
-            try:
-                found[image.name] = sha256_file(image.path)
-            except OSError:
-                found[image.name] = UNREADABLE
+        for image, sha256 in zip(images, fingerprint_sources([image.path for image in images]), strict=True):
+            found[image.name] = sha256 or UNREADABLE
             advance(1)
     return found
 

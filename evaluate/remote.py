@@ -7,11 +7,14 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
-from qcam.common.storage import open_location, shown
+from qcam.common.storage import cache_folder, open_location, reason, shown
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 class RemoteFolder:
@@ -21,7 +24,7 @@ class RemoteFolder:
         location: The folder.
     """
 
-    def __init__(self, location: Any) -> None:
+    def __init__(self, location: UPath) -> None:
         """Take a location from `open_location`."""
         self.location = location
 
@@ -31,9 +34,7 @@ class RemoteFolder:
 
     def local_copy(self) -> Path:
         """Return the folder on this machine in which its results are made; two runs to one place share it."""
-        base = os.environ.get("QCAM_CACHE")
-        cache = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qcam"
-        return cache / "runs" / hashlib.sha256(str(self).encode()).hexdigest()[:16]
+        return cache_folder("runs") / hashlib.sha256(str(self).encode()).hexdigest()[:16]
 
     def pull(self, folder: Path, names: Sequence[str]) -> None:
         """Make files of the local copy what they are there; those that are not there vanish here.
@@ -47,7 +48,7 @@ class RemoteFolder:
             except FileNotFoundError:
                 (folder / name).unlink(missing_ok=True)
             except Exception as error:  # file systems have their own
-                raise QcamError(f"cannot read {self}/{name}: {_first_line(error)}") from error
+                raise QcamError(f"cannot read {self}/{name}: {reason(error)}") from error
             else:
                 write_atomically(folder / name, data)
 
@@ -90,7 +91,7 @@ def open_results(text: str) -> tuple[Path, RemoteFolder | None]:
     return remote.local_copy(), remote
 
 
-def write_whole(location: Any, data: bytes) -> None:
+def write_whole(location: UPath, data: bytes) -> None:
     """Write a file behind a URL that appears whole or not at all: object stores do so, others rename.
 
     Raises:
@@ -105,8 +106,5 @@ def write_whole(location: Any, data: bytes) -> None:
         beside.write_bytes(data)
         beside.fs.mv(beside.path, location.path)
     except Exception as error:  # file systems have their own
-        raise QcamError(f"cannot write {shown(location)}: {_first_line(error)}") from error
+        raise QcamError(f"cannot write {shown(location)}: {reason(error)}") from error
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcam.calibration.images import ImageFile
+from qcam.calibration.sources import absolute_source
 from qcam.common import console, machine
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, readable_json, write_atomically
@@ -90,7 +91,7 @@ class Study:
         self.folder = folder
         self.bundles = list(bundles)
         # Workers have working folders of their own: whatever is local is named from the root.
-        self._images = list(images) if crew is None else [_absolute(image) for image in images]
+        self._images = list(images) if crew is None else [replace(image, path=absolute_source(image.path)) for image in images]
         self._saliency = saliency
         self.options = options
         self._crew = crew
@@ -367,6 +368,3 @@ class Study:
         if self._remote is not None:
             self._remote.delete(ours)
 
-
-def _absolute(image: ImageFile) -> ImageFile:
-    return replace(image, path=image.path.absolute()) if isinstance(image.path, Path) else image

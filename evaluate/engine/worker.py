@@ -12,6 +12,7 @@ from typing import Any
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint
+from qcam.common.storage import Location, shown
 from qcam.evaluate.engine.messages import Finished, Joined, Message, Refused, Returned, Shard
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.evaluator import BundleEvaluator
@@ -96,7 +97,7 @@ class Destination:
     """
 
     parts: PartStore
-    record: Any
+    record: Location
     plan: str
 
     def check(self) -> str:
@@ -108,7 +109,7 @@ class Destination:
         if plan is not None and fingerprint(plan) == self.plan:
             return ""
         return (
-            f"{self.record.parent} is not the driver's folder here (no {RUN} of this run in it); "
+            f"{shown(self.record.parent)} is not the driver's folder here (no {RUN} of this run in it); "
             "give an --output that every machine shares, or a URL"
         )
 
