@@ -60,7 +60,7 @@ def open_location(location: str | Location) -> Location:
         if not slash or host not in ("", "localhost"):
             raise QcamError(f"{location} names no file of this machine; write file:///FOLDER, or the path alone")
         return Path(unquote(slash + path))
-    if _PASSWORD.match(rest) or (_USER.match(rest) and protocol not in _NAMING) or "?" in rest:
+    if _credentials(protocol, rest) or "?" in rest:
         raise QcamError(
             f"the URL {shown(location)} carries credentials or a query; leave them out, "
             f"and give credentials as {protocol}'s own package takes them: environment or its configuration"
@@ -93,9 +93,7 @@ def shown(location: str | Location) -> str:
     if match is None or isinstance(location, Path):
         return text
     protocol, rest = match.group(1).lower(), text[match.end() :]
-    rest = _PASSWORD.sub("", rest, count=1)
-    if protocol not in _NAMING:
-        rest = _USER.sub("", rest, count=1)
+    rest = rest[_credentials(protocol, rest) :]
     if isinstance(location, str) or protocol in _WEB:
         rest = re.split(r"[?#]" if protocol in _WEB else r"\?", rest, maxsplit=1)[0]
     if not isinstance(location, str) and rest.startswith("/"):  # UPath sets the host apart
@@ -192,6 +190,12 @@ def _size(location: UPath) -> int | None:
         about = location.fs.info(location.path)
         return int(about["size"]) if about["type"] == "file" else None
     return None
+
+
+def _credentials(protocol: str, rest: str) -> int:
+    """Return how many characters behind `://` are credentials."""
+    match = _PASSWORD.match(rest) or (None if protocol in _NAMING else _USER.match(rest))
+    return match.end() if match else 0
 
 
 def _missing_package(protocol: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,3 +89,62 @@ def seeded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], B
         return made[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def object_store_endpoint() -> Iterator[str]:
+    """A real object store on this machine, known to this process and its children by the environment; credentials are fake."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    known = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "AKIAFAKEKEYFAKEKEY00",
+        "AWS_SECRET_ACCESS_KEY": "fake/secret+fake/secret+fake/secret+fake",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in known.items():
+            patch.setenv(name, value)
+        yield known["AWS_ENDPOINT_URL"]
+    server.stop()
+
+
+@pytest.fixture
+def object_store(object_store_endpoint: str) -> str:
+    """An empty bucket: s3://NAME."""
+    import s3fs
+
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f"s3://{bucket}"
+
+
+@pytest.fixture
+def refuse_credentials(object_store_endpoint: str) -> Iterator[Callable[[], None]]:
+    """From the call on, the object store refuses everybody until the test ends."""
+
+    def allow(requests: str) -> None:
+        url = f"{object_store_endpoint}/moto-api/reset-auth"
+        request = urllib.request.Request(url, requests.encode(), {"Content-Type": "text/plain"}, method="POST")
+        urllib.request.urlopen(request).close()
+
+    yield lambda: allow("0")
+    allow("inf")
+
+
+@pytest.fixture
+def memory_store() -> Iterator[str]:
+    """An empty folder in memory: memory://NAME, for this process alone."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    name = f"store-{uuid.uuid4().hex[:12]}"
+    yield f"memory://{name}"
+    for path in [path for path in MemoryFileSystem.store if path.startswith(f"/{name}/")]:
+        del MemoryFileSystem.store[path]
