@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.installed
 SPEED  := build/speed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench ablation memory fidelity clean
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -50,6 +50,12 @@ bench: setup-dev
 	$(BIN)/python benchmarks/evaluation.py --json $(SPEED)/evaluation.json
 	$(BIN)/python benchmarks/growth.py --json $(SPEED)/growth.json
 	$(BIN)/python benchmarks/performance.py $(SPEED)/speed.json $(SPEED)/export.json $(SPEED)/evaluation.json $(SPEED)/growth.json
+
+# docs/scale.md: engines, workers, and what a large study costs (half an hour)
+scale: setup-dev
+	$(BIN)/python benchmarks/cluster.py --images 192 --json $(SPEED)/cluster.json
+	$(BIN)/python benchmarks/scale.py measure --json $(SPEED)/scale.json
+	$(BIN)/python benchmarks/scale.py write $(SPEED)/cluster.json $(SPEED)/scale.json
 
 # docs/paper.md's tables: MODELS="bundles/efficientnet_lite0 bundles/mobilenet_v2=WEIGHTS ..." (half an hour)
 ablation: setup-dev

@@ -41,7 +41,7 @@ def main(
         (bundle,) = (folder / "bundles").iterdir()
         fixed = [
             str(bundle), "--images", str(folder / "images"), "--saliency", "spectral", "--saliency-cache", "none",
-            "--target", "own-top1", "--no-fake-quant", "--no-report", "--grid-rows", "0",
+            "--target", "own-top1", "--no-fake-quant", "--no-report", "--grid-rows", "0", "--workers", "1",
         ]  # fmt: skip
 
         def add(kind: str, value: int, count: int, *options: str) -> None:

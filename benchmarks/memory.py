@@ -40,6 +40,7 @@ def main(bundles: tuple[Path, ...], counts: tuple[int, ...], options: tuple[str,
         for count in sorted(counts):
             output = Path(folder) / str(count)
             fixed = ["--images", str(images), "--limit", str(count), "--output", str(output), "--saliency-cache", "none"]
+            fixed += ["--workers", "1"]
             found.append({"images": count} | measure([*map(str, bundles), *fixed, *options]))
             console.out.print(
                 f"{count} images: peak {found[-1]['peak_mib']:.0f} MiB, {found[-1]['seconds']:.0f} s", markup=False

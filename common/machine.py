@@ -54,6 +54,27 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_memory() -> int:
+    """Return the bytes of memory that new processes can have without swapping; all of it where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key == "MemAvailable":
+                return min(int(value.split()[0]) * 1024, _memory_limit())
+    except (OSError, ValueError, IndexError):
+        pass
+    return _memory_limit()
+
+
+def _memory_limit() -> int:
+    """Return the bytes that this container may still take; a very large number without a limit."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        return int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no such files, or "max"
+        return 1 << 62
+
+
 def let_idle_threads_rest() -> None:
     """Make OpenMP's threads sleep when they have nothing to do, unless the user says otherwise; before PyTorch is imported.
 

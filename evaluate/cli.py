@@ -234,6 +234,8 @@ def main(
     check_requirements(spread.requirements)
     if paper and (engine != "local" or (workers or 1) != 1):
         raise QcamError("--protocol paper evaluates image after image in one process; leave out --engine and --workers")
+    if profile and (engine != "local" or (workers or 1) != 1):
+        raise QcamError("--profile shows the stages of one process; leave out --engine and --workers")
     name = provider_name(provider)
     if not allow_fallback and not paper and engine == "local":
         from qcam.runtime.deployed import require_provider
@@ -243,7 +245,7 @@ def main(
     photographs = find_photographs(images)
     photographs = _labelled(photographs, loaded, labels, demo=images is None)
     photographs = photographs[:limit]  # after the labels: class folders count as a whole
-    spread, threads = settle(spread, threads, 0 if paper or dry_run else len(photographs))
+    spread, threads = settle(spread, threads, 0 if paper or profile else len(photographs), loaded)
     settings = SessionSettings(
         provider=name,
         threads=threads,
@@ -312,7 +314,7 @@ def main(
         if not study.prepare(mirror_device, force=force):
             console.out.print(f"{study.where} already holds the complete results of this very run", markup=False)
             return
-        for line in describe(study, estimate(study)):
+        for line in describe(study, estimate(study), spread.workers or 1):
             console.out.print(line, markup=False)
         return
     with exclusive(folder):
@@ -370,8 +372,8 @@ def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path 
         fits = all(len(bundle.classes) == 1000 for bundle in bundles)
         return photographs if fits else [ImageFile(photograph.name, photograph.path) for photograph in photographs]
     if not same:
-        console.note("the bundles have different classes: class folders are not taken for labels")
-        return photographs
+        console.note("the bundles have different classes: class folders and labels in archives are not taken")
+        return [ImageFile(photograph.name, photograph.path) for photograph in photographs]
     found = with_labels(photographs, classes, labels)
     if labels is not None and all(photograph.label is None for photograph in found):
         raise QcamError(f"{labels} names none of the {len(found)} images; its column image holds names below the image folder")

@@ -78,8 +78,14 @@ def estimate(study: Study) -> Estimate:
     )
 
 
-def describe(study: Study, found: Estimate) -> list[str]:
-    """Return the plan and the estimate in lines."""
+def describe(study: Study, found: Estimate, workers: int = 1) -> list[str]:
+    """Return the plan and the estimate in lines.
+
+    Args:
+        study: Prepared.
+        found: Measured in this process.
+        workers: How many will share the work, each with cores of its own.
+    """
     options = study.options
     lines = [
         f"results: {study.folder}/",
@@ -96,9 +102,10 @@ def describe(study: Study, found: Estimate) -> list[str]:
     if not found.todo:
         return [*lines, "nothing is left to compute"]
     lines.append(f"bytes: about {_bytes(found.bytes)} of results, twice that while they are joined")
+    shared = f" with {workers} workers" if workers > 1 else ""
     lines.append(
-        f"time: about {timedelta(seconds=round(found.seconds))} for {found.images} images, "
-        f"{1000 * found.seconds_per_image:.0f} ms each (measured on {found.probed} of them)"
+        f"time: about {timedelta(seconds=round(found.seconds / workers))}{shared} for {found.images} images, "
+        f"{1000 * found.seconds_per_image:.0f} ms each in one worker (measured on {found.probed} of them)"
     )
     return lines
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: Engines by the name that `--engine` takes.
 ENGINES = ("local", "ray")
-#: Cores that one process still makes good use of; more are shared by several.
-CORES_PER_WORKER = 4
+#: Memory of a worker: libraries and batches, and what it keeps of each byte of its bundles' files.
+WORKER_BYTES, BYTES_A_BYTE = 1 << 30, 4
 #: Fewer images than this are evaluated in one process unless asked otherwise.
 FEW = 200
 
@@ -46,13 +46,17 @@ class EngineOptions:
     patience: float | None = None
 
 
-def settle(options: EngineOptions, threads: int | None, images: int) -> tuple[EngineOptions, int]:
+def settle(options: EngineOptions, threads: int | None, images: int, bundles: Sequence[Bundle]) -> tuple[EngineOptions, int]:
     """Decide how many workers there are, and how many threads each has.
+
+    Two processes of one thread evaluate up to twice as many images as one of two threads (docs/scale.md): much of a run is
+    small operations that no second thread helps. So there is one for each core, as far as memory reaches.
 
     Args:
         options: As asked for.
         threads: As asked for; None follows.
         images: Number of images: few are not worth a second process.
+        bundles: What each worker holds.
 
     Returns:
         The options, and the threads of each worker.
@@ -62,12 +66,16 @@ def settle(options: EngineOptions, threads: int | None, images: int) -> tuple[En
     """
     if options.name != "ray" and (options.address is not None or options.gpus):
         raise QcamError("--ray-address and --gpus-per-worker belong to --engine ray; add it, or leave them out")
-    cores = machine.available_cores()
     if options.name == "ray":
-        return options, threads or min(cores, CORES_PER_WORKER)
+        return options, threads or 1
+    cores = machine.available_cores()
     workers = options.workers
     if workers is None:
-        workers = 1 if threads or images < FEW else max(1, cores // CORES_PER_WORKER)
+        needed = WORKER_BYTES + BYTES_A_BYTE * sum(
+            bundle.path(e.name).stat().st_size for bundle in bundles for e in bundle.precisions
+        )
+        room = machine.available_memory() // needed
+        workers = 1 if images < FEW else max(1, min(cores // (threads or 1), room))
     settled = EngineOptions(options.name, workers, requirements=options.requirements, patience=options.patience)
     return settled, threads or max(1, cores // workers)
 

@@ -33,7 +33,8 @@ def photographs(tmp_path):
 
 
 def arguments(bundle, photographs, output):
-    options = ["--saliency", "spectral", "--batch-size", "4", "--grid-rows", "0", "--no-report", "--output", output]
+    options = ["--saliency", "spectral", "--batch-size", "4", "--workers", "1", "--grid-rows", "0", "--no-report"]
+    options += ["--output", output]
     return [sys.executable, "-m", "qcam.evaluate.cli", str(bundle), "--images", str(photographs), *options]
 
 

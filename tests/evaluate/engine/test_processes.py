@@ -7,11 +7,16 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from studies import children, command, finish
+
+from qcam.evaluate.results import RESULTS
 
 
 def test_two_processes_end_like_one(tiny_bundle, many, tmp_path, same_as):
@@ -115,3 +120,67 @@ def test_a_changed_image_is_named_and_the_rest_is_kept(tiny_bundle, many, tmp_pa
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["complete"] is False
     assert sum(worker["shards"] for worker in run["workers"]) == 19
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_ended_and_replaced(tiny_bundle, many, tmp_path, same_as):
+    line = command(tiny_bundle.folder, many, "out", "--workers", 2, "--patience", 8)
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / "out" / "parts"
+    until = time.monotonic() + 120
+    while not list(parts.glob("*.parquet")) and time.monotonic() < until:
+        time.sleep(0.01)
+    workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[0], signal.SIGSTOP)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    text = " ".join(err.split())
+    assert "no word from a worker for 8 s; it is ended" in text
+    assert "a worker was lost, its shards are tried again: ended by SIGKILL" in text
+    same_as(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_killed_driver_takes_its_workers_along_and_the_run_goes_on(tiny_bundle, many, tmp_path, same_as):
+    line = command(tiny_bundle.folder, many, "out", "--workers", 2)
+    for wanted in (1, 8, 15):
+        process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while len(list((tmp_path / "out" / "parts").glob("*.parquet"))) < wanted and time.monotonic() < until:
+            time.sleep(0.01)
+        started = children(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        until = time.monotonic() + 60
+        while [pid for pid in started if Path(f"/proc/{pid}").exists()] and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    again = finish(line, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "shards are done already; going on" in again.stderr
+    same_as(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_archives_are_shared_by_workers(tiny_bundle, many, tmp_path, kind):
+    """Each image is read by offset, or from its row group, in whatever process; figures are those of loose files."""
+    files = sorted(many.iterdir())[:40]
+    (tmp_path / "archives").mkdir()
+    for number in range(2):
+        chosen = files[20 * number : 20 * (number + 1)]
+        if kind == "tar":
+            with tarfile.open(tmp_path / "archives" / f"{number}.tar", "w") as archive:
+                for file in chosen:
+                    archive.add(file, file.name)
+        else:
+            rows = [{"image": {"bytes": file.read_bytes(), "path": file.name}} for file in chosen]
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / "archives" / f"{number}.parquet", row_group_size=7)
+    done = finish(command(tiny_bundle.folder, "archives", "out", "--workers", 2), tmp_path)
+    assert done.returncode == 0, done.stderr
+    loose = finish(command(tiny_bundle.folder, many, "loose", "--workers", 1, "--limit", 40), tmp_path)
+    assert loose.returncode == 0, loose.stderr
+    found, expected = (
+        [{**row, "image": row["image"].rpartition("/")[2]} for row in pq.read_table(tmp_path / name / RESULTS).to_pylist()]
+        for name in ("out", "loose")
+    )
+    assert found == expected

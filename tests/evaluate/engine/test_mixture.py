@@ -1,0 +1,62 @@
+"""Shards of differing machines in one run: recorded in each part, told below every table and in the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from qcam.calibration.images import find_images
+from qcam.calibration.photographs import evaluation_photographs
+from qcam.evaluate import study as study_module
+from qcam.evaluate.facts import WorkerFacts
+from qcam.evaluate.outcome import draw, tell
+from qcam.evaluate.plan import StudyOptions
+from qcam.evaluate.record import mixtures
+from qcam.evaluate.results import RUN
+from qcam.evaluate.study import Study
+
+
+def worker(kernel, shards, **versions):
+    return {"kernel": kernel, "shards": shards, "versions": versions}
+
+
+def test_one_kind_of_worker_is_no_mixture():
+    assert mixtures([]) == []
+    assert mixtures([worker("vnni", 3, onnxruntime="1.32.0"), worker("vnni", 1, onnxruntime="1.32.0")]) == []
+
+
+def test_what_differs_is_named_with_its_shards():
+    told = mixtures([worker("vnni", 3, torch="2.14"), worker("avx2", 2, torch="2.14"), worker("vnni", 4, torch="2.15")])
+    assert "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 7 shards)" in told[0]
+    assert "--require kernel=NAME" in told[0]
+    assert told[1:] == ["shards of differing versions of torch are mixed (2.14: 5 shards, 2.15: 4 shards)"]
+
+
+def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for image in evaluation_photographs()[:6]:
+        shutil.copy(image.path, photographs / image.name)
+    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    options = StudyOptions(("f32", "int8"), saliency="none", batch_size=2)
+    study = Study([tiny_bundle], find_images(photographs), None, options, tmp_path / "out")
+    kernels = iter(("vnni", "avx2", "avx2"))
+    real = study_module.write_part
+
+    def elsewhere(path, key, outcomes, state, about):
+        real(path, key, outcomes, state, about | {"kernel": next(kernels), "node": "another"})
+
+    monkeypatch.setattr(study_module, "write_part", elsewhere)
+    study.prepare("cpu", force=False)
+    assert isinstance(study.facts, WorkerFacts)
+    study.run()
+    run = json.loads((tmp_path / "out" / RUN).read_text())
+    assert [(worker["kernel"], worker["shards"]) for worker in run["workers"]] == [("vnni", 1), ("avx2", 2)]
+    said = "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 1 shards)"
+    assert [line for line in run["warnings"] if line.startswith(said)]
+    tell(study.results())
+    draw(study.results(), "out", grid_rows=0, report=True, colormap="inferno")
+    for name in ("table.md", "report.html"):
+        assert said in (tmp_path / "out" / name).read_text(), name
