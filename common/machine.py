@@ -7,8 +7,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-# The instruction sets that choose ONNX Runtime's integer kernels; the rest would only lengthen the record.
-_KERNEL_FEATURES = (
+#: The instruction sets that choose ONNX Runtime's integer kernels, by their Linux names; others would only lengthen records.
+KERNEL_FEATURES = (
     "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni",
     "amx_int8", "asimd", "asimddp", "i8mm", "sve",
 )  # fmt: skip
@@ -33,7 +33,7 @@ def cpu_features() -> list[str]:
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             flags.update(value.split())
-    return [name for name in _KERNEL_FEATURES if name in flags]
+    return [name for name in KERNEL_FEATURES if name in flags]
 
 
 def versions() -> dict[str, str]:
@@ -69,10 +69,18 @@ def available_memory() -> int:
 def _memory_limit() -> int:
     """Return the bytes that this container may still take; a very large number without a limit."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        return int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text())
+        folder = Path("/sys/fs/cgroup")
+        limit = int((folder / "memory.max").read_text())
+        taken = int((folder / "memory.current").read_text())
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return limit - taken + int(fields.get("inactive_file", 0))  # files that were read are given up when it gets tight
     except (OSError, ValueError):  # no such files, or "max"
         return 1 << 62
+
+
+def has_gpu() -> bool:
+    """Tell whether this machine has a GPU that PyTorch may find, without importing it."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
 
 
 def let_idle_threads_rest() -> None:

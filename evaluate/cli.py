@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from qcam.common import console
+from qcam.common import console, machine
 from qcam.common.errors import QcamError
 from qcam.evaluate.inputs import find_photographs, key_value, load_bundles, torch_device
 
@@ -106,7 +107,7 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
     "requirements",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Refuse workers that are not kernel=vnni, avx2 or arm64, or whose CPU lacks feature=NAME (as /proc/cpuinfo names it).",
+    help="Refuse workers that are not kernel=vnni, avx2 or arm64, or whose CPU lacks feature=NAME (avx512_vnni, i8mm …).",
 )
 @click.option(
     "--patience",
@@ -245,7 +246,8 @@ def main(
     photographs = find_photographs(images)
     photographs = _labelled(photographs, loaded, labels, demo=images is None)
     photographs = photographs[:limit]  # after the labels: class folders count as a whole
-    spread, threads = settle(spread, threads, 0 if paper or profile else len(photographs), loaded)
+    on_cpu = name == "CPU" and (device == "cpu" or (device == "auto" and not machine.has_gpu()))
+    spread, threads = settle(spread, threads, 0 if paper or profile else len(photographs), loaded, on_cpu=on_cpu)
     settings = SessionSettings(
         provider=name,
         threads=threads,
@@ -271,9 +273,8 @@ def main(
         trust_remote_code,
         cache,
     )
-    source = request.open(
-        threads, torch_device(device, threads) if saliency.startswith("birefnet") and trust_remote_code else "cpu"
-    )
+    saliency_device = torch_device(device, threads) if saliency.startswith("birefnet") and trust_remote_code else "cpu"
+    source = request.open(threads, saliency_device)
     fixes = tuple(sorted(filter(None, (paper_fixes or "").replace(" ", "").split(","))))
     options = StudyOptions(
         precisions=tuple(name for name in PRECISIONS if name in precisions),
@@ -289,34 +290,38 @@ def main(
         fixes=fixes,
     )
     folder, remote = open_results(output or f"out/{_name_of(images)}{'-paper' * paper}")
-    make = None
+    make, crew, mirror_device = None, None, ""
     if paper:
         mirror_device = torch_device(device, threads)
         make = _paper(fixes, dict(key_value(entry, "--paper-weights") for entry in paper_weights))
-    crew = None
-    if spread.name == "ray" or spread.workers != 1:
-        # The workers' machines count: a GPU there is asked for by --gpus-per-worker.
-        mirror_device = "cuda" if (gpus_per_worker and device != "cpu") or device == "cuda" else "cpu"
-        if not dry_run:
-            crew = crew_for(spread, loaded, bundles, options, request, source, mirror_device)
+    elif engine == "ray":  # the workers' machines count, and there a GPU is asked for by --gpus-per-worker
+        mirror_device = "cuda" if device == "cuda" or (gpus_per_worker and device == "auto") else "cpu"
+    elif spread.workers != 1:
+        mirror_device = torch_device(device, threads) if device != "cpu" and not on_cpu else "cpu"
+    if not dry_run and (engine == "ray" or spread.workers != 1):
+        crew = crew_for(spread, loaded, bundles, options, request, source, mirror_device, saliency_device)
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with console.err.status("opening sessions"):
-        study = Study(loaded, photographs, source, options, folder, make=make, crew=crew, remote=remote, spans=profile)
+        study = Study(
+            loaded, photographs, source, options, folder,
+            make=make, crew=crew, remote=remote, requirements=spread.requirements, spans=profile,
+        )  # fmt: skip
     if crew is None:
         with study.clock.stage("import PyTorch"):
-            mirror_device = torch_device(device, threads)
-        missing = unmet(spread.requirements, study.facts)
+            mirror_device = torch_device(mirror_device or device, threads)
+        missing = unmet(spread.requirements, study.facts.to_json())
         if missing:
             raise QcamError(missing)
     if dry_run:
         from qcam.evaluate.estimate import describe, estimate
 
-        if not study.prepare(mirror_device, force=force):
-            console.out.print(f"{study.where} already holds the complete results of this very run", markup=False)
+        with exclusive(folder) if remote is not None else nullcontext():
+            if not study.prepare(mirror_device, force=force):
+                console.out.print(f"{study.where} already holds the complete results of this very run", markup=False)
+                return
+            for line in describe(study, estimate(study), spread.workers or 1):
+                console.out.print(line, markup=False)
             return
-        for line in describe(study, estimate(study), spread.workers or 1):
-            console.out.print(line, markup=False)
-        return
     with exclusive(folder):
         if study.prepare(mirror_device, force=force):
             try:
@@ -332,7 +337,7 @@ def main(
             console.note(f"{study.where} already holds the complete results of this very run; --force computes them again")
         results = study.results()
         with study.clock.stage("tables"):
-            tell(results)
+            tell(results, study.where)
         with study.clock.stage("pictures and report"):
             draw(results, study.where, grid_rows=grid_rows, report=report, colormap=colormap)
         if profile:

@@ -88,7 +88,7 @@ def describe(study: Study, found: Estimate, workers: int = 1) -> list[str]:
     """
     options = study.options
     lines = [
-        f"results: {study.folder}/",
+        f"results: {study.where}/",
         f"protocol: {options.protocol}; {options.describe()}",
         f"images: {found.all_images} in {found.shards} shards of up to {max(map(len, study.shards))}",
     ]

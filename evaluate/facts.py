@@ -81,6 +81,8 @@ class WorkerFacts:
         return {
             "node": self.node,
             "kernel": self.kernel,
+            "kernel_reason": "" if self.kernels is None else self.kernels.reason,
+            "fallback": sorted({s.placement.fallback for m in self.models for s in m.deployed.values()} - {""}),
             "saturates_in_pairs": self.saturates,
             "provider": self.provider,
             "cpu_features": self.cpu_features,

@@ -30,11 +30,12 @@ def known_colormap(name: str) -> None:
         raise QcamError(f"colour map {name!r} is unknown; choose one of {', '.join(COLORMAPS)}")
 
 
-def tell(results: Results) -> None:
+def tell(results: Results, where: str) -> None:
     """Print the table, write it in Markdown, CSV and LaTeX, and name what is odd.
 
     Args:
         results: A run.
+        where: Where results go, for messages.
 
     Raises:
         QcamError: If not one image could be evaluated, or the disk refuses.
@@ -64,11 +65,11 @@ def tell(results: Results) -> None:
     write_atomically(folder / TABLE, "\n".join(section for section in sections if section))
     write_atomically(folder / "table.csv", as_csv(summary, untrained))
     write_atomically(folder / "table.tex", as_latex(summary))
-    _name_what_is_odd(results)
+    _name_what_is_odd(results, where)
 
 
 def draw(results: Results, where: str, *, grid_rows: int, report: bool, colormap: str) -> None:
-    """Write the picture grids and the report, unless they are there already.
+    """Write the picture grids and the report.
 
     Args:
         results: A run.
@@ -103,11 +104,11 @@ def write_profile(clock: StageClock, folder: Path) -> None:
     write_atomically(folder / PROFILE, json.dumps(to_trace(clock.spans) | {"seconds": clock.elapsed}))
 
 
-def _name_what_is_odd(results: Results) -> None:
+def _name_what_is_odd(results: Results, where: str) -> None:
     table = read_arrow(results.folder / RESULTS, columns=["image", "status", "top1"])
     if pc.all(pc.is_null(table["top1"])).as_py() is not False:
         count = len(results.images)
-        raise QcamError(f"not one of {count} images could be evaluated; {results.folder}/results.parquet says why for each")
+        raise QcamError(f"not one of {count} images could be evaluated; {where}/results.parquet says why for each")
     odd = table.filter(pc.not_equal(table["status"], "ok"))
     names: dict[str, dict[str, None]] = {}
     for status, image in zip(odd["status"].to_pylist(), odd["image"].to_pylist(), strict=True):

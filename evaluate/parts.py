@@ -149,8 +149,18 @@ def read_state(path: Location, key: str) -> str:
     """
     metadata = _open(path).schema_arrow.metadata or {}
     if metadata.get(_KEY, b"").decode() != key:
-        raise QcamError(f"{path} is no part of this run; delete it, or use --force")
+        raise QcamError(f"{shown(path)} is no part of this run; delete it, or use --force")
     return str(metadata.get(_STATE, b"").decode())
+
+
+def read_worker(path: Location) -> dict[str, Any]:
+    """Return what evaluated a part.
+
+    Raises:
+        QcamError: If the part cannot be read.
+    """
+    about: dict[str, Any] = json.loads((_open(path).schema_arrow.metadata or {}).get(_WORKER, b"{}"))
+    return about
 
 
 def join_parts(paths: Sequence[Location], folder: Path) -> list[dict[str, Any]]:

@@ -103,17 +103,22 @@ def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> l
         for model in facts.models
         if not model.bundle.trained
     ]
-    told += [f"fallback accepted: {reason}" for reason in fallback_reasons(facts.models)]
+    elsewhere = [text for worker in workers for text in worker.get("fallback", ())]
+    fallbacks = dict.fromkeys([*fallback_reasons(facts.models), *elsewhere])
+    told += [f"fallback accepted: {reason}" for reason in fallbacks]
     if facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers):
         told.append(
             "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
             "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
         )
+    unknown = {str(worker["kernel_reason"]) for worker in workers if worker.get("kernel_reason")}
     if facts.kernels is not None and facts.kernels.family is None:
-        told.append(
-            f"this CPU computes as no kernel family that qcam knows ({facts.kernels.reason}): int8 figures are what this "
-            "machine computes; how they compare with other CPUs is not known"
-        )
+        unknown.add(facts.kernels.reason)
+    told += [
+        f"this CPU computes as no kernel family that qcam knows ({reason}): int8 figures are what this "
+        "machine computes; how they compare with other CPUs is not known"
+        for reason in sorted(unknown)
+    ]
     return told + mixtures(workers)
 
 

@@ -7,6 +7,7 @@ results of different settings never mix. Memory is bounded by the shard: parts a
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
@@ -20,8 +21,9 @@ from qcam.common import console, machine
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, readable_json, write_atomically
 from qcam.evaluate.engine.messages import Shard
+from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.evaluator import BundleEvaluator, Evaluator, wanted_precisions
-from qcam.evaluate.parts import PARTS, PartStore, join_parts, read_state, remove_leftovers, write_part
+from qcam.evaluate.parts import PARTS, PartStore, join_parts, read_state, read_worker, remove_leftovers, write_part
 from qcam.evaluate.plan import (
     StudyOptions,
     differences,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 #: What a complete run has left.
 FILES = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT)
+_PICTURES = ("grid-*.png", "figures/overview.*", "figures/distribution-*", "figures/depth-*", "figures/grid-*")
 #: Images between two safe points.
 SHARD_SIZE = 16
 
@@ -73,6 +76,7 @@ class Study:
         make: Callable[[Bundle, list[str]], Evaluator] | None = None,
         crew: Callable[[Destination], Dispatcher] | None = None,
         remote: RemoteFolder | None = None,
+        requirements: Sequence[tuple[str, str]] = (),
         spans: bool = False,
     ) -> None:
         """Open every session, so that a provider that cannot be had is refused before anything is written.
@@ -86,6 +90,7 @@ class Study:
             make: Makes the evaluator of a bundle and the precisions wanted of it; by default one of deployed runs.
             crew: Starts the workers that evaluate in place of this process; no session is opened here then.
             remote: The place behind a URL whose copy the folder is, if it is one.
+            requirements: What parts that are there already must have been evaluated on (`engine/requirements.py`).
             spans: Whether the clock keeps every span, for a profile.
         """
         self.folder = folder
@@ -96,6 +101,8 @@ class Study:
         self.options = options
         self._crew = crew
         self._remote = remote
+        self._requirements = requirements
+        self._complete = self._ran = False
         self._parts = PartStore((remote.location if remote else folder.absolute()) / PARTS)
         self._dispatcher: Dispatcher | None = None
         self.clock = StageClock(spans=spans)
@@ -148,12 +155,17 @@ class Study:
             "versions": machine.versions(),
         }
         self._keys = shard_keys(self._shards, self._hashes, self._plan, chained=self._sequential)
-        if self._remote is not None and not force:
-            self._remote.pull(self.folder, (RUN, IMAGES))
         path = self.folder / RUN
+        if self._remote is not None and not force:
+            held = path.read_bytes() if path.exists() else b""
+            self._remote.pull(self.folder, (RUN,))
+            if not path.exists() or path.read_bytes() != held:  # the copy is another run's
+                self._delete_local()
+                self._remote.pull(self.folder, (RUN,))
+            self._remote.pull(self.folder, (IMAGES,))
         self._anew = force or not path.exists()
         if self._anew:
-            if not force and (any((self.folder / name).exists() for name in (RESULTS, SUMMARY)) or self._parts.names()):
+            if not force and ({RESULTS, SUMMARY} & self._names() or self._parts.names()):
                 raise QcamError(f"{self.where} holds results without a {RUN}; use --force to replace them, or --output")
             return True
         try:
@@ -170,9 +182,16 @@ class Study:
                 f"{self.where} holds results of other settings ({'; '.join(differing)}); "
                 "use --force to replace them, or --output for another folder"
             )
-        if before.get("complete") and self._remote is not None:
-            self._remote.pull(self.folder, FILES)
-        return not (before.get("complete") and all((self.folder / name).exists() for name in FILES))
+        if not before.get("complete") or not self._names().issuperset(FILES):
+            return True
+        for worker in before.get("workers", ()):
+            missing = unmet(self._requirements, worker)
+            if missing:
+                raise QcamError(f"{self.where} holds results that {missing}; use --force to replace them, or --output")
+        if self._remote is not None:
+            self._remote.pull(self.folder, [name for name in FILES if not (self.folder / name).exists()])
+        self._complete = True
+        return False
 
     @property
     def where(self) -> str:
@@ -185,6 +204,9 @@ class Study:
         if self._anew:
             return list(range(len(self._shards)))
         names = self._parts.names()
+        if self._requirements:
+            there = [index for index in range(len(self._shards)) if self._part(index).name in names]
+            names -= {self._part(i).name for i in there if unmet(self._requirements, read_worker(self._part(i)))}
         missing = [index for index in range(len(self._shards)) if self._part(index).name not in names]
         # Where images depend on those before them, everything behind a gap is to be done again.
         return list(range(missing[0], len(self._shards))) if missing and self._sequential else missing
@@ -241,6 +263,7 @@ class Study:
             self._run()
 
     def _run(self) -> None:
+        self._ran = True
         self.build()
         todo = self.todo
         if self._anew:
@@ -262,10 +285,12 @@ class Study:
         except (KeyboardInterrupt, QcamError):
             with suppress(QcamError):
                 self._collect(complete=False)
+                self.publish()
             raise
         given_up = {} if self._dispatcher is None else self._dispatcher.quarantined
         self._collect(complete=not given_up)
         if given_up:
+            self.publish()
             named = "; ".join(f"shard {index}: {reason}" for index, (_, reason) in sorted(given_up.items())[:3])
             raise QcamError(
                 f"{len(given_up)} of {len(self._shards)} shards failed again and again ({named}); {self.where} holds the rest, "
@@ -313,8 +338,12 @@ class Study:
         Raises:
             QcamError: If the place refuses.
         """
-        if self._remote is not None:
-            self._remote.push_all(self.folder, last=RUN)
+        if self._remote is None:
+            return
+        there = set() if self._ran else set(FILES)  # what was pulled needs no pushing
+        self._remote.push_all(self.folder, last=RUN, but=there)
+        if self._complete:  # not before: they are all that a failed push could be mended from
+            self._parts.clear()
 
     def _restore(self, todo: Sequence[int]) -> None:
         """Put evaluators whose images depend on each other where the first shard to do expects them."""
@@ -346,7 +375,8 @@ class Study:
         }
         write_atomically(self.folder / PLACEMENT, readable_json(placements))
         self._write_run(complete=complete, workers=workers)
-        if complete:
+        self._complete = complete
+        if complete and self._remote is None:
             self._parts.clear()
 
     def _write_run(self, *, complete: bool, workers: Sequence[dict[str, Any]] = ()) -> None:
@@ -355,16 +385,33 @@ class Study:
         if self._remote is not None and not complete:  # once complete, it comes after all it speaks of: see `publish`
             self._remote.push(self.folder, (RUN,))
 
-    def _delete_results(self) -> None:
-        """Remove this program's own files from the folder; anything else in it is not ours to delete."""
-        ours = [*FILES, RUN, TABLE, REPORT, PROFILE, "table.csv", "table.tex"]
-        ours += [path.name for path in self.folder.glob("grid-*.png")]
-        for kind in ("overview", "distribution-*", "depth-*", "grid-*"):
-            ours += [f"figures/{path.name}" for path in self.folder.glob(f"figures/{kind}.*")]
-        remove_leftovers(self.folder)
-        self._parts.clear()
-        for name in ours:
-            (self.folder / name).unlink(missing_ok=True)
+    def _names(self) -> set[str]:
+        """Return the names of all files that are where results go."""
         if self._remote is not None:
-            self._remote.delete(ours)
+            return self._remote.names()
+        return {path.relative_to(self.folder).as_posix() for path in self._files()}
 
+    def _delete_results(self) -> None:
+        """Remove this program's own files from where results go; anything else there is not ours to delete."""
+        self._delete_local()
+        self._parts.clear()
+        if self._remote is not None:
+            self._remote.delete(sorted(name for name in self._remote.names() if _is_ours(name)))
+
+    def _delete_local(self) -> None:
+        """Remove this program's own files from the folder."""
+        remove_leftovers(self.folder)
+        for path in self._files():
+            if _is_ours(path.relative_to(self.folder).as_posix()):
+                path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """Return the files in the folder and in figures/ below it; it may be a large one that holds all sorts of things."""
+        return [path for pattern in ("*", "figures/*") for path in self.folder.glob(pattern) if path.is_file()]
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether a file of a result folder, named below it, was written by this program."""
+    return name in (*FILES, RUN, TABLE, REPORT, PROFILE, "table.csv", "table.tex") or any(
+        fnmatch.fnmatchcase(name, pattern) for pattern in _PICTURES
+    )

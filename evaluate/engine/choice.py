@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Engines by the name that `--engine` takes.
 ENGINES = ("local", "ray")
 #: Memory of a worker: libraries and batches, and what it keeps of each byte of its bundles' files.
-WORKER_BYTES, BYTES_A_BYTE = 1 << 30, 4
+WORKER_BYTES, BYTES_A_BYTE = 1 << 30, 7
 #: Fewer images than this are evaluated in one process unless asked otherwise.
 FEW = 200
 
@@ -46,17 +46,21 @@ class EngineOptions:
     patience: float | None = None
 
 
-def settle(options: EngineOptions, threads: int | None, images: int, bundles: Sequence[Bundle]) -> tuple[EngineOptions, int]:
+def settle(
+    options: EngineOptions, threads: int | None, images: int, bundles: Sequence[Bundle], *, on_cpu: bool
+) -> tuple[EngineOptions, int]:
     """Decide how many workers there are, and how many threads each has.
 
-    Two processes of one thread evaluate up to twice as many images as one of two threads (docs/scale.md): much of a run is
-    small operations that no second thread helps. So there is one for each core, as far as memory reaches.
+    Two processes of one thread evaluate more images than one of two threads (docs/scale.md): much of a run is small operations
+    that no second thread helps. So there is one for each core, as far as memory reaches. The number of threads, which counts
+    among what can change a figure, does not depend on the memory.
 
     Args:
         options: As asked for.
         threads: As asked for; None follows.
         images: Number of images: few are not worth a second process.
         bundles: What each worker holds.
+        on_cpu: Whether all is computed on CPUs: several processes on one GPU only get in each other's way.
 
     Returns:
         The options, and the threads of each worker.
@@ -66,16 +70,20 @@ def settle(options: EngineOptions, threads: int | None, images: int, bundles: Se
     """
     if options.name != "ray" and (options.address is not None or options.gpus):
         raise QcamError("--ray-address and --gpus-per-worker belong to --engine ray; add it, or leave them out")
+    if options.gpus > 1 and options.gpus != int(options.gpus):
+        raise QcamError(f"--gpus-per-worker {options.gpus:g}: give a whole number, or a part of one")
     if options.name == "ray":
         return options, threads or 1
     cores = machine.available_cores()
     workers = options.workers
-    if workers is None:
+    if workers is None and (images < FEW or not on_cpu):
+        workers = 1
+    elif workers is None:
+        threads = threads or 1
         needed = WORKER_BYTES + BYTES_A_BYTE * sum(
             bundle.path(e.name).stat().st_size for bundle in bundles for e in bundle.precisions
         )
-        room = machine.available_memory() // needed
-        workers = 1 if images < FEW else max(1, min(cores // (threads or 1), room))
+        workers = max(1, min(cores // threads, machine.available_memory() // needed))
     settled = EngineOptions(options.name, workers, requirements=options.requirements, patience=options.patience)
     return settled, threads or max(1, cores // workers)
 
@@ -88,8 +96,9 @@ def crew_for(
     request: SaliencyRequest,
     source: SaliencySource | None,
     device: str,
-) -> Callable[[Destination], Dispatcher] | None:
-    """Return what starts the workers; None if this process evaluates by itself.
+    saliency_device: str,
+) -> Callable[[Destination], Dispatcher]:
+    """Return what starts the workers.
 
     Args:
         engine: Settled.
@@ -99,9 +108,8 @@ def crew_for(
         request: Where workers get salient-object maps from.
         source: The driver's source of them.
         device: PyTorch device of the mirrors.
+        saliency_device: PyTorch device of a saliency network that runs in PyTorch.
     """
-    if engine.name == "local" and engine.workers == 1:
-        return None
     from qcam.evaluate.engine.dispatcher import Dispatcher
     from qcam.evaluate.engine.worker import WorkerSpec
 
@@ -114,6 +122,7 @@ def crew_for(
         options=options,
         saliency=request,
         saliency_fingerprint=None if source is None else source.fingerprint,
+        saliency_device=saliency_device,
         device=device,
         requirements=engine.requirements,
         versions=machine.versions(),

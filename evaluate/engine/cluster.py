@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,7 +37,6 @@ class RayPool:
         address: str | None = None,
         workers: int | None = None,
         gpus: float = 0.0,
-        actor: type | None = None,
     ) -> None:
         """Connect, and start the workers.
 
@@ -47,16 +47,15 @@ class RayPool:
                 RAY_ADDRESS says, else a cluster that lives as long as this process.
             workers: Their number; by default as many as the cluster has room for, whatever its size becomes.
             gpus: GPUs of each, or the part of one that several share.
-            actor: The class of the actors; by default `RayWorker`.
 
         Raises:
             QcamError: If Ray is not installed, or there is no cluster at that address.
         """
-        self._ray = _connect(address)
+        self._ray, self._own = _connect(address)
         self._threads = spec.options.settings.threads
         self._gpus = gpus
         options = {"num_cpus": self._threads, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        self._make = self._ray.remote(actor or RayWorker).options(**options)
+        self._make = self._ray.remote(RayWorker).options(**options)
         self._spec = self._ray.put(spec)
         self._destination = self._ray.put(destination)
         self._asked = workers
@@ -64,30 +63,38 @@ class RayPool:
         self._actors: dict[str, Any] = {}
         self._opening: dict[Any, str] = {}
         self._working: dict[Any, str] = {}
+        self._pings: dict[Any, str] = {}
         self._refused: set[str] = set()
-        self._looked = 0.0
+        self._looked = self._not_before = 0.0
+        self._room = 0
         self._told = False
         self.where = "Ray"
         self._grow()
 
     @property
     def coming(self) -> int:
-        """Return how many workers are starting or waited for."""
-        return len(self._opening)
+        """Return how many workers are starting, or wait for room that is there when nobody else takes it."""
+        joined = len(self._actors) - len(self._opening)  # those that were refused keep their place
+        return max(0, min(len(self._opening), self._room - joined))
 
     def poll(self, timeout: float) -> list[tuple[str, Message]]:
         """Wait for messages, at most some seconds; return each with its worker's name."""
-        self._grow()
-        waiting = [*self._opening, *self._working]
-        if not waiting:
-            time.sleep(timeout)
-            return []
-        ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
-        if ready:  # whatever else is there already
-            ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        try:
+            self._grow()
+            waiting = [*self._opening, *self._working, *self._pings]
+            if not waiting:
+                time.sleep(timeout)
+                return []
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
+            if ready:  # whatever else is there already
+                ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        except QcamError:
+            raise
+        except Exception as error:  # the head is gone, and with it all that Ray could tell
+            raise QcamError(f"the Ray cluster is gone: {_why(error)}; start it again, and the same command goes on") from error
         found: list[tuple[str, Message]] = []
         for each in ready:
-            name = self._opening.get(each) or self._working[each]
+            name = self._opening.get(each) or self._working.get(each) or self._pings[each]
             message = self._receive(each)
             if message is not None:
                 found.append((name, message))
@@ -101,6 +108,10 @@ class RayPool:
         """End a worker that hangs; it is replaced."""
         self._ray.kill(self._actors[worker])
 
+    def rest(self, seconds: float) -> None:
+        """Start no worker for a while."""
+        self._not_before = time.monotonic() + seconds
+
     def close(self) -> None:
         """End all workers, and leave the cluster."""
         for actor in self._actors.values():
@@ -111,23 +122,23 @@ class RayPool:
 
     def _receive(self, ready: Any) -> Message | None:
         """Return what an actor says; None if its lease ended and that has been told."""
-        opening = ready in self._opening
-        name = self._opening.pop(ready) if opening else self._working[ready]
+        streams = ready in self._working
+        name: str = self._working[ready] if streams else self._opening.pop(ready, "") or self._pings.pop(ready)
         try:
-            message: Message = self._ray.get(ready if opening else next(ready))
+            message: Message | None = self._ray.get(next(ready) if streams else ready)
         except StopIteration:
             del self._working[ready]
             return None
         except Exception as error:  # the actor is gone; Ray's exceptions say how
-            if not opening:
-                del self._working[ready]
-            self._actors.pop(name, None)
-            return Lost(_why(error))
-        if isinstance(message, Returned):
-            del self._working[ready]
-        elif isinstance(message, Refused):
             self._working.pop(ready, None)
+            known = self._actors.pop(name, None) is not None and name not in self._refused
+            return Lost(_why(error)) if known else None
+        if isinstance(message, (Returned, Refused, Lost)):
+            self._working.pop(ready, None)
+        if isinstance(message, Refused):
             self._refused.add(name)  # it stays where it is, so that Ray puts no other there
+        elif isinstance(message, Lost):
+            self._ray.kill(self._actors.pop(name))
         return message
 
     def _grow(self) -> None:
@@ -136,10 +147,23 @@ class RayPool:
         if now - self._looked < _LOOK and len(self._actors) >= (self._asked or 0):
             return
         self._looked = now
-        wanted = self._slots() if self._asked is None else self._asked
-        if not wanted and not self._actors and not self._told:
+        self._room = self._slots()
+        if not self._room and not self._told:
+            wants = f"{self._threads} cores" + (f" and {self._gpus:g} GPUs" if self._gpus else "")
+            if self._own:
+                raise QcamError(
+                    f"this machine has no room for a worker of {wants}; fewer --threads, or a cluster by --ray-address"
+                )
             self._told = True
-            console.note(f"the cluster has no room yet for a worker of {self._threads} cores; waiting")
+            console.note(f"no node of the cluster has room for a worker of {wants}; waiting for one")
+        # Ray tells of an actor's end only to who waits for a word of it.
+        busy = {*self._opening.values(), *self._working.values(), *self._pings.values()}
+        for name, actor in self._actors.items():
+            if name not in busy:
+                self._pings[actor.ping.remote()] = name
+        if now < self._not_before:
+            return
+        wanted = self._room if self._asked is None else self._asked
         for _ in range(wanted - len(self._actors)):
             name = f"worker-{next(self._names)}"
             actor = self._make.remote()
@@ -164,8 +188,11 @@ class RayWorker:
         """Do nothing yet: the driver asks for it by `open`."""
         self._worker: Worker | None = None
 
+    def ping(self) -> None:
+        """Be there."""
+
     def open(self, spec: WorkerSpec) -> Message:
-        """Open the sessions; return `Joined` or `Refused`."""
+        """Open the sessions; return `Joined`, `Refused` or `Lost`."""
         from qcam.evaluate.engine.worker import open_worker
 
         self._worker, message = open_worker(spec)
@@ -177,26 +204,29 @@ class RayWorker:
         yield from self._worker.evaluate(lease, destination)
 
 
-def _connect(address: str | None) -> Any:
-    """Connect to a cluster and return the module."""
+def _connect(address: str | None) -> tuple[Any, bool]:
+    """Connect to a cluster; return the module, and whether the cluster is our own and lives as long as this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without GPUs leaves the variables alone
     try:
         import ray
     except ImportError as error:
         raise QcamError(f'--engine ray needs Ray ({error}): pip install "qcam[ray]"') from error
-    if ray.is_initialized():
-        return ray
+    before = signal.getsignal(signal.SIGTERM)
     try:
         own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError … by cause
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise QcamError(f"no Ray cluster at {where}: {_why(error)}; start one with ray start --head") from error
-    return ray
+    finally:
+        if before is not None:  # as it is where no Python code has set it
+            signal.signal(signal.SIGTERM, before)  # Ray's would end this process before it has joined what is finished
+    return ray, address is None and not os.environ.get("RAY_ADDRESS")
 
 
 def _why(error: BaseException) -> str:
-    """Return the first line of an exception that says something."""
+    """Return the first line of an exception that says something; of the one in a worker, if that is the cause."""
+    error = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

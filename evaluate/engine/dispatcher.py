@@ -17,7 +17,7 @@ from typing import Protocol
 
 from qcam.common import console
 from qcam.common.errors import QcamError
-from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard
+from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
 from qcam.evaluate.facts import WorkerFacts
 
 #: How often a shard may fail on its own.
@@ -26,8 +26,12 @@ ATTEMPTS = 3
 LEASE = 8
 #: Seconds without a word after which a worker counts as hung, at least; and as a multiple of the slowest shard so far.
 PATIENCE, SLOWEST = 600.0, 10.0
-#: Workers that may die in a row before one has opened its sessions.
-_STILLBORN = 4
+#: A failure on its own counts so much; the end of a worker that had not said that it took the shard up, 1.
+_FAILURE = 3
+#: Places of a run that may fail in a row, no shard finished between them, before it is the run that is at fault.
+_IN_A_ROW = 10
+#: Workers that may die in a row before one has opened its sessions, and for how many seconds no other is started then.
+_STILLBORN, _REST = 4, 60.0
 _POLL = 0.5
 
 
@@ -57,6 +61,10 @@ class Pool(Protocol):
         """End a worker that hangs; it is replaced."""
         ...
 
+    def rest(self, seconds: float) -> None:
+        """Start no worker for a while."""
+        ...
+
     def close(self) -> None:
         """End all workers."""
         ...
@@ -66,10 +74,10 @@ class Pool(Protocol):
 class _State:
     """What the dispatcher knows of a worker."""
 
-    facts: WorkerFacts
     lease: dict[int, Shard] = field(default_factory=dict)
     busy: bool = False  # until it says that it returned, whatever is left of its lease
     alone: bool = False
+    started: bool = False
     heard: float = 0.0
 
 
@@ -126,6 +134,7 @@ class Dispatcher:
         """
         waiting, alone = deque(shards), deque[Shard]()
         failures: dict[int, int] = {}
+        failed: set[int] = set()
         left = {shard.index for shard in shards}
         while left:
             for name, state in self._workers.items():
@@ -136,7 +145,11 @@ class Dispatcher:
                 if known is None:
                     self._admit(name, message)
                     continue
+                if isinstance(message, Started):
+                    known.started = True
+                    continue
                 if isinstance(message, Finished):
+                    failed.clear()
                     self._slowest = max(self._slowest, time.monotonic() - known.heard)
                     known.heard = time.monotonic()
                     shard = known.lease.pop(message.index, None)
@@ -146,9 +159,15 @@ class Dispatcher:
                     continue
                 reason = self._end_of_lease(name, message)
                 unfinished, known.lease, known.busy = list(known.lease.values()), {}, False
+                # A worker that may not take part says nothing of its shards, one that was gone before it began little.
+                weight = 0 if isinstance(message, Refused) or not known.alone else _FAILURE if known.started else 1
+                if unfinished and not isinstance(message, Refused):
+                    failed.add(unfinished[0].index)
+                if len(failed) >= _IN_A_ROW:
+                    raise QcamError(f"shard after shard fails, in {len(failed)} places of the run; the last one: {reason}")
                 for shard in unfinished:
-                    failures[shard.index] = failures.get(shard.index, 0) + known.alone
-                    if failures[shard.index] < ATTEMPTS:
+                    failures[shard.index] = failures.get(shard.index, 0) + weight
+                    if failures[shard.index] < ATTEMPTS * _FAILURE:
                         alone.append(shard)
                         continue
                     self.quarantined[shard.index] = (shard, reason)
@@ -174,7 +193,7 @@ class Dispatcher:
         else:
             lease = [alone.popleft()]
         state.lease, state.busy = {shard.index: shard for shard in lease}, True
-        state.heard = time.monotonic()
+        state.started, state.heard = False, time.monotonic()
         self._pool.assign(name, lease)
 
     def _admit(self, name: str, message: Message) -> None:
@@ -182,15 +201,17 @@ class Dispatcher:
         if isinstance(message, Joined):
             self._stillborn = 0
             self.facts = self.facts or message.facts
-            self._workers[name] = _State(message.facts)
+            self._workers[name] = _State()
         elif isinstance(message, Refused):
             self._refusals.append(message.reason)
             self._tell(f"a worker is refused: {message.reason}")
         elif isinstance(message, Lost):
             self._stillborn += 1
             self._tell(f"a worker was lost while it opened its sessions: {message.reason}")
-            if self._stillborn >= _STILLBORN:
+            if self._stillborn >= _STILLBORN and not self._workers:
                 raise QcamError(f"workers die while they open their sessions: {message.reason}")
+            if self._stillborn >= _STILLBORN:
+                self._pool.rest(_REST)
 
     def _end_of_lease(self, name: str, message: Message) -> str:
         """Take note that a worker is idle, or gone; return what failed, if anything."""
@@ -203,7 +224,8 @@ class Dispatcher:
             self._refusals.append(message.reason)
             self._tell(f"a worker is refused: {message.reason}")
             return message.reason
-        reason = message.reason if isinstance(message, Lost) else "it joined twice"
+        assert isinstance(message, Lost)
+        reason = message.reason
         self._tell(f"a worker was lost, its shards are tried again: {reason}")
         return reason
 

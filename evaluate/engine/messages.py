@@ -49,6 +49,11 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Started:
+    """A worker has taken up its lease: what breaks from here on may be a shard's doing."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """A shard's part has been written.
 
@@ -81,4 +86,4 @@ class Lost:
     reason: str
 
 
-Message = Joined | Refused | Finished | Returned | Lost
+Message = Joined | Refused | Started | Finished | Returned | Lost

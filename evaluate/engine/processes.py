@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from qcam.common.errors import QcamError
 from qcam.evaluate.engine.messages import Lost, Message, Refused, Shard
 from qcam.evaluate.engine.worker import Destination, WorkerSpec, open_worker
 
 #: Seconds that a worker has to end when it is told to.
 _GRACE = 5.0
+#: Seconds before another worker is tried where the system refused one.
+_PAUSE = 5.0
 
 
 class ProcessPool:
@@ -39,16 +43,20 @@ class ProcessPool:
         self._names = itertools.count(1)
         self._processes: dict[str, tuple[BaseProcess, Connection]] = {}
         self._joined: set[str] = set()
-        for _ in range(workers):
-            self._start()
+        self._wanted = workers
+        self._not_before = 0.0
+        self._fill()
 
     @property
     def coming(self) -> int:
         """Return how many workers are starting."""
-        return len(self._processes) - len(self._joined)
+        return self._wanted - len(self._joined)
 
     def poll(self, timeout: float) -> list[tuple[str, Message]]:
         """Wait for messages, at most some seconds; return each with its worker's name."""
+        self._fill()
+        if not self._processes:
+            time.sleep(timeout)
         names = {connection: name for name, (_, connection) in self._processes.items()}
         found: list[tuple[str, Message]] = []
         for connection in wait(list(names), timeout):
@@ -58,10 +66,13 @@ class ProcessPool:
                 message: Message = connection.recv()
             except (EOFError, OSError):
                 message = Lost(self._bury(name))
-                self._start()
             if isinstance(message, Refused):
+                self._wanted -= 1  # another one here would be refused as well
                 self._bury(name)
-            elif not isinstance(message, Lost):
+            elif isinstance(message, Lost):
+                if name in self._processes:  # it said so itself
+                    self._bury(name)
+            else:
                 self._joined.add(name)
             found.append((name, message))
         return found
@@ -75,6 +86,10 @@ class ProcessPool:
         """End a worker that hangs; it is replaced."""
         self._processes[worker][0].kill()
 
+    def rest(self, seconds: float) -> None:
+        """Start no worker for a while."""
+        self._not_before = time.monotonic() + seconds
+
     def close(self) -> None:
         """End all workers."""
         for process, connection in self._processes.values():
@@ -87,12 +102,27 @@ class ProcessPool:
                 process.join()
         self._processes.clear()
 
+    def _fill(self) -> None:
+        """Start as many workers as are missing."""
+        while len(self._processes) < self._wanted and time.monotonic() >= self._not_before:
+            try:
+                self._start()
+            except OSError as error:  # no memory, no process left: later, perhaps
+                if not self._processes:
+                    raise QcamError(f"cannot start a worker: {error.strerror or error}") from error
+                self.rest(_PAUSE)
+
     def _start(self) -> None:
         ours, theirs = self._context.Pipe()
         name = f"worker-{next(self._names)}"
         process = self._context.Process(target=_serve, args=(self._spec, self._destination, theirs), name=name, daemon=True)
-        process.start()
-        theirs.close()
+        # Ctrl-C reaches the workers too; ignored from their first moment on, the driver decides.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
+            theirs.close()
         self._processes[name] = (process, ours)
 
     def _bury(self, name: str) -> str:
@@ -110,7 +140,6 @@ class ProcessPool:
 
 def _serve(spec: WorkerSpec, destination: Destination, connection: Connection) -> None:
     """Be a worker until the driver is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides; what is finished is joined by it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     worker, message = open_worker(spec)
     with suppress(OSError, EOFError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from qcam.common import machine
 from qcam.common.errors import QcamError
-from qcam.evaluate.facts import WorkerFacts
 from qcam.runtime.kernels import KERNELS
 
-#: What can be required: the family of the CPU provider's int8 kernels, or an instruction set by its Linux name.
+#: What can be required: the family of the CPU provider's int8 kernels, or one of the instruction sets that choose it.
 KEYS = ("kernel", "feature")
 
 
@@ -23,13 +24,21 @@ def check_requirements(requirements: Sequence[tuple[str, str]]) -> None:
             raise QcamError(f"--require {key}={value}: {key} is unknown; choose {' or '.join(KEYS)}")
         if key == "kernel" and value not in KERNELS:
             raise QcamError(f"--require kernel={value}: choose one of {', '.join(KERNELS)}")
+        if key == "feature" and value not in machine.KERNEL_FEATURES:
+            raise QcamError(f"--require feature={value}: choose one of {', '.join(machine.KERNEL_FEATURES)}")
 
 
-def unmet(requirements: Sequence[tuple[str, str]], facts: WorkerFacts) -> str:
-    """Return the first requirement that a process does not meet, in words; empty if it meets all."""
+def unmet(requirements: Sequence[tuple[str, str]], worker: Mapping[str, Any]) -> str:
+    """Return the first requirement that a worker does not meet, in words; empty if it meets all.
+
+    Args:
+        requirements: Checked.
+        worker: `WorkerFacts.to_json`, of a process or as a part recorded it.
+    """
+    node = worker.get("node", "an unknown machine")
     for key, value in requirements:
-        if key == "kernel" and facts.kernel != value:
-            return f"{facts.node} computes with the kernels of {facts.kernel}, and --require kernel={value} wants others"
-        if key == "feature" and value not in facts.cpu_features:
-            return f"{facts.node} lacks {value}, and --require feature={value} wants it"
+        if key == "kernel" and worker.get("kernel") != value:
+            return f"{node} computes with the kernels of {worker.get('kernel')}, and --require kernel={value} wants others"
+        if key == "feature" and value not in worker.get("cpu_features", ()):
+            return f"{node} lacks {value}, and --require feature={value} wants it"
     return ""

@@ -12,8 +12,8 @@ from typing import Any
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint
-from qcam.common.storage import Location, shown
-from qcam.evaluate.engine.messages import Finished, Joined, Message, Refused, Returned, Shard
+from qcam.common.storage import Location, reason, shown
+from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.evaluator import BundleEvaluator
 from qcam.evaluate.inputs import torch_device
@@ -71,6 +71,7 @@ class WorkerSpec:
         options: What can change a figure.
         saliency: Where salient-object maps come from.
         saliency_fingerprint: The driver's; None without saliency.
+        saliency_device: PyTorch device of a saliency network that runs in PyTorch.
         device: PyTorch device of the mirrors.
         requirements: What a worker must be: (key, value), see `requirements.py`.
         versions: The driver's.
@@ -81,6 +82,7 @@ class WorkerSpec:
     options: StudyOptions
     saliency: SaliencyRequest
     saliency_fingerprint: str | None
+    saliency_device: str
     device: str
     requirements: tuple[tuple[str, str], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -101,11 +103,17 @@ class Destination:
     plan: str
 
     def check(self) -> str:
-        """Return why this place is not the driver's; empty if it is."""
+        """Return why this place is not the driver's; empty if it is.
+
+        Raises:
+            QcamError: If that cannot be told just now.
+        """
         try:
             plan = json.loads(self.record.read_text(encoding="utf-8"))["plan"]
-        except Exception:  # whatever a file system raises for a file that is not there
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
             plan = None
+        except Exception as error:  # file systems behind URLs have their own
+            raise QcamError(f"cannot read {shown(self.record)}: {reason(error)}") from error
         if plan is not None and fingerprint(plan) == self.plan:
             return ""
         return (
@@ -128,10 +136,11 @@ class Worker:
             QcamError: If this process cannot take part in the run: another bundle, other versions, no such provider, a
                 requirement that does not hold.
         """
-        here = machine.versions()
-        differing = differences(
-            {k: v for k, v in spec.versions.items() if k in here}, {k: here[k] for k in spec.versions if k in here}
-        )
+        self._checked = False
+        here = _packages(machine.versions())
+        theirs = _packages(spec.versions)
+        both = here.keys() & theirs.keys()
+        differing = differences({name: theirs[name] for name in sorted(both)}, {name: here[name] for name in sorted(both)})
         if differing:
             raise QcamError(f"packages differ from the driver's: {'; '.join(differing)}; install the same everywhere")
         bundles = [load_bundle(location) for location in spec.bundles]
@@ -140,18 +149,15 @@ class Worker:
                 raise QcamError(f"{bundle.folder} is not the driver's bundle of that name; share one folder, or give a URL")
         options = spec.options
         request = spec.saliency
-        saliency = request.open(options.settings.threads, spec.device)
+        saliency = request.open(options.settings.threads, spec.saliency_device)
         if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
         self.runner = ShardRunner([BundleEvaluator.of(bundle, options) for bundle in bundles], saliency, options)
         self.facts = self.runner.facts
-        missing = unmet(spec.requirements, self.facts)
+        missing = unmet(spec.requirements, self.facts.to_json())
         if missing:
             raise QcamError(missing)
-        device = torch_device(spec.device, options.settings.threads)
-        if device != spec.device:
-            raise QcamError(f"PyTorch has no {spec.device} device here; --device cpu, or other machines")
-        self.runner.build(device)
+        self.runner.build(torch_device(spec.device, options.settings.threads))
 
     def evaluate(self, lease: Sequence[Shard], destination: Destination) -> Iterator[Message]:
         """Evaluate shards and write their parts.
@@ -161,12 +167,20 @@ class Worker:
             destination: Where parts go.
 
         Yields:
-            `Finished` for each shard whose part is written, and one `Returned` or `Refused` in the end.
+            `Started`, `Finished` for each shard whose part is written, and one `Returned` in the end; `Refused` if this worker
+            does not see the results' folder.
         """
-        reason = destination.check()
-        if reason:
-            yield Refused(reason)
-            return
+        if not self._checked:
+            try:
+                wrong = destination.check()
+            except QcamError as error:
+                yield Returned(str(error))
+                return
+            if wrong:
+                yield Refused(wrong)
+                return
+            self._checked = True
+        yield Started()
         hashes = {name: value for shard in lease for name, value in shard.hashes.items()}
         about = self.facts.to_json()
         try:
@@ -188,4 +202,11 @@ def open_worker(spec: WorkerSpec) -> tuple[Worker | None, Message]:
         worker = Worker(spec)
     except QcamError as error:
         return None, Refused(str(error))
+    except Exception as error:  # a fault of this program or machine: the driver tells it, and tries elsewhere
+        return None, Lost(f"{type(error).__name__}: {reason(error)}")
     return worker, Joined(worker.facts)
+
+
+def _packages(versions: Mapping[str, str]) -> dict[str, str]:
+    """Return versions by package, ONNX Runtime's under one name whatever provider it was built for."""
+    return {("onnxruntime" if name.startswith("onnxruntime") else name): version for name, version in versions.items()}

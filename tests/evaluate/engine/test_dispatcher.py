@@ -10,7 +10,7 @@ from qcam.calibration.images import ImageFile
 from qcam.common.errors import QcamError
 from qcam.evaluate.engine import dispatcher as module
 from qcam.evaluate.engine.dispatcher import ATTEMPTS, LEASE, Dispatcher
-from qcam.evaluate.engine.messages import Finished, Joined, Lost, Refused, Returned, Shard
+from qcam.evaluate.engine.messages import Finished, Joined, Lost, Refused, Returned, Shard, Started
 from qcam.evaluate.facts import WorkerFacts
 
 FACTS = WorkerFacts((), None, False, "CPU", "here", [], {})
@@ -26,12 +26,13 @@ class FakePool:
 
     where = "a test"
 
-    def __init__(self, workers=2, *, deadly=(), failing=(), hanging=(), refused=0, times=10**6):
+    def __init__(self, workers=2, *, deadly=(), failing=(), hanging=(), refused=0, gone=0, blind=0, times=10**6):
         self.deadly, self.failing, self.hanging = set(deadly), set(failing), set(hanging)
         self.times = dict.fromkeys([*deadly, *failing, *hanging], times)
         self.queue = deque((f"refused {n}", Refused("wrong kernels")) for n in range(refused))
         self.queue.extend((f"worker {n}", Joined(FACTS)) for n in range(workers))
         self.made = workers
+        self.gone, self.blind, self.rested = gone, blind, 0
         self.leases, self.killed, self.closed = [], [], False
 
     @property
@@ -43,6 +44,17 @@ class FakePool:
 
     def assign(self, worker, lease):
         self.leases.append([shard.index for shard in lease])
+        if self.gone:  # it had died while it was idle
+            self.gone -= 1
+            self.replace(worker, "its node died")
+            return
+        if self.blind:
+            self.blind -= 1
+            self.queue.append((worker, Refused("does not see the folder")))
+            self.queue.append((f"worker {self.made}", Joined(FACTS)))
+            self.made += 1
+            return
+        self.queue.append((worker, Started()))
         for shard in lease:
             bad = self.times.get(shard.index, 0)
             if bad:
@@ -54,6 +66,9 @@ class FakePool:
                 return
             self.queue.append((worker, Finished(shard.index)))
         self.queue.append((worker, Returned()))
+
+    def rest(self, seconds):
+        self.rested = seconds
 
     def kill(self, worker):
         self.killed.append(worker)
@@ -135,3 +150,27 @@ def test_workers_that_die_before_they_have_begun_end_the_run():
 
 def test_nothing_to_do_needs_no_worker():
     assert list(Dispatcher(FakePool(0)).run([])) == []
+
+
+def test_workers_that_were_gone_before_they_began_or_may_not_take_part_cost_no_shard():
+    for troubles in ({"gone": 5}, {"blind": 20}):
+        dispatcher, done = run(FakePool(1, **troubles), 1)
+        assert done == [0]
+        assert not dispatcher.quarantined
+
+
+def test_when_shard_after_shard_fails_it_is_the_run():
+    pool = FakePool(2, failing=range(1000))
+    dispatcher = Dispatcher(pool)
+    dispatcher.open()
+    with pytest.raises(QcamError, match="shard after shard fails, in 10 places of the run; the last one: MemoryError: no room"):
+        list(dispatcher.run(shards(1000)))
+    assert len(pool.leases) < 20
+
+
+def test_workers_that_die_as_they_start_end_nothing_while_others_work():
+    pool = FakePool(1)
+    pool.queue.extend((f"w{n}", Lost("its node died")) for n in range(10))
+    done = run(pool, 5)[1]
+    assert sorted(done) == list(range(5))
+    assert pool.rested > 0

@@ -9,6 +9,7 @@ import pytest
 
 from qcam.calibration.images import find_images
 from qcam.calibration.photographs import evaluation_photographs
+from qcam.common.errors import QcamError
 from qcam.evaluate import study as study_module
 from qcam.evaluate.facts import WorkerFacts
 from qcam.evaluate.outcome import draw, tell
@@ -56,7 +57,47 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     assert [(worker["kernel"], worker["shards"]) for worker in run["workers"]] == [("vnni", 1), ("avx2", 2)]
     said = "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 1 shards)"
     assert [line for line in run["warnings"] if line.startswith(said)]
-    tell(study.results())
+    tell(study.results(), "out")
     draw(study.results(), "out", grid_rows=0, report=True, colormap="inferno")
     for name in ("table.md", "report.html"):
         assert said in (tmp_path / "out" / name).read_text(), name
+
+
+def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for image in evaluation_photographs()[:6]:
+        shutil.copy(image.path, photographs / image.name)
+    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    images, options = find_images(photographs), StudyOptions(("f32", "int8"), saliency="none", batch_size=2)
+
+    def study(*requirements):
+        return Study([tiny_bundle], images, None, options, tmp_path / "out", requirements=requirements)
+
+    written = []
+    real = study_module.write_part
+
+    def elsewhere(path, key, outcomes, state, about):
+        written.append(path.name)
+        real(path, key, outcomes, state, about | {"kernel": "avx2", "node": "old"})
+
+    monkeypatch.setattr(study_module, "write_part", elsewhere)
+    monkeypatch.setattr(study_module, "join_parts", lambda *_: (_ for _ in ()).throw(QcamError("stop")))
+    first = study()
+    first.prepare("cpu", force=False)
+    with pytest.raises(QcamError, match="stop"):
+        first.run()
+    assert len(written) == 3
+    second = study(("kernel", "avx2"))
+    second.prepare("cpu", force=False)
+    assert second.todo == []
+    third = study(("kernel", "vnni"))
+    third.prepare("cpu", force=False)
+    assert third.todo == [0, 1, 2]
+    monkeypatch.undo()
+    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    last = study()
+    last.prepare("cpu", force=False)
+    last.run()
+    with pytest.raises(QcamError, match="out holds results that old computes with the kernels of avx2, and --require"):
+        study(("kernel", "vnni")).prepare("cpu", force=False)

@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from studies import children, command, finish
 
+from qcam.common import machine
+from qcam.common.errors import QcamError
+from qcam.evaluate.engine.choice import EngineOptions, settle
 from qcam.evaluate.results import RESULTS
 
 
@@ -82,13 +85,15 @@ def test_one_process_goes_on_where_several_stopped(tiny_bundle, many, tmp_path, 
 
 
 def test_requirements_are_checked_in_every_engine(tiny_bundle, many, tmp_path):
+    lacking = next(name for name in machine.KERNEL_FEATURES if name not in machine.cpu_features())
     for workers in (1, 2):
-        line = command(tiny_bundle.folder, many, "out", "--workers", workers, "--limit", 8, "--require", "feature=avx1024")
+        line = command(tiny_bundle.folder, many, "out", "--workers", workers, "--limit", 8, "--require", f"feature={lacking}")
         refused = finish(line, tmp_path)
         assert refused.returncode == 2
-        assert "lacks avx1024, and --require feature=avx1024 wants it" in " ".join(refused.stderr.split())
+        assert f"lacks {lacking}, and --require feature={lacking} wants it" in " ".join(refused.stderr.split())
         assert not (tmp_path / "out").exists()
-    for text, message in (("kernel=sse", "choose one of vnni, avx2, arm64"), ("disk=big", "disk is unknown; choose kernel or")):
+    wrong = {"kernel=sse": "choose one of vnni, avx2, arm64", "disk=big": "disk is unknown; choose kernel or"}
+    for text, message in (wrong | {"feature=avx1024": "choose one of sse4_1, avx"}).items():
         refused = finish(command(tiny_bundle.folder, many, "out", "--require", text), tmp_path)
         assert refused.returncode == 2
         assert message in " ".join(refused.stderr.split())
@@ -184,3 +189,17 @@ def test_archives_are_shared_by_workers(tiny_bundle, many, tmp_path, kind):
         for name in ("out", "loose")
     )
     assert found == expected
+
+
+def test_the_number_of_threads_does_not_follow_the_memory(tiny_bundle, monkeypatch):
+    """Threads are part of the plan: the same command has to go on when there is less memory than before."""
+    monkeypatch.setattr(machine, "available_cores", lambda: 8)
+    for memory, workers in ((1 << 40, 8), (3 << 30, 2), (0, 1)):
+        monkeypatch.setattr(machine, "available_memory", lambda memory=memory: memory)
+        settled, threads = settle(EngineOptions(), None, 1000, [tiny_bundle], on_cpu=True)
+        assert (settled.workers, threads) == (workers, 1)
+    assert settle(EngineOptions(), None, 20, [tiny_bundle], on_cpu=True)[1] == 8
+    assert settle(EngineOptions(), None, 1000, [tiny_bundle], on_cpu=False)[0].workers == 1
+    assert settle(EngineOptions(workers=4), None, 1000, [tiny_bundle], on_cpu=True)[1] == 2
+    with pytest.raises(QcamError, match="a whole number, or a part of one"):
+        settle(EngineOptions("ray", gpus=1.5), None, 1000, [tiny_bundle], on_cpu=False)

@@ -14,7 +14,7 @@ import pytest
 import s3fs
 from studies import SAME, command, finish
 
-from qcam.evaluate.results import RUN
+from qcam.evaluate.results import RESULTS, RUN, read_rows
 
 
 @pytest.fixture
@@ -76,6 +76,53 @@ def test_killed_and_gone_on_from_another_machine(remote, tmp_path, same_as, monk
     assert again.returncode == 0, again.stderr
     assert "shards are done already; going on" in again.stderr
     same_as(fetch(remote, tmp_path / "fetched"))
+
+
+def test_results_that_could_not_be_brought_there_are_not_lost(remote, tmp_path, same_as):
+    """Whatever happens between the last shard and the last file: the parts stay until all is there."""
+    arguments = line(remote, "--workers", 1)
+    code = (
+        "import qcam.evaluate.outcome as outcome\n"
+        "def interrupted(*_, **__): raise KeyboardInterrupt\n"
+        "outcome.draw = interrupted\n"
+        "from qcam.evaluate.cli import main\n"
+        "if __name__ == '__main__': main()\n"
+    )
+    (tmp_path / "driver.py").write_text(code)
+    stopped = finish([arguments[0], "driver.py", *arguments[3:]], tmp_path)
+    assert stopped.returncode == 130, stopped.stderr
+    assert len([name for name in names(remote) if name.startswith("parts/")]) == 20
+    again = finish(arguments, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "20 of 20 shards are done already; going on" in again.stderr
+    same_as(fetch(remote, tmp_path / "fetched"))
+    assert not [name for name in names(remote) if name.startswith("parts/")]
+
+
+def test_what_was_deleted_there_is_computed_again_whatever_the_copy_holds(remote, tmp_path):
+    short = [*line(remote, "--workers", 1), "--limit", "8"]
+    assert finish(short, tmp_path).returncode == 0
+    s3fs.S3FileSystem(skip_instance_cache=True).rm(f"{remote}/out", recursive=True)
+    again = finish(short, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "already holds" not in again.stderr
+    assert "results.parquet" in names(remote)
+
+
+def test_an_interrupted_run_leaves_readable_results_there(remote, tmp_path):
+    process = subprocess.Popen(line(remote, "--workers", 2), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while process.poll() is None and not any("parts/" in name for name in names(remote)) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    found = fetch(remote, tmp_path / "fetched")
+    run = json.loads((found / RUN).read_text())
+    assert run["complete"] is False
+    done = sum(worker["shards"] for worker in run["workers"])
+    assert 0 < done < 20
+    assert len({row.image for row in read_rows(found / RESULTS)}) == 16 * done
 
 
 def test_other_settings_are_refused_there_too(remote, tmp_path):
