@@ -84,7 +84,9 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
 )
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images at a time.")
 @click.option(
-    "--threads", type=click.IntRange(1), help="Threads of ONNX Runtime and PyTorch in each worker; by default all cores."
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of ONNX Runtime and PyTorch in each worker; by default the cores shared among the workers, 1 on Ray.",
 )
 @click.option(
     "--engine",
@@ -96,7 +98,8 @@ Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command go
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Workers, each with its own sessions; by default as many as the cores deserve, or as the cluster has room for.",
+    help="Workers, each with its own sessions; by default 1, from 200 images on one for each core as far as memory reaches; "
+    "on Ray as many as the cluster has room for.",
 )
 @click.option("--ray-address", metavar="auto|HOST:PORT", help="The Ray cluster; by default RAY_ADDRESS, else one of its own.")
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint
-from qcam.common.storage import Location, reason, shown
+from qcam.common.storage import Location, is_url, reason, shown
 from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.evaluator import BundleEvaluator
@@ -22,7 +23,10 @@ from qcam.evaluate.plan import StudyOptions, differences
 from qcam.evaluate.results import RUN
 from qcam.evaluate.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource, open_saliency
-from qcam.runtime.bundle import load_bundle
+from qcam.runtime.bundle import Bundle, load_bundle
+
+#: Seconds between tries where a bundle behind a URL cannot be read.
+_PAUSES = (1.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class WorkerSpec:
         versions: The driver's.
     """
 
-    bundles: tuple[Any, ...]
+    bundles: tuple[str | Path, ...]
     fingerprints: Mapping[str, str]
     options: StudyOptions
     saliency: SaliencyRequest
@@ -143,7 +147,7 @@ class Worker:
         differing = differences({name: theirs[name] for name in sorted(both)}, {name: here[name] for name in sorted(both)})
         if differing:
             raise QcamError(f"packages differ from the driver's: {'; '.join(differing)}; install the same everywhere")
-        bundles = [load_bundle(location) for location in spec.bundles]
+        bundles = [_load(location) for location in spec.bundles]
         for bundle in bundles:
             if spec.fingerprints.get(bundle.model_id) != bundle.fingerprint:
                 raise QcamError(f"{bundle.folder} is not the driver's bundle of that name; share one folder, or give a URL")
@@ -205,6 +209,16 @@ def open_worker(spec: WorkerSpec) -> tuple[Worker | None, Message]:
     except Exception as error:  # a fault of this program or machine: the driver tells it, and tries elsewhere
         return None, Lost(f"{type(error).__name__}: {reason(error)}")
     return worker, Joined(worker.facts)
+
+
+def _load(location: str | Path) -> Bundle:
+    """Load a bundle; one behind a URL is asked for again, since what cannot open has no other chance to take part."""
+    for pause in _PAUSES if isinstance(location, str) and is_url(location) else ():
+        try:
+            return load_bundle(location)
+        except QcamError:
+            time.sleep(pause)
+    return load_bundle(location)
 
 
 def _packages(versions: Mapping[str, str]) -> dict[str, str]:
