@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,11 @@ def command(bundle: object, photographs: object, output: object, *options: objec
 
 def finish(command: list[str], cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def hear_ctrl_c() -> None:
+    """Let a child process hear SIGINT: what a shell starts in the background ignores it, and so do all its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def children(pid: int) -> list[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from studies import children, command, finish
+from studies import children, command, finish, hear_ctrl_c
 
 from qcam.common import machine
 from qcam.common.errors import QcamError
@@ -52,7 +52,9 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(tiny_bundle, many
 @pytest.mark.slow
 def test_an_interrupted_run_leaves_no_process_and_goes_on(tiny_bundle, many, tmp_path, same_as):
     line = command(tiny_bundle.folder, many, "out", "--workers", 2)
-    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
+    )
     parts = tmp_path / "out" / "parts"
     until = time.monotonic() + 120
     while not list(parts.glob("*.parquet")) and time.monotonic() < until:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import SAME, children, command, finish
+from studies import SAME, children, command, finish, hear_ctrl_c
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -43,7 +43,7 @@ def line(cluster: Cluster, bundle: Any, photographs: Path, output: object, *opti
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
     """Start a run and wait for its first part."""
-    process = subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     until = time.monotonic() + 120
     while process.poll() is None and not list((folder / "out" / "parts").glob("*.parquet")) and time.monotonic() < until:
         time.sleep(0.01)
@@ -190,3 +190,21 @@ def test_the_study_on_two_nodes_while_a_worker_is_killed(lite0_bundle, tmp_path)
     assert "killed worker" in shown.stdout
     assert "a worker was lost, its shards are tried again" in " ".join(shown.stderr.split())
     assert f"{', '.join(SAME)} are the same, byte by byte" in shown.stdout
+
+
+@pytest.mark.slow
+def test_a_gpu_that_only_ray_knows_of_is_refused(tiny_bundle, many, tmp_path, monkeypatch):
+    """Workers go where the GPUs are, and there it shows whether PyTorch finds one: never silently on the CPU."""
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "object_store_memory": STORE})
+    try:
+        made.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
+        refused = finish(line(made, tiny_bundle, many, "out", "--gpus-per-worker", 0.5), tmp_path)
+    finally:
+        made.shutdown()
+    assert refused.returncode == 2
+    assert "no worker can take part: --device cuda: PyTorch finds no CUDA device" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "out").exists()
