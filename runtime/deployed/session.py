@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from qcam.runtime.graph import COMPUTE_OPERATORS
 _OWN_CONFIG = "session.record_ep_graph_assignment_info"
 #: Makes a session's threads rest when a run ends: other sessions and the gradients of the tail need the cores then.
 _NO_SPINNING = "session.force_spinning_stop"
+#: Makes sessions share one arena of memory: they run one after another, and each would keep its largest batch's for itself.
+_SHARED_ARENA = "session.use_env_allocators"
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,8 @@ class DeployedModel:
         options.add_session_config_entry(_OWN_CONFIG, "1")
         if _NO_SPINNING not in self._settings.config:
             options.add_session_config_entry(_NO_SPINNING, "1")
+        if self._settings.provider == "CPU" and _SHARED_ARENA not in self._settings.config and _share_arena():
+            options.add_session_config_entry(_SHARED_ARENA, "1")
         if self.entry.tap.dtype == "int8":
             # Signed 8-bit activations are otherwise only partly run by integer kernels.
             options.add_session_config_entry("session.qdqisint8allowed", "1")
@@ -216,6 +221,20 @@ class DeployedModel:
                     if subgraph.ep_name != wanted:
                         elsewhere[node.name] = subgraph.ep_name
         return elsewhere
+
+
+@cache
+def _share_arena() -> bool:
+    """Make the arena that all sessions of this process on the CPU share; return False if ONNX Runtime will not."""
+    import onnxruntime
+
+    arena, default = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, default)
+    try:
+        onnxruntime.create_and_register_allocator(memory, None)
+    except Exception:  # its exceptions share no base class; an embedding program may have made one already
+        return False
+    return True
 
 
 def _read_nodes(path: Path) -> FileNodes | None:

@@ -165,3 +165,36 @@ def test_the_deployed_runtime_imports_neither_torch_nor_torchvision(tiny_bundle)
     )
     done = subprocess.run([sys.executable, "-c", code, tiny_bundle.folder], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("precision", ["f32", "int16", "int8"])
+def test_memory_shared_by_sessions_changes_no_bit(tiny_bundle, precision):
+    images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
+    shared, own = (
+        DeployedModel(tiny_bundle, precision, SessionSettings(config=config)).run(images)
+        for config in ({}, {"session.use_env_allocators": "0"})
+    )
+    assert np.array_equal(shared.logits, own.logits)
+    assert np.array_equal(shared.tap, own.tap)
+
+
+def test_sessions_share_their_memory(seeded_bundle):
+    """Each of several sessions would keep what its largest batch took."""
+    folder = seeded_bundle("squeezenet1_1").folder
+    code = (
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from qcam.runtime.bundle import load_bundle\n"
+        "from qcam.runtime.deployed import DeployedModel, SessionSettings\n"
+        f"bundle = load_bundle(Path({str(folder)!r}))\n"
+        "settings = SessionSettings(threads=1, config=dict(entry.split('=') for entry in sys.argv[1:]))\n"
+        "sessions = [DeployedModel(bundle, 'f32', settings) for _ in range(8)]\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "before, images = resident(), np.zeros((8, 3, 224, 224), np.float32)\n"
+        "for session in sessions: session.run(images)\n"
+        "print(resident() - before)\n"
+    )
+    shared, own = (
+        int(subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True, check=True).stdout)
+        for more in ([], ["session.use_env_allocators=0"])
+    )
+    assert shared < own / 2
