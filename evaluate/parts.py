@@ -35,6 +35,7 @@ from qcam.evaluate.results import (
     Picture,
     Row,
     StoredMap,
+    parquet_bytes,
     write_arrow,
 )
 
@@ -135,10 +136,8 @@ def write_part(
     table = table.replace_schema_metadata(metadata)
     if isinstance(path, Path):
         write_arrow(path, table)
-        return
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    write_whole(path, buffer.getvalue())
+    else:
+        write_whole(path, parquet_bytes(table))
 
 
 def read_state(path: Location, key: str) -> str:

@@ -280,9 +280,14 @@ def _values(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
 
 def write_arrow(path: Path, table: pa.Table) -> None:
     """Write an Arrow table to a Parquet file that appears whole or not at all."""
+    write_atomically(path, parquet_bytes(table))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return the content of a Parquet file that holds an Arrow table."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_arrow(path: Path, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:

@@ -258,8 +258,7 @@ class Study:
         from qcam.evaluate.engine.worker import Destination
 
         record = self.folder.absolute() / RUN if self._remote is None else self._remote.location / RUN
-        plan = fingerprint(json.loads(json.dumps(self._plan)))
-        with dispatching(self._crew(Destination(self._parts, record, plan))) as self._dispatcher:
+        with dispatching(self._crew(Destination(self._parts, record, fingerprint(self._plan)))) as self._dispatcher:
             self._run()
 
     def _run(self) -> None:

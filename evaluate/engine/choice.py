@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qcam.common import machine
@@ -84,8 +84,7 @@ def settle(
             bundle.path(e.name).stat().st_size for bundle in bundles for e in bundle.precisions
         )
         workers = max(1, min(cores // threads, machine.available_memory() // needed))
-    settled = EngineOptions(options.name, workers, requirements=options.requirements, patience=options.patience)
-    return settled, threads or max(1, cores // workers)
+    return replace(options, workers=workers), threads or max(1, cores // workers)
 
 
 def crew_for(

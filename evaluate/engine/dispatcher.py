@@ -203,8 +203,7 @@ class Dispatcher:
             self.facts = self.facts or message.facts
             self._workers[name] = _State()
         elif isinstance(message, Refused):
-            self._refusals.append(message.reason)
-            self._tell(f"a worker is refused: {message.reason}")
+            self._refuse(message)
         elif isinstance(message, Lost):
             self._stillborn += 1
             self._tell(f"a worker was lost while it opened its sessions: {message.reason}")
@@ -220,14 +219,16 @@ class Dispatcher:
                 self._tell(f"a shard failed and is tried again: {message.failure}")
             return message.failure
         del self._workers[name]
+        assert isinstance(message, (Refused, Lost))
         if isinstance(message, Refused):
-            self._refusals.append(message.reason)
-            self._tell(f"a worker is refused: {message.reason}")
-            return message.reason
-        assert isinstance(message, Lost)
-        reason = message.reason
-        self._tell(f"a worker was lost, its shards are tried again: {reason}")
-        return reason
+            self._refuse(message)
+        else:
+            self._tell(f"a worker was lost, its shards are tried again: {message.reason}")
+        return message.reason
+
+    def _refuse(self, message: Refused) -> None:
+        self._refusals.append(message.reason)
+        self._tell(f"a worker is refused: {message.reason}")
 
     def _look_for_the_hung(self) -> None:
         patience = max(PATIENCE, SLOWEST * self._slowest) if self._patience is None else self._patience
