@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from qcam.evaluate.results import IMAGES, MAPS, PICTURES, RESULTS, SUMMARY
@@ -25,6 +26,13 @@ def command(bundle: object, photographs: object, output: object, *options: objec
 
 def finish(command: list[str], cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def wait_for_parts(folder: Path, wanted: int = 1) -> None:
+    """Wait until so many shards of a run are finished, two minutes at most."""
+    until = time.monotonic() + 120
+    while len(list((folder / "parts").glob("*.parquet"))) < wanted and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def hear_ctrl_c() -> None:

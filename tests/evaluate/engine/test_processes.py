@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from studies import children, command, finish, hear_ctrl_c
+from studies import children, command, finish, hear_ctrl_c, wait_for_parts
 
 from qcam.common import machine
 from qcam.common.errors import QcamError
@@ -36,10 +36,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(tiny_bundle, many
     process = subprocess.Popen(
         command(tiny_bundle.folder, many, "out", "--workers", 2), cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    parts = tmp_path / "out" / "parts"
-    until = time.monotonic() + 120
-    while not list(parts.glob("*.parquet")) and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_for_parts(tmp_path / "out")
     workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
@@ -55,10 +52,7 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on(tiny_bundle, many, tmp
     process = subprocess.Popen(
         line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
     )
-    parts = tmp_path / "out" / "parts"
-    until = time.monotonic() + 120
-    while not list(parts.glob("*.parquet")) and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_for_parts(tmp_path / "out")
     started = children(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the workers as well
     _, err = process.communicate(timeout=120)
@@ -133,10 +127,7 @@ def test_a_changed_image_is_named_and_the_rest_is_kept(tiny_bundle, many, tmp_pa
 def test_a_worker_that_hangs_is_ended_and_replaced(tiny_bundle, many, tmp_path, same_as):
     line = command(tiny_bundle.folder, many, "out", "--workers", 2, "--patience", 8)
     process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    parts = tmp_path / "out" / "parts"
-    until = time.monotonic() + 120
-    while not list(parts.glob("*.parquet")) and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_for_parts(tmp_path / "out")
     workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(workers[0], signal.SIGSTOP)
     _, err = process.communicate(timeout=300)
@@ -152,9 +143,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_run_goes_on(tiny_bundle
     line = command(tiny_bundle.folder, many, "out", "--workers", 2)
     for wanted in (1, 8, 15):
         process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 120
-        while len(list((tmp_path / "out" / "parts").glob("*.parquet"))) < wanted and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_for_parts(tmp_path / "out", wanted)
         started = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
