@@ -60,7 +60,8 @@ on the CPU provider logits_close=1.
 
 \b
 Exit code: 0 every gate holds, 1 one falls short, 2 cannot be judged (bad
-input, nothing to compare, a figure that is undefined), 130 interrupted.
+input, nothing to compare, a figure that is undefined), 70 a bug in qcam, 130
+interrupted.
 """
 
 

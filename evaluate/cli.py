@@ -41,7 +41,8 @@ Examples:
 Results: report.html, table.md, table.csv, table.tex, figures/, results.parquet,
 maps.parquet, pictures.parquet, images.parquet, summary.json, run.json,
 placement.json and grid-MODEL.png in the output folder.
-Exit code: 0 done, 2 bad input or provider, 130 interrupted (the same command goes on).
+Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted (the
+same command goes on).
 """
 
 

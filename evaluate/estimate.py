@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from qcam.common import console
-from qcam.evaluate.parts import write_part
+from qcam.evaluate.parts import PartStore, PlannedPart, write_part
 from qcam.evaluate.study import Study
 
 
@@ -70,8 +70,8 @@ def estimate(study: Study) -> Estimate:
             ((outcomes, _),) = study.runner.evaluate([probe], hashes, lambda _: None)
             seconds = (time.perf_counter() - start) / len(probe)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "part.parquet"
-            write_part(path, "", outcomes)
+            part = PlannedPart(0, "0" * 64, tuple(image.name for image in probe))
+            path = write_part(PartStore(Path(folder)), part, outcomes)
             weight = path.stat().st_size / len(probe)
     return Estimate(
         len(study.shards), len(todo), len(images), len(probe), seconds, weight, sum(map(len, study.shards))

@@ -11,7 +11,7 @@ from qcam.common import console
 from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
 from qcam.evaluate.report import COLORMAPS, ReportOptions
-from qcam.evaluate.results import PROFILE, RESULTS, TABLE, Results, read_arrow
+from qcam.evaluate.results import PROFILE, RESULTS, TABLE, Results
 from qcam.evaluate.stages import StageClock, describe, to_trace
 from qcam.evaluate.table import as_markdown, as_rich, placement_section
 from qcam.evaluate.table_files import as_csv, as_latex, flip_section, interval_section, paired_section, paper_section
@@ -105,7 +105,7 @@ def write_profile(clock: StageClock, folder: Path) -> None:
 
 
 def _name_what_is_odd(results: Results, where: str) -> None:
-    table = read_arrow(results.folder / RESULTS, columns=["image", "status", "top1"])
+    table = results.read(RESULTS, columns=["image", "status", "top1"])
     if pc.all(pc.is_null(table["top1"])).as_py() is not False:
         count = len(results.images)
         raise QcamError(f"not one of {count} images could be evaluated; {where}/results.parquet says why for each")

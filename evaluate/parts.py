@@ -1,8 +1,10 @@
 """Parts: what is finished of a run. One shard of images is one Parquet file that appears whole or not at all.
 
 A part has one row per image, holding all of it: the result rows of every model, the CAMs and the pictures, as nested
-columns. Its name carries the key of the shard: the hash of the images' contents and of everything else that can change a
-figure (bundles, provider, options, versions). A part of another key is another run's.
+columns. Its name carries its shard's place, the key of the shard (the hash of the images' contents and of everything else that
+can change a figure: bundles, provider, options, versions) and the SHA-256 of its own bytes. Inside stand the key in full, the
+names of its images and the number of its rows, maps and pictures. A part is read only as a whole, and only if all of this is so:
+one that was damaged, emptied, exchanged or brought from elsewhere is no part.
 """
 
 from __future__ import annotations
@@ -10,19 +12,21 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qcam.common.errors import QcamError
-from qcam.common.files import commit_file
+from qcam.common.errors import QcamError, first_line
+from qcam.common.files import commit_file, sha256_bytes, sha256_file, write_atomically
 from qcam.common.storage import Location, files_below, reason, shown
 from qcam.evaluate.remote import write_whole
 from qcam.evaluate.results import (
@@ -36,14 +40,19 @@ from qcam.evaluate.results import (
     Row,
     StoredMap,
     parquet_bytes,
-    write_arrow,
 )
 
 #: Folder of the parts, below the result folder.
 PARTS = "parts"
+#: Version of the parts.
+_VERSION = 1
 _STATE = b"qcam.state"
 _KEY = b"qcam.key"
 _WORKER = b"qcam.worker"
+_CONTENTS = b"qcam.contents"
+#: Digits of a key, and of the bytes' SHA-256, in a part's name.
+_DIGITS = 16
+_NAME = re.compile(rf"(?P<place>\d{{6,}}-[0-9a-f]{{{_DIGITS}}})(?:-(?P<digest>[0-9a-f]{{{_DIGITS}}}))?\.parquet")
 _JOINED = {RESULTS: ("rows", ROW_SCHEMA), MAPS: ("maps", MAP_SCHEMA), PICTURES: ("pictures", PICTURE_SCHEMA)}
 _SCHEMA = pa.schema(
     [
@@ -51,6 +60,24 @@ _SCHEMA = pa.schema(
         *(pa.field(name, pa.list_(pa.struct(list(schema)))) for name, schema in _JOINED.values()),
     ]
 )
+
+
+def _whoever(_worker: Mapping[str, Any]) -> bool:
+    """Accept a part, whatever evaluated it."""
+    return True
+
+
+class DamagedPartError(QcamError):
+    """A file among the parts is not the part that it is taken for; its shard has to be done again.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Location, why: str) -> None:
+        """Say what is wrong with a file."""
+        super().__init__(f"{shown(path)} {why}")
+        self.path = path
 
 
 @dataclass
@@ -71,6 +98,43 @@ class ImageOutcome:
 
 
 @dataclass(frozen=True)
+class PlannedPart:
+    """What a part has to be.
+
+    Attributes:
+        index: The shard's place in the run.
+        key: The shard's key.
+        images: Names of its images, in their order.
+        rows: Result rows of each image, all models together; None where that is not known yet.
+    """
+
+    index: int
+    key: str
+    images: tuple[str, ...]
+    rows: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Return how the names of its files begin."""
+        return f"{self.index:06d}-{self.key[:_DIGITS]}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that is what it has to be.
+
+    Attributes:
+        table: One row per image.
+        state: What the next shard has to know of this one.
+        worker: What evaluated it (`WorkerFacts.to_json`).
+    """
+
+    table: pa.Table
+    state: str
+    worker: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class PartStore:
     """The folder of the parts.
 
@@ -80,24 +144,32 @@ class PartStore:
 
     folder: Location
 
-    def path(self, index: int, key: str) -> Location:
-        """Return where the part of a shard is: its place in the run, and the first 16 digits of its key."""
-        return self.folder / f"{index:06d}-{key[:16]}.parquet"
+    def listing(self) -> dict[str, list[Location]]:
+        """Return what lies there, from one listing: how the name of a planned part's files begins → those files.
 
-    def names(self) -> set[str]:
-        """Return the names of all finished parts, from one listing.
+        A shard has several files where several workers evaluated it; they come in a fixed order.
 
         Raises:
             QcamError: If the folder cannot be listed.
         """
         try:
             local = isinstance(self.folder, Path)
-            found = [path.name for path in self.folder.iterdir()] if local else files_below(self.folder)
+            names = [path.name for path in self.folder.iterdir()] if local else files_below(self.folder)
         except (FileNotFoundError, NotADirectoryError):
-            return set()
+            return {}
         except OSError as error:
             raise QcamError(f"cannot list {shown(self.folder)}: {reason(error)}") from error
-        return {name for name in found if name.endswith(".parquet") and not name.startswith(".")}
+        found: dict[str, list[Location]] = {}
+        for name in sorted(names):
+            match = _NAME.fullmatch(name)
+            if match is not None:
+                found.setdefault(match["place"], []).append(self.folder / name)
+        return found
+
+    def delete(self, path: Location) -> None:
+        """Delete a part, as far as the place lets."""
+        with suppress(Exception):  # file systems behind URLs have their own
+            path.unlink()
 
     def clear(self) -> None:
         """Delete the parts, as far as the place lets."""
@@ -105,92 +177,160 @@ class PartStore:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
         with suppress(Exception):
-            for name in self.names():
-                (self.folder / name).unlink()
-
-
-def part_path(folder: Path, index: int, key: str) -> Path:
-    """Return where the part of a shard is, in a result folder."""
-    path = PartStore(folder / PARTS).path(index, key)
-    assert isinstance(path, Path)
-    return path
+            for paths in self.listing().values():
+                for path in paths:
+                    path.unlink()
 
 
 def write_part(
-    path: Location, key: str, outcomes: Sequence[ImageOutcome], state: str = "", worker: Mapping[str, Any] | None = None
-) -> None:
+    store: PartStore,
+    part: PlannedPart,
+    outcomes: Sequence[ImageOutcome],
+    state: str = "",
+    worker: Mapping[str, Any] | None = None,
+) -> Location:
     """Write a part.
 
     Args:
-        path: From `PartStore.path`.
-        key: The shard's key, stored in full.
+        store: Where.
+        part: What it is.
         outcomes: The shard's images, in the order of the run.
         state: What the next shard has to know of this one; empty where images do not depend on each other.
         worker: What evaluated it (`WorkerFacts.to_json`).
+
+    Returns:
+        The file.
 
     Raises:
         QcamError: If the disk refuses.
     """
     table = pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=_SCHEMA)
-    metadata = {_KEY: key.encode(), _STATE: state.encode(), _WORKER: json.dumps(worker or {}).encode()}
-    table = table.replace_schema_metadata(metadata)
+    metadata = {
+        _KEY: part.key.encode(),
+        _STATE: state.encode(),
+        _WORKER: json.dumps(worker or {}).encode(),
+        _CONTENTS: json.dumps(_contents(table)).encode(),
+    }
+    data = parquet_bytes(table.replace_schema_metadata(metadata))
+    path = store.folder / f"{part.place}-{sha256_bytes(data)[:_DIGITS]}.parquet"
     if isinstance(path, Path):
-        write_arrow(path, table)
+        write_atomically(path, data)
     else:
-        write_whole(path, parquet_bytes(table))
+        write_whole(path, data)
+    return path
 
 
-def read_state(path: Location, key: str) -> str:
-    """Return what a part says to the next shard.
-
-    Raises:
-        QcamError: If the part cannot be read, or is another's.
-    """
-    metadata = _open(path).schema_arrow.metadata or {}
-    if metadata.get(_KEY, b"").decode() != key:
-        raise QcamError(f"{shown(path)} is no part of this run; delete it, or use --force")
-    return str(metadata.get(_STATE, b"").decode())
-
-
-def read_worker(path: Location) -> dict[str, Any]:
-    """Return what evaluated a part.
+def read_part(path: Location, part: PlannedPart) -> Part:
+    """Read a part, as a whole, and hold it against what it has to be.
 
     Raises:
-        QcamError: If the part cannot be read.
+        DamagedPartError: If it is something else; says what.
     """
-    about: dict[str, Any] = json.loads((_open(path).schema_arrow.metadata or {}).get(_WORKER, b"{}"))
-    return about
+    try:
+        data = path.read_bytes()
+    except Exception as error:  # file systems behind URLs have their own
+        raise DamagedPartError(path, f"cannot be read: {reason(error)}") from error
+    match = _NAME.fullmatch(path.name)
+    if match is None or match["digest"] is None:
+        raise DamagedPartError(path, "carries no checksum: an earlier qcam wrote it")
+    if match["place"] != part.place:
+        raise DamagedPartError(path, "belongs to another shard")
+    if sha256_bytes(data)[:_DIGITS] != match["digest"]:
+        raise DamagedPartError(path, "is damaged: its SHA-256 is not the one in its name")
+    try:
+        table = pq.ParquetFile(io.BytesIO(data)).read()
+        metadata = table.schema.metadata or {}
+        contents = json.loads(metadata[_CONTENTS])
+        found = Part(table, metadata[_STATE].decode(), json.loads(metadata[_WORKER]))
+        key = metadata[_KEY].decode()
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DamagedPartError(path, f"is no part: {first_line(error)}") from error
+    wrong = _difference(table, contents, key, part)
+    if wrong:
+        raise DamagedPartError(path, wrong)
+    return found
 
 
-def join_parts(paths: Sequence[Location], folder: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Joined:
+    """What became of parts that were joined.
+
+    Attributes:
+        workers: What evaluated them, each once, with the number of its parts as `shards`.
+        images: Images in the result files.
+        files: Name of each file that was written → its SHA-256.
+        damaged: What was among the parts and is none, in the order of the run; nothing of it is in the result files.
+        missing: Places of the planned parts that were not joined.
+    """
+
+    workers: list[dict[str, Any]]
+    images: int
+    files: dict[str, str]
+    damaged: list[DamagedPartError]
+    missing: list[int]
+
+
+def join_parts(
+    store: PartStore, parts: Sequence[PlannedPart], folder: Path, accept: Callable[[Mapping[str, Any]], bool] = _whoever
+) -> Joined:
     """Join parts into the result files, one part in memory at a time; every file appears whole.
 
     Args:
-        paths: The parts, in the order of the run.
+        store: Where they are.
+        parts: What was planned, in the order of the run; those that are not there are left out.
         folder: The result folder, local.
-
-    Returns:
-        What evaluated them, each once, with the number of its parts as `shards`.
+        accept: Tells of what evaluated a part whether that will do.
 
     Raises:
-        QcamError: If a part cannot be read or the disk refuses.
+        QcamError: If the disk refuses.
     """
     workers: dict[str, dict[str, Any]] = {}
+    damaged: list[DamagedPartError] = []
+    missing: list[int] = []
+    images = 0
+    listing = store.listing()
     with ExitStack() as stack:
         writers = {name: stack.enter_context(_writer(folder / name, schema)) for name, (_, schema) in _JOINED.items()}
-        for path in paths:
-            try:
-                table = _open(path).read()
-            except (OSError, pa.ArrowException) as error:
-                raise _unreadable(path, error) from error
-            about = (table.schema.metadata or {}).get(_WORKER, b"{}").decode()
-            workers.setdefault(about, json.loads(about) | {"shards": 0})["shards"] += 1
+        for planned in parts:
+            part = find_part(listing, planned, damaged, accept)
+            if part is None:
+                missing.append(planned.index)
+                continue
+            images += part.table.num_rows
+            about = json.dumps(part.worker, sort_keys=True)
+            workers.setdefault(about, part.worker | {"shards": 0})["shards"] += 1
             for name, (column, schema) in _JOINED.items():
-                for chunk in table[column].chunks:
+                for chunk in part.table[column].chunks:
                     batch = pa.RecordBatch.from_struct_array(chunk.flatten())
                     if batch.num_rows:
                         _write(writers[name], batch.cast(schema), folder / name)
-    return list(workers.values())
+    files = {name: sha256_file(folder / name) for name in _JOINED}
+    return Joined(list(workers.values()), images, files, damaged, missing)
+
+
+def find_part(
+    listing: Mapping[str, Sequence[Location]],
+    planned: PlannedPart,
+    damaged: list[DamagedPartError],
+    accept: Callable[[Mapping[str, Any]], bool] = _whoever,
+) -> Part | None:
+    """Return the first file that is the planned part; None if none is.
+
+    Args:
+        listing: From `PartStore.listing`.
+        planned: What is looked for.
+        damaged: Takes what was met on the way and is no part.
+        accept: Tells of what evaluated a part whether that will do.
+    """
+    for path in listing.get(planned.place, ()):
+        try:
+            part = read_part(path, planned)
+        except DamagedPartError as error:
+            damaged.append(error)
+            continue
+        if accept(part.worker):
+            return part
+    return None
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -201,16 +341,32 @@ def remove_leftovers(folder: Path) -> int:
     return len(found)
 
 
-def _open(path: Location) -> pq.ParquetFile:
-    """Open a part; one behind a URL is read whole, in one go."""
-    try:
-        return pq.ParquetFile(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()))
-    except Exception as error:  # file systems behind URLs have their own
-        raise _unreadable(path, error) from error
+def _contents(table: pa.Table) -> dict[str, Any]:
+    """Return what a part says of itself: version, names of its images, and how many rows, maps and pictures it holds."""
+    counts = {column: len(pc.list_flatten(table[column])) for column, _ in _JOINED.values()}
+    return {"version": _VERSION, "images": table["image"].to_pylist()} | counts
 
 
-def _unreadable(path: Location, error: Exception) -> QcamError:
-    return QcamError(f"cannot read {shown(path)}: {reason(error)}; delete it and run the same command again")
+def _difference(table: pa.Table, contents: Any, key: str, part: PlannedPart) -> str:
+    """Say in what a table is not the planned part; empty if in nothing."""
+    if key != part.key:
+        return "belongs to another run"
+    if not table.schema.remove_metadata().equals(_SCHEMA):
+        return "has other columns than a part of this version"
+    if contents != _contents(table):
+        return "does not hold what it says of itself"
+    images = table["image"].to_pylist()
+    if images != list(part.images):
+        return f"holds {len(images)} images that are not the {len(part.images)} of its shard"
+    for column, _ in _JOINED.values():
+        inner = pc.struct_field(pc.list_flatten(table[column]), "image")
+        outer = pc.take(table["image"], pc.list_parent_indices(table[column]))
+        if not inner.equals(outer):
+            return f"holds {column} of other images"
+    counts = pc.list_value_length(table["rows"]).to_pylist()
+    if part.rows is not None and any(count != part.rows for count in counts):
+        return f"holds {min(counts)} to {max(counts)} rows of an image, not {part.rows}"
+    return ""
 
 
 def _write(writer: pq.ParquetWriter, batch: pa.RecordBatch, path: Path) -> None:

@@ -20,7 +20,8 @@ Examples:
       with drift by depth, from qcam-check --every-tensor
 Results: report.html (one file that loads nothing), table.csv, table.tex, and
 figures/ as PNG and SVG.
-Exit code: 0 done, 2 a folder cannot be read or holds results of another version.
+Exit code: 0 done, 2 a folder cannot be read or holds results of another version,
+70 a bug in qcam, 130 interrupted.
 """
 
 

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError
-from qcam.common.files import write_atomically
+from qcam.common.errors import QcamError, first_line
+from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
 
 #: Files of a result folder.
 RESULTS, MAPS, PICTURES, IMAGES = "results.parquet", "maps.parquet", "pictures.parquet", "images.parquet"
@@ -176,22 +176,25 @@ class Results:
         """Read run.json.
 
         Raises:
-            QcamError: If the folder holds no results of this version.
+            QcamError: If the folder holds no results of this version, or run.json is not as it was written.
         """
         self.folder = folder
         path = folder / RUN
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with qcam-eval") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise QcamError(f"cannot read {path}: {error}; run qcam-eval again with --force") from error
-        if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
-            found = run.get("schema_version") if isinstance(run, dict) else None
+        if not path.is_file():
+            raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with qcam-eval")
+        run = read_run(path)
+        if run.get("schema_version") != SCHEMA_VERSION:
             raise QcamError(
-                f"{path} has schema version {found}, this qcam reads {SCHEMA_VERSION}; run qcam-eval again with --force"
+                f"{path} has schema version {run.get('schema_version')}, this qcam reads {SCHEMA_VERSION}; "
+                "run qcam-eval again with --force"
             )
         self.run: dict[str, Any] = run
+        self._held: set[str] = set()
+
+    @property
+    def verified(self) -> bool:
+        """Tell whether the files are held against their checksums; results of earlier versions have none."""
+        return "files" in self.run
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -220,7 +223,7 @@ class Results:
     @cached_property
     def images(self) -> list[str]:
         """Return the names of all images of the run, in its order."""
-        names: list[str] = read_arrow(self.folder / IMAGES, columns=["name"])["name"].to_pylist()
+        names: list[str] = self.read(IMAGES, columns=["name"])["name"].to_pylist()
         return names
 
     def columns(self, model: str) -> dict[tuple[str, str], Columns]:
@@ -230,7 +233,7 @@ class Results:
             (precision, comparison) → column → values: float64 with NaN where undefined (truth values as 0 and 1), text as
             objects; every array in the order of the images that were evaluated.
         """
-        table = read_arrow(self.folder / RESULTS, filters=pc.field("model") == model)
+        table = self.read(RESULTS, filters=pc.field("model") == model)
         keys = list(zip(table["precision"].to_pylist(), table["comparison"].to_pylist(), strict=True))
         places: dict[tuple[str, str], list[int]] = {}
         for place, key in enumerate(keys):
@@ -260,9 +263,29 @@ class Results:
         if images is not None:
             those = pc.field("image").isin(pa.array(sorted(set(images)), pa.string()))
             chosen = those if chosen is None else chosen & those
-        return read_arrow(self.folder / name, filters=chosen)
+        return self.read(name, filters=chosen)
+
+    def read(self, name: str, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+        """Read one of the Parquet files, or some columns and rows of it.
+
+        Raises:
+            QcamError: If it cannot be read, or is not the file that the run wrote.
+        """
+        self._hold(name)
+        return read_arrow(self.folder / name, columns=columns, filters=filters)
+
+    def _hold(self, name: str) -> None:
+        """Hold a file against its checksum, once."""
+        if name in self._held or not self.verified:
+            return
+        path = self.folder / name
+        wrong = unlike(path, self.run["files"].get(name))
+        if wrong:
+            raise QcamError(f"{path} {wrong}; run the same qcam-eval again, which computes it anew")
+        self._held.add(name)
 
     def _json(self, name: str) -> dict[str, Any]:
+        self._hold(name)
         path = self.folder / name
         try:
             value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -276,6 +299,64 @@ def _values(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
         return np.array(column.to_pylist(), object)
     numbers: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Return the content of a run.json, of any schema version.
+
+    Raises:
+        QcamError: If it cannot be read, is no record of a run, or is not as it was written.
+    """
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise QcamError(f"cannot read {path}: {first_line(error)}; run qcam-eval again with --force") from error
+    if not isinstance(run, dict) or not isinstance(run.get("plan"), dict):
+        raise QcamError(f"{path} is not the record of a run; run qcam-eval again with --force")
+    if {"files", "digest"} & run.keys() and not _is_sealed(run):
+        raise QcamError(
+            f"{path} is not as it was written (its digest differs): damaged or edited; run qcam-eval again with --force"
+        )
+    return run
+
+
+def write_run(path: Path, record: dict[str, Any]) -> None:
+    """Write a run.json whose digest tells later whether it is as it was written.
+
+    Raises:
+        QcamError: If the disk refuses.
+    """
+    plain = json.loads(readable_json(record))
+    write_atomically(path, readable_json(plain | {"digest": _digest(plain)}))
+
+
+def unlike(path: Path, sha256: str | None) -> str:
+    """Say why a file is not the one of a checksum; empty if it is.
+
+    Args:
+        path: The file.
+        sha256: What run.json says of it; None if it says nothing.
+    """
+    if sha256 is None:
+        return f"is not among the files that {RUN} says were written"
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return "" if found == sha256 else f"is not the file that the run wrote (its SHA-256 differs from {RUN}'s)"
+
+
+def _is_sealed(run: dict[str, Any]) -> bool:
+    """Tell whether a record is as it was written."""
+    try:
+        return isinstance(run.get("files"), dict) and run.get("digest") == _digest(run)
+    except (ValueError, RecursionError):  # NaN, or nested without end: nothing that was written
+        return False
+
+
+def _digest(run: dict[str, Any]) -> str:
+    """Return the fingerprint of a record without its digest."""
+    return fingerprint({key: value for key, value in run.items() if key != "digest"})
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:
@@ -299,7 +380,7 @@ def read_arrow(path: Path, *, columns: Sequence[str] | None = None, filters: Any
     try:
         return pq.read_table(path, columns=columns, filters=filters)
     except (OSError, pa.ArrowException) as error:
-        raise QcamError(f"cannot read {path}: {str(error).splitlines()[0]}; run again with --force") from error
+        raise QcamError(f"cannot read {path}: {first_line(error)}; run again with --force") from error
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from qcam.calibration.images import ImageFile
 from qcam.calibration.sources import absolute_source
 from qcam.common import console, machine
 from qcam.common.errors import QcamError
-from qcam.common.files import fingerprint, readable_json, write_atomically
+from qcam.common.files import fingerprint, readable_json, sha256_bytes, sha256_file, write_atomically
 from qcam.evaluate.engine.messages import Shard
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.evaluator import BundleEvaluator, Evaluator, wanted_precisions
-from qcam.evaluate.parts import PARTS, PartStore, join_parts, read_state, read_worker, remove_leftovers, write_part
+from qcam.evaluate.parts import (
+    PARTS,
+    DamagedPartError,
+    PartStore,
+    PlannedPart,
+    find_part,
+    join_parts,
+    remove_leftovers,
+    write_part,
+)
 from qcam.evaluate.plan import (
     StudyOptions,
     differences,
@@ -34,7 +46,22 @@ from qcam.evaluate.plan import (
     write_images,
 )
 from qcam.evaluate.record import run_record
-from qcam.evaluate.results import IMAGES, MAPS, PICTURES, PLACEMENT, PROFILE, REPORT, RESULTS, RUN, SUMMARY, TABLE, Results
+from qcam.evaluate.results import (
+    IMAGES,
+    MAPS,
+    PICTURES,
+    PLACEMENT,
+    PROFILE,
+    REPORT,
+    RESULTS,
+    RUN,
+    SUMMARY,
+    TABLE,
+    Results,
+    read_run,
+    unlike,
+    write_run,
+)
 from qcam.evaluate.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource
 from qcam.evaluate.stages import StageClock
@@ -52,6 +79,8 @@ FILES = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT)
 _PICTURES = ("grid-*.png", "figures/overview.*", "figures/distribution-*", "figures/depth-*", "figures/grid-*")
 #: Images between two safe points.
 SHARD_SIZE = 16
+#: How often shards are done again whose parts were damaged or vanished before they were joined.
+_ROUNDS = 3
 
 
 class Study:
@@ -103,6 +132,7 @@ class Study:
         self._remote = remote
         self._requirements = requirements
         self._complete = self._ran = False
+        self._written: dict[str, str] = {}
         self._parts = PartStore((remote.location if remote else folder.absolute()) / PARTS)
         self._dispatcher: Dispatcher | None = None
         self.clock = StageClock(spans=spans)
@@ -165,15 +195,10 @@ class Study:
             self._remote.pull(self.folder, (IMAGES,))
         self._anew = force or not path.exists()
         if self._anew:
-            if not force and ({RESULTS, SUMMARY} & self._names() or self._parts.names()):
+            if not force and ({RESULTS, SUMMARY} & self._names() or self._parts.listing()):
                 raise QcamError(f"{self.where} holds results without a {RUN}; use --force to replace them, or --output")
             return True
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise QcamError(f"cannot read {path}: {error}; use --force to start anew") from error
-        if not isinstance(before, dict) or not isinstance(before.get("plan"), dict):
-            raise QcamError(f"{path} is not the record of a run; use --force to start anew")
+        before = read_run(path)
         settle_machine(before["plan"], self._plan)
         differing = differences(before["plan"], json.loads(json.dumps(self._plan)))
         if differing:
@@ -182,16 +207,32 @@ class Study:
                 f"{self.where} holds results of other settings ({'; '.join(differing)}); "
                 "use --force to replace them, or --output for another folder"
             )
+        self._written = {str(name): str(held) for name, held in (before.get("files") or {}).items()}
         if not before.get("complete") or not self._names().issuperset(FILES):
             return True
         for worker in before.get("workers", ()):
             missing = unmet(self._requirements, worker)
             if missing:
                 raise QcamError(f"{self.where} holds results that {missing}; use --force to replace them, or --output")
-        if self._remote is not None:
-            self._remote.pull(self.folder, [name for name in FILES if not (self.folder / name).exists()])
+        if self._damaged(before):
+            return True
         self._complete = True
         return False
+
+    def _damaged(self, record: dict[str, Any]) -> bool:
+        """Name those files of complete results that are not what the run wrote; tell whether there are any."""
+        files = record.get("files")
+        if self._remote is not None:
+            held = files or {}
+            stale = [name for name in FILES if name not in held or unlike(self.folder / name, held[name])]
+            self._remote.pull(self.folder, [name for name in stale if files is not None or not (self.folder / name).exists()])
+        if files is None:
+            console.note(f"{self.where} holds results of an earlier version, without checksums: they are not verified")
+            return False
+        wrong = [(name, why) for name in FILES if (why := unlike(self.folder / name, files.get(name)))]
+        for name, why in wrong:
+            console.warn(f"{self.where}/{name} {why}; the results are computed again")
+        return bool(wrong)
 
     @property
     def where(self) -> str:
@@ -203,11 +244,11 @@ class Study:
         """Return the places of the shards that are not finished; after `prepare`."""
         if self._anew:
             return list(range(len(self._shards)))
-        names = self._parts.names()
+        listing = self._parts.listing()
+        missing = [part.index for part in self._planned() if part.place not in listing]
         if self._requirements:
-            there = [index for index in range(len(self._shards)) if self._part(index).name in names]
-            names -= {self._part(i).name for i in there if unmet(self._requirements, read_worker(self._part(i)))}
-        missing = [index for index in range(len(self._shards)) if self._part(index).name not in names]
+            there = [part for part in self._planned() if part.place in listing]
+            missing = sorted([*missing, *(part.index for part in there if find_part(listing, part, [], self._accept) is None)])
         # Where images depend on those before them, everything behind a gap is to be done again.
         return list(range(missing[0], len(self._shards))) if missing and self._sequential else missing
 
@@ -265,29 +306,39 @@ class Study:
         self._ran = True
         self.build()
         todo = self.todo
+        # What an earlier, interrupted run has joined stays readable until it is joined anew.
+        self._written = {name: held for name, held in self._written.items() if not unlike(self.folder / name, held)}
         if self._anew:
+            self._written = {}
             self._delete_results()
-            write_images(self.folder, self._images, self._hashes)
-            if self._remote is not None:
-                self._remote.push(self.folder, (IMAGES,))
         else:
             remove_leftovers(self.folder)
+        write_images(self.folder, self._images, self._hashes)
+        self._written[IMAGES] = sha256_file(self.folder / IMAGES)
+        if self._remote is not None:
+            self._remote.push(self.folder, (IMAGES,))
         self._write_run(complete=False)
         if len(todo) < len(self._shards):
             console.note(f"{len(self._shards) - len(todo)} of {len(self._shards)} shards are done already; going on")
-        try:
-            steps = sum(len(self._shards[index]) for index in todo) * len(self.bundles)
-            title = "images × models" + ("" if self._dispatcher is None else f", {self._dispatcher.where}")
-            with console.progress(title, steps) as advance, closing(self._finished(todo, advance)) as finished:
-                for _ in finished:
-                    pass
-        except (KeyboardInterrupt, QcamError):
-            with suppress(QcamError):
-                self._collect(complete=False)
-                self.publish()
-            raise
-        given_up = {} if self._dispatcher is None else self._dispatcher.quarantined
-        self._collect(complete=not given_up)
+        for _ in range(_ROUNDS):
+            try:
+                self._evaluate(todo)
+            except (KeyboardInterrupt, QcamError):
+                with suppress(QcamError):
+                    self._collect(last=True)
+                    self.publish()
+                raise
+            todo = self._collect()
+            if not todo:
+                break
+        else:
+            self._collect(last=True)
+            self.publish()
+            raise QcamError(
+                f"parts in {self.where} are damaged or vanish again and again (shards {', '.join(map(str, todo[:3]))} …); "
+                "look at that disk, or give another --output"
+            )
+        given_up = self._given_up
         if given_up:
             self.publish()
             named = "; ".join(f"shard {index}: {reason}" for index, (_, reason) in sorted(given_up.items())[:3])
@@ -295,6 +346,19 @@ class Study:
                 f"{len(given_up)} of {len(self._shards)} shards failed again and again ({named}); {self.where} holds the rest, "
                 "readable, and the same command tries them again"
             )
+
+    @property
+    def _given_up(self) -> dict[int, tuple[Shard, str]]:
+        """Return the shards that no worker could evaluate, with the last reason."""
+        return {} if self._dispatcher is None else self._dispatcher.quarantined
+
+    def _evaluate(self, todo: Sequence[int]) -> None:
+        """Evaluate shards, here or by workers, and write their parts."""
+        steps = sum(len(self._shards[index]) for index in todo) * len(self.bundles)
+        title = "images × models" + ("" if self._dispatcher is None else f", {self._dispatcher.where}")
+        with console.progress(title, steps) as advance, closing(self._finished(todo, advance)) as finished:
+            for _ in finished:
+                pass
 
     def _finished(self, todo: Sequence[int], advance: Callable[[int], None]) -> Generator[int, None, None]:
         """Evaluate shards, here or by workers; yield their places as their parts are written."""
@@ -319,7 +383,7 @@ class Study:
         with closing(self.runner.evaluate([self._shards[index] for index in todo], self._hashes, advance)) as evaluated:
             for index, (outcomes, state) in zip(todo, evaluated, strict=True):
                 with self.clock.stage("write"):
-                    write_part(self._part(index), self._keys[index], outcomes, state, about)
+                    write_part(self._parts, self._planned_part(index), outcomes, state, about)
                 yield index
 
     def results(self) -> Results:
@@ -347,40 +411,94 @@ class Study:
     def _restore(self, todo: Sequence[int]) -> None:
         """Put evaluators whose images depend on each other where the first shard to do expects them."""
         if self._sequential and todo and todo[0] and self.runner is not None:
-            self.runner.restore(read_state(self._part(todo[0] - 1), self._keys[todo[0] - 1]))
+            damaged: list[DamagedPartError] = []
+            before = find_part(self._parts.listing(), self._planned_part(todo[0] - 1), damaged)
+            if before is None:
+                why = str(damaged[0]) if damaged else f"the part of shard {todo[0] - 1} is gone"
+                for error in damaged:
+                    self._parts.delete(error.path)
+                raise QcamError(f"{why}; run the same command again, which goes on before it")
+            self.runner.restore(before.state)
 
-    def _part(self, index: int) -> Any:
-        return self._parts.path(index, self._keys[index])
+    def _planned_part(self, index: int) -> PlannedPart:
+        """Return what the part of a shard has to be."""
+        names = tuple(image.name for image in self._shards[index])
+        return PlannedPart(index, self._keys[index], names, self._rows_per_image)
 
-    def _collect(self, *, complete: bool) -> None:
-        """Join the finished parts into the result files, and the record of the run."""
-        names = self._parts.names()
-        parts = [self._part(index) for index in range(len(self._shards))]
-        done = [part for part in parts if part.name in names]
-        if complete and len(done) < len(parts):
-            raise QcamError(
-                f"{len(parts) - len(done)} of {len(parts)} parts in {self.where} are gone; run the same command again"
-            )
+    def _planned(self) -> list[PlannedPart]:
+        return [self._planned_part(index) for index in range(len(self._shards))]
+
+    @property
+    def _rows_per_image(self) -> int | None:
+        """Return how many result rows every image has; None as long as no worker has said so."""
+        known = self.runner is not None or (self._dispatcher is not None and self._dispatcher.facts is not None)
+        return sum(model.rows for model in self.facts.models) if known else None
+
+    def _accept(self, worker: Mapping[str, Any]) -> bool:
+        """Tell whether what evaluated a part is what was required."""
+        return not unmet(self._requirements, worker)
+
+    def _collect(self, *, last: bool = False) -> list[int]:
+        """Join the finished parts into the result files, with summary, placement and the record of the run.
+
+        Args:
+            last: Whether this is all that there will be, though shards be missing.
+
+        Returns:
+            Places of shards that have to be done again: their parts were damaged, which is told, or vanished. Then nothing
+            but the joined files was written. Empty if `last`.
+        """
         with self.clock.stage("join"):
-            workers = join_parts(done, self.folder)
-        self._write_run(complete=False, workers=workers)  # placement and models are read from it
+            joined = join_parts(self._parts, self._planned(), self.folder, self._accept)
+        for error in joined.damaged:
+            console.warn(f"{error}; its shard is done again")
+            self._parts.delete(error.path)
+        again = [index for index in joined.missing if index not in self._given_up]
+        if again and not last:
+            # What depends on the images before it is done again from the gap on.
+            return list(range(again[0], len(self._shards))) if self._sequential else again
+        self._written |= joined.files
+        self._write_run(complete=False, workers=joined.workers)  # placement and models are read from it
         with self.clock.stage("statistics"):
             results = self.results()
+            complete = not joined.missing
+            if complete:
+                self._require_every_image(results)
             summary = {"complete": complete} | summarise((model, results.columns(model)) for model in results.models)
-        write_atomically(self.folder / SUMMARY, readable_json(summary))
+        self._write(SUMMARY, readable_json(summary))
         placements = {
             model.bundle.model_id: {name: ran.placement.to_json(nodes=True) for name, ran in model.deployed.items()}
             for model in self.facts.models
         }
-        write_atomically(self.folder / PLACEMENT, readable_json(placements))
-        self._write_run(complete=complete, workers=workers)
+        self._write(PLACEMENT, readable_json(placements))
+        self._write_run(complete=complete, workers=joined.workers)
         self._complete = complete
         if complete and self._remote is None:
             self._parts.clear()
+        return []
+
+    def _require_every_image(self, results: Results) -> None:
+        """Make sure, before it is said that results are complete, that every planned image has its rows in them."""
+        counts = pc.value_counts(results.read(RESULTS, columns=["image"])["image"]).to_pylist()
+        found = {item["values"]: item["counts"] for item in counts}
+        each = self._rows_per_image or 0
+        wanted = {name: times * each for name, times in Counter(image.name for image in self._images).items()}
+        if found != wanted:
+            odd = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+            raise RuntimeError(
+                f"{self.where}/{RESULTS} does not hold {each} rows of each of {len(wanted)} images: "
+                f"{len(odd)} differ, {odd[0]} has {found.get(odd[0], 0)}"
+            )
+
+    def _write(self, name: str, text: str) -> None:
+        """Write a file of the results, and take note of its checksum."""
+        data = text.encode()
+        write_atomically(self.folder / name, data)
+        self._written[name] = sha256_bytes(data)
 
     def _write_run(self, *, complete: bool, workers: Sequence[dict[str, Any]] = ()) -> None:
         record = run_record(self, self._plan, self.clock.seconds, workers, complete=complete)
-        write_atomically(self.folder / RUN, readable_json(record))
+        write_run(self.folder / RUN, record | {"files": dict(sorted(self._written.items()))})
         if self._remote is not None and not complete:  # once complete, it comes after all it speaks of: see `publish`
             self._remote.push(self.folder, (RUN,))
 

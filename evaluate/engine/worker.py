@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qcam.common import machine
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint
 from qcam.common.storage import Location, is_url, reason, shown
 from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.evaluator import BundleEvaluator
 from qcam.evaluate.inputs import torch_device
-from qcam.evaluate.parts import PartStore, write_part
+from qcam.evaluate.parts import PartStore, PlannedPart, write_part
 from qcam.evaluate.plan import StudyOptions, differences
 from qcam.evaluate.results import RUN
 from qcam.evaluate.runner import ShardRunner
@@ -190,11 +190,12 @@ class Worker:
             evaluated = self.runner.evaluate([shard.images for shard in lease], hashes, lambda _: None)
             with closing(evaluated):
                 for shard, (outcomes, state) in zip(lease, evaluated, strict=True):
-                    write_part(destination.parts.path(shard.index, shard.key), shard.key, outcomes, state, about)
+                    part = PlannedPart(shard.index, shard.key, tuple(image.name for image in shard.images))
+                    write_part(destination.parts, part, outcomes, state, about)
                     yield Finished(shard.index)
         except Exception as error:  # whatever it is, the driver retries the shard elsewhere, then names it
-            text = str(error).splitlines()[0] if str(error) else ""
-            yield Returned(text if isinstance(error, QcamError) else f"{type(error).__name__}: {text}")
+            text, kind = first_line(error), type(error).__name__
+            yield Returned(text if isinstance(error, QcamError) or text == kind else f"{kind}: {text}")
             return
         yield Returned()
 

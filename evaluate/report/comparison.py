@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qcam.evaluate.metrics import correlation
 from qcam.evaluate.report.numbers import difference, figure, share
 from qcam.evaluate.report.runs import Run
-from qcam.evaluate.results import MAPS, Columns, read_arrow
+from qcam.evaluate.results import MAPS, Columns
 from qcam.evaluate.statistics import bootstrap_intervals
 
 #: Parts of run.json in which runs can differ to a figure's effect, besides their models.
@@ -155,7 +155,7 @@ def _maps_compared(first: Run, other: Run, model: str, precision: str, names: se
 def _maps(run: Run, model: str, precision: str) -> dict[str, NDArray[np.float32]]:
     """Return the deployed CAMs of one model and precision, image by image, without a Python object for each value."""
     chosen = (pc.field("model") == model) & (pc.field("precision") == precision) & (pc.field("kind") == "deployed")
-    table = read_arrow(run.results.folder / MAPS, columns=["image", "height", "width", "values"], filters=chosen)
+    table = run.results.read(MAPS, columns=["image", "height", "width", "values"], filters=chosen)
     column = table["values"].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
     ends = np.cumsum([0, *pc.list_value_length(column).to_pylist()])

@@ -1,5 +1,6 @@
 import io
 import json
+import random
 import shutil
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from PIL import Image
 from qcam.calibration.images import find_images, with_labels
 from qcam.calibration.photographs import evaluation_photographs
 from qcam.common.errors import QcamError
+from qcam.common.files import sha256_file
 from qcam.evaluate import study as study_module
 from qcam.evaluate.cam import normalise, upsample
 from qcam.evaluate.evaluator import BundleEvaluator
@@ -26,6 +28,7 @@ from qcam.evaluate.results import (
     ROW_SCHEMA,
     RUN,
     SUMMARY,
+    Results,
     read_rows,
 )
 from qcam.evaluate.runner import ShardRunner
@@ -455,21 +458,145 @@ def test_logits_that_are_no_numbers_are_named_and_never_averaged(tiny_bundle, ph
             assert (row.top1, row.top1_agrees, row.logit_error, row.CC) == (None, None, None, None)
 
 
-def test_parts_that_vanished_are_not_a_complete_run(tiny_bundle, photographs, tmp_path, monkeypatch):
+def spoiling(monkeypatch, study, spoil, *, always=False):
+    """Let something happen to the parts when the third shard is finished; once, or in every round."""
+    real = study.runner.evaluate
+    rounds = []
+
+    def evaluate(*arguments):
+        rounds.append(len(arguments[0]))
+        for done, outcomes in enumerate(real(*arguments)):
+            yield outcomes
+            if done == min(2, rounds[-1] - 1) and (always or len(rounds) == 1):
+                spoil(study)
+
+    monkeypatch.setattr(study.runner, "evaluate", evaluate)
+    return rounds
+
+
+def part_files(study):
+    return sorted((study.folder / "parts").glob("*.parquet"))
+
+
+def swap(study):
+    first, second = part_files(study)[:2]
+    held = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(held)
+
+
+SPOILS = {
+    "deleted": (lambda study: part_files(study)[0].unlink(), 1, ""),
+    "truncated": (lambda study: part_files(study)[0].write_bytes(part_files(study)[0].read_bytes()[:-9]), 1, "is damaged"),
+    "swapped": (swap, 2, "is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILS)
+def test_parts_that_are_spoilt_before_they_are_joined_are_done_again(
+    tiny_bundle, photographs, tmp_path, monkeypatch, capsys, kind
+):
+    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    finish(make(tiny_bundle, find_images(photographs), tmp_path / "whole", batch_size=2))
+    spoil, shards, said = SPOILS[kind]
+    study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=2)
+    rounds = spoiling(monkeypatch, study, spoil)
+    finish(study)
+    assert rounds == [6, shards]
+    assert said in capsys.readouterr().err
+    for name in (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is True
+
+
+def test_a_disk_that_damages_parts_again_and_again_ends_the_run(tiny_bundle, photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
     study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=2)
-    real = study.runner.evaluate
-
-    def vanishing(*arguments):
-        for done, outcomes in enumerate(real(*arguments)):
-            if done == 2:
-                study._part(0).unlink()
-            yield outcomes
-
-    monkeypatch.setattr(study.runner, "evaluate", vanishing)
+    spoiling(monkeypatch, study, lambda study: part_files(study)[0].write_bytes(b""), always=True)
     study.prepare("cpu", force=False)
-    with pytest.raises(QcamError, match=r"1 of 6 parts .* are gone"):
+    with pytest.raises(QcamError, match=r"damaged or vanish again and again \(shards 0 "):
         study.run()
+    run = json.loads((tmp_path / "out" / RUN).read_text())
+    assert run["complete"] is False
+    assert len({row.image for row in study.results().rows()}) == 9
+
+
+def test_complete_is_not_said_before_every_image_has_its_rows(tiny_bundle, photographs, tmp_path, monkeypatch):
+    study = make(tiny_bundle, find_images(photographs), tmp_path / "out")
+    real = study_module.join_parts
+
+    def losing(*arguments):
+        joined = real(*arguments)
+        path = tmp_path / "out" / RESULTS
+        pq.write_table(pq.read_table(path).slice(1), path)
+        joined.files[RESULTS] = sha256_file(path)
+        return joined
+
+    monkeypatch.setattr(study_module, "join_parts", losing)
+    study.prepare("cpu", force=False)
+    with pytest.raises(RuntimeError, match=r"does not hold 9 rows of each of 11 images: 1 differ, bomb\.png has 8"):
+        study.run()
+    assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is False
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT])
+@pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(b"")])
+def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(
+    tiny_bundle, photographs, tmp_path, capsys, name, spoil
+):
+    images = find_images(photographs)[:4]
+    finish(make(tiny_bundle, images, tmp_path / "out"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    spoil(tmp_path / "out" / name)
+    results = make(tiny_bundle, images, tmp_path / "out").results()
+    read = {
+        RESULTS: results.rows, MAPS: results.maps, PICTURES: lambda: results.pictures(["gray.png"]), IMAGES: lambda: results.images,
+        SUMMARY: lambda: results.summary, PLACEMENT: lambda: results.placement,
+    }  # fmt: skip
+    with pytest.raises(QcamError, match=f"{name} is not the file that the run wrote"):
+        read[name]()
+    finish(make(tiny_bundle, images, tmp_path / "out"))
+    assert f"{name} is not the file that the run wrote" in capsys.readouterr().err
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert {key: value for key, value in after.items() if key != RUN} == {k: v for k, v in before.items() if k != RUN}
+
+
+def test_none_of_a_hundred_flipped_bits_of_the_record_passes(tiny_bundle, photographs, tmp_path):
+    finish(make(tiny_bundle, find_images(photographs)[:1], tmp_path / "out"))
+    path = tmp_path / "out" / RUN
+    data = path.read_bytes()
+    before = json.loads(data)
+    chance = random.Random(20261125)
+    for _ in range(100):
+        flipped = bytearray(data)
+        place = chance.randrange(len(data) * 8)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            run = Results(tmp_path / "out").run
+        except QcamError:
+            continue
+        assert run == before  # a space that became another one
+
+
+def test_results_of_an_earlier_version_open_and_are_said_to_be_unverified(tiny_bundle, photographs, tmp_path, capsys):
+    images = find_images(photographs)[:2]
+    rows = finish(make(tiny_bundle, images, tmp_path / "out"))
+    path = tmp_path / "out" / RUN
+    old = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("files", "digest")}
+    path.write_text(json.dumps(old))
+    results = Results(tmp_path / "out")
+    assert not results.verified
+    assert comparable(results.rows()) == comparable(rows)
+    study = make(tiny_bundle, images, tmp_path / "out")
+    assert study.prepare("cpu", force=False) is False
+    assert "of an earlier version, without checksums: they are not verified" in capsys.readouterr().err
 
 
 def test_accuracy_needs_no_f32(tiny_bundle, photographs, tmp_path):

@@ -46,8 +46,8 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     kernels = iter(("vnni", "avx2", "avx2"))
     real = study_module.write_part
 
-    def elsewhere(path, key, outcomes, state, about):
-        real(path, key, outcomes, state, about | {"kernel": next(kernels), "node": "another"})
+    def elsewhere(store, part, outcomes, state, about):
+        real(store, part, outcomes, state, about | {"kernel": next(kernels), "node": "another"})
 
     monkeypatch.setattr(study_module, "write_part", elsewhere)
     study.prepare("cpu", force=False)
@@ -77,9 +77,8 @@ def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_pa
     written = []
     real = study_module.write_part
 
-    def elsewhere(path, key, outcomes, state, about):
-        written.append(path.name)
-        real(path, key, outcomes, state, about | {"kernel": "avx2", "node": "old"})
+    def elsewhere(store, part, outcomes, state, about):
+        written.append(real(store, part, outcomes, state, about | {"kernel": "avx2", "node": "old"}))
 
     monkeypatch.setattr(study_module, "write_part", elsewhere)
     monkeypatch.setattr(study_module, "join_parts", lambda *_: (_ for _ in ()).throw(QcamError("stop")))
