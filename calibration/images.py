@@ -7,17 +7,18 @@ of an animation, rotation from EXIF), or refused by name with the reason. None o
 from __future__ import annotations
 
 import csv
-import io
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from qcam.calibration.archives import ARCHIVES
 from qcam.calibration.archives import SUFFIXES as SUFFIXES
+from qcam.calibration.decoding import MAX_PIXELS as MAX_PIXELS
+from qcam.calibration.decoding import PictureError, damaged, open_picture
 from qcam.calibration.listing import list_images
 from qcam.calibration.sources import MAX_BYTES as MAX_BYTES
 from qcam.calibration.sources import REMOTE_READS, Cell, Source, Span, TooLargeError, in_order, location_of, read_source
@@ -27,11 +28,6 @@ from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes
 from qcam.common.storage import Location, open_location, reason, shown
 
-#: Decoders that may run; others that Pillow knows (PDF, EPS, …) call programs or parse far more than pictures. MPO is
-#: opened by JPEG's: Pillow registers no opener of its own for it and raises KeyError if asked.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-#: Largest picture that is decoded, in pixels (width × height). More is refused before memory is taken for it.
-MAX_PIXELS = 100_000_000
 #: How the refusal of a file begins that could not be read at all.
 CANNOT_BE_READ = "cannot be read"
 
@@ -161,22 +157,15 @@ def _decode_read(data: bytes | Decoded) -> Decoded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own remarks on odd files; ours are in the result
             return _decode_bytes(data, sha256)
-    except UnidentifiedImageError:
-        return Decoded(None, sha256, refusal="not an image that can be identified")
-    except Image.DecompressionBombError:  # Pillow's own limit, above ours: it tells from the header
-        return Decoded(None, sha256, refusal=f"more than {MAX_PIXELS // 10**6} million pixels are refused")
+    except PictureError as error:
+        return Decoded(None, sha256, refusal=str(error))
     except Exception as error:  # on damaged files Pillow raises KeyError, TypeError, struct.error … as well as its own
-        return Decoded(None, sha256, refusal=f"damaged or truncated: {str(error).splitlines()[0] if str(error) else 'no data'}")
+        return Decoded(None, sha256, refusal=damaged(error))
 
 
 def _decode_bytes(data: bytes, sha256: str) -> Decoded:
     remarks = []
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            return Decoded(
-                None, sha256, refusal=f"{width}×{height} pixels, more than {MAX_PIXELS // 10**6} million are refused"
-            )
+    with open_picture(data) as picture:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format != "MPO":  # an MPO is one photograph with a preview or a stereo twin
             remarks.append(f"first of {frames} frames")

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from qcam.common.files import write_atomically
 from qcam.evaluate.cam import normalise, upsample
 from qcam.evaluate.choice import choose
+from qcam.evaluate.pictures import photo_of, saliency_of
 from qcam.evaluate.results import Picture, Results, Row, StoredMap
 
 if TYPE_CHECKING:
@@ -107,12 +106,6 @@ def figure_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
     return buffer.getvalue()
 
 
-def photo(picture: Picture) -> NDArray[np.uint8]:
-    """Return a stored photograph, height × width × 3."""
-    with Image.open(io.BytesIO(picture.photo)) as image:
-        return np.asarray(image.convert("RGB"))
-
-
 class _Grid:
     """A figure with one column for each kind of picture, filled row by row."""
 
@@ -146,15 +139,15 @@ class _Grid:
         explained: str,
     ) -> None:
         """Draw one image and its maps."""
-        seen = photo(picture)
+        seen = photo_of(picture)
         axis = self._axis(place, 0, f"{_short(picture.image)}\n{_short(explained)}")
         axis.imshow(seen, interpolation="none")
-        if picture.saliency is None:
+        grey = saliency_of(picture)
+        if grey is None:
             axis = self._axis(place, 1, "")
             axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes)
         else:
-            with Image.open(io.BytesIO(picture.saliency)) as grey:
-                self._axis(place, 1, "").imshow(np.asarray(grey.convert("L")), cmap="gray", vmin=0, vmax=255)
+            self._axis(place, 1, "").imshow(grey, cmap="gray", vmin=0, vmax=255)
         for column, precision in enumerate(self._precisions, 2):
             item, row = maps.get((picture.image, precision)), rows.get((picture.image, precision))
             axis = self._axis(place, column, "" if row is None or precision == "f32" else _figure_line(row))

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from qcam.calibration.decoding import PictureError, decode_picture
 from qcam.calibration.preprocessing import Preprocessing
-from qcam.evaluate.results import Picture
+from qcam.common.errors import QcamError
+from qcam.evaluate.results import STORED_PIXELS, Picture
 
 #: Longest side of a picture, and of a salient-object map, in pixels.
 _PHOTO, _SALIENCY = 224, 112
@@ -45,3 +47,24 @@ def take_picture(image: str, name: str, crop: NDArray[np.uint8], saliency: NDArr
         levels.save(held, format="PNG")
         grey = held.getvalue()
     return Picture(image, name, width, height, buffer.getvalue(), grey)
+
+
+def photo_of(picture: Picture) -> NDArray[np.uint8]:
+    """Return a stored photograph, height × width × 3.
+
+    Raises:
+        QcamError: If it is damaged.
+    """
+    return _pixels(picture, picture.photo, "RGB", "JPEG")
+
+
+def saliency_of(picture: Picture) -> NDArray[np.uint8] | None:
+    """Return a stored salient-object map, height × width, 0..255; None if there is none (errors as in `photo_of`)."""
+    return None if picture.saliency is None else _pixels(picture, picture.saliency, "L", "PNG")
+
+
+def _pixels(picture: Picture, data: bytes, mode: str, form: str) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(decode_picture(data, mode, formats=(form,), max_pixels=STORED_PIXELS))
+    except PictureError as error:
+        raise QcamError(f"the stored {form} of image {picture.image}: {error}; run qcam-eval again with --force") from error

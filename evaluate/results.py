@@ -19,12 +19,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from qcam.calibration.decoding import PictureError, open_picture
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
 
 #: Files of a result folder.
 RESULTS, MAPS, PICTURES, IMAGES = "results.parquet", "maps.parquet", "pictures.parquet", "images.parquet"
 SUMMARY, RUN, PLACEMENT, TABLE, REPORT = "summary.json", "run.json", "placement.json", "table.md", "report.html"
+#: Most pixels of a stored picture: it has 224 a side at most.
+STORED_PIXELS = 256 * 256
 #: Where the time went, if asked for.
 PROFILE = "profile.json"
 #: Version of run.json and of the files beside it.
@@ -253,8 +256,23 @@ class Results:
         return [StoredMap(**item) for item in self._some(MAPS, model=model, images=images).to_pylist()]
 
     def pictures(self, images: Iterable[str]) -> list[Picture]:
-        """Return the pictures of some images."""
-        return [Picture(**item) for item in self._some(PICTURES, images=images).to_pylist()]
+        """Return the pictures of some images.
+
+        Raises:
+            QcamError: If one of them is not what this program stores: a small JPEG, and a small PNG of the salient object.
+        """
+        found = [Picture(**item) for item in self._some(PICTURES, images=images).to_pylist()]
+        for picture in found:
+            for data, form in ((picture.photo, "JPEG"), (picture.saliency, "PNG")):
+                try:
+                    if data is not None:
+                        open_picture(data, formats=(form,), max_pixels=STORED_PIXELS).close()
+                except PictureError as error:
+                    raise QcamError(
+                        f"{self.folder / PICTURES} holds for image {picture.image} what is no small {form}: {error}; "
+                        "run qcam-eval again with --force"
+                    ) from error
+        return found
 
     def _some(self, name: str, *, model: str | None = None, images: Iterable[str] | None = None) -> pa.Table:
         chosen = None
