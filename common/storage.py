@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -105,11 +105,10 @@ def shown(location: str | Location) -> str:
 def reason(error: BaseException) -> str:
     """Say in one line why something could not be read, whatever a file system raised."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.splitlines()[0]
+        return first_line(OSError(error.strerror))
     if isinstance(error, FileNotFoundError):  # many file systems give nothing but the path
         return "no such file"
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return first_line(error)
 
 
 def cache_folder(kind: str) -> Path:

@@ -26,6 +26,7 @@ Examples:
   qcam-export timm:resnet26d --weights random:0 --precision f32 --precision int8
   qcam-export mobilenet_v2 --cam-layer features.17
 Then: qcam-eval
+Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam, 130 interrupted.
 """
 
 

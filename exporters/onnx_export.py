@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import onnx
 import torch
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 
 #: Opsets that the exporter and ONNX Runtime's quantizer both handle; 21 is the first with 16-bit QuantizeLinear.
 OPSETS = range(18, 25)
@@ -55,8 +55,7 @@ def export_float(
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever went wrong in the model
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise QcamError(f"the ONNX exporter cannot export this model: {reason}") from error
+        raise QcamError(f"the ONNX exporter cannot export this model: {first_line(error)}") from error
     if program is None:
         raise QcamError("the ONNX exporter returned nothing for this model")
     model = program.model_proto

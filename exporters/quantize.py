@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from qcam.calibration.ranges import quantizable_operators, quiet_quantizer
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 from qcam.runtime.graph import SHAPE_OPERATORS, Graph
 
 #: Activation and weight sign of the 8-bit schemes.
@@ -108,8 +108,9 @@ def quantize(
                 quantizer.quantize_activation_tensor(cam_tensor)
             quantizer.quantize_model()
     except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise QcamError(f"onnxruntime.quantization cannot quantize this graph to {options.precision}: {reason}") from error
+        raise QcamError(
+            f"onnxruntime.quantization cannot quantize this graph to {options.precision}: {first_line(error)}"
+        ) from error
     quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
     _release_logits(quantized)

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from qcam.common.errors import first_line
 from qcam.runtime.kernels import KERNELS, UNKNOWN, KernelFamily
 
 #: Answers, in the words of the record.
@@ -163,7 +164,7 @@ def _ask(question: Question, config: tuple[tuple[str, str], ...]) -> str:
         session = onnxruntime.InferenceSession(question.model, options, providers=["CPUExecutionProvider"])
         (codes,) = session.run(None, question.feeds)
     except Exception as error:  # ONNX Runtime's exceptions share no base class; a build may lack a kernel
-        return f"failed ({str(error).splitlines()[0][:120]})"
+        return f"failed ({first_line(error)[:120]})"
     return name_answer(question, codes)
 
 

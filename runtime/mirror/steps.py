@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 
 #: Sees the codes of a tensor as they are computed (name, codes as float32) and may return others to go on with.
 Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
@@ -103,7 +103,7 @@ class Program:
             try:
                 result = step.compute(*arguments, **step.attributes)
             except RuntimeError as error:
-                raise QcamError(f"the mirror cannot compute {step.label}: {str(error).splitlines()[0]}") from error
+                raise QcamError(f"the mirror cannot compute {step.label}: {first_line(error)}") from error
             results = result if isinstance(result, tuple) else (result,)
             if any(step.outputs[len(results) :]):
                 raise QcamError(f"the mirror computes only the first {len(results)} outputs of {step.label}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -14,6 +17,7 @@ from click.testing import CliRunner
 
 from qcam.common import console
 from qcam.common.errors import GateError, QcamError
+from qcam.common.files import write_atomically
 
 # A command that fails in the way its argument names, run as its users run it: as a process of its own.
 SCRIPT = """
@@ -137,14 +141,6 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: tuple[str, ...]) -> 
     assert arguments[-1] in err.splitlines()[-1] or arguments[0] in err.splitlines()[-1]
 
 
-def test_a_bug_is_not_disguised_as_bad_input() -> None:
-    @click.command(cls=console.Command)
-    def command() -> None:
-        raise ZeroDivisionError("a bug")
-
-    assert isinstance(CliRunner().invoke(command, []).exception, ZeroDivisionError)
-
-
 def test_the_handler_of_sigterm_is_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     run(QcamError("x"))
@@ -175,3 +171,221 @@ def test_progress_without_a_terminal_is_a_line_each_quarter(
         for count in steps:
             advance(count)
     assert capsys.readouterr().err.splitlines() == [f"images: {text}" for text in shown]
+
+
+@pytest.fixture
+def crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that crash files go to in this test."""
+    monkeypatch.setenv("QCAM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "crashes"
+
+
+def crash(body: Callable[[], object], *arguments: str) -> tuple[int, str, str]:
+    """Run a command whose body calls `body`, in this process, with arguments that it ignores."""
+
+    @click.command(cls=console.Command, context_settings={"ignore_unknown_options": True})
+    @click.argument("given", nargs=-1, type=click.UNPROCESSED)
+    def command(given: tuple[str, ...]) -> object:
+        return body()
+
+    result = CliRunner().invoke(command, list(arguments), prog_name="qcam-test")
+    assert isinstance(result.exception, (SystemExit, type(None)))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def body() -> object:
+        raise error
+
+    return body
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero at "),
+        (ZeroDivisionError(), "ZeroDivisionError at "),
+        (KeyError("name"), "KeyError: 'name' at "),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device at "),
+        (Speechless(), "Speechless at "),
+        (ValueError("[bold]x:cat:[/bold]\x1b[31m\x07\nsecond"), "ValueError: [bold]x:cat:[/bold] at "),
+        (ValueError("\u202egnp.exe"), "ValueError: \\u202egnp.exe at "),
+        (ValueError("long " * 1000), "ValueError: long long "),
+        (ExceptionGroup("two", [ValueError("a"), ValueError("b")]), "ExceptionGroup: two (2 sub-exceptions) at "),
+    ],
+)
+def test_a_bug_is_one_line_a_file_and_70(crashes: Path, error: Exception, said: str) -> None:
+    code, out, err = crash(raising(error), "--count", "3")
+    (file,) = crashes.iterdir()
+    assert (code, out) == (70, "")
+    assert err.startswith(f"bug: {said}")
+    assert err.endswith(f"; this is a bug of qcam, please report it: an issue of this project; its traceback is in {file}\n")
+    assert err.count("\n") == 1
+    assert len(err) < 1000
+
+
+def test_the_file_says_what_ran_where_and_how_it_failed(crashes: Path) -> None:
+    def body() -> None:
+        secret = "local secret"
+        raise ZeroDivisionError(f"a bug behind {len(secret)} letters")
+
+    crash(body, "a folder/with space", "--count", "3")
+    (file,) = crashes.iterdir()
+    text = file.read_text(encoding="utf-8")
+    assert file.name.endswith(f"Z-{os.getpid()}.txt")
+    assert "\ncommand: qcam-test 'a folder/with space' --count 3\n" in text
+    for line in ("  python 3.", "  qcam 0.", "  numpy ", "platform: ", "Traceback (most recent call last):", "in body"):
+        assert line in text
+    assert text.endswith("ZeroDivisionError: a bug behind 12 letters\n")
+    assert "local secret" not in text.replace('secret = "local secret"', "")
+
+
+def test_the_line_names_where_in_qcam_it_was_raised(crashes: Path, tmp_path: Path) -> None:
+    _, _, err = crash(lambda: write_atomically(tmp_path / "x", 3))  # type: ignore[arg-type]
+    assert err.startswith("bug: TypeError: a bytes-like object is required, not 'int' at qcam.common.files:")
+
+
+def test_no_environment_variable_is_in_the_file(crashes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    monkeypatch.setenv("HARMLESS", "harmless value")
+
+    def body() -> None:
+        read = os.environ["AWS_SECRET_ACCESS_KEY"]
+        raise RuntimeError(f"refused a key of {len(read)} letters")
+
+    crash(body)
+    (file,) = crashes.iterdir()
+    assert not [word for word in ("wJalrXUtnFEMI", "harmless value") if word in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"),
+    [
+        ("s3://me:hunter2@bucket/folder", "s3://bucket/folder"),
+        ("--output=s3://me:hunter2@bucket/folder", "--output=s3://bucket/folder"),
+        ("model=https://hunter2@host/x.onnx", "model=https://host/x.onnx"),
+        ("onnx:https://me:hunter2@host/x.onnx", "onnx:https://host/x.onnx"),
+        ("https://host/x.onnx?signature=hunter2", "https://host/x.onnx"),
+        ("HTTPS://me:hunter2@host/x", "https://host/x"),
+        ("s3://one/x,s3://me:hunter2@two/y", "s3://one/x,s3://two/y"),
+        ("s3://me:hunter2@one/x,s3://me:hunter2@two/y", "s3://one/x,s3://two/y"),
+        ("s3://me:p@hunter2@bucket/x", "s3://bucket/x"),
+        ("s3://me:a b hunter2@bucket/x", "s3://bucket/x"),
+    ],
+)
+def test_credentials_are_neither_in_the_file_nor_in_the_line(crashes: Path, argument: str, kept: str) -> None:
+    _, _, err = crash(raising(RuntimeError(f"cannot go to {argument!r} and {argument}")), argument)
+    (file,) = crashes.iterdir()
+    text = file.read_text(encoding="utf-8")
+    (command,) = (line for line in text.splitlines() if line.startswith("command: "))
+    assert command == f"command: qcam-test {kept}"
+    assert "hunter2" not in text + err
+
+
+def test_a_command_given_by_the_system_is_in_the_file(crashes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/qcam-test", "--flag"])
+
+    @click.command(cls=console.Command)
+    @click.option("--flag", is_flag=True)
+    def command(flag: bool) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    (file,) = crashes.iterdir()
+    assert ended.value.code == 70
+    assert "\ncommand: qcam-test --flag\n" in file.read_text(encoding="utf-8")
+
+
+def test_where_no_file_can_be_written_the_line_says_why(crashes: Path) -> None:
+    crashes.parent.write_text("a file where the folder should be")
+    code, out, err = crash(raising(ZeroDivisionError("x")))
+    assert (code, out, err.count("\n")) == (70, "", 1)
+    assert "; its traceback could not be kept: cannot write " in err
+    assert "Traceback" not in err
+
+
+def test_without_a_home_the_line_says_why(crashes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(kind: str) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(console, "cache_folder", homeless)
+    code, _, err = crash(raising(ZeroDivisionError("x")))
+    assert code == 70
+    assert err.endswith("its traceback could not be kept: Could not determine home directory.\n")
+
+
+def test_an_interruption_while_the_file_is_written_leaves_none(crashes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Path, data: bytes | str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console, "write_atomically", interrupted)
+    code, _, err = crash(raising(ZeroDivisionError("x")))
+    assert (code, crashes.exists()) == (70, False)
+    assert err.endswith("its traceback could not be kept: KeyboardInterrupt\n")
+
+
+def test_a_folder_with_control_characters_stays_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCAM_CACHE", str(tmp_path / "a\nb\x1b[31m[bold]c"))
+    code, _, err = crash(raising(ZeroDivisionError("x")))
+    assert (code, err.count("\n")) == (70, 1)
+    assert f"{tmp_path}/a\\nb\\x1b[31m[bold]c/crashes/" in err
+
+
+def test_the_twenty_newest_files_are_kept_and_others_left_alone(crashes: Path) -> None:
+    crashes.mkdir(parents=True)
+    old = [crashes / f"2020010{day}T000000.{number:06d}Z-7.txt" for day in (1, 2) for number in range(15)]
+    for path in (*old, crashes / "notes.txt", crashes / "0000 mine.txt"):
+        path.write_text("x")
+    crash(raising(ZeroDivisionError("x")))
+    left = {path.name for path in crashes.iterdir()}
+    assert {"notes.txt", "0000 mine.txt"} < left
+    assert {path.name for path in old} & left == {path.name for path in old[-19:]}
+    assert len(left) == 22
+
+
+def test_a_file_of_a_clock_that_went_back_is_kept(crashes: Path) -> None:
+    crashes.mkdir(parents=True)
+    for number in range(25):
+        (crashes / f"29990101T000000.{number:06d}Z-7.txt").write_text("x")
+    _, _, err = crash(raising(ZeroDivisionError("x")))
+    assert Path(err.rsplit(" ", 1)[1].strip()).is_file()
+    assert len(list(crashes.iterdir())) == 20
+
+
+def test_a_bug_of_a_real_command_shows_no_traceback(crashes: Path, tmp_path: Path) -> None:
+    code = textwrap.dedent("""
+        from pathlib import Path
+        from qcam.exporters import cli
+
+        def broken(*arguments, **options):
+            return {}["no such key"]
+
+        import qcam.models.sources
+        qcam.models.sources.load_model = broken
+        cli.main(["squeezenet1_1", "--weights", "random:0", "--output", OUTPUT])
+    """).replace("OUTPUT", repr(str(tmp_path / "output")))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    (file,) = crashes.iterdir()
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 70
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("bug: ")] == [last]
+    assert last.startswith("bug: KeyError: 'no such key' at qcam.exporters.cli:")
+    assert last.endswith(str(file))
+    assert "KeyError: 'no such key'" in file.read_text(encoding="utf-8")
+    assert not (tmp_path / "output").exists() or not list((tmp_path / "output").iterdir())
+
+
+@pytest.mark.parametrize(
+    "module", ["qcam.exporters.cli", "qcam.evaluate.cli", "qcam.evaluate.check_cli", "qcam.evaluate.report_cli"]
+)
+def test_the_help_of_every_command_tells_the_code_of_a_bug(module: str) -> None:
+    command = importlib.import_module(module).main
+    text = CliRunner().invoke(command, ["--help"]).stdout
+    assert "70 a bug in qcam" in " ".join(text[text.index("Exit code:") :].split())
