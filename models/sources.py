@@ -18,8 +18,9 @@ import torch
 
 from qcam.calibration.photographs import package_folder
 from qcam.calibration.preprocessing import Preprocessing
-from qcam.common.errors import QcamError
-from qcam.models.weights import hash_parameters, load_strictly, read_state_dict, zip_in_order
+from qcam.common import console
+from qcam.common.errors import QcamError, first_line
+from qcam.models.weights import StateDict, hash_parameters, load_strictly, matrices, read_state_dict, zip_in_order
 
 #: The study's torchvision models by name → default CAM layer (torch module path; empty: the last feature map of the graph,
 #: as for all others of torchvision).
@@ -108,7 +109,7 @@ def _torchvision(name: str, weights: str | None) -> LoadedModel:
     with _seeded(seed):
         module = models.get_model(name, weights=None)
     if local is not None:
-        load_strictly(module, read_state_dict(local), str(local))
+        _fill(module, read_state_dict(local), str(local))
     elif seed is None:
         try:
             state = torch.hub.load_state_dict_from_url(
@@ -116,7 +117,7 @@ def _torchvision(name: str, weights: str | None) -> LoadedModel:
             )
         except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise _download_failed(name, Path(metadata.url).name, error) from error
-        load_strictly(module, state, metadata.url)
+        _fill(module, state, metadata.url)
     reference = metadata.transforms()
     preprocessing = Preprocessing(
         resize=int(reference.resize_size[0]),
@@ -146,7 +147,7 @@ def _lite0(weights: str | None) -> LoadedModel:
         state = read_state_dict(local)
         if set(state) != set(module.state_dict()):
             state = zip_in_order(module, state, str(local))
-        load_strictly(module, state, str(local))
+        _fill(module, state, str(local))
     # The published model's own settings, which timm's generic ones differ from.
     preprocessing = Preprocessing(
         resize=256, crop=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"
@@ -168,12 +169,12 @@ def _timm(name: str, weights: str | None) -> LoadedModel:
         with _seeded(seed):
             module = timm.create_model(architecture, pretrained=local is None and seed is None)
     except RuntimeError as error:
-        raise QcamError(f"timm cannot make {architecture!r}: {str(error).splitlines()[0]}") from error
+        raise QcamError(f"timm cannot make {architecture!r}: {first_line(error)}") from error
     except Exception as error:  # huggingface_hub raises its own kinds for each way to be offline
         hub = timm.get_pretrained_cfg(architecture.split(".")[0])
         raise _download_failed(name, f"model.safetensors of {getattr(hub, 'hf_hub_id', architecture)}", error) from error
     if local is not None:
-        load_strictly(module, read_state_dict(local), str(local))
+        _fill(module, read_state_dict(local), str(local))
     config = timm.data.resolve_model_data_config(module)
     channels, height, width = config["input_size"]
     if channels != 3:
@@ -189,24 +190,42 @@ def _timm(name: str, weights: str | None) -> LoadedModel:
     return _loaded(name, name, module, preprocessing, weights or "default", "")
 
 
+def _fill(module: torch.nn.Module, state: StateDict, origin: str) -> None:
+    """Put weights into a model, and remark those that are zero throughout: a pruned layer, or one that was never trained."""
+    zeros = load_strictly(module, state, origin)
+    if zeros:
+        count, first = len(zeros), zeros[0]
+        which = f"is zero throughout ({first})" if count == 1 else f"are zero throughout (first: {first})"
+        console.note(f"{count} of {len(matrices(module))} weight tensors in {origin} {which}")
+
+
 def _loaded(
     name: str, source: str, module: torch.nn.Module, preprocessing: Preprocessing, weights: str, cam_layer: str
 ) -> LoadedModel:
     module.eval().requires_grad_(False)
+    blank = torch.zeros(1, 3, *preprocessing.crop)
+    noise = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = module(torch.zeros(1, 3, *preprocessing.crop))
+        logits = module(torch.cat((blank, noise)))
     shape = tuple(getattr(logits, "shape", ()))
-    if len(shape) != 2:
-        raise QcamError(f"{name} returns shape {shape}; qcam needs a classifier that returns batch × classes")
+    if len(shape) != 2 or shape[0] != 2:
+        raise QcamError(f"{name} returns shape {shape} for two pictures; qcam needs a classifier that returns batch × classes")
     if not torch.isfinite(logits).all():
         raise QcamError(
             f"{name} returns NaN or infinity with these weights ({weights}); they are damaged or do not belong to it"
+        )
+    trained = _seed(weights) is None
+    # Some architectures begin with a head of zeros, or with weights so small that float32 loses the picture (googlenet).
+    if trained and torch.equal(logits[0], logits[1]):
+        raise QcamError(
+            f"{name}: these weights ({weights}) make the network answer the same whatever the picture, so there is nothing to "
+            "explain; give the weights of a trained network"
         )
     local = _local(weights)
     record = {
         "name": local.name if local else weights,
         "sha256": hash_parameters(module),
-        "trained": _seed(weights) is None,
+        "trained": trained,
     }
     return LoadedModel(name, source, module, preprocessing, _class_names(int(shape[1])), record, cam_layer)
 
@@ -251,8 +270,8 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 
 def _download_failed(name: str, file: str, error: Exception) -> QcamError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return QcamError(
-        f"the weights of {name} could not be downloaded or read ({reason}); fetch {file} on a machine with network access and "
+        f"the weights of {name} could not be downloaded or read ({first_line(error)}); "
+        f"fetch {file} on a machine with network access and "
         "give --weights FILE, or use --weights random:0 to try the machinery (figures then mean nothing)"
     )

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 
 StateDict = dict[str, torch.Tensor]
 
 #: Keys under which training scripts keep the state dict in a checkpoint.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+#: What a floating-point parameter may be given as; whatever is narrower was quantized.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
+_ADVICE = "give the float weights; a quantized checkpoint cannot be exported"
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -29,7 +37,7 @@ def read_state_dict(path: Path) -> StateDict:
         Parameter name → tensor on the CPU.
 
     Raises:
-        QcamError: If it cannot be read, or holds something else than tensors.
+        QcamError: If it cannot be read, or holds something else than plain tensors of numbers; the first such is named.
     """
     if not path.is_file():
         raise QcamError(f"no weights file at {path}")
@@ -39,36 +47,39 @@ def read_state_dict(path: Path) -> StateDict:
 
             value: Any = load_file(path, device="cpu")
         else:
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's remarks on tensors that are refused below
+                value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds; each means: this is no state dict
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise QcamError(f"cannot read weights from {path}: {reason}; give a state dict (.pth or .safetensors)") from error
+        raise QcamError(
+            f"cannot read weights from {path}: {first_line(error)}; give a state dict (.pth or .safetensors)"
+        ) from error
     for key in _WRAPPERS:
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
             value = value[key]
             break
-    if (
-        not isinstance(value, Mapping)
-        or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
-        or not value
-    ):
-        raise QcamError(f"{path} holds no state dict (names and tensors); save one with torch.save(model.state_dict(), …)")
+    _check_entries(value, str(path))
     if all(name.startswith("module.") for name in value):
         value = {name.removeprefix("module."): tensor for name, tensor in value.items()}
     return dict(value)
 
 
-def load_strictly(model: torch.nn.Module, state: StateDict, origin: str) -> None:
-    """Put a state dict into a model, every name and shape fitting.
+def load_strictly(model: torch.nn.Module, state: StateDict, origin: str) -> list[str]:
+    """Put a state dict into a model, every name, shape and type fitting, and every value one that can be meant.
 
     Args:
-        model: The model.
+        model: The model; left as it is if anything is refused.
         state: Parameter name → tensor.
         origin: Where the weights come from, for the error.
 
+    Returns:
+        The names of weights of two or more dimensions that are zero throughout. A network may have some.
+
     Raises:
-        QcamError: If names are missing or left over, or shapes differ; the first of each kind is named.
+        QcamError: If names are missing or left over, or shapes or types differ, or values are not finite, or a variance is
+            negative, or all weights are zero; the first of each kind is named.
     """
+    _check_entries(state, origin)
     own = model.state_dict()
     # Older checkpoints do not count batches; BatchNorm does not need the counter for inference.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
@@ -83,15 +94,31 @@ def load_strictly(model: torch.nn.Module, state: StateDict, origin: str) -> None
                 f"weights from {origin} do not fit the model: {name} has shape {tuple(tensor.shape)}, "
                 f"the model wants {tuple(own[name].shape)}"
             )
+        _check_type(name, tensor, own[name].dtype, origin)
+    zero = {name: _check_values(name, tensor, own[name].dtype, origin) for name, tensor in state.items()}
+    weights = matrices(model)
+    zeros = [name for name in weights if zero.get(name)]
+    if weights and len(zeros) == len(weights):
+        raise QcamError(
+            f"weights from {origin}: all {len(zeros)} weights of two or more dimensions are zero (first: {zeros[0]}); "
+            "give the weights of a trained network"
+        )
     model.load_state_dict(state, strict=False)
+    return zeros
+
+
+def matrices(model: torch.nn.Module) -> list[str]:
+    """Return the names of a model's floating-point parameters and buffers of two or more dimensions."""
+    return [name for name, tensor in model.state_dict().items() if tensor.dim() >= 2 and tensor.is_floating_point()]
 
 
 def zip_in_order(model: torch.nn.Module, state: StateDict, origin: str) -> StateDict:
     """Rename a state dict to a model's names, by order, for an architecture that exists under other names.
 
     Raises:
-        QcamError: If the number of tensors or the shape of one pair differs.
+        QcamError: If the number of tensors, or the shape or the type of one pair differs.
     """
+    _check_entries(state, origin)
     own = model.state_dict()
     if len(own) != len(state):
         raise QcamError(f"weights from {origin} do not fit the model: {len(state)} tensors, the model has {len(own)}")
@@ -99,6 +126,7 @@ def zip_in_order(model: torch.nn.Module, state: StateDict, origin: str) -> State
     for (name, mine), (other, tensor) in zip(own.items(), state.items(), strict=True):
         if mine.shape != tensor.shape:
             raise QcamError(f"weights from {origin} do not fit the model: {other} {tuple(tensor.shape)} for {name}")
+        _check_type(other, tensor, mine.dtype, origin, f" for {name}")
         renamed[name] = tensor
     return renamed
 
@@ -110,3 +138,90 @@ def hash_parameters(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _check_entries(state: Any, origin: str) -> None:
+    """Refuse what is no state dict, and tensors that are no plain arrays of numbers."""
+    mend = "save one with torch.save(model.state_dict(), …)"
+    if not isinstance(state, Mapping) or not state:
+        raise QcamError(f"{origin} holds no state dict (names and tensors); {mend}")
+    for name, tensor in state.items():
+        if not isinstance(name, str):
+            raise QcamError(
+                f"{origin} holds no state dict (names and tensors): a name is {name!r}, of type {type(name).__name__}; {mend}"
+            )
+        if not isinstance(tensor, torch.Tensor):
+            raise QcamError(
+                f"{origin} holds no state dict (names and tensors): {name} is of type {type(tensor).__name__}; {mend}"
+            )
+        refusal = _odd_kind(tensor)
+        if refusal:
+            raise QcamError(f"weights from {origin} cannot be used: {name} is {refusal}")
+
+
+def _odd_kind(tensor: torch.Tensor) -> str:
+    """Say what a tensor is that no model takes its weights from, and what to do; nothing if it is a plain array."""
+    if tensor.is_quantized:
+        return f"quantized ({_name(tensor.dtype)}); {_ADVICE}"
+    if tensor.is_nested:
+        return "a nested tensor; give one plain tensor for each parameter"
+    if tensor.layout != torch.strided:
+        return f"sparse ({str(tensor.layout).removeprefix('torch.')}); give the float weights as dense tensors, with to_dense()"
+    if tensor.is_meta:
+        return "a meta tensor, a shape without values; save the weights of a model that has them"
+    if tensor.dtype not in (*_FLOATS, *_INTEGERS, torch.bool):
+        return f"{_name(tensor.dtype)}; {_ADVICE}"
+    return ""
+
+
+def _check_type(name: str, tensor: torch.Tensor, wanted: torch.dtype, origin: str, place: str = "") -> None:
+    """Refuse a tensor of another kind of number than the model's: floats for floats, integers for integers."""
+    if wanted.is_floating_point:
+        taken: tuple[torch.dtype, ...] = _FLOATS
+    else:
+        taken = _INTEGERS if wanted in _INTEGERS else (wanted,)
+    if tensor.dtype not in taken:
+        mend = _ADVICE if wanted.is_floating_point else "give the state dict of the model itself"
+        raise QcamError(
+            f"weights from {origin} do not fit the model: {name} is {_name(tensor.dtype)}, "
+            f"the model wants {_name(wanted)}{place}; {mend}"
+        )
+
+
+def _check_values(name: str, tensor: torch.Tensor, wanted: torch.dtype, origin: str) -> bool:
+    """Refuse values that are not finite, or would not be in the model's type, and variances below zero.
+
+    Returns:
+        Whether all values are zero in the model's type.
+    """
+    if tensor.numel() == 0 or wanted == torch.bool:
+        return False
+    low, high = _bounds(tensor.detach())
+    where = f"weights from {origin} cannot be used: {name} holds"
+    if not wanted.is_floating_point:
+        limits = torch.iinfo(wanted)
+        for value in (low, high):
+            if not limits.min <= value <= limits.max:
+                raise QcamError(f"{where} {value}, which does not fit into the model's {_name(wanted)}; give other weights")
+        return low == high == 0
+    for value in (low, high):
+        if not math.isfinite(value):
+            raise QcamError(f"{where} {value}; the weights are damaged: save them again, or take an earlier checkpoint")
+        if not math.isfinite(torch.tensor(value, dtype=torch.float64).to(wanted)):
+            raise QcamError(f"{where} {value:g}, more than {_name(wanted)} can; give weights that were trained in it")
+    if name.rpartition(".")[2] == "running_var" and low < 0:
+        raise QcamError(f"{where} {low:g}, and a variance is not negative; the weights are damaged or quantized")
+    return not torch.tensor([low, high], dtype=torch.float64).to(wanted).any()
+
+
+def _bounds(tensor: torch.Tensor) -> tuple[float, float]:
+    """Return a tensor's smallest and largest value, NaN if it holds one; integers exactly."""
+    if tensor.dtype in _FLOATS:
+        low, high = torch.aminmax(tensor)
+        return low.item(), high.item()
+    values = tensor.numpy()  # torch has no minimum of wide unsigned integers
+    return int(values.min()), int(values.max())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
