@@ -13,7 +13,8 @@ import click
 
 from qcam.common import console, machine
 from qcam.common.errors import GateError, QcamError
-from qcam.evaluate.inputs import find_photographs, key_value, load_bundles, torch_device
+from qcam.common.places import refuse_overlap
+from qcam.evaluate.inputs import find_photographs, key_value, load_bundles, read_places, torch_device
 from qcam.runtime.kernels import KERNELS, KernelFamily
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def main(
     require_provider(settings.provider)
     _require_place(output)
     loaded = load_bundles(bundles)
+    refuse_overlap(output, read_places(bundles, loaded, images))
     wanted = tuple(dict.fromkeys(precisions))
     if deployed is not None:
         if len(loaded) != 1 or len(wanted) > 1:
@@ -258,7 +260,8 @@ class _Session:
 
     def report(self, folder: Path) -> None:
         """Print and write what was found; raise if a gate does not hold."""
-        from qcam.common.files import exclusive, write_atomically
+        from qcam.common.files import exclusive
+        from qcam.common.places import write_inside
         from qcam.evaluate import check_report
 
         count = len(self.judged[0].result.images)
@@ -285,7 +288,7 @@ class _Session:
                 if stale.name not in files:
                     stale.unlink(missing_ok=True)
             for name, content in files.items():
-                write_atomically(folder / name, content)
+                write_inside(folder, name, content)
         pictures = [PICTURES] if any(name.endswith(".png") for name in files) else []
         written = ", ".join([name for name in reversed(files) if not name.endswith(".png")] + pictures)
         console.out.print(f"results: {folder}/ ({written})", markup=False)
@@ -308,15 +311,14 @@ class _Session:
     def _files(self) -> dict[str, bytes | str]:
         """Return all files of the report, ready to be written, check.json last."""
         from qcam.common.files import readable_json, sha256_file
+        from qcam.common.places import file_names
         from qcam.evaluate import check_report
 
         files: dict[str, bytes | str] = {}
-        for item in self.judged:
-            result = item.result
-            if self.every_tensor and result.coded:
-                model = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in result.model)
-                picture = PICTURES.replace("*", f"{model}-{result.precision}-{result.arithmetic}")
-                files[picture] = check_report.depth_picture(result)
+        drawn = [item.result for item in self.judged if self.every_tensor and item.result.coded]
+        names = file_names([f"{result.model}-{result.precision}-{result.arithmetic}" for result in drawn])
+        for result, name in zip(drawn, names, strict=True):
+            files[PICTURES.replace("*", name)] = check_report.depth_picture(result)
         further = {
             "bundles": self.bundles,
             "provider": self.settings.provider,

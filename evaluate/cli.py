@@ -11,7 +11,8 @@ import click
 
 from qcam.common import console, machine
 from qcam.common.errors import QcamError
-from qcam.evaluate.inputs import find_photographs, key_value, load_bundles, torch_device
+from qcam.common.places import refuse_overlap
+from qcam.evaluate.inputs import find_photographs, key_value, load_bundles, read_places, torch_device
 
 if TYPE_CHECKING:
     from qcam.calibration.images import ImageFile
@@ -247,6 +248,8 @@ def main(
 
         require_provider(name)
     loaded = load_bundles(bundles)
+    place = output or f"out/{_name_of(images)}{'-paper' * paper}"
+    refuse_overlap(place, read_places(bundles, loaded, images, saliency))
     photographs = find_photographs(images)
     photographs = _labelled(photographs, loaded, labels, demo=images is None)
     photographs = photographs[:limit]  # after the labels: class folders count as a whole
@@ -293,7 +296,7 @@ def main(
         protocol=protocol,
         fixes=fixes,
     )
-    folder, remote = open_results(output or f"out/{_name_of(images)}{'-paper' * paper}")
+    folder, remote = open_results(place)
     make, crew, mirror_device = None, None, ""
     if paper:
         mirror_device = torch_device(device, threads)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcam.common.files import write_atomically
+from qcam.common.places import file_names, write_inside
 from qcam.evaluate.cam import normalise, upsample
 from qcam.evaluate.choice import choose
 from qcam.evaluate.pictures import photo_of, saliency_of
@@ -43,14 +43,13 @@ def write_grids(results: Results, count: int, colormap: str = COLORMAP) -> list[
         The files; none of a model without a single image that was evaluated.
     """
     paths = []
-    for model in results.models:
+    names = file_names([f"grid-{results.run['models'][model]['bundle']}" for model in results.models])
+    for model, name in zip(results.models, names, strict=True):
         images = [chosen.image for chosen in choose(results.columns(model), count)]
         figure = draw_grid(results, model, images, colormap)
         if figure is None:
             continue
-        path = results.folder / f"grid-{results.run['models'][model]['bundle']}.png"
-        write_atomically(path, figure_bytes(figure, "png", dpi=130))
-        paths.append(path)
+        paths.append(write_inside(results.folder, f"{name}.png", figure_bytes(figure, "png", dpi=130)))
     return paths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,26 @@ def find_photographs(location: str | Path | None) -> list[ImageFile]:
     photographs = evaluation_photographs()
     console.note(f"no --images: taking the {len(photographs)} demo photographs that foolbox ships")
     return photographs
+
+
+def read_places(
+    given: Sequence[str | Path], bundles: Sequence[Bundle], images: str | Path | None, saliency: str = "none"
+) -> list[tuple[str, str | Path]]:
+    """Return the places that a run reads, in words and as paths or URLs: results must not go there.
+
+    Args:
+        given: Bundles as given on the command line; none if all of bundles/ are taken.
+        bundles: The same, read.
+        images: The image set, as given; None for the demo's.
+        saliency: As given; a folder of masks is a place of its own.
+    """
+    kind, _, masks = saliency.partition(":")
+    places: list[tuple[str, str | Path]] = [("the bundle", place) for place in given or [bundle.folder for bundle in bundles]]
+    if images is not None:
+        places.append(("the image set", images))
+    if kind == "masks" and masks:
+        places.append(("the mask folder", masks))
+    return places
 
 
 def torch_device(wanted: str, threads: int) -> str:

@@ -3,8 +3,8 @@
 A part has one row per image, holding all of it: the result rows of every model, the CAMs and the pictures, as nested
 columns. Its name carries its shard's place, the key of the shard (the hash of the images' contents and of everything else that
 can change a figure: bundles, provider, options, versions) and the SHA-256 of its own bytes. Inside stand the key in full, the
-names of its images and the number of its rows, maps and pictures. A part is read only as a whole, and only if all of this is so:
-one that was damaged, emptied, exchanged or brought from elsewhere is no part.
+names of its images and the number of its rows, maps and pictures. A part is read only as a whole, and only if all of this is
+so: one that was damaged, emptied, exchanged or brought from elsewhere is no part.
 """
 
 from __future__ import annotations

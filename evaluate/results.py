@@ -185,13 +185,7 @@ class Results:
         path = folder / RUN
         if not path.is_file():
             raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with qcam-eval")
-        run = read_run(path)
-        if run.get("schema_version") != SCHEMA_VERSION:
-            raise QcamError(
-                f"{path} has schema version {run.get('schema_version')}, this qcam reads {SCHEMA_VERSION}; "
-                "run qcam-eval again with --force"
-            )
-        self.run: dict[str, Any] = run
+        self.run: dict[str, Any] = read_run(path)
         self._held: set[str] = set()
 
     @property
@@ -320,16 +314,21 @@ def _values(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return the content of a run.json, of any schema version.
+    """Return the content of a run.json.
 
     Raises:
-        QcamError: If it cannot be read, is no record of a run, or is not as it was written.
+        QcamError: If it cannot be read, is no record of a run, of another schema version, or not as it was written.
     """
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise QcamError(f"cannot read {path}: {first_line(error)}; run qcam-eval again with --force") from error
-    if not isinstance(run, dict) or not isinstance(run.get("plan"), dict):
+    version = run.get("schema_version") if isinstance(run, dict) else None
+    if version != SCHEMA_VERSION:
+        raise QcamError(
+            f"{path} has schema version {version}, this qcam reads {SCHEMA_VERSION}; run qcam-eval again with --force"
+        )
+    if not isinstance(run.get("plan"), dict):
         raise QcamError(f"{path} is not the record of a run; run qcam-eval again with --force")
     if {"files", "digest"} & run.keys() and not _is_sealed(run):
         raise QcamError(

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from qcam.common import console
 from qcam.common.errors import QcamError
+from qcam.common.places import refuse_overlap
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -137,7 +138,13 @@ def main(
     from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle, override_preprocessing
 
     names = models or ("efficientnet_lite0",)
-    targets = {name: output / bundle_folder_name(name) for name in names}
+    targets = {name: output / bundle_folder_name(name) for name in dict.fromkeys(names)}
+    for name, target in targets.items():
+        same = [other for other, place in targets.items() if place == target and other != name]
+        if same:
+            raise QcamError(f"{name} and {same[0]} would both become {target}; export them apart, with --output")
+        if calibration is not None:
+            refuse_overlap(target, [("the calibration folder", calibration)], f"the bundle of {name},")
     if keep and all((target / "bundle.json").is_file() for target in targets.values()):
         for target in targets.values():
             console.out.print(f"{target} exists; kept", markup=False)

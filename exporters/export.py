@@ -14,6 +14,7 @@ from qcam.calibration.ranges import CalibrationSet, collect_ranges, load_calibra
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.files import new_folder, sha256_bytes, write_atomically
+from qcam.common.places import file_name
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
 from qcam.exporters.quantize import QuantizationOptions, quantize
@@ -53,7 +54,7 @@ class ExportOptions:
 
 def bundle_folder_name(model_id: str) -> str:
     """Return a model id as a folder name: `timm:resnet26d` → `timm-resnet26d`."""
-    return "".join(character if character.isalnum() or character in "._-" else "-" for character in model_id)
+    return file_name(model_id)
 
 
 def export_bundle(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qcam.common.errors import QcamError
+from qcam.common.places import file_names
 from qcam.evaluate.report.charts import Chart, depth
 from qcam.evaluate.report.numbers import figure, share
 from qcam.evaluate.report.runs import Run
@@ -72,7 +73,8 @@ def depth_charts(checks: Iterable[dict[str, Any]]) -> list[Chart]:
     """Draw agreement over depth, a chart for each model and check."""
     charts = []
     for place, check in enumerate(checks):
-        for model in dict.fromkeys(item["model"] for item in check["results"]):
+        models = list(dict.fromkeys(str(item["model"]) for item in check["results"]))
+        for model, name in zip(models, file_names(models), strict=True):
             lines = {}
             for item in check["results"]:
                 shares = [
@@ -80,10 +82,10 @@ def depth_charts(checks: Iterable[dict[str, Any]]) -> list[Chart]:
                     for tensor in item.get("tensors") or []
                     if tensor["name"] != _LOGITS and tensor.get("equal") is not None
                 ]
-                if item["model"] == model and shares:
+                if str(item["model"]) == model and shares:
                     lines[f"{item['precision']}, {_arithmetic(item)}"] = shares
             if lines:
-                charts.append(depth(model, f"depth-{place}-{_file_name(model)}", lines))
+                charts.append(depth(model, f"depth-{place}-{name}", lines))
     return charts
 
 
@@ -116,6 +118,3 @@ def _arithmetic(item: dict[str, Any]) -> str:
     kernel = item.get("kernel")
     return f"{item['arithmetic']} ({kernel})" if kernel else str(item["arithmetic"])
 
-
-def _file_name(text: str) -> str:
-    return "".join(character if character.isalnum() or character in "-_." else "-" for character in text)

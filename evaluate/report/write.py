@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qcam.common.errors import QcamError
-from qcam.common.files import write_atomically
+from qcam.common.places import file_names, write_inside
 from qcam.evaluate.choice import choose
 from qcam.evaluate.grid import draw_grid, figure_bytes
 from qcam.evaluate.report.charts import Chart, distribution, overview
@@ -61,41 +61,41 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
             distributions.append((distribution_heading(comparison), found))
     depths = depth_charts(checks)
     text = page(runs, every, glance, distributions, depths, check_table(checks), options)
-    written = [output / REPORT]
-    write_atomically(written[0], text)
-    for name, content in (("table.csv", _csv(runs)), ("table.tex", _latex(runs))):
-        write_atomically(output / name, content)
-        written.append(output / name)
+    written = [
+        write_inside(output, name, content)
+        for name, content in ((REPORT, text), ("table.csv", _csv(runs)), ("table.tex", _latex(runs)))
+    ]
     charts = [chart for _, found in distributions for chart in found] + depths
     if glance is not None:
         charts.insert(0, glance)
     for chart in charts:
         written += _write_figure(output, chart)
-    for run in runs:
-        written += _grids(run, output, options, several=len(runs) > 1)
+    for chart in _grids(runs, options):
+        written += _write_figure(output, chart)
     return written
 
 
 def _write_figure(output: Path, chart: Chart) -> list[Path]:
-    paths = []
-    for form in ("png", "svg"):
-        path = output / FIGURES / f"{chart.name}.{form}"
-        write_atomically(path, figure_bytes(chart.figure, form, dpi=_DPI))
-        paths.append(path)
-    return paths
+    return [
+        write_inside(output, f"{FIGURES}/{chart.name}.{form}", figure_bytes(chart.figure, form, dpi=_DPI))
+        for form in ("png", "svg")
+    ]
 
 
-def _grids(run: Run, output: Path, options: ReportOptions, *, several: bool) -> list[Path]:
-    """Write the picture grid of every model of a run."""
-    paths = []
-    for model in run.results.models:
+def _grids(runs: Sequence[Run], options: ReportOptions) -> Iterator[Chart]:
+    """Draw the picture grid of every model of every run."""
+    every = [(run, model) for run in runs for model in run.results.models]
+    bundles = [str(run.results.run["models"][model]["bundle"]) for run, model in every]
+    several = len(runs) > 1
+    wanted = [
+        f"grid-{bundle}-{run.name}" if several else f"grid-{bundle}" for bundle, (run, _) in zip(bundles, every, strict=True)
+    ]
+    names = file_names(wanted)
+    for name, (run, model) in zip(names, every, strict=True):
         images = [item.image for item in choose(run.figures[model], min(_GRID_ROWS, options.pictures), options.seed)]
         figure = draw_grid(run.results, model, images, options.colormap) if images else None
         if figure is not None:
-            bundle = run.results.run["models"][model]["bundle"]
-            name = f"grid-{bundle}-{_file_name(run.name)}" if several else f"grid-{bundle}"
-            paths += _write_figure(output, Chart(name, model, "", figure))
-    return paths
+            yield Chart(name, model, "", figure)
 
 
 def _csv(runs: Sequence[Run]) -> str:
@@ -128,6 +128,3 @@ def _latex(runs: Sequence[Run]) -> str:
     ]
     return as_latex({**runs[0].results.summary, "entries": entries})
 
-
-def _file_name(text: str) -> str:
-    return "".join(character if character.isalnum() or character in "-_." else "-" for character in text)

@@ -556,8 +556,8 @@ def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(
     spoil(tmp_path / "out" / name)
     results = make(tiny_bundle, images, tmp_path / "out").results()
     read = {
-        RESULTS: results.rows, MAPS: results.maps, PICTURES: lambda: results.pictures(["gray.png"]), IMAGES: lambda: results.images,
-        SUMMARY: lambda: results.summary, PLACEMENT: lambda: results.placement,
+        RESULTS: results.rows, MAPS: results.maps, PICTURES: lambda: results.pictures(["gray.png"]),
+        IMAGES: lambda: results.images, SUMMARY: lambda: results.summary, PLACEMENT: lambda: results.placement,
     }  # fmt: skip
     with pytest.raises(QcamError, match=f"{name} is not the file that the run wrote"):
         read[name]()

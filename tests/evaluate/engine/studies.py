@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from qcam.evaluate.results import IMAGES, MAPS, PICTURES, RESULTS, SUMMARY
+from qcam.common.files import sha256_file
+from qcam.evaluate.results import IMAGES, MAPS, PICTURES, RESULTS, RUN, SUMMARY, write_run
 
 #: Whatever is a matter of figures; run.json and placement.json hold times and names of machines besides.
 SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
@@ -55,3 +57,9 @@ def children(pid: int) -> list[int]:
         new = [child for child, parent in parents.items() if parent in new]
         found += new
     return found
+
+
+def reseal(folder: Path) -> None:
+    """Let run.json say that the files of a result folder are as they ought to be, after a test has changed some."""
+    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    write_run(folder / RUN, run | {"files": {name: sha256_file(folder / name) for name in run["files"]}})

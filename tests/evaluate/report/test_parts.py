@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib import colormaps
 from PIL import Image
+from studies import reseal
 
 from qcam.evaluate.cam import normalise, upsample
 from qcam.evaluate.choice import choose
@@ -214,6 +215,7 @@ def moved(ran: Path, tmp_path: Path) -> Path:
                 row["CC"] -= 0.25
     for name, items in ((MAPS, maps), (RESULTS, rows)):
         pq.write_table(pa.Table.from_pylist(items, pq.read_schema(folder / name)), folder / name)
+    reseal(folder)
     return folder
 
 
@@ -242,6 +244,7 @@ def test_images_of_other_content_are_not_compared(ran: Path, tmp_path: Path) -> 
     place = table.schema.get_field_index("image_sha256")
     other = pc.binary_join_element_wise(table["image_sha256"], "x", "")
     pq.write_table(table.set_column(place, "image_sha256", other), folder / RESULTS)
+    reseal(folder)
     rows = image_differences(name_runs([Results(ran), Results(folder)]))
     assert {row["n"] for row in rows} == {"0"}
     assert between_runs(rows) == ["No CAM of other can be held against one of results: no model, image and crop in common."]
@@ -251,5 +254,6 @@ def test_maps_of_another_crop_are_not_compared(ran: Path, tmp_path: Path) -> Non
     folder = shutil.copytree(ran, tmp_path / "other")
     text = (folder / "run.json").read_text()
     (folder / "run.json").write_text(re.sub(r'"geometry": "[^"]*"', '"geometry": "squash 32×32"', text))
+    reseal(folder)
     rows = image_differences(name_runs([Results(ran), Results(folder)]))
     assert {(row["n"], row["cc"], row["maps"]) for row in rows} == {("7", "–", 0)}

@@ -15,7 +15,7 @@ from PIL import Image
 from qcam.common.errors import QcamError
 from qcam.evaluate.report import BUDGET, ReportOptions
 from qcam.evaluate.report.write import write_report
-from qcam.evaluate.results import Results
+from qcam.evaluate.results import Results, write_run
 
 
 class Page(HTMLParser):
@@ -112,7 +112,7 @@ def other(ran: Path, tmp_path: Path) -> Path:
     run = json.loads((folder / "run.json").read_text())
     run["plan"]["bundles"]["tiny"] = "f" * 64
     run["provider"] = run["plan"]["options"]["settings"]["provider"] = "OpenVINO"
-    (folder / "run.json").write_text(json.dumps(run))
+    write_run(folder / "run.json", run)
     return folder
 
 
@@ -131,7 +131,7 @@ def test_several_runs_stand_side_by_side_and_what_differs_is_named(results: Resu
 def test_an_unfinished_run_is_said_loudly(ran: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(ran, tmp_path / "part")
     run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(run | {"complete": False}))
+    write_run(folder / "run.json", run | {"complete": False})
     text = write_report([Results(folder)], tmp_path / "out")[0].read_text(encoding="utf-8")
     assert "Not complete" in text
 
