@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ FLOAT_KERNELS = COMPUTE_OPERATORS | {"FusedConv", "NhwcFusedConv", "FusedGemm", 
 #: The profile's names of the types that codes have.
 _CODE_TYPES = frozenset({"uint8", "int8", "uint16", "int16"})
 _EVENT = "_kernel_time"
+#: What ONNX Runtime appends to a name that is taken: a number that depends on the sessions opened before.
+_COUNTER = re.compile(r"(_token_\d+)+$")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class NodePlacement:
     """One kernel that ran.
 
     Attributes:
-        name: The name of the file's node; of a kernel that the runtime added, its own.
+        name: The name of the file's node; of a kernel that the runtime added, or whose node cannot be told, its own, without
+            the runtime's counter: the second one of a name, in the order of the run, is `NAME_2`.
         operator: The operator type in the file; empty if the runtime added the kernel, or its node cannot be told.
         kernel: What ran.
         provider: ONNX Runtime's name of the execution provider.
@@ -197,7 +201,24 @@ def read_profile(path: Path, expected: int, fallback: str, file: FileNodes | Non
             node = _node(name.removesuffix(_EVENT), event["args"], file)
             counts[(node.kernel, node.provider)] += 1
             nodes.append(node)
-    return Placement(dict(counts), expected, fallback, tuple(nodes))
+    return Placement(dict(counts), expected, fallback, _repeatable(nodes))
+
+
+def _repeatable(nodes: Sequence[NodePlacement]) -> tuple[NodePlacement, ...]:
+    """Give kernels without a node of the file names that are the same in every run, and their own."""
+    taken = {node.name for node in nodes if node.operator}
+    often: Counter[str] = Counter()
+    named = []
+    for node in nodes:
+        if not node.operator:
+            name = base = _COUNTER.sub("", node.name) or node.kernel
+            while name in taken:
+                often[base] += 1
+                name = f"{base}_{often[base] + 1}"
+            taken.add(name)
+            node = replace(node, name=name)
+        named.append(node)
+    return tuple(named)
 
 
 def _node(name: str, arguments: Mapping[str, Any], file: FileNodes | None) -> NodePlacement:
@@ -209,7 +230,7 @@ def _node(name: str, arguments: Mapping[str, Any], file: FileNodes | None) -> No
     if found is None:
         return NodePlacement(name, "", kernel, provider, integer, 0)
     macs = multiply_accumulates(found, [shape for _, shape in inputs], [shape for _, shape in outputs])
-    return NodePlacement(found.node.name or name, found.node.operator, kernel, provider, integer, macs)
+    return NodePlacement(found.node.name or _COUNTER.sub("", name), found.node.operator, kernel, provider, integer, macs)
 
 
 def multiply_accumulates(found: Found, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> int:
