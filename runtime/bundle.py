@@ -7,8 +7,9 @@ runtime and evaluation read it; this module is the one place that knows its fiel
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, readable_json, sha256_file
 from qcam.common.storage import Location, open_location
+from qcam.runtime.agreement import check_agreement
+from qcam.runtime.external import load_external, normal_location, parse_onnx, refuse_unhashed
 
 #: Version of the manifest; a reader refuses another major number.
 SCHEMA_VERSION = 1
@@ -26,6 +29,8 @@ SCHEMA_VERSION = 1
 PRECISIONS = ("f32", "int16", "int8")
 #: Name of the manifest in a bundle's folder.
 MANIFEST = "bundle.json"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class PrecisionEntry:
         tap: The CAM layer.
         skips: Further outputs that the tail from tap to logits reads.
         quantization: How it was quantized (scheme, types, options); empty for f32.
+        external: Files that the ONNX file keeps weights in: location relative to its folder → SHA-256; empty for most.
     """
 
     name: str
@@ -74,6 +80,12 @@ class PrecisionEntry:
     tap: Tap
     skips: tuple[Tap, ...] = ()
     quantization: dict[str, Any] = field(default_factory=dict)
+    external: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the precision as JSON-ready values; without external files there is no word of them."""
+        value = asdict(self) | {"skips": [asdict(skip) for skip in self.skips]}
+        return {key: item for key, item in value.items() if key != "external" or item}
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ class Bundle:
             "preprocessing": self.preprocessing.to_json(),
             "cam_layer": self.cam_layer,
             "calibration": self.calibration,
-            "precisions": [asdict(entry) | {"skips": [asdict(skip) for skip in entry.skips]} for entry in self.precisions],
+            "precisions": [entry.to_json() for entry in self.precisions],
             "versions": self.versions,
             "classes": list(self.classes),
         }
@@ -171,11 +183,11 @@ def load_bundle(location: str | Location, *, verify: bool = True) -> Bundle:
     except OSError as error:
         raise QcamError(f"cannot read {path}: {error}; export the bundle again with --force") from error
     bundle = parse_manifest(data, folder, str(path))
-    for entry in bundle.precisions:
-        file = file_of(folder, entry, str(path))
+    for name, sha256 in files_of(bundle, str(path)).items():
+        file = folder / name
         if not file.is_file():
             raise QcamError(f"{file} is missing; export the bundle again with --force")
-        if verify and sha256_file(file) != entry.sha256:
+        if verify and sha256_file(file) != sha256:
             raise QcamError(changed(str(file)))
     return bundle
 
@@ -222,21 +234,29 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
     return bundle
 
 
-def file_of(folder: Path, entry: PrecisionEntry, where: str) -> Path:
-    """Return the path of a precision's file.
+def files_of(bundle: Bundle, where: str) -> dict[str, str]:
+    """Return every file of a bundle but the manifest: name relative to its folder → SHA-256.
 
     Args:
-        folder: The bundle's folder.
-        entry: The precision.
+        bundle: The bundle.
         where: What messages call the manifest.
 
     Raises:
-        QcamError: If it lies outside the folder.
+        QcamError: If one lies outside the folder, also through links, or has two SHA-256.
     """
-    path = folder / entry.file
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise QcamError(f"{where} names {entry.file}, which lies outside the bundle")
-    return path
+    root = bundle.folder.resolve()
+    files: dict[str, str] = {}
+    known: dict[Path, str] = {}
+    for entry in bundle.precisions:
+        beside = PurePosixPath(entry.file).parent
+        for name, sha256 in ((entry.file, entry.sha256), *((str(beside / file), sha) for file, sha in entry.external.items())):
+            path = (root / name).resolve()
+            if not path.is_relative_to(root):
+                raise QcamError(f"{where} names {name}, which lies outside the bundle; export the bundle again with --force")
+            if known.setdefault(path, sha256) != sha256:
+                raise QcamError(f"{where} gives two SHA-256 of {name}; export the bundle again with --force")
+            files[name] = sha256
+    return files
 
 
 def no_bundle(where: str) -> str:
@@ -250,33 +270,27 @@ def changed(where: str) -> str:
 
 
 def load_model(bundle: Bundle, precision: str) -> onnx.ModelProto:
-    """Read the ONNX file of one precision.
+    """Read the ONNX file of one precision, with its weights.
 
     Raises:
-        QcamError: If it is no ONNX file, or keeps weights in files outside the bundle's folder.
+        QcamError: If it is no ONNX file, refers to files without a hash in the manifest, or is not what the manifest says.
     """
-    return read_onnx(bundle.path(precision))
+    entry, path = bundle.precision(precision), bundle.path(precision)
+    model = parse_onnx(path)
+    refuse_unhashed(model, str(path), entry.external)
+    load_external(model, path.parent, str(path))
+    check_agreement(model, entry, str(path))
+    return model
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file whose external data, if any, lies beside or below it.
+    """Read an ONNX file with all its weights; those in other files have to lie beside or below it.
 
     Raises:
-        QcamError: If it cannot be read, or names external data outside its own folder.
+        QcamError: If it cannot be read, or a weight cannot, or would be read from outside the file's own folder.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf raises its own types, by version
-        raise QcamError(f"cannot read {path} as an ONNX file: {str(error).splitlines()[0]}") from error
-    root = path.parent.resolve()
-    for tensor in model.graph.initializer:
-        for item in tensor.external_data:
-            if item.key == "location" and not (root / item.value).resolve().is_relative_to(root):
-                raise QcamError(f"{path}: weight {tensor.name} would be read from outside the folder ({item.value})")
-    try:
-        onnx.load_external_data_for_model(model, str(root))
-    except Exception as error:
-        raise QcamError(f"cannot read the external weights of {path}: {str(error).splitlines()[0]}") from error
+    model = parse_onnx(path)
+    load_external(model, path.parent, str(path))
     return model
 
 
@@ -289,4 +303,21 @@ def _entry(value: dict[str, Any]) -> PrecisionEntry:
         tap=Tap(**value["tap"]),
         skips=tuple(Tap(**skip) for skip in value["skips"]),
         quantization=dict(value["quantization"]),
+        external=_hashes(value.get("external", {})),
     )
+
+
+def _hashes(value: Any) -> dict[str, str]:
+    """Read what a manifest records of external files."""
+    if not isinstance(value, dict):
+        raise TypeError(f"external {value!r}")
+    for location, sha256 in value.items():
+        try:
+            normal = normal_location(location)
+        except ValueError as error:
+            raise ValueError(f"external file {location!r}: {error}") from error
+        if normal != location:
+            raise ValueError(f"external file {location!r}: it is written {normal!r}")
+        if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+            raise ValueError(f"external file {location!r}: {sha256!r} is no SHA-256")
+    return dict(value)

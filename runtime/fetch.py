@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-
 from qcam.common import console
 from qcam.common.errors import QcamError
 from qcam.common.files import new_folder, sha256_bytes, sha256_file
 from qcam.common.storage import Location, cache_folder, open_location, read_pieces, reason, shown
-from qcam.runtime.bundle import MANIFEST, PrecisionEntry, changed, file_of, no_bundle, parse_manifest
+from qcam.runtime.bundle import MANIFEST, changed, files_of, no_bundle, parse_manifest
+from qcam.runtime.external import parse_onnx, refuse_unhashed
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -37,8 +36,8 @@ def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
         A local folder that holds the bundle.
 
     Raises:
-        QcamError: If it cannot be read, is no bundle, a file is not the one that was exported or keeps weights in further
-            files, or the disk refuses.
+        QcamError: If it cannot be read, is no bundle, a file is not the one that was exported or keeps weights in files
+            that the manifest holds no hash of, or the disk refuses.
     """
     place = open_location(location)
     if isinstance(place, Path):
@@ -48,13 +47,16 @@ def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
     # The last part is the bundle's own name, which results mention.
     folder = (cache or cache_folder("bundles")) / sha256_bytes(manifest)[:32] / (place.name.strip(".") or "bundle")
     bundle = parse_manifest(manifest, folder, where)
-    files = {file_of(folder, entry, where): entry for entry in bundle.precisions}
+    files = files_of(bundle, where)
     if _is_whole(folder, manifest, files):
         return folder
     try:
         with console.err.status(f"fetching {shown(place)}"), new_folder(folder, replace=folder.exists()) as temporary:
-            for path, entry in files.items():
-                _fetch_file(place / entry.file, temporary / path.relative_to(folder), entry.sha256)
+            for name, sha256 in files.items():
+                _fetch_file(place / name, temporary / name, sha256)
+            for entry in bundle.precisions:
+                source = shown(place / entry.file)
+                refuse_unhashed(parse_onnx(temporary / entry.file, source), source, entry.external)
             (temporary / MANIFEST).write_bytes(manifest)
     except QcamError:
         if not _is_whole(folder, manifest, files):  # otherwise another process has fetched it meanwhile
@@ -81,12 +83,6 @@ def _fetch_file(source: UPath, target: Path, sha256: str) -> None:
             stream.write(piece)
     if digest.hexdigest() != sha256:
         raise QcamError(changed(shown(source)))
-    try:
-        model = onnx.load(target, load_external_data=False)
-    except Exception as error:  # protobuf raises its own types, by version
-        raise QcamError(f"cannot read {shown(source)} as an ONNX file: {reason(error)}") from error
-    if any(tensor.external_data for tensor in model.graph.initializer):
-        raise QcamError(f"{shown(source)} keeps weights in files beside it, which are not fetched; save it as one file")
 
 
 def _pieces(source: UPath, missing: str) -> Iterator[bytes]:
@@ -101,10 +97,10 @@ def _pieces(source: UPath, missing: str) -> Iterator[bytes]:
         ) from error
 
 
-def _is_whole(folder: Path, manifest: bytes, files: Mapping[Path, PrecisionEntry]) -> bool:
+def _is_whole(folder: Path, manifest: bytes, files: Mapping[str, str]) -> bool:
     """Tell whether a fetched bundle is there and undamaged."""
     try:
         same = (folder / MANIFEST).read_bytes() == manifest
-        return same and all(sha256_file(path) == entry.sha256 for path, entry in files.items())
+        return same and all(sha256_file(folder / name) == sha256 for name, sha256 in files.items())
     except OSError:
         return False

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qcam.calibration.images import ImageFile
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint, sha256_bytes
 from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
 from qcam.evaluate.saliency.settings import NetworkSettings
@@ -41,7 +41,7 @@ class NetworkSaliency:
             raise QcamError(f"no salient-object network at {path}; give --saliency onnx:FILE, masks:DIR or none")
         self._settings = settings
         self.threshold = settings.background
-        model = read_onnx(path)  # with its external weights, which belong to the fingerprint
+        model = read_onnx(path)  # with the weights of all its tensors, wherever they lie: they belong to the fingerprint
         weights = sha256_bytes(model.SerializeToString(deterministic=True))
         self.fingerprint = fingerprint({"model": weights, "settings": repr(settings), "procedure": PROCEDURE})
         outputs = [output.name for output in model.graph.output]
@@ -61,7 +61,7 @@ class NetworkSaliency:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise QcamError(f"cannot load salient-object network {path}: {str(error).splitlines()[0]}") from error
+            raise QcamError(f"cannot load salient-object network {path}: {first_line(error)}") from error
         inputs = self._session.get_inputs()
         shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
         batch, channels = shape[:2] if len(shape) == 4 else (0, 0)
@@ -79,5 +79,5 @@ class NetworkSaliency:
         try:
             raw = self._session.run([self._output], {self._input: batch})[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise NoMapError(f"the salient-object network failed: {str(error).splitlines()[0]}") from error
+            raise NoMapError(f"the salient-object network failed: {first_line(error)}") from error
         return finished_map(raw, self._settings, sigmoid=self._needs_sigmoid)

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError
-from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, read_onnx
+from qcam.common.errors import QcamError, first_line
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_model, read_onnx
 from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
 from qcam.runtime.graph import Graph
 
@@ -65,7 +65,7 @@ class InspectedModel:
         Raises:
             QcamError: If a session cannot be had, or the other file lacks the tap or the logits.
         """
-        model = read_onnx(file or bundle.path(precision))
+        model = load_model(bundle, precision) if file is None else read_onnx(file)
         entry = bundle.precision(precision)
         if file is not None:
             entry = _entry_of(model, entry, file)
@@ -80,13 +80,13 @@ class InspectedModel:
             self._temporary = [plain, opened]
             needed = [tap.output for tap in (entry.tap, *entry.skips) if tap.output not in graph.outputs]
             if file is not None:  # the tap may have to be exposed even for the plain run
-                plain.write_bytes(exposed(model, needed).SerializeToString())
+                self._write(plain, exposed(model, needed))
             self.deployed = DeployedModel(bundle, precision, settings, file=plain if file else None, entry=entry)
             self.taps = self.deployed.taps
             self.provider = settings.provider
             self._everything: DeployedModel | None = None
             if known:
-                opened.write_bytes(exposed(model, [*needed, *known]).SerializeToString())
+                self._write(opened, exposed(model, [*needed, *known]))
                 self._everything = DeployedModel(bundle, precision, settings, file=opened, entry=entry)
 
     def run(self, images: NDArray[np.float32]) -> Inspected:
@@ -106,6 +106,16 @@ class InspectedModel:
             values = self._everything.values(images, [entry.logits, entry.tap.output, *self.tensors])
         undisturbed = np.array_equal(values[0], outputs.logits) and np.array_equal(values[1], outputs.tap)
         return Inspected(outputs, dict(zip(self.tensors, values[2:], strict=True)), undisturbed)
+
+    def _write(self, path: Path, model: onnx.ModelProto) -> None:
+        """Write a copy that holds its weights inside."""
+        try:
+            path.write_bytes(model.SerializeToString())
+        except Exception as error:  # protobuf raises its own types, by version
+            raise QcamError(
+                f"cannot copy {self._file} with its weights inside ({first_line(error)}): one ONNX file holds 2 GiB; "
+                "check a smaller network, or free space in the temporary folder"
+            ) from error
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
+from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, explain_not_loaded, require_provider
+from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.graph import COMPUTE_OPERATORS
 
 #: Makes a session tell which provider each node was assigned to.
@@ -26,6 +27,8 @@ _OWN_CONFIG = "session.record_ep_graph_assignment_info"
 _NO_SPINNING = "session.force_spinning_stop"
 #: Makes sessions share one arena of memory: they run one after another, and each would keep its largest batch's for itself.
 _SHARED_ARENA = "session.use_env_allocators"
+#: Most bytes of a constant that is read from another file to hold the file against the manifest: no scale has more.
+_SCALAR = 16
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,18 @@ class DeployedModel:
             bundle: The bundle.
             precision: The precision.
             settings: How sessions are made.
-            file: Another ONNX file to run in its place.
+            file: Another ONNX file to run in its place; it is not held against the manifest.
             entry: What that file's outputs mean, where they differ from the bundle's.
 
         Raises:
-            QcamError: If the provider cannot be had, cannot run this file, or runs only a part of it.
+            QcamError: If the file is not what the manifest says, or the provider cannot be had, cannot run the file, or runs
+                only a part of it.
         """
         self.entry: PrecisionEntry = entry or bundle.precision(precision)
         self._path = file or bundle.path(precision)
         self._settings = settings
         _refuse_what_cannot_work(self.entry, settings)
-        nodes = _read_nodes(self._path)
+        nodes = _read_nodes(self._path, self.entry if file is None else None)
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
         fallback = self._open()
         self._input = self._session.get_inputs()[0].name
@@ -106,6 +110,11 @@ class DeployedModel:
         blank = self.run(np.zeros((1, 3, height, width), np.float32))
         if blank.logits.ndim != 2 or blank.logits.shape[1] != len(bundle.classes):
             raise QcamError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
+        for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if file is None else ():
+            if value.dtype != tap.dtype:
+                raise QcamError(
+                    f"{self._path} returns {tap.output} as {value.dtype}, bundle.json says {tap.dtype}; export again"
+                )
         with self._folder:
             profile = Path(self._session.end_profiling())
             self.placement: Placement = read_profile(profile, self._compute_nodes, fallback, nodes)
@@ -135,7 +144,7 @@ class DeployedModel:
             else:
                 values = self._session.run(list(outputs), {self._input: images})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise QcamError(
                 f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {reason}; "
                 "try a smaller --batch-size"
@@ -172,7 +181,7 @@ class DeployedModel:
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 failure = error
         if failure is not None:
-            reason = str(failure).splitlines()[0]
+            reason = first_line(failure)
             raise QcamError(f"{provider} cannot load {self._path}: {reason}; choose another --precision or --provider")
         if name not in self._session.get_providers():
             fallback = explain_not_loaded(provider, "".join(messages))
@@ -207,7 +216,7 @@ class DeployedModel:
             try:
                 options.add_session_config_entry(key, value)
             except Exception as error:  # ONNX Runtime's exceptions share no base class
-                raise QcamError(f"--session-config {key[:80]}: {str(error).splitlines()[0]}") from error
+                raise QcamError(f"--session-config {key[:80]}: {first_line(error)}") from error
         return options
 
     def _compute_elsewhere(self, wanted: str) -> dict[str, str]:
@@ -237,18 +246,29 @@ def _share_arena() -> bool:
     return True
 
 
-def _read_nodes(path: Path) -> FileNodes | None:
+def _read_nodes(path: Path, entry: PrecisionEntry | None) -> FileNodes | None:
     """Index the file's nodes; None if it is no ONNX file, which ONNX Runtime says better.
 
+    Args:
+        path: The file.
+        entry: What the manifest says of it; None for a file that no manifest describes.
+
     Raises:
-        QcamError: If weights lie in other files: the manifest's fingerprint does not cover them, and they may lead anywhere.
+        QcamError: If it refers to files that lie outside its folder or that the manifest holds no hash of, if a name in it
+            means two things, or if it is not what the manifest says.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception:  # the parser's exceptions share no base class
+        model = parse_onnx(path)
+    except QcamError:
         return None
-    if any(tensor.external_data for tensor in model.graph.initializer):
-        raise QcamError(f"{path} keeps weights in other files; a bundle's ONNX files hold theirs inside")
+    where = str(path)
+    if entry is None:
+        external_files(model, path.parent, where)
+        refuse_duplicates(model, where)
+    else:
+        refuse_unhashed(model, where, entry.external)
+        load_external(model, path.parent, where, largest=_SCALAR)
+        check_agreement(model, entry, where)
     return FileNodes(model)
 
 

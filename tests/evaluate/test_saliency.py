@@ -255,6 +255,59 @@ def test_a_network_s_fingerprint_changes_with_file_and_settings(tmp_path: Path) 
     assert NetworkSaliency("other name", first, settings, 2).fingerprint == prints[0]
 
 
+def in_another_file(tensor: TensorProto, location: str) -> bytes:
+    """Let a tensor refer to another file for its values; return them."""
+    data = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return data
+
+
+def test_a_network_s_fingerprint_stays_what_it_was(tmp_path: Path) -> None:
+    """Maps in caches are found by it."""
+    path = write_network(tmp_path / "net.onnx")
+    known = "3559a1fd9116d056bcb255253b907266fcb026332ac22c06e70903a560228ce0"
+    assert NetworkSaliency("x", path, NetworkSettings(), 1).fingerprint == known
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        (tmp_path / f"{tensor.name}.bin").write_bytes(in_another_file(tensor, f"{tensor.name}.bin"))
+    path.write_bytes(model.SerializeToString())
+    known = "4965a93424fee45c9358c7d93a8c0cad14f4380f0ed550aefa6ea532b37344e6"
+    assert NetworkSaliency("x", path, NetworkSettings(), 1).fingerprint == known
+
+
+@pytest.mark.parametrize("place", ["initializer", "constant", "subgraph"])
+def test_weights_in_other_files_belong_to_the_fingerprint(tmp_path: Path, place: str) -> None:
+    path = write_network(tmp_path / "net.onnx")
+    inside = NetworkSaliency("x", path, NetworkSettings(), 1).whole_map(picture(), file())
+    model = onnx.load(path)
+    weight = model.graph.initializer[0]
+    (tmp_path / "w.bin").write_bytes(in_another_file(weight, "w.bin"))
+    if place == "constant":
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["weight"], value=weight))
+        model.graph.initializer.remove(weight)
+    if place == "subgraph":
+        branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("weight", 1, None)], [weight])
+        other = helper.make_graph(
+            [helper.make_node("Constant", [], ["none"], value=numpy_helper.from_array(np.zeros((1, 3, 1, 1), np.float32)))],
+            "other", [], [helper.make_tensor_value_info("none", 1, None)],
+        )  # fmt: skip
+        model.graph.initializer.remove(weight)
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+        model.graph.node.insert(0, helper.make_node("If", ["yes"], ["weight"], then_branch=branch, else_branch=other))
+    path.write_bytes(model.SerializeToString())
+    first = NetworkSaliency("x", path, NetworkSettings(), 1)
+    np.testing.assert_array_equal(first.whole_map(picture(), file()), inside)
+    (tmp_path / "w.bin").write_bytes((-WEIGHT).tobytes())
+    assert NetworkSaliency("x", path, NetworkSettings(), 1).fingerprint != first.fingerprint
+    (tmp_path / "w.bin").unlink()
+    (tmp_path.parent / "w.bin").write_bytes(WEIGHT.tobytes())
+    (tmp_path / "w.bin").symlink_to(tmp_path.parent / "w.bin")
+    with pytest.raises(QcamError, match=r"net\.onnx: weight .* would be read from outside the folder \(w\.bin\)"):
+        NetworkSaliency("x", path, NetworkSettings(), 1)
+
+
 # ---- U²-NetP
 
 

@@ -1,13 +1,16 @@
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
-from qcam.runtime.bundle import load_bundle, read_onnx
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_bundle, parse_manifest, read_onnx
 
 
 @pytest.fixture
@@ -72,6 +75,30 @@ def test_the_fingerprint_follows_the_files_and_not_the_versions(copy):
     assert load_bundle(copy).fingerprint == before
     edit(copy, lambda value: value["preprocessing"].update(resize=40))
     assert load_bundle(copy).fingerprint != before
+
+
+def test_without_external_files_a_fingerprint_is_what_it_always_was():
+    """Runs are resumed, maps found again by it."""
+    tap = Tap("t", "t_q", "uint8", 0.5, 3)
+    entry = PrecisionEntry("int8", "int8.onnx", "0" * 64, "logits", tap, (Tap("s", "s", "float32"),), {"scheme": "u8s8"})
+    bundle = Bundle(
+        folder=Path("x"),
+        model_id="m",
+        source="test",
+        weights={"name": "random:0", "sha256": "1" * 64, "trained": False},
+        preprocessing=Preprocessing(resize=36, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3),
+        classes=("a", "b"),
+        cam_layer={"requested": "l", "tensor": "t"},
+        calibration={},
+        precisions=(entry,),
+        versions={"qcam": "1"},
+    )
+    assert bundle.fingerprint == "5faf0b6051dae64c9b418ada9e271e3d795a505e0395d6d0c7ffc7fc38b1c8cb"
+    assert "external" not in bundle.manifest_text()
+    assert parse_manifest(bundle.manifest_text().encode(), Path("x"), "here") == bundle
+    outside = replace(bundle, precisions=(replace(entry, external={"w.bin": "2" * 64}),))
+    assert outside.fingerprint != bundle.fingerprint
+    assert parse_manifest(outside.manifest_text().encode(), Path("x"), "here") == outside
 
 
 def external(path, location):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
@@ -21,6 +22,7 @@ from qcam.common.errors import QcamError
 from qcam.common.storage import open_location
 from qcam.evaluate.inputs import load_bundles
 from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle
+from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.fetch import fetch_bundle
 
 
@@ -38,10 +40,11 @@ def store(request: pytest.FixtureRequest) -> str:
 def upload(folder: Path, url: str, **changed: bytes | None) -> str:
     """Bring a bundle to a URL, files changed or left out; return the URL."""
     place = open_location(url)
-    for path in folder.iterdir():
-        data = changed.get(path.stem, path.read_bytes())
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        data = changed.get("_".join((*name.parts[:-1], name.stem)), path.read_bytes())
         if data is not None:
-            (place / path.name).write_bytes(data)
+            (place / name.as_posix()).write_bytes(data)
     return url
 
 
@@ -190,7 +193,9 @@ def test_a_file_outside_the_bundle_is_refused(store: str, cache: Path, tiny_bund
     refused(url, cache, rf"^{store}/tiny/bundle\.json names {name}, which lies outside the bundle")
 
 
-def test_weights_in_further_files_are_refused(store: str, cache: Path, tiny_bundle: Bundle) -> None:
+def test_weights_in_further_files_without_a_hash_are_refused(
+    store: str, cache: Path, tiny_bundle: Bundle, external_bundle: Bundle
+) -> None:
     model = onnx.load(tiny_bundle.path("f32"))
     weight = model.graph.initializer[0]
     weight.ClearField("raw_data")
@@ -199,7 +204,40 @@ def test_weights_in_further_files_are_refused(store: str, cache: Path, tiny_bund
     data = model.SerializeToString()
     manifest = edited(tiny_bundle, lambda value: value["precisions"][0].update(sha256=hashlib.sha256(data).hexdigest()))
     url = upload(tiny_bundle.folder, f"{store}/tiny", bundle=manifest, f32=data)
-    refused(url, cache, rf"^{store}/tiny/f32\.onnx keeps weights in files beside it, which are not fetched; save it as one")
+    message = rf"^{store}/tiny/f32\.onnx keeps weight .* in weights\.bin, of which bundle\.json has no SHA-256; make the bundle"
+    refused(url, cache, message)
+    (open_location(url) / "weights.bin").write_bytes(b"\0" * 10000)
+    refused(url, cache, message)
+    manifest = edited(external_bundle, lambda value: value["precisions"][1].pop("external"))
+    url = upload(external_bundle.folder, f"{store}/outside", bundle=manifest)
+    refused(url, cache, rf"^{store}/outside/int16\.onnx keeps weight .* in weights/int16\.bin, of which bundle\.json has no")
+
+
+def test_a_bundle_with_weights_in_further_files_is_fetched_whole(store: str, cache: Path, external_bundle: Bundle) -> None:
+    url = upload(external_bundle.folder, f"{store}/outside")
+    bundle = load_bundle(url)
+    assert contents(bundle.folder) == contents(external_bundle.folder)
+    assert bundle.fingerprint == external_bundle.fingerprint
+    image = np.zeros((1, 3, 32, 32), np.float32)
+    for name in ("f32", "int8"):
+        here, there = (DeployedModel(each, name, SessionSettings()).run(image) for each in (external_bundle, bundle))
+        assert np.array_equal(here.logits, there.logits)
+    (bundle.folder / "weights/int8.bin").write_bytes(b"damaged")
+    assert contents(load_bundle(url).folder) == contents(external_bundle.folder)
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"\1", "is not the file that was exported"), (None, "is missing; export")])
+def test_a_changed_or_missing_further_file_is_refused_and_leaves_nothing(
+    store: str, cache: Path, external_bundle: Bundle, data: bytes | None, message: str
+) -> None:
+    url = upload(external_bundle.folder, f"{store}/outside", weights_f32=data)
+    refused(url, cache, rf"^{store}/outside/weights/f32\.bin {message}")
+
+
+@pytest.mark.parametrize("name", ["../w.bin", "/etc/w.bin", "a/../../w.bin", "a\\w.bin"])
+def test_a_further_file_outside_the_bundle_is_not_fetched(store: str, cache: Path, external_bundle: Bundle, name: str) -> None:
+    manifest = edited(external_bundle, lambda value: value["precisions"][0].update(external={name: "0" * 64}))
+    refused(upload(external_bundle.folder, f"{store}/outside", bundle=manifest), cache, "it leads out of the folder")
 
 
 def test_refused_credentials_give_one_line(
