@@ -66,6 +66,8 @@ def main(
     for item in results:
         if not item.run.get("complete"):
             console.warn(f"{item.folder} is not complete: the report is of the images that were finished")
+        if not item.verified:
+            console.note(f"{item.folder} is of an earlier version, without checksums: its files are not verified")
     size = written[0].stat().st_size / 1e6
     console.out.print(f"report: {written[0]} ({size:.1f} MB), and {len(written) - 1} files beside it", markup=False)
 

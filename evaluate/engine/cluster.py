@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from qcam.common import console
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 from qcam.evaluate.engine.messages import Lost, Message, Refused, Returned, Shard
 from qcam.evaluate.engine.worker import Destination, Worker, WorkerSpec
 
@@ -228,5 +228,5 @@ def _connect(address: str | None) -> tuple[Any, bool]:
 def _why(error: BaseException) -> str:
     """Return the first line of an exception that says something; of the one in a worker, if that is the cause."""
     error = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    said, kind = first_line(error), type(error).__name__
+    return kind if said == kind else f"{kind}: {said}"

@@ -23,6 +23,7 @@ def record(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     if protocol.get("name") == "paper":
         general.append(("slips switched off", fixes))
     general += [("provider", str(told.get("provider", "?"))), ("complete", "yes" if run.complete else "NO")]
+    general.append(("files", "held against their checksums" if run.results.verified else "NOT VERIFIED: without checksums"))
     images = plan.get("images") or {}
     general += [
         ("images", f"{images.get('count', len(run.results.images)):,}"),

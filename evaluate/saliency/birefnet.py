@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qcam.calibration.images import ImageFile
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint, sha256_file
 from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
-from qcam.evaluate.saliency.remote_code import code_files, fetched_folder, model_place, one_line, require_trust
+from qcam.evaluate.saliency.remote_code import code_files, fetched_folder, model_place, require_trust
 from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError
 
@@ -74,7 +74,7 @@ class BirefnetSaliency:
                 maps = list(outputs) if isinstance(outputs, (list, tuple)) else list(outputs.values())
                 raw = maps[settings.output].float().cpu().numpy()
         except Exception as error:  # the model's own code can raise anything
-            raise NoMapError(f"the salient-object network failed: {one_line(error)}") from error
+            raise NoMapError(f"the salient-object network failed: {first_line(error)}") from error
         return finished_map(raw, settings, sigmoid=settings.activation != "none")
 
 
@@ -99,7 +99,7 @@ def _load(folder: Path, *, trusted: bool) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # configuration, weights and the model's own code have a kind of exception each
-        raise QcamError(f"cannot load the model in {folder}: {one_line(error)}; give a whole model's folder") from error
+        raise QcamError(f"cannot load the model in {folder}: {first_line(error)}; give a whole model's folder") from error
     # transformers leaves what the file lacks at random: the maps would look plausible and be wrong.
     lacking = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in told.get(kind, ()))
     if lacking:

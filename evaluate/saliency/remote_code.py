@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 from qcam.common.files import sha256_file
 
 #: The hub id of the paper's network.
@@ -103,8 +103,8 @@ def fetched_folder(place: ModelPlace) -> Path:
         raise QcamError(f'birefnet needs transformers ({error}): pip install "qcam[saliency]"') from error
     except Exception as error:  # network, hub and disk have a kind of exception each
         raise QcamError(
-            f"cannot fetch hub model {place.repository} at revision {place.revision}: {one_line(error)}; with no network, give "
-            "a local folder of the model: birefnet:FOLDER"
+            f"cannot fetch hub model {place.repository} at revision {place.revision}: {first_line(error)}; with no network, "
+            "give a local folder of the model: birefnet:FOLDER"
         ) from error
     if (place.repository, place.revision) == (HUB_ID, HUB_REVISION):
         found = {path.relative_to(folder).as_posix(): sha256_file(path) for path in code_files(folder)}
@@ -133,7 +133,7 @@ def code_files(folder: Path) -> list[Path]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise QcamError(f"cannot read {path}: {one_line(error)}; give a folder that holds a transformers model") from error
+        raise QcamError(f"cannot read {path}: {first_line(error)}; give a folder that holds a transformers model") from error
     references = list(_strings(value.get("auto_map") if isinstance(value, dict) else None))
     for reference in references:
         if "--" in reference:
@@ -147,12 +147,6 @@ def code_files(folder: Path) -> list[Path]:
                 f"{path} names {reference}, but {module} is not there; give a folder that holds a transformers model"
             )
     return sorted(folder.rglob("*.py")) if references else []
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _strings(value: Any) -> Iterator[str]:
