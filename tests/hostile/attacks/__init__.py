@@ -1,0 +1,14 @@
+"""The attacks, a file for each kind."""
+
+from __future__ import annotations
+
+import importlib
+
+from hostile.harness import Attack
+
+_FILES = ("a1_pictures", "a2_names", "a3_parts", "a3_files", "a4_external", "a5_manifests", "a6_placement")
+
+
+def every_attack() -> list[Attack]:
+    """Return all attacks in the order of the table."""
+    return [attack for name in _FILES for attack in importlib.import_module(f"hostile.attacks.{name}").ATTACKS]
