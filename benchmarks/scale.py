@@ -28,9 +28,9 @@ from qcam.calibration.images import find_images
 from qcam.common import console, machine
 from qcam.common.files import readable_json, write_atomically
 from qcam.evaluate.inputs import torch_device
-from qcam.evaluate.parts import join_parts
+from qcam.evaluate.parts import PartStore, join_parts
 from qcam.evaluate.plan import StudyOptions
-from qcam.evaluate.results import Results
+from qcam.evaluate.results import RUN, Results, read_run, write_run
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.summary import summarise
 from qcam.runtime.bundle import load_bundle
@@ -140,8 +140,10 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
         # The driver's part of a large study: the same parts many times over.
         times = max(1, 2000 // len(images))
         begin = time.perf_counter()
-        join_parts([*parts] * times, study.folder)
+        held = join_parts(PartStore(kept), study._planned() * times, study.folder)
         joined = time.perf_counter()
+        record = study.folder / RUN
+        write_run(record, read_run(record) | {"files": held.files})
         large = Results(study.folder)
         summarise((model, large.columns(model)) for model in large.models)
         done = time.perf_counter()

@@ -330,15 +330,17 @@ def main(
                 console.out.print(line, markup=False)
             return
     with exclusive(folder):
+        study.recover()
         if study.prepare(mirror_device, force=force):
             try:
                 study.run()
             except KeyboardInterrupt:
-                console.warn(
-                    f"interrupted; {study.where} holds what is finished, readable. The same command goes on from there"
-                )
-                if force:
-                    console.note("without --force, that is: with it, it starts anew")
+                if not study.kept_old:
+                    console.warn(
+                        f"interrupted; {study.where} holds what is finished, readable. The same command goes on from there"
+                    )
+                    if force:
+                        console.note("without --force, that is: with it, it starts anew")
                 raise
         else:
             console.note(f"{study.where} already holds the complete results of this very run; --force computes them again")

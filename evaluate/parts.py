@@ -333,6 +333,19 @@ def find_part(
     return None
 
 
+def holds_figures(path: Location) -> bool:
+    """Tell whether a file is a part, whoever's, in which some image was evaluated rather than refused."""
+    try:
+        data = path.read_bytes()
+        match = _NAME.fullmatch(path.name)
+        if match is None or match["digest"] != sha256_bytes(data)[:_DIGITS]:
+            return False
+        rows = pc.list_flatten(pq.read_table(io.BytesIO(data), columns=["rows"])["rows"])
+        return any(chosen.is_valid for chosen in pc.struct_field(rows, "top1"))
+    except Exception:  # file systems have their own; what cannot be read holds nothing
+        return False
+
+
 def remove_leftovers(folder: Path) -> int:
     """Delete the half-written files that a killed process left in the result folder; return their number."""
     found = [path for place in (folder, folder / PARTS) for path in place.glob(".*.part") if path.is_file()]

@@ -32,6 +32,7 @@ from qcam.evaluate.parts import (
     PartStore,
     PlannedPart,
     find_part,
+    holds_figures,
     join_parts,
     remove_leftovers,
     write_part,
@@ -46,6 +47,7 @@ from qcam.evaluate.plan import (
     write_images,
 )
 from qcam.evaluate.record import run_record
+from qcam.evaluate.replaced import ReplacedResults
 from qcam.evaluate.results import (
     IMAGES,
     MAPS,
@@ -92,6 +94,7 @@ class Study:
         bundles: The bundles.
         runner: What evaluates in this process; None if others do.
         clock: Where the time goes.
+        kept_old: Whether a run that was to replace results brought them back, having evaluated nothing.
     """
 
     def __init__(
@@ -131,8 +134,9 @@ class Study:
         self._crew = crew
         self._remote = remote
         self._requirements = requirements
-        self._complete = self._ran = False
+        self._complete = self._ran = self.kept_old = False
         self._written: dict[str, str] = {}
+        self._old = ReplacedResults(folder, self._ours)
         self._parts = PartStore((remote.location if remote else folder.absolute()) / PARTS)
         self._dispatcher: Dispatcher | None = None
         self.clock = StageClock(spans=spans)
@@ -153,6 +157,20 @@ class Study:
                 ]
             self.runner = ShardRunner(evaluators, saliency, options, self.clock)
         self._sequential = self.runner is not None and self.runner.sequential
+
+    def recover(self) -> None:
+        """Finish what a killed process began: results that it had set aside come back, unless its own have begun.
+
+        The folder has to be this process's alone (`exclusive`).
+
+        Raises:
+            QcamError: If the disk refuses.
+        """
+        if self._old.there:
+            if self._has_figures():
+                self._old.forget()
+            else:
+                self._old.bring_back()
 
     def prepare(self, device: str, *, force: bool) -> bool:
         """Fingerprint the images, compare the plan with what the folder holds, and say whether anything is to do.
@@ -306,11 +324,24 @@ class Study:
         self._ran = True
         self.build()
         todo = self.todo
+        try:
+            self._begin()
+            if len(todo) < len(self._shards):
+                console.note(f"{len(self._shards) - len(todo)} of {len(self._shards)} shards are done already; going on")
+            self._go_on(todo)
+        finally:
+            if self._old.there:
+                self._old.bring_back()
+                self.kept_old = True
+                console.note(f"{self.where} holds what it held before")
+
+    def _begin(self) -> None:
+        """Make the folder this run's."""
         # What an earlier, interrupted run has joined stays readable until it is joined anew.
         self._written = {name: held for name, held in self._written.items() if not unlike(self.folder / name, held)}
         if self._anew:
             self._written = {}
-            self._delete_results()
+            self._replace_results()
         else:
             remove_leftovers(self.folder)
         write_images(self.folder, self._images, self._hashes)
@@ -318,15 +349,22 @@ class Study:
         if self._remote is not None:
             self._remote.push(self.folder, (IMAGES,))
         self._write_run(complete=False)
-        if len(todo) < len(self._shards):
-            console.note(f"{len(self._shards) - len(todo)} of {len(self._shards)} shards are done already; going on")
+
+    def _go_on(self, todo: Sequence[int]) -> None:
+        """Evaluate shards, and join all that is finished; shards whose parts do not last until then are done again."""
         for _ in range(_ROUNDS):
             try:
                 self._evaluate(todo)
+                if self._old.there:
+                    raise QcamError(
+                        f"not one of {len(self._images)} images could be evaluated; without --force, and to another --output, "
+                        "the same command says why for each"
+                    )
             except (KeyboardInterrupt, QcamError):
-                with suppress(QcamError):
-                    self._collect(last=True)
-                    self.publish()
+                if not self._old.there:
+                    with suppress(QcamError):
+                        self._collect(last=True)
+                        self.publish()
                 raise
             todo = self._collect()
             if not todo:
@@ -358,7 +396,8 @@ class Study:
         title = "images × models" + ("" if self._dispatcher is None else f", {self._dispatcher.where}")
         with console.progress(title, steps) as advance, closing(self._finished(todo, advance)) as finished:
             for _ in finished:
-                pass
+                if self._old.there and self._has_figures():
+                    self._old.forget()
 
     def _finished(self, todo: Sequence[int], advance: Callable[[int], None]) -> Generator[int, None, None]:
         """Evaluate shards, here or by workers; yield their places as their parts are written."""
@@ -508,19 +547,33 @@ class Study:
             return self._remote.names()
         return {path.relative_to(self.folder).as_posix() for path in self._files()}
 
-    def _delete_results(self) -> None:
-        """Remove this program's own files from where results go; anything else there is not ours to delete."""
-        self._delete_local()
-        self._parts.clear()
+    def _has_figures(self) -> bool:
+        """Tell whether some image was evaluated."""
+        return any(holds_figures(path) for paths in self._parts.listing().values() for path in paths)
+
+    def _replace_results(self) -> None:
+        """Take this program's own files from where results go; anything else there is not ours to take.
+
+        Local ones are set aside until the new run has evaluated an image. A place behind a URL cannot rename.
+        """
+        remove_leftovers(self.folder)
         if self._remote is not None:
+            self._delete_local()
+            self._parts.clear()
             self._remote.delete(sorted(name for name in self._remote.names() if _is_ours(name)))
+        elif self._ours() or self._parts.listing():
+            self._old.set_aside()
+
+    def _ours(self) -> list[str]:
+        """Return the names of this program's own files in the folder, parts left out."""
+        names = [path.relative_to(self.folder).as_posix() for path in self._files()]
+        return [name for name in names if _is_ours(name)]
 
     def _delete_local(self) -> None:
         """Remove this program's own files from the folder."""
         remove_leftovers(self.folder)
-        for path in self._files():
-            if _is_ours(path.relative_to(self.folder).as_posix()):
-                path.unlink(missing_ok=True)
+        for name in self._ours():
+            (self.folder / name).unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         """Return the files in the folder and in figures/ below it; it may be a large one that holds all sorts of things."""
