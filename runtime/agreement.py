@@ -218,8 +218,8 @@ def _check_codes(part: _Part, tap: Tap, where: str) -> None:
     zero_point = _operand(node, zero_point_at)
     if zero_point:
         kind, value = _type_name(_tensor(part, zero_point, tap, where).data_type), int(_scalar(part, zero_point, tap, where))
-    else:
-        kind, value = _type_name(_default_type(node)), 0
+    else:  # an operator of codes keeps their type
+        kind, value = _type_name(_default_type(node)) if node.op_type == "QuantizeLinear" else tap.dtype, 0
     if said != (kind, scale, value):
         raise QcamError(
             f"bundle.json and {where} disagree on the tap {tap.output}: {_codes(*said)} in the manifest, "

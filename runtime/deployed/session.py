@@ -113,7 +113,7 @@ class DeployedModel:
         for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if file is None else ():
             if value.dtype != tap.dtype:
                 raise QcamError(
-                    f"{self._path} returns {tap.output} as {value.dtype}, bundle.json says {tap.dtype}; export again"
+                    f"{self._path} returns {tap.output} as {value.dtype}, bundle.json says {tap.dtype}; export the bundle again"
                 )
         with self._folder:
             profile = Path(self._session.end_profiling())

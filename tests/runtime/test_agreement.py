@@ -189,6 +189,26 @@ def test_a_name_for_two_things_is_refused(
         opened(bundle, "f32")
 
 
+def test_codes_that_come_another_way_than_the_manifest_says_are_refused_as_they_run(copy: Path) -> None:
+    """The file does not tell the type of what an Identity returns, the run does."""
+    bundle = load_bundle(copy)
+    output = bundle.precision("int8").tap.output
+
+    def hand_out(model: onnx.ModelProto) -> None:
+        model.graph.node.append(helper.make_node("Identity", [output], ["copy"]))
+        model.graph.output.append(helper.make_empty_tensor_value_info("copy"))
+
+    changed(bundle, "int8", hand_out)
+    bundle = edited(copy, lambda value: value["precisions"][2]["tap"].update(output="copy", dtype="float32"))
+    with pytest.raises(
+        QcamError, match=r"int8\.onnx returns copy as uint8, bundle\.json says float32; export the bundle again"
+    ):
+        DeployedModel(bundle, "int8", SessionSettings())
+    bundle = edited(copy, lambda value: value["precisions"][2]["tap"].update(dtype="uint8"))
+    with pytest.raises(QcamError, match=r"says that copy of .*int8\.onnx are codes of uint8, but no quantizer makes them"):
+        DeployedModel(bundle, "int8", SessionSettings())
+
+
 def test_a_foreign_file_keeps_its_rules_but_not_two_initializers_of_one_name(tiny_bundle: Bundle, tmp_path: Path) -> None:
     entry = tiny_bundle.precision("int8")
     foreign = replace(entry, tap=replace(entry.tap, scale=entry.tap.scale * 2))
@@ -369,6 +389,16 @@ def test_quantizers_in_subgraphs_and_functions_count() -> None:
     with pytest.raises(QcamError, match="f32, but it computes with codes of an unknown type"):
         check_agreement(model, FLOAT, "m.onnx")
     check_agreement(model, replace(FLOAT, name="int8"), "m.onnx")
+
+
+def test_an_operator_of_codes_without_a_zero_point_keeps_their_type() -> None:
+    nodes = (
+        helper.make_node("QLinearSigmoid", ["x", "s", "z", "s"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["y"]),
+    )
+    check_agreement(network("int8", nodes=nodes), described("int8", "int8", zero_point=0), "m.onnx")
+    with pytest.raises(QcamError, match="disagree on the tap q"):
+        check_agreement(network("int8", nodes=nodes), described("int8", "int8", zero_point=3), "m.onnx")
 
 
 def test_long_ways_and_circles_of_nodes_end() -> None:
