@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.installed
 SPEED  := build/speed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity clean
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -68,6 +68,10 @@ memory: setup-dev
 # docs/fidelity.md: simulation v. deployment on the real kernels of three CPU families (BUNDLES=... for your own; an hour)
 fidelity: setup-dev emulators
 	$(BIN)/python benchmarks/fidelity.py $(BUNDLES) --output docs/fidelity.md
+
+# docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (half an hour)
+hostile: setup-dev
+	PYTHONPATH=tests $(BIN)/python -m hostile.compare
 
 setup: | announce $(STAMP)
 setup-dev: | announce $(TESTED)

@@ -25,7 +25,9 @@ def try_attack(attack: Attack, tree: Tree, ground: Ground, work: Path, *, thorou
         shutil.rmtree(work, ignore_errors=True)
 
 
-def run_attacks(root: Path, links: Path, chosen: str = "", *, thorough: bool = True) -> dict[str, dict[str, object]]:
+def run_attacks(
+    root: Path, links: Path, chosen: str = "", *, thorough: bool = True, name: str = ""
+) -> dict[str, dict[str, object]]:
     """Run attacks on a tree.
 
     Args:
@@ -33,30 +35,31 @@ def run_attacks(root: Path, links: Path, chosen: str = "", *, thorough: bool = T
         links: Folder for the package's links.
         chosen: Beginning of the ids to run; empty for all.
         thorough: Whether random attacks are tried often.
+        name: What progress lines begin with.
 
     Returns:
         Attack id → `{"kind", "held", "told"}`.
     """
     tree = Tree(root, links)
-    for name, module in tree.commands.items():
+    for command, module in tree.commands.items():
         origin = tree.origin(module)
         if not origin.is_relative_to(root.resolve()):
-            raise SystemExit(f"error: {name} would be loaded from {origin}, which is not in {root}")
+            raise SystemExit(f"error: {command} would be loaded from {origin}, which is not in {root}")
     found: dict[str, dict[str, object]] = {}
-    with tempfile.TemporaryDirectory(prefix="hostile-") as name:
-        ground = Ground(tree, Path(name) / "ground")
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+        ground = Ground(tree, Path(folder) / "ground")
         for attack in every_attack():
             if not attack.id.startswith(tuple(chosen.split(","))):
                 continue
             begun = time.monotonic()
             try:
-                verdict = try_attack(attack, tree, ground, Path(name) / "work" / attack.id, thorough=thorough)
+                verdict = try_attack(attack, tree, ground, Path(folder) / "work" / attack.id, thorough=thorough)
             except Exception as error:  # an attack that cannot be made is no proof of anything
                 traceback.print_exc()
                 verdict = fell(f"the attack itself failed: {brief(f'{type(error).__name__}: {error}')}")
             found[attack.id] = {"kind": attack.kind, "held": verdict.held, "told": verdict.told}
             word = "held" if verdict.held else "FELL"
-            print(f"{attack.id:6} {time.monotonic() - begun:5.1f} s  {word}  {attack.kind}: {verdict.told}", flush=True)
+            print(f"{name:7}{attack.id:6} {time.monotonic() - begun:5.1f} s  {word}  {attack.kind}: {verdict.told}", flush=True)
     tree.close()
     return found
 
@@ -68,9 +71,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="beginnings of ids, with commas")
     parser.add_argument("--quick", action="store_true", help="random attacks a few times only")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--name", default="", help="what progress lines begin with")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="links-") as links:
-        found = run_attacks(given.tree.resolve(), Path(links) / "links", given.only, thorough=not given.quick)
+        found = run_attacks(given.tree.resolve(), Path(links) / "links", given.only, thorough=not given.quick, name=given.name)
     if given.json:
         given.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     fallen = sum(not item["held"] for item in found.values())

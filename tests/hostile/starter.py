@@ -1,7 +1,7 @@
 """Starts commands in processes of their own that have the large packages loaded already: seconds saved for each of hundreds.
 
 It is started with the package under attack first on its path, reads one JSON line for each command from standard input, forks,
-and answers with two lines: the process's id, and its exit code once it has ended. Nothing of the package under attack is imported
+and answers with two lines: the process's id, and its exit code once it has ended. Nothing of the package under attack is loaded
 before the fork. It imports nothing of the other scripts here: its path is the attacked tree's.
 """
 

@@ -6,7 +6,18 @@ import importlib
 
 from hostile.harness import Attack
 
-_FILES = ("a1_pictures", "a2_names", "a3_parts", "a3_files", "a4_external", "a5_manifests", "a6_placement")
+_FILES = (
+    "a1_pictures",
+    "a2_names",
+    "a3_parts",
+    "a3_files",
+    "a4_external",
+    "a5_manifests",
+    "a6_placement",
+    "a7_force",
+    "a8_weights",
+    "c5_silence",
+)
 
 
 def every_attack() -> list[Attack]:

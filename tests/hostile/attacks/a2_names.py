@@ -9,7 +9,7 @@ from typing import Any
 from hostile.ground import OPTIONS
 from hostile.harness import Attack, Outcome, Scene, Verdict, changes, edit_json, fell, held, sign_results, snapshot
 
-_REPORTED = tuple(word for word in OPTIONS if word not in ("--no-report", "--grid-rows", "0"))
+_REPORTED = (*(word for word in OPTIONS if word != "--no-report"), "--grid-rows", "2")
 
 
 def _judge(scene: Scene, before: dict[str, str], outcome: Outcome, output: Path, *names: str) -> Verdict:
@@ -50,7 +50,7 @@ def _bundle_name(name: str) -> Callable[[Scene], Verdict]:
         sign_results(out)
         output = _place(scene)
         before = snapshot(scene.work)
-        return _judge(scene, before, scene.run("qcam-report", out, "--output", output), output, "run.json")
+        return _judge(scene, before, scene.run("qcam-report", out, "--pictures", 2, "--output", output), output, "run.json")
 
     return run
 
@@ -63,14 +63,14 @@ def _model_id(name: str) -> Callable[[Scene], Verdict]:
         edit_json(bundle / "bundle.json", lambda manifest: manifest["model"].update(id=name))
         output = _place(scene)
         before = snapshot(scene.work)
-        words = ("--images", scene.ground.photographs, "--saliency", "none", *_REPORTED, "--precision", "f32", "--grid-rows", 2)
+        words = ("--images", scene.ground.photographs, "--saliency", "none", *_REPORTED, "--precision", "f32", "--limit", 2)
         outcome = scene.run("qcam-eval", bundle, *words, "--output", output)
         verdict = _judge(scene, before, outcome, output, "bundle.json")
         if not verdict.held or outcome.code != 0:
             return verdict
         report = scene.work / "place" / "deep" / "again"
         before = snapshot(scene.work)
-        return _judge(scene, before, scene.run("qcam-report", output, "--output", report), report, "run.json")
+        return _judge(scene, before, scene.run("qcam-report", output, "--pictures", 2, "--output", report), report, "run.json")
 
     return run
 
@@ -88,7 +88,7 @@ def _checked(name: str) -> Callable[[Scene], Verdict]:
         edit_json(check / "check.json", edit)
         output = _place(scene)
         before = snapshot(scene.work)
-        outcome = scene.run("qcam-report", scene.ground.run, "--check", check, "--output", output)
+        outcome = scene.run("qcam-report", scene.ground.run, "--check", check, "--pictures", 2, "--output", output)
         return _judge(scene, before, outcome, output, "check.json")
 
     return run
@@ -104,7 +104,7 @@ def _linked(name: str, target: str) -> Callable[[Scene], Verdict]:
         (elsewhere / "report.html").write_text("another's")
         (output / name).symlink_to(elsewhere / target)
         before = snapshot(scene.work, but=(output,))
-        outcome = scene.run("qcam-report", scene.ground.run, "--output", output)
+        outcome = scene.run("qcam-report", scene.ground.run, "--pictures", 2, "--output", output)
         return _judge(scene, before, outcome, output, name)
 
     return run
@@ -115,7 +115,7 @@ def _same_figure(scene: Scene) -> Verdict:
     one = scene.ground.named_bundle("one", "one/same")
     two = scene.ground.named_bundle("two", "two/same")
     output = scene.work / "out"
-    words = ("--images", scene.ground.photographs, "--saliency", "none", *_REPORTED, "--precision", "f32", "--grid-rows", 2)
+    words = ("--images", scene.ground.photographs, "--saliency", "none", *_REPORTED, "--precision", "f32", "--limit", 2)
     outcome = scene.run("qcam-eval", one, two, *words, "--output", output)
     if outcome.fault() or outcome.code:
         return outcome.refused("same")
@@ -128,7 +128,7 @@ def _same_letters(scene: Scene) -> Verdict:
     one = scene.ground.named_bundle("one", "one/a b")
     two = scene.ground.named_bundle("two", "two/a-b")
     output = scene.work / "out"
-    words = ("--images", scene.ground.photographs, "--saliency", "none", *_REPORTED, "--precision", "f32", "--grid-rows", 2)
+    words = ("--images", scene.ground.photographs, "--saliency", "none", *_REPORTED, "--precision", "f32", "--limit", 2)
     outcome = scene.run("qcam-eval", one, two, *words, "--output", output)
     if outcome.fault() or outcome.code:
         return outcome.refused("a-b", "a b")
@@ -145,7 +145,7 @@ def _same_depth(scene: Scene) -> Verdict:
 
     edit_json(check / "check.json", edit)
     output = scene.work / "report"
-    outcome = scene.run("qcam-report", scene.ground.run, "--check", check, "--output", output)
+    outcome = scene.run("qcam-report", scene.ground.run, "--check", check, "--pictures", 2, "--output", output)
     if outcome.fault() or outcome.code:
         return outcome.refused("check.json")
     charts = len(list(output.glob("figures/depth-*.png")))
@@ -156,7 +156,7 @@ def _same_run_names(scene: Scene) -> Verdict:
     """Call two runs by names that become the same file name."""
     output = scene.work / "report"
     runs = (scene.ground.run, scene.ground.other_run)
-    outcome = scene.run("qcam-report", *runs, "--names", "a/b,a:b", "--output", output)
+    outcome = scene.run("qcam-report", *runs, "--names", "a/b,a:b", "--pictures", 2, "--output", output)
     if outcome.fault() or outcome.code:
         return outcome.refused("--names")
     grids = len(list(output.glob("figures/grid-*.png")))

@@ -149,7 +149,11 @@ def _folder(scene: Scene) -> Verdict:
     part = parts_of(out)[0]
     part.unlink()
     part.mkdir()
-    return go_on(scene, out, [part.name])
+    outcome = scene.ground.eval(scene.ground.bundle, "--images", scene.ground.many, output=out)
+    if outcome.code == 2:  # a folder is nothing that this program made: it may stay, if the refusal names it
+        verdict = outcome.refused(part.name)
+        return held("refused, the part named") if verdict.held else verdict
+    return go_on(scene, out, [])
 
 
 def _flips(scene: Scene) -> Verdict:

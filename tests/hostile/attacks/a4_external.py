@@ -139,9 +139,13 @@ def _named(constant: bool) -> str:
     return "Constant" if constant else "initializer"
 
 
+def _further(declared: bool, again: bool) -> str:
+    return ", digest in the manifest" * declared + ", same output" * again
+
+
 _RUNS: list[tuple[str, Callable[[Scene], Verdict]]] = [
     (
-        f"{_named(constant)}'s data changed{', digest in the manifest' * declared}{', same output' * again}",
+        f"{_named(constant)}'s data changed{_further(declared, again)}",
         partial(_changed, constant=constant, declared=declared, again=again),
     )
     for constant in (True, False)
@@ -149,8 +153,8 @@ _RUNS: list[tuple[str, Callable[[Scene], Verdict]]] = [
     for again in (False, True)
 ]
 _PLACES = {
-    "..": "in ..", "deep": "in x/../..", "absolute": "at an absolute path", "link": "behind a link", "folder": "in a linked folder",
-    "device": "in a pipe",
+    "..": "in ..", "deep": "in x/../..", "absolute": "at an absolute path", "link": "behind a link",
+    "folder": "in a linked folder", "device": "in a pipe",
 }  # fmt: skip
 _RUNS += [
     (f"{_named(constant)}'s data {told}", partial(_location, constant=constant, where=where))

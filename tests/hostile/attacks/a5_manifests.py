@@ -76,13 +76,15 @@ def _two_of_one_name(scene: Scene, *, precision: str, first: bool) -> Verdict:
     return outcome.refused(path.name)
 
 
+#: All that an entry says of its file.
+_ALL = ("file", "sha256", "tap", "skips", "logits")
 _RUNS = [
     ("names of f32 and int8 swapped", _edited(partial(_swap, "f32", "int8", ("name",)))),
     ("names of int16 and int8 swapped", _edited(partial(_swap, "int16", "int8", ("name",)))),
     ("files of f32 and int8 swapped", _edited(partial(_swap, "f32", "int8", ("file", "sha256")))),
     ("files of int16 and int8 swapped", _edited(partial(_swap, "int16", "int8", ("file", "sha256")))),
-    ("files and taps of f32 and int8 swapped", _edited(partial(_swap, "f32", "int8", ("file", "sha256", "tap", "skips", "logits")))),
-    ("files and taps of int16 and int8 swapped", _edited(partial(_swap, "int16", "int8", ("file", "sha256", "tap", "skips", "logits")))),
+    ("files and taps of f32 and int8 swapped", _edited(partial(_swap, "f32", "int8", _ALL))),
+    ("files and taps of int16 and int8 swapped", _edited(partial(_swap, "int16", "int8", _ALL))),
     ("the int8 file under f32", _edited(_quantized_as_float)),
     ("the int8 file under f32, not a word of quantization", _edited(_quantized_without_a_word)),
     ("the int8 file under f32, f32 alone", _edited(_quantized_without_a_word, "f32")),
