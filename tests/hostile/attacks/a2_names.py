@@ -14,10 +14,11 @@ _REPORTED = (*(word for word in OPTIONS if word != "--no-report"), "--grid-rows"
 
 def _judge(scene: Scene, before: dict[str, str], outcome: Outcome, output: Path, *names: str) -> Verdict:
     """Nothing may appear outside the output folder, and no file in it with a name that is a trap."""
-    outside = changes(before, snapshot(scene.work, but=(output,)))
-    outside = [name for name in outside if scene.work / name not in output.parents]
+    after = snapshot(scene.work, but=(output,))
+    outside = [name for name in changes(before, after) if scene.work / name not in output.parents]
     if outside:
-        return fell("a file was written outside --output")
+        done = "deleted" if all(name not in after for name in outside) else "written"
+        return fell(f"a file was {done} outside --output")
     if outcome.fault():
         return fell(outcome.fault())
     inside = [path.name for path in output.rglob("*")] if output.is_dir() else []
@@ -110,6 +111,29 @@ def _linked(name: str, target: str) -> Callable[[Scene], Verdict]:
     return run
 
 
+def _linked_run(scene: Scene) -> Verdict:
+    """Put a link that leads outside where qcam-eval's report has its figures."""
+    output, elsewhere = _place(scene), scene.work / "elsewhere"
+    output.mkdir()
+    elsewhere.mkdir()
+    (output / "figures").symlink_to(elsewhere)
+    before = snapshot(scene.work, but=(output,))
+    words = ("--images", scene.ground.photographs, "--saliency", "none", *_REPORTED, "--precision", "f32", "--limit", 2)
+    outcome = scene.run("qcam-eval", scene.ground.bundle, *words, "--output", output)
+    return _judge(scene, before, outcome, output, "figures")
+
+
+def _forced_link(scene: Scene) -> Verdict:
+    """Let --force delete old figures where figures is a link to another's."""
+    output, elsewhere = scene.copy(scene.ground.run), scene.work / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "overview.png").write_bytes(b"another's")
+    (output / "figures").symlink_to(elsewhere)
+    before = snapshot(scene.work, but=(output,))
+    outcome = scene.ground.eval(scene.ground.bundle, "--images", scene.ground.photographs, "--force", output=output)
+    return _judge(scene, before, outcome, output, "figures")
+
+
 def _same_figure(scene: Scene) -> Verdict:
     """Evaluate two models whose bundles lie in folders of one name."""
     one = scene.ground.named_bundle("one", "one/same")
@@ -193,5 +217,7 @@ _RUNS = [
     ("two bundles, names alike as file names", _same_letters),
     ("two models of a check, names alike as file names", _same_depth),
     ("two runs, names alike as file names", _same_run_names),
+    ("figures is a link that leads outside, qcam-eval", _linked_run),
+    ("figures is a link to another's, qcam-eval --force", _forced_link),
 ]
 ATTACKS = [Attack(f"A2.{number}", kind, run) for number, (kind, run) in enumerate(_RUNS, 1)]
