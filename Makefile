@@ -69,7 +69,7 @@ memory: setup-dev
 fidelity: setup-dev emulators
 	$(BIN)/python benchmarks/fidelity.py $(BUNDLES) --output docs/fidelity.md
 
-# docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (half an hour)
+# docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (a quarter of an hour)
 hostile: setup-dev
 	PYTHONPATH=tests $(BIN)/python -m hostile.compare
 
