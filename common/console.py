@@ -74,11 +74,11 @@ class Command(click.Command):
                 code = 130
             except QcamError as error:
                 err.print("[bold red]error:[/] ", end="")
-                err.print(str(error), markup=False)
+                err.print(_escaped(str(error)), markup=False)
                 code = 2
             except GateError as error:
                 err.print("[bold red]does not hold:[/] ", end="")
-                err.print(str(error), markup=False)
+                err.print("\n".join(map(_escaped, str(error).split("\n"))), markup=False)
                 code = 1
             except Exception as error:  # nothing that a user can mend
                 _tell_bug(error, _command_line(*args, **kwargs))
@@ -97,13 +97,13 @@ class Command(click.Command):
 
 def note(message: str) -> None:
     """Print a remark that is no result, to standard error."""
-    err.print(message, style="dim", markup=False)
+    err.print(_escaped(message), style="dim", markup=False)
 
 
 def warn(message: str) -> None:
     """Print a warning, to standard error."""
     err.print("[bold yellow]warning:[/] ", end="")
-    err.print(message, markup=False)
+    err.print(_escaped(message), markup=False)
 
 
 def _tell_bug(error: Exception, command: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qcam.common.errors import QcamError
@@ -52,6 +53,21 @@ def file_names(texts: Sequence[str]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def refuse_unprintable(names: Iterable[object], where: Path | str) -> None:
+    """Refuse names of models, precisions or folders that no page, file or terminal can show.
+
+    Args:
+        names: Names from a file.
+        where: The file, for the message.
+
+    Raises:
+        QcamError: If one is no text, or holds control characters or half of a surrogate pair.
+    """
+    for name in names:
+        if not isinstance(name, str) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+            raise QcamError(f"{where} holds the name {ascii(name)[:80]}, which cannot be shown: it was not made by qcam")
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from qcam.calibration.decoding import PictureError, open_picture
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
+from qcam.common.places import refuse_unprintable
 
 #: Files of a result folder.
 RESULTS, MAPS, PICTURES, IMAGES = "results.parquet", "maps.parquet", "pictures.parquet", "images.parquet"
@@ -334,6 +335,10 @@ def read_run(path: Path) -> dict[str, Any]:
         raise QcamError(
             f"{path} is not as it was written (its digest differs): damaged or edited; run qcam-eval again with --force"
         )
+    models = run.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(facts, dict) for facts in models.values()):
+        raise QcamError(f"{path} is not the record of a run: what it says of models is none; run qcam-eval again with --force")
+    refuse_unprintable([*models, *(facts.get("bundle", "") for facts in models.values())], path)
     return run
 
 

@@ -226,7 +226,7 @@ class Study:
                 "use --force to replace them, or --output for another folder"
             )
         self._written = {str(name): str(held) for name, held in (before.get("files") or {}).items()}
-        if not before.get("complete") or not self._names().issuperset(FILES):
+        if not before.get("complete"):
             return True
         for worker in before.get("workers", ()):
             missing = unmet(self._requirements, worker)
@@ -238,7 +238,12 @@ class Study:
         return False
 
     def _damaged(self, record: dict[str, Any]) -> bool:
-        """Name those files of complete results that are not what the run wrote; tell whether there are any."""
+        """Name those files of complete results that are gone, or not what the run wrote; tell whether there are any."""
+        gone = sorted(set(FILES) - self._names())
+        for name in gone:
+            console.warn(f"{self.where}/{name} is gone; the results are computed again")
+        if gone:
+            return True
         files = record.get("files")
         if self._remote is not None:
             held = files or {}
@@ -577,7 +582,8 @@ class Study:
 
     def _files(self) -> list[Path]:
         """Return the files in the folder and in figures/ below it; it may be a large one that holds all sorts of things."""
-        return [path for pattern in ("*", "figures/*") for path in self.folder.glob(pattern) if path.is_file()]
+        patterns = ("*",) if (self.folder / "figures").is_symlink() else ("*", "figures/*")  # behind a link nothing is ours
+        return [path for pattern in patterns for path in self.folder.glob(pattern) if path.is_file()]
 
 
 def _is_ours(name: str) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, readable_json, sha256_file
+from qcam.common.places import refuse_unprintable
 from qcam.common.storage import Location, open_location
 from qcam.runtime.agreement import check_agreement
 from qcam.runtime.external import load_external, normal_location, parse_onnx, refuse_unhashed
@@ -225,6 +226,7 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise QcamError(f"{where} is incomplete or wrong at {error!r}; export the bundle again with --force") from error
+    refuse_unprintable([bundle.model_id, *(entry.name for entry in bundle.precisions)], where)
     for tap in (tap for entry in bundle.precisions for tap in (entry.tap, *entry.skips)):
         known = tap.dtype in ("float32", "uint8", "int8", "uint16", "int16")
         if not known or not isinstance(tap.scale, (int, float)) or not 0 < tap.scale < float("inf"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qcam.common.errors import QcamError
-from qcam.common.places import file_names
+from qcam.common.places import file_names, refuse_unprintable
 from qcam.evaluate.report.charts import Chart, depth
 from qcam.evaluate.report.numbers import figure, share
 from qcam.evaluate.report.runs import Run
@@ -39,6 +39,7 @@ def read_check(folder: Path) -> dict[str, Any]:
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != _VERSION or not isinstance(value.get("results"), list):
         raise QcamError(f"{path} has schema version {version}, this qcam reads {_VERSION}; run qcam-check again")
+    refuse_unprintable([item.get("model") if isinstance(item, dict) else item for item in value["results"]], path)
     found: dict[str, Any] = value
     return found
 
