@@ -139,10 +139,10 @@ class DeployedModel:
                 binding.bind_cpu_input(self._input, images)
                 for name in outputs:
                     binding.bind_output(name, "cpu")
-                self._session.run_with_iobinding(binding)
+                self._session.run_with_iobinding(binding, self._run_options)
                 values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
             else:
-                values = self._session.run(list(outputs), {self._input: images})
+                values = self._session.run(list(outputs), {self._input: images}, self._run_options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             reason = first_line(error)
             raise QcamError(
@@ -174,6 +174,8 @@ class DeployedModel:
         import onnxruntime
 
         options = self._session_options(onnxruntime)
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = 4  # what fails is raised as well, without colours
         with captured_output() as messages:
             try:
                 self._session = onnxruntime.InferenceSession(str(self._path), options, providers=[name])
