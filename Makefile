@@ -33,8 +33,6 @@ browser:
 
 lint: setup-dev
 	$(BIN)/ruff check .
-	@mkdir -p build/typing/qcam
-	@for room in common calibration models exporters runtime evaluate; do ln -sfn ../../../$$room build/typing/qcam/$$room; done
 	$(BIN)/mypy -p qcam
 
 # A study on a local Ray cluster of two nodes while a worker is killed, beside the same study in one process (two minutes)

@@ -23,9 +23,12 @@ import click
 from evaluation import run
 from memory import augment
 
-from qcam.common import console, machine
+from qcam.commands import console
+from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
-from qcam.evaluate import parts, results, study
+from qcam.evaluate.results import folder as results
+from qcam.evaluate.results import parts
+from qcam.evaluate.study import study
 
 #: What makes or verifies checksums, by the module or class that it is looked up in.
 TIMED: tuple[tuple[Any, str], ...] = (
@@ -62,7 +65,7 @@ class Stopwatch:
 
 def evaluate(arguments: list[str]) -> float:
     """Run qcam-eval in this process; return its wall time in seconds."""
-    from qcam.evaluate.cli import main as command
+    from qcam.commands.eval import main as command
 
     begin = time.perf_counter()
     try:
@@ -82,7 +85,7 @@ def main(model: str, count: int, json_path: Path | None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         augment(folder / "images", count)
-        run("exporters.cli", model, "--weights", "random:0", "--precision", "int8", "--output", str(folder / "bundles"))
+        run("commands.export", model, "--weights", "random:0", "--precision", "int8", "--output", str(folder / "bundles"))
         (bundle,) = (folder / "bundles").iterdir()
         arguments = [
             str(bundle), "--images", str(folder / "images"), "--saliency", "spectral", "--saliency-cache", "none",

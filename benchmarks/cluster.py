@@ -25,16 +25,17 @@ from typing import Any
 import click
 from memory import augment
 
-from qcam.calibration.images import find_images
-from qcam.common import console, machine
+from qcam.commands import console
+from qcam.commands.inputs import torch_device
+from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 from qcam.evaluate.engine.choice import EngineOptions, crew_for
 from qcam.evaluate.engine.messages import Shard
 from qcam.evaluate.engine.worker import Destination, SaliencyRequest, Worker, WorkerSpec
-from qcam.evaluate.facts import WorkerFacts
-from qcam.evaluate.inputs import torch_device
-from qcam.evaluate.plan import StudyOptions
-from qcam.evaluate.study import Study
+from qcam.evaluate.run.facts import WorkerFacts
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.study.study import Study
+from qcam.images.images import find_images
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import SessionSettings
 
@@ -67,7 +68,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         augment(folder / "images", images)
-        export = ["-m", "qcam.exporters.cli", model, "--weights", "random:0", "--output", str(folder / "bundles")]
+        export = ["-m", "qcam.commands.export", model, "--weights", "random:0", "--output", str(folder / "bundles")]
         subprocess.run([sys.executable, *export], check=True, stdout=subprocess.DEVNULL)
         found: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
         for number in range(repeat):

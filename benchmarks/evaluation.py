@@ -26,10 +26,10 @@ from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 
 COMMANDS = {
-    "qcam-eval": "evaluate.cli",
-    "qcam-export": "exporters.cli",
-    "qcam-check": "evaluate.check_cli",
-    "qcam-report": "evaluate.report_cli",
+    "qcam-eval": "commands.eval",
+    "qcam-export": "commands.export",
+    "qcam-check": "commands.check",
+    "qcam-report": "commands.report",
 }
 
 
@@ -46,11 +46,11 @@ def main(model: str, images: int, simulated_images: int, json_path: Path | None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         augment(folder / "images", images)
-        run("exporters.cli", model, "--weights", "random:0", "--output", str(folder / "bundles"))
+        run("commands.export", model, "--weights", "random:0", "--output", str(folder / "bundles"))
         (bundle,) = (folder / "bundles").iterdir()
         shared = [str(bundle), "--images", str(folder / "images"), "--saliency-cache", str(folder / "cache"), "--profile"]
         fill = ["--limit", str(images), "--no-fake-quant", "--precision", "int8", "--target", "own-top1"]
-        run("evaluate.cli", *shared, *fill, "--output", str(folder / "fill"))
+        run("commands.eval", *shared, *fill, "--output", str(folder / "fill"))
         runs = {
             "without simulation": ["--no-fake-quant"],
             "without simulation, no report": ["--no-fake-quant", "--no-report", "--grid-rows", "0"],
@@ -59,7 +59,7 @@ def main(model: str, images: int, simulated_images: int, json_path: Path | None)
         for number, (name, options) in enumerate(runs.items()):
             output = folder / str(number)
             start = time.perf_counter()
-            text = run("evaluate.cli", *shared, *options, "--output", str(output))
+            text = run("commands.eval", *shared, *options, "--output", str(output))
             wall = time.perf_counter() - start
             found[name] = profile(output / "profile.json", wall) | {
                 "images": simulated_images if name == "with simulation" else images,
@@ -85,7 +85,7 @@ def start_up() -> dict[str, float]:
 
 def profile(path: Path, wall: float) -> dict[str, float]:
     """Return how much of a process's wall time its profile says was spent in deployed runs, in seconds and as a share."""
-    from qcam.evaluate.stages import DEPLOYED, Span, covered
+    from qcam.evaluate.run.stages import DEPLOYED, Span, covered
 
     events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     spans = [

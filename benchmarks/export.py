@@ -70,9 +70,9 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
     import onnxruntime.quantization
     import torch
 
-    from qcam.calibration.images import find_images
     from qcam.calibration.ranges import load_calibration_set
     from qcam.exporters.export import ExportOptions, export_bundle
+    from qcam.images.images import find_images
     from qcam.models.sources import load_model
 
     torch.set_num_threads(threads)

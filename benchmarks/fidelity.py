@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
-from qcam.common import console, machine
+from qcam.commands import console
+from qcam.common import machine
 from qcam.common.files import fingerprint, readable_json, write_atomically
-from qcam.evaluate.cam import cam, normalise, upsample
-from qcam.evaluate.check import Checker
-from qcam.evaluate.metrics import correlation
+from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.maps.cam import cam, normalise, upsample
+from qcam.evaluate.maps.metrics import correlation
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.images import decode
 from qcam.models.sources import load_model
 from qcam.runtime.bundle import Bundle, load_bundle
 from qcam.runtime.bundle import load_model as load_onnx

@@ -16,7 +16,8 @@ import click
 from evaluation import run
 from memory import augment, measure
 
-from qcam.common import console, machine
+from qcam.commands import console
+from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 
 #: Images at which batch sizes and threads are compared.
@@ -37,7 +38,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         augment(folder / "images", max(*counts, FIXED))
-        run("exporters.cli", model, "--weights", "random:0", "--precision", "int8", "--output", str(folder / "bundles"))
+        run("commands.export", model, "--weights", "random:0", "--precision", "int8", "--output", str(folder / "bundles"))
         (bundle,) = (folder / "bundles").iterdir()
         fixed = [
             str(bundle), "--images", str(folder / "images"), "--saliency", "spectral", "--saliency-cache", "none",

@@ -20,10 +20,11 @@ from pathlib import Path
 import click
 from PIL import Image, ImageEnhance, ImageOps
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.common import console, machine
+from qcam.commands import console
+from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import decode
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,7 +72,7 @@ def augment(folder: Path, count: int) -> None:
 def measure(arguments: list[str]) -> dict[str, float]:
     """Run qcam-eval in a process of its own; return its peak resident memory in MiB and its wall time in seconds."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "qcam.evaluate.cli", *arguments]
+    command = [sys.executable, "-m", "qcam.commands.eval", *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

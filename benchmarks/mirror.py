@@ -19,11 +19,11 @@ import click
 import numpy as np
 import torch
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
 from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.images import decode
 from qcam.models.sources import load_model
 from qcam.runtime.bundle import load_model as load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings

@@ -19,15 +19,16 @@ import numpy as np
 import torch
 
 import qcam.evaluate.paper
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.common import console, machine
+from qcam.commands import console
+from qcam.common import machine
 from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
-from qcam.evaluate.evaluator import Sample
-from qcam.evaluate.metrics import METRICS
+from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
-from qcam.evaluate.published import published
-from qcam.evaluate.stages import StageClock
+from qcam.evaluate.report.published import published
+from qcam.evaluate.run.evaluator import Sample
+from qcam.evaluate.run.stages import StageClock
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import decode
 from qcam.runtime.bundle import Bundle, load_bundle
 
 PRECISIONS = ("f32", "int16", "int8")

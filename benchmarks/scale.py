@@ -24,15 +24,16 @@ from cluster import TimedStudy
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from memory import augment
 
-from qcam.calibration.images import find_images
-from qcam.common import console, machine
+from qcam.commands import console
+from qcam.commands.inputs import torch_device
+from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
-from qcam.evaluate.inputs import torch_device
-from qcam.evaluate.parts import PartStore, join_parts
-from qcam.evaluate.plan import StudyOptions
-from qcam.evaluate.results import RUN, Results, read_run, write_run
+from qcam.evaluate.results.folder import RUN, Results, read_run, write_run
+from qcam.evaluate.results.parts import PartStore, join_parts
+from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.summary import summarise
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.images.images import find_images
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import SessionSettings
 
@@ -60,7 +61,7 @@ def measure(images: int, json_path: Path, one: str | None, folder: Path | None) 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         augment(folder / "images", images)
-        export = ["-m", "qcam.exporters.cli", *MODELS, "--weights", "random:0", "--output", str(folder / "bundles")]
+        export = ["-m", "qcam.commands.export", *MODELS, "--weights", "random:0", "--output", str(folder / "bundles")]
         subprocess.run([sys.executable, *export], check=True, stdout=subprocess.DEVNULL)
         found: dict[str, Any] = {"models": list(MODELS), "images": images}
         found["bundles_mib"] = sum(path.stat().st_size for path in (folder / "bundles").rglob("*.onnx")) / 2**20

@@ -19,11 +19,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qcam.calibration.images import ImageFile, decode_all
 from qcam.calibration.minmax import minmax_ranges
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint
+from qcam.images.images import ImageFile, decode_all
+from qcam.images.preprocessing import Preprocessing
 
 #: Range methods by the name that `--method` takes. `Distribution` is left out on purpose: it gave unusable models.
 METHODS = ("minmax", "entropy", "percentile")

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import onnx
 
-from qcam.calibration.images import ImageFile
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.calibration.ranges import CalibrationSet, collect_ranges, load_calibration_set
 from qcam.common import machine
 from qcam.common.errors import QcamError
@@ -19,6 +17,8 @@ from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
 from qcam.exporters.quantize import QuantizationOptions, quantize
 from qcam.exporters.tap import expose_tap
+from qcam.images.images import ImageFile
+from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LoadedModel
 from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry, load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings

@@ -16,10 +16,10 @@ from urllib.error import URLError
 
 import torch
 
-from qcam.calibration.photographs import package_folder
-from qcam.calibration.preprocessing import Preprocessing
-from qcam.common import console
+from qcam.common import telling
 from qcam.common.errors import QcamError, first_line
+from qcam.images.embedded import package_folder
+from qcam.images.preprocessing import Preprocessing
 from qcam.models.weights import StateDict, hash_parameters, load_strictly, matrices, read_state_dict, zip_in_order
 
 #: The study's torchvision models by name → default CAM layer (torch module path; empty: the last feature map of the graph,
@@ -196,7 +196,7 @@ def _fill(module: torch.nn.Module, state: StateDict, origin: str) -> None:
     if zeros:
         count, first = len(zeros), zeros[0]
         which = f"is zero throughout ({first})" if count == 1 else f"are zero throughout (first: {first})"
-        console.note(f"{count} of {len(matrices(module))} weight tensors in {origin} {which}")
+        telling.note(f"{count} of {len(matrices(module))} weight tensors in {origin} {which}")
 
 
 def _loaded(

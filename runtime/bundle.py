@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint, readable_json, sha256_file
 from qcam.common.places import refuse_unprintable
 from qcam.common.storage import Location, open_location
+from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.agreement import check_agreement
 from qcam.runtime.external import load_external, normal_location, parse_onnx, refuse_unhashed
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcam.common import console
+from qcam.common import telling
 from qcam.common.errors import QcamError
 from qcam.common.files import new_folder, sha256_bytes, sha256_file
 from qcam.common.storage import Location, cache_folder, open_location, read_pieces, reason, shown
@@ -51,7 +51,7 @@ def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
     if _is_whole(folder, manifest, files):
         return folder
     try:
-        with console.err.status(f"fetching {shown(place)}"), new_folder(folder, replace=folder.exists()) as temporary:
+        with telling.status(f"fetching {shown(place)}"), new_folder(folder, replace=folder.exists()) as temporary:
             for name, sha256 in files.items():
                 _fetch_file(place / name, temporary / name, sha256)
             for entry in bundle.precisions:

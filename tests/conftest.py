@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from qcam.calibration.photographs import calibration_photographs
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.images.embedded import calibration_photographs
+from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LoadedModel, load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle
@@ -52,6 +52,15 @@ def tiny_model(seed: int = 0, *, dead: bool = False) -> LoadedModel:
     preprocessing = Preprocessing(resize=36, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
     weights = {"name": f"random:{seed}", "sha256": hash_parameters(module), "trained": False}
     return LoadedModel("tiny", "test", module, preprocessing, TINY_CLASSES, weights, "head")
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[None]:
+    """Library code tells what it tells on standard error, as under a command."""
+    from qcam.commands.console import shown_on_terminal
+
+    with shown_on_terminal():
+        yield
 
 
 @pytest.fixture(scope="session")

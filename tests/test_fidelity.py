@@ -12,10 +12,10 @@ import pytest
 from emulated import EmulatedModel, where_to_run
 from emulation import why_not
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
-from qcam.evaluate.check import LOGITS, Checker
+from qcam.evaluate.check.checker import LOGITS, Checker
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.images import decode
 from qcam.models.sources import load_model
 from qcam.runtime.bundle import load_model as load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings

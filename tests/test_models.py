@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 import torch
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.evaluate.cam import cam
+from qcam.evaluate.maps.cam import cam
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import decode
 from qcam.models.sources import TORCHVISION_MODELS, load_model
 from qcam.runtime.bundle import load_model as load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
-from qcam.evaluate.plan import StudyOptions
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.study import Study
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.study.study import Study
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.images import decode
 from qcam.runtime.bundle import load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.probe import saturates_in_pairs

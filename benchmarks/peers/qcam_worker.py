@@ -17,13 +17,13 @@ from peers.protocol import Prepared, Task, serve
 import qcam.calibration
 import qcam.exporters
 import qcam.models
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
 from qcam.common import machine
 from qcam.common.files import fingerprint, sha256_file, write_atomically
-from qcam.evaluate.cam import cam
-from qcam.evaluate.check import Checker
+from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.maps.cam import cam
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.images import decode
 from qcam.models.sources import LoadedModel, load_model
 from qcam.runtime.bundle import Bundle, load_bundle
 from qcam.runtime.bundle import load_model as load_onnx

@@ -13,8 +13,8 @@ from qcam.common.storage import is_url
 if TYPE_CHECKING:
     from qcam.evaluate.engine.dispatcher import Dispatcher
     from qcam.evaluate.engine.worker import Destination, SaliencyRequest
-    from qcam.evaluate.plan import StudyOptions
     from qcam.evaluate.saliency import SaliencySource
+    from qcam.evaluate.study.plan import StudyOptions
     from qcam.runtime.bundle import Bundle
 
 #: Engines by the name that `--engine` takes.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from qcam.common import console
+from qcam.common import telling
 from qcam.common.errors import QcamError, first_line
 from qcam.evaluate.engine.messages import Lost, Message, Refused, Returned, Shard
 from qcam.evaluate.engine.worker import Destination, Worker, WorkerSpec
@@ -155,7 +155,7 @@ class RayPool:
                     f"this machine has no room for a worker of {wants}; fewer --threads, or a cluster by --ray-address"
                 )
             self._told = True
-            console.note(f"no node of the cluster has room for a worker of {wants}; waiting for one")
+            telling.note(f"no node of the cluster has room for a worker of {wants}; waiting for one")
         # Ray tells of an actor's end only to who waits for a word of it.
         busy = {*self._opening.values(), *self._working.values(), *self._pings.values()}
         for name, actor in self._actors.items():

@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from qcam.common import console
+from qcam.common import telling
 from qcam.common.errors import QcamError
 from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
-from qcam.evaluate.facts import WorkerFacts
+from qcam.evaluate.run.facts import WorkerFacts
 
 #: How often a shard may fail on its own.
 ATTEMPTS = 3
@@ -245,7 +245,7 @@ class Dispatcher:
     def _tell(self, line: str) -> None:
         if line not in self.trouble:
             self.trouble.append(line)
-            console.warn(line)
+            telling.warn(line)
 
 
 def _named(shard: Shard) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qcam.calibration.images import ImageFile
-from qcam.evaluate.facts import WorkerFacts
+from qcam.evaluate.run.facts import WorkerFacts
+from qcam.images.images import ImageFile
 
 
 @dataclass(frozen=True)

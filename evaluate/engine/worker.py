@@ -9,19 +9,19 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qcam.commands.inputs import torch_device
 from qcam.common import machine
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint
 from qcam.common.storage import Location, is_url, reason, shown
 from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
 from qcam.evaluate.engine.requirements import unmet
-from qcam.evaluate.evaluator import BundleEvaluator
-from qcam.evaluate.inputs import torch_device
-from qcam.evaluate.parts import PartStore, PlannedPart, write_part
-from qcam.evaluate.plan import StudyOptions, differences
-from qcam.evaluate.results import RUN
-from qcam.evaluate.runner import ShardRunner
+from qcam.evaluate.results.folder import RUN
+from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
+from qcam.evaluate.run.evaluator import BundleEvaluator
+from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource, open_saliency
+from qcam.evaluate.study.plan import StudyOptions, differences
 from qcam.runtime.bundle import Bundle, load_bundle
 
 #: Seconds between tries where a bundle behind a URL cannot be read.

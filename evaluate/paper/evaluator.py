@@ -18,14 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import calibration_photographs
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
-from qcam.evaluate.cam import cam, normalise, upsample
-from qcam.evaluate.evaluator import Finish, Sample, relative_error
-from qcam.evaluate.measures import area_average, energy_in_object, overlap, rank_correlation
-from qcam.evaluate.metrics import all_metrics, is_constant
+from qcam.evaluate.maps.cam import cam, normalise, upsample
+from qcam.evaluate.maps.measures import area_average, energy_in_object, overlap, rank_correlation
+from qcam.evaluate.maps.metrics import all_metrics, is_constant
 from qcam.evaluate.paper.batch_norm import is_folded, restore_statistics
 from qcam.evaluate.paper.fake_quant import (
     calibrated,
@@ -40,8 +36,12 @@ from qcam.evaluate.paper.fake_quant import (
     state_text,
 )
 from qcam.evaluate.paper.options import FIXES, PaperOptions
-from qcam.evaluate.results import Row, StoredMap
-from qcam.evaluate.stages import StageClock
+from qcam.evaluate.results.folder import Row, StoredMap
+from qcam.evaluate.run.evaluator import Finish, Sample, relative_error
+from qcam.evaluate.run.stages import StageClock
+from qcam.images.embedded import calibration_photographs
+from qcam.images.images import decode
+from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LITE0, load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.evaluate.choice import ALL, Chosen, choose
-from qcam.evaluate.metrics import METRICS
+from qcam.evaluate.maps.metrics import METRICS
+from qcam.evaluate.report.choice import ALL, Chosen, choose
 from qcam.evaluate.report.numbers import figure
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.overlays import Sheet, cam_png, palette
 from qcam.evaluate.report.runs import Run
-from qcam.evaluate.results import Picture, Row, StoredMap
+from qcam.evaluate.results.folder import Picture, Row, StoredMap
 from qcam.runtime.bundle import PRECISIONS
 
 #: Comparisons whose figures a card can be filtered and sorted by.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.evaluate.published import comparable
 from qcam.evaluate.report.numbers import figure as written
+from qcam.evaluate.report.published import comparable
 from qcam.evaluate.report.runs import Column, published_of
-from qcam.evaluate.table import row_title
+from qcam.evaluate.report.table import row_title
 from qcam.runtime.bundle import PRECISIONS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.evaluate.cam import normalise, upsample
+from qcam.evaluate.maps.cam import normalise, upsample
 
 #: Longest side of a CAM in pixels: between its few cells there is only interpolation, which a browser does as well.
 _CAM = 56

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from qcam.common import machine
 from qcam.common.errors import QcamError
-from qcam.evaluate.metrics import METRICS
+from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report import tables
 from qcam.evaluate.report.cards import Card, facts, make_cards
 from qcam.evaluate.report.charts import Chart, heading, row_name

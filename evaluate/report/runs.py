@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
-from qcam.evaluate.metrics import METRICS
-from qcam.evaluate.results import FAITHFULNESS, Columns, Results
+from qcam.evaluate.maps.metrics import METRICS
+from qcam.evaluate.results.folder import FAITHFULNESS, Columns, Results
 
 #: Columns that are kept of every image: a study of 10,000 images has no room for all of them, six models at a time.
 _KEPT = ("image", "image_sha256", "top1", "top1_agrees", *METRICS, *FAITHFULNESS)
@@ -145,6 +145,6 @@ def columns(runs: Sequence[Run]) -> list[Column]:
 
 def published_of(entry: Mapping[str, Any]) -> tuple[float, float] | None:
     """Return the published mean and standard deviation of a figure, None where the paper has none."""
-    from qcam.evaluate.published import published
+    from qcam.evaluate.report.published import published
 
     return published(str(entry["model"]), str(entry["precision"]), str(entry["comparison"]), str(entry["metric"]))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qcam.evaluate.metrics import METRICS
-from qcam.evaluate.published import NOT_COMPARED, SQUEEZENET
+from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.charts import heading, held_against, row_name
 from qcam.evaluate.report.numbers import count, difference, figure, share, small_p, spread
+from qcam.evaluate.report.published import NOT_COMPARED, SQUEEZENET
 from qcam.evaluate.report.runs import Column, Entry, Run, published_of
 from qcam.runtime.bundle import PRECISIONS
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from qcam.common.errors import QcamError
 from qcam.common.places import file_names, write_inside
-from qcam.evaluate.choice import choose
-from qcam.evaluate.grid import draw_grid, figure_bytes
 from qcam.evaluate.report.charts import Chart, distribution, overview
 from qcam.evaluate.report.checks import check_table, depth_charts, find_checks
+from qcam.evaluate.report.choice import choose
+from qcam.evaluate.report.grid import draw_grid, figure_bytes
 from qcam.evaluate.report.options import COLORMAPS, ReportOptions
 from qcam.evaluate.report.page import distribution_heading, page
 from qcam.evaluate.report.runs import Run, columns, name_runs
-from qcam.evaluate.results import REPORT, Results
-from qcam.evaluate.table_files import as_csv, as_latex
+from qcam.evaluate.report.table_files import as_csv, as_latex
+from qcam.evaluate.results.folder import REPORT, Results
 
 #: Folder of the figures, in that of the report.
 FIGURES = "figures"

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.calibration.images import ImageFile
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint, sha256_file
 from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
 from qcam.evaluate.saliency.remote_code import code_files, fetched_folder, model_place, require_trust
 from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError
+from qcam.images.images import ImageFile
 
 
 class BirefnetSaliency:

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.calibration.images import ImageFile
-from qcam.common import console
+from qcam.common import telling
 from qcam.common.errors import QcamError
 from qcam.common.files import canonical_json, write_atomically
 from qcam.common.storage import cache_folder
 from qcam.evaluate.saliency.source import NoObjectError, SaliencySource
+from qcam.images.images import ImageFile
 
 _SCALE = np.float32(32768)
 _VERSION = 1
@@ -82,7 +82,7 @@ class CachedSaliency:
         try:
             write_atomically(path, data)
         except QcamError as error:  # the run does not need it: the same maps are computed again next time
-            console.warn(f"salient-object maps are not kept: {error}, or --saliency-cache none")
+            telling.warn(f"salient-object maps are not kept: {error}, or --saliency-cache none")
             self._folder = None
 
 

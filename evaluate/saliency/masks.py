@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.calibration.images import ImageFile, decode, find_images
-from qcam.calibration.sources import fingerprint_source
 from qcam.common.files import fingerprint
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError
+from qcam.images.images import ImageFile, decode, find_images
+from qcam.images.sources import fingerprint_source
 
 
 class MaskSaliency:

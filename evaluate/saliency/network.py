@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.calibration.images import ImageFile
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint, sha256_bytes
 from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
 from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError
+from qcam.images.images import ImageFile
 from qcam.runtime.bundle import read_onnx
 from qcam.runtime.graph import SHAPE_OPERATORS
 

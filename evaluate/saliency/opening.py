@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from qcam.calibration.photographs import package_folder
 from qcam.common.errors import QcamError
 from qcam.evaluate.saliency.birefnet import BirefnetSaliency
 from qcam.evaluate.saliency.cache import CachedSaliency
@@ -14,6 +13,7 @@ from qcam.evaluate.saliency.network import NetworkSaliency
 from qcam.evaluate.saliency.settings import network_settings
 from qcam.evaluate.saliency.source import SaliencySource
 from qcam.evaluate.saliency.spectral import SpectralSaliency
+from qcam.images.embedded import package_folder
 
 _CHOICES = "u2netp, birefnet[:WHERE], onnx:FILE, masks:DIR, spectral or none"
 

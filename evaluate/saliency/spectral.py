@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.calibration.images import ImageFile
 from qcam.common.files import fingerprint
 from qcam.evaluate.saliency.source import NoObjectError
+from qcam.images.images import ImageFile
 
 #: Side of the square the image is shrunk to, in pixels.
 SIZE = 64

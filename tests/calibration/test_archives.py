@@ -17,12 +17,12 @@ import pytest
 from archive_writing import hugging_face, parquet, picture, tar
 from PIL import Image
 
-from qcam.calibration import sources
-from qcam.calibration.images import CANNOT_BE_READ, MAX_BYTES, ImageFile, decode, decode_all, find_images, with_labels
-from qcam.calibration.sources import Cell, Span
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes
 from qcam.common.storage import open_location
+from qcam.images import sources
+from qcam.images.images import CANNOT_BE_READ, MAX_BYTES, ImageFile, decode, decode_all, find_images, with_labels
+from qcam.images.sources import Cell, Span
 
 CLASSES = ("tench", "goldfish", "shark")
 
@@ -196,6 +196,7 @@ def test_damage_between_members_does_not_shorten_the_list_in_silence(tmp_path: P
         find_images(tmp_path)
 
 
+@pytest.mark.usefixtures("on_terminal")
 def test_a_tar_file_that_was_not_copied_whole_is_told_and_its_last_image_refused(
     folder: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -488,6 +489,7 @@ def test_a_folder_without_images_is_refused(folder: Any) -> None:
         find_images(folder)
 
 
+@pytest.mark.usefixtures("on_terminal")
 def test_archives_that_links_lead_to_outside_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "outside.tar").write_bytes(tar([("a.png", picture(0))]))
     (tmp_path / "set").mkdir()
@@ -549,6 +551,7 @@ def test_a_csv_counts_before_the_archive_where_it_names_an_image(labelled: list[
     assert labels(with_labels(labelled, CLASSES, path)) == [0, None, 2, 0, None, 1]
 
 
+@pytest.mark.usefixtures("on_terminal")
 def test_labels_of_other_classes_count_as_none(labelled: list[ImageFile], capsys: pytest.CaptureFixture[str]) -> None:
     assert labels(with_labels(labelled, CLASSES[:2], None)) == [None, None, 1, 0, 1, None]
     assert "2 images have labels that are none of the model's 2 classes" in capsys.readouterr().err

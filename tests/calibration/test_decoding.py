@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qcam.calibration.decoding import FORMATS, MAX_PIXELS, PictureError, decode_picture, open_picture
-from qcam.calibration.images import decode
+from qcam.images.decoding import FORMATS, MAX_PIXELS, PictureError, decode_picture, open_picture
+from qcam.images.images import decode
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("common", "calibration", "models", "exporters", "runtime", "evaluate", "benchmarks")
+ROOMS = ("common", "images", "commands", "calibration", "models", "exporters", "runtime", "evaluate", "benchmarks")
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
 PDF = b"%PDF-1.4\n1 0 obj\n<</Type/Catalog>>\nendobj\ntrailer\n<</Root 1 0 R>>\n%%EOF\n"
 
@@ -113,6 +113,6 @@ def opening_calls(path):
 def test_nothing_else_opens_a_picture():
     modules = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     assert len(modules) > 100
-    assert opening_calls(ROOT / "calibration" / "decoding.py")  # the search finds what it looks for
+    assert opening_calls(ROOT / "images" / "decoding.py")  # the search finds what it looks for
     opening = {str(path.relative_to(ROOT)): lines for path in modules if (lines := opening_calls(path))}
-    assert set(opening) == {"calibration/decoding.py"}
+    assert set(opening) == {"images/decoding.py"}

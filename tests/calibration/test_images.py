@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.calibration.images import MAX_BYTES, ImageFile, decode, find_images, with_labels
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes
+from qcam.images.images import MAX_BYTES, ImageFile, decode, find_images, with_labels
 
 ORIENTATION = 0x0112
 #: What a viewer does with the stored pixels (height × width × …) for each EXIF orientation.

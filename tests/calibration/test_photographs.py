@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from qcam.calibration import photographs
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import calibration_photographs, evaluation_photographs, package_folder
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
+from qcam.images import embedded as photographs
+from qcam.images.embedded import calibration_photographs, evaluation_photographs, package_folder
+from qcam.images.images import decode
 
 
 def test_the_evaluation_set_is_20_labelled_photographs() -> None:

@@ -25,11 +25,11 @@ from torchvision.models import ResNet50_Weights
 from torchvision.transforms import InterpolationMode, functional
 from torchvision.transforms._presets import ImageClassification
 
-from qcam.calibration import preprocessing
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
+from qcam.images import preprocessing
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.images import decode
+from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import load_model
 
 IMAGENET = Preprocessing(256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -157,7 +157,7 @@ def test_extreme_shapes_take_no_extreme_memory() -> None:
         import resource
         import numpy as np
         from PIL import Image
-        from qcam.calibration.preprocessing import Preprocessing
+        from qcam.images.preprocessing import Preprocessing
         settings = Preprocessing(256, (224, 224), (0, 0, 0), (1, 1, 1))
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)

@@ -16,10 +16,10 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from PIL import Image
 
 from qcam.calibration import ranges
-from qcam.calibration.images import ImageFile
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.calibration.ranges import METHODS, CalibrationSet, collect_ranges, load_calibration_set, quantizable_operators
 from qcam.common.errors import QcamError
+from qcam.images.images import ImageFile
+from qcam.images.preprocessing import Preprocessing
 
 SETTINGS = Preprocessing(12, (12, 12), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 TENSORS = ("input", "convolved", "rectified")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from archive_writing import parquet, picture, tar
 
-from qcam.calibration import images, sources
-from qcam.calibration.images import decode_all, find_images
-from qcam.calibration.sources import Cell, Span, absolute_source, fingerprint_source, fingerprint_sources, in_order
 from qcam.common import machine
 from qcam.common.files import sha256_bytes, sha256_file
 from qcam.common.storage import open_location
+from qcam.images import images, sources
+from qcam.images.images import decode_all, find_images
+from qcam.images.sources import Cell, Span, absolute_source, fingerprint_source, fingerprint_sources, in_order
 
 
 @pytest.mark.parametrize("base", ["memory_store", "object_store"])

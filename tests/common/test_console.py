@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from qcam.common import console
+from qcam.commands import console
 from qcam.common.errors import GateError, QcamError
 from qcam.common.files import write_atomically
 
@@ -23,7 +23,7 @@ from qcam.common.files import write_atomically
 SCRIPT = """
     import time
     import click
-    from qcam.common import console
+    from qcam.commands import console
     from qcam.common.errors import GateError, QcamError
 
     @click.command(cls=console.Command)
@@ -361,7 +361,7 @@ def test_a_file_of_a_clock_that_went_back_is_kept(crashes: Path) -> None:
 def test_a_bug_of_a_real_command_shows_no_traceback(crashes: Path, tmp_path: Path) -> None:
     code = textwrap.dedent("""
         from pathlib import Path
-        from qcam.exporters import cli
+        from qcam.commands import export as cli
 
         def broken(*arguments, **options):
             return {}["no such key"]
@@ -376,14 +376,14 @@ def test_a_bug_of_a_real_command_shows_no_traceback(crashes: Path, tmp_path: Pat
     assert done.returncode == 70
     assert "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("bug: ")] == [last]
-    assert last.startswith("bug: KeyError: 'no such key' at qcam.exporters.cli:")
+    assert last.startswith("bug: KeyError: 'no such key' at qcam.commands.export:")
     assert last.endswith(str(file))
     assert "KeyError: 'no such key'" in file.read_text(encoding="utf-8")
     assert not (tmp_path / "output").exists() or not list((tmp_path / "output").iterdir())
 
 
 @pytest.mark.parametrize(
-    "module", ["qcam.exporters.cli", "qcam.evaluate.cli", "qcam.evaluate.check_cli", "qcam.evaluate.report_cli"]
+    "module", ["qcam.commands.export", "qcam.commands.eval", "qcam.commands.check", "qcam.commands.report"]
 )
 def test_the_help_of_every_command_tells_the_code_of_a_bug(module: str) -> None:
     command = importlib.import_module(module).main

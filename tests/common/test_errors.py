@@ -12,7 +12,7 @@ from qcam.common.errors import QcamError, first_line
 from qcam.common.storage import reason
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("common", "calibration", "models", "exporters", "runtime", "evaluate")
+ROOMS = ("common", "images", "commands", "calibration", "models", "exporters", "runtime", "evaluate")
 
 
 class Speechless(Exception):

@@ -1,4 +1,4 @@
-"""A bundle's deployed run on another processor's real kernels, as the deployed side of `qcam.evaluate.check`."""
+"""A bundle's deployed run on another processor's real kernels, as the deployed side of `qcam.evaluate.check.checker`."""
 
 from __future__ import annotations
 

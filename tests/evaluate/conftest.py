@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.evaluate import check_cli
+from qcam.commands import check as check_cli
+from qcam.images.embedded import evaluation_photographs
 from qcam.runtime.deployed.probe import probe_kernels
 
 

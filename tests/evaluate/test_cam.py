@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
-from qcam.evaluate.cam import (
+from qcam.evaluate.maps.cam import (
     METHODS,
     cam,
     gradcam_plus_plus_weights,

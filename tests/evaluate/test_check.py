@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qcam.common.errors import QcamError
-from qcam.evaluate.check import FLOAT_ROUNDING, LOGITS, Checker, CheckResult, ImageResult, TensorResult
+from qcam.evaluate.check.checker import FLOAT_ROUNDING, LOGITS, Checker, CheckResult, ImageResult, TensorResult
 
 
 def tensor(name, simulated, deployed, *, forced=None, operator="Conv a"):

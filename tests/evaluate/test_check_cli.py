@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from PIL import Image
 from rich.console import Console
 
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.common import console
+from qcam.commands import console
 from qcam.common.files import sha256_file
-from qcam.evaluate.check_report import GATES
+from qcam.evaluate.check.verdicts import GATES
+from qcam.images.embedded import evaluation_photographs
 from qcam.runtime.bundle import load_model
 from qcam.runtime.deployed import probe
 from qcam.runtime.fusion import find_groups, quantized_tensors
@@ -368,7 +368,7 @@ def test_interrupting_writes_nothing(tiny_bundle, tmp_path, how):
     for index in range(400):
         shutil.copy(photographs[index % len(photographs)].path, folder / f"{index:03d}.jpg")
     process = subprocess.Popen(
-        [sys.executable, "-m", "qcam.evaluate.check_cli", str(tiny_bundle.folder), "--images", str(folder)],
+        [sys.executable, "-m", "qcam.commands.check", str(tiny_bundle.folder), "--images", str(folder)],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         # A shell's background job starts with SIGINT ignored, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -387,7 +387,7 @@ def test_interrupting_writes_nothing(tiny_bundle, tmp_path, how):
 
 def test_help_teaches_by_example_and_loads_no_torch(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "qcam.evaluate.check_cli", "--help"], capture_output=True, text=True,
+        [sys.executable, "-X", "importtime", "-m", "qcam.commands.check", "--help"], capture_output=True, text=True,
         cwd=tmp_path, env={"COLUMNS": "80", "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 0

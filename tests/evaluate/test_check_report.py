@@ -5,8 +5,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from qcam.evaluate.check import LOGITS, CheckResult, ImageResult, TensorResult
-from qcam.evaluate.check_report import (
+from qcam.evaluate.check.checker import LOGITS, CheckResult, ImageResult, TensorResult
+from qcam.evaluate.check.verdicts import (
     FALLS_SHORT,
     HOLDS,
     INFORMATION,

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.evaluate.results import read_rows
+from qcam.evaluate.results.folder import read_rows
+from qcam.images.embedded import evaluation_photographs
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_p
         "from qcam.runtime.deployed import probe\n"
         "real = probe._ask\n"
         "probe._ask = lambda q, c: 'neither [9]' if q.expected and len(q.answers) == 1 else real(q, c)\n"
-        "from qcam.evaluate.cli import main; main()\n"
+        "from qcam.commands.eval import main; main()\n"
     )
     arguments = (tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", "--grid-rows", "0")
     done = subprocess.run(
@@ -111,7 +111,7 @@ def test_interrupting_leaves_readable_results_and_the_same_command_goes_on(tiny_
         shutil.copy(photographs[index % len(photographs)].path, folder / f"{index:03d}.jpg")
     arguments = [tiny_bundle.folder, "--images", folder, "--saliency", "none", "--output", "out", "--grid-rows", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "qcam.evaluate.cli", *map(str, arguments)], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "qcam.commands.eval", *map(str, arguments)], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         # A shell's background job starts with SIGINT ignored, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip

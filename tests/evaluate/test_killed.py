@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.evaluate.results import IMAGES, MAPS, PICTURES, RESULTS, SUMMARY
+from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, RESULTS, SUMMARY
+from qcam.images.embedded import evaluation_photographs
 
 #: Whatever is a matter of figures; run.json and placement.json hold times and names of kernels besides.
 SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
@@ -35,7 +35,7 @@ def photographs(tmp_path):
 def arguments(bundle, photographs, output):
     options = ["--saliency", "spectral", "--batch-size", "4", "--workers", "1", "--grid-rows", "0", "--no-report"]
     options += ["--output", output]
-    return [sys.executable, "-m", "qcam.evaluate.cli", str(bundle), "--images", str(photographs), *options]
+    return [sys.executable, "-m", "qcam.commands.eval", str(bundle), "--images", str(photographs), *options]
 
 
 def finish(command, cwd):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from qcam.evaluate import measures
-from qcam.evaluate.measures import (
+from qcam.evaluate.maps import measures
+from qcam.evaluate.maps.measures import (
     area_average,
     drop_and_increase,
     energy_in_object,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qcam.evaluate import metrics
-from qcam.evaluate.metrics import EPSILON, METRICS, all_metrics, correlation, divergence, is_constant, similarity
+from qcam.evaluate.maps import metrics
+from qcam.evaluate.maps.metrics import EPSILON, METRICS, all_metrics, correlation, divergence, is_constant, similarity
 
 Metric = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 FUNCTIONS: dict[str, Metric] = {"SIM": similarity, "CC": correlation, "KLD": divergence}

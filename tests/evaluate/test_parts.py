@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from qcam.common.files import sha256_bytes, sha256_file
-from qcam.evaluate.parts import (
+from qcam.evaluate.results.folder import MAPS, PICTURES, RESULTS, Picture, Row, StoredMap, read_rows
+from qcam.evaluate.results.parts import (
     DamagedPartError,
     ImageOutcome,
     PartStore,
@@ -20,7 +21,6 @@ from qcam.evaluate.parts import (
     remove_leftovers,
     write_part,
 )
-from qcam.evaluate.results import MAPS, PICTURES, RESULTS, Picture, Row, StoredMap, read_rows
 
 KEY = "ab" * 32
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from qcam.evaluate.pipeline import AHEAD, overlapped
+from qcam.evaluate.run.pipeline import AHEAD, overlapped
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])

@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 
-from qcam.calibration.images import find_images
-from qcam.calibration.photographs import evaluation_photographs
 from qcam.common.errors import QcamError
-from qcam.evaluate.evaluator import BundleEvaluator
-from qcam.evaluate.plan import StudyOptions
-from qcam.evaluate.replaced import ReplacedResults
-from qcam.evaluate.results import RUN
-from qcam.evaluate.study import Study
+from qcam.evaluate.results.folder import RUN
+from qcam.evaluate.results.replaced import ReplacedResults
+from qcam.evaluate.run.evaluator import BundleEvaluator
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.study.study import Study
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import find_images
 
 
 @pytest.fixture

@@ -15,9 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from rembg.session_simple import SimpleSession
 
-from qcam.calibration.images import ImageFile, decode
-from qcam.calibration.photographs import evaluation_photographs, package_folder
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
 from qcam.evaluate.saliency import (
     MaskSaliency,
@@ -29,6 +26,9 @@ from qcam.evaluate.saliency import (
     open_saliency,
 )
 from qcam.evaluate.saliency.settings import PRESETS
+from qcam.images.embedded import evaluation_photographs, package_folder
+from qcam.images.images import ImageFile, decode
+from qcam.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WEIGHT = np.array([1.5, -0.5, 2.0], np.float32)

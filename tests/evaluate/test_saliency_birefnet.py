@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qcam.calibration.images import ImageFile, decode
-from qcam.calibration.photographs import evaluation_photographs
 from qcam.common.errors import QcamError
 from qcam.evaluate.saliency import NoObjectError, open_saliency
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import ImageFile, decode
 
 FILE = ImageFile("a.jpg", Path("a.jpg"))
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qcam.calibration.images import ImageFile, decode
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.evaluate.metrics import all_metrics
+from qcam.evaluate.maps.metrics import all_metrics
 from qcam.evaluate.saliency import CachedSaliency, NoObjectError, default_cache, open_saliency
 from qcam.evaluate.saliency.cache import _read
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import ImageFile, decode
 
 FILE = ImageFile("a.jpg", Path("a.jpg"))
 

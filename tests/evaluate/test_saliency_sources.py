@@ -10,10 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from qcam.calibration.images import ImageFile
 from qcam.common.errors import QcamError
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.saliency.settings import PRESETS, network_settings
+from qcam.images.images import ImageFile
 
 FILE = ImageFile("a.jpg", Path("a.jpg"))
 

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from qcam.calibration.images import ImageFile, decode
-from qcam.calibration.photographs import evaluation_photographs
 from qcam.evaluate.saliency import NoObjectError, open_saliency
 from qcam.evaluate.saliency.spectral import _AVERAGE, _GAUSSIAN, SpectralSaliency, _smoothed, shrink, spectral_residual
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import ImageFile, decode
 
 RECORDED = Path(__file__).parent / "data" / "spectral_residual.npz"
 FILE = ImageFile("a.jpg", Path("a.jpg"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qcam.evaluate.stages import Span, StageClock, covered, describe, to_trace
+from qcam.evaluate.run.stages import Span, StageClock, covered, describe, to_trace
 
 SPANS = [
     Span("decode", 0.0, 2.0, "load"),

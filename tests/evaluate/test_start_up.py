@@ -11,7 +11,7 @@ HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "pyarrow", "scip
 
 
 @pytest.mark.parametrize(
-    "module", ["qcam.exporters.cli", "qcam.evaluate.cli", "qcam.evaluate.check_cli", "qcam.evaluate.report_cli"]
+    "module", ["qcam.commands.export", "qcam.commands.eval", "qcam.commands.check", "qcam.commands.report"]
 )
 def test_help_needs_nothing_heavy(module):
     code = (
@@ -24,10 +24,10 @@ def test_help_needs_nothing_heavy(module):
 
 
 def test_a_report_needs_no_torch(tiny_bundle, tmp_path):
-    from qcam.calibration.images import find_images
-    from qcam.calibration.photographs import evaluation_photographs
-    from qcam.evaluate.plan import StudyOptions
-    from qcam.evaluate.study import Study
+    from qcam.evaluate.study.plan import StudyOptions
+    from qcam.evaluate.study.study import Study
+    from qcam.images.embedded import evaluation_photographs
+    from qcam.images.images import find_images
 
     images = find_images(evaluation_photographs()[0].path.parent, limit=2)
     options = StudyOptions(("f32", "int8"), saliency="none", fake_quant=False)
@@ -35,7 +35,7 @@ def test_a_report_needs_no_torch(tiny_bundle, tmp_path):
     study.prepare("cpu", force=False)
     study.run()
     code = (
-        "import sys; from qcam.evaluate.report_cli import main\n"
+        "import sys; from qcam.commands.report import main\n"
         f"try: main([{str(tmp_path / 'run')!r}, '--output', {str(tmp_path / 'report')!r}])\n"
         "finally: print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))\n"
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, wilcoxon
 
-from qcam.evaluate.statistics import bootstrap_intervals, holm, paired_test
+from qcam.evaluate.maps.statistics import bootstrap_intervals, holm, paired_test
 
 
 def test_intervals_are_scipy_s_percentile_bootstrap():

@@ -9,15 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from qcam.calibration.images import find_images, with_labels
-from qcam.calibration.photographs import evaluation_photographs
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
-from qcam.evaluate import study as study_module
-from qcam.evaluate.cam import normalise, upsample
-from qcam.evaluate.evaluator import BundleEvaluator
-from qcam.evaluate.plan import StudyOptions
-from qcam.evaluate.results import (
+from qcam.evaluate.maps.cam import normalise, upsample
+from qcam.evaluate.results.folder import (
     IMAGES,
     MAP_SCHEMA,
     MAPS,
@@ -31,10 +26,15 @@ from qcam.evaluate.results import (
     Results,
     read_rows,
 )
-from qcam.evaluate.runner import ShardRunner
+from qcam.evaluate.results.summary import columns_of, summarise
+from qcam.evaluate.run.evaluator import BundleEvaluator
+from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.study import Study
-from qcam.evaluate.summary import columns_of, summarise
+from qcam.evaluate.study import study as study_module
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.study.study import Study
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import find_images, with_labels
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import probe_kernels
 
@@ -219,7 +219,7 @@ def test_the_deployed_model_is_shown_what_its_cam_leaves(tiny_bundle, photograph
 def test_every_image_is_decoded_once_for_all_models_and_precisions(
     tiny_bundle, export_tiny, photographs, tmp_path, monkeypatch
 ):
-    from qcam.calibration import images as module
+    from qcam.images import images as module
 
     other = replace(export_tiny(tmp_path / "other", seed=1), model_id="other")
     decoded = []
@@ -493,6 +493,7 @@ SPOILS = {
 
 
 @pytest.mark.parametrize("kind", SPOILS)
+@pytest.mark.usefixtures("on_terminal")
 def test_parts_that_are_spoilt_before_they_are_joined_are_done_again(
     tiny_bundle, photographs, tmp_path, monkeypatch, capsys, kind
 ):
@@ -547,6 +548,7 @@ def flip(path):
 
 @pytest.mark.parametrize("name", [RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT])
 @pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(b"")])
+@pytest.mark.usefixtures("on_terminal")
 def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(
     tiny_bundle, photographs, tmp_path, capsys, name, spoil
 ):
@@ -585,6 +587,7 @@ def test_none_of_a_hundred_flipped_bits_of_the_record_passes(tiny_bundle, photog
         assert run == before  # a space that became another one
 
 
+@pytest.mark.usefixtures("on_terminal")
 def test_results_of_an_earlier_version_open_and_are_said_to_be_unverified(tiny_bundle, photographs, tmp_path, capsys):
     images = find_images(photographs)[:2]
     rows = finish(make(tiny_bundle, images, tmp_path / "out"))

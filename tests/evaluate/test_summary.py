@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from qcam.evaluate import table_files
-from qcam.evaluate.published import COLUMNS, comparable, published
-from qcam.evaluate.results import Row
-from qcam.evaluate.statistics import paired_test
-from qcam.evaluate.summary import columns_of, summarise
-from qcam.evaluate.table import as_markdown, table_rows
-from qcam.evaluate.table_files import (
+from qcam.evaluate.maps.statistics import paired_test
+from qcam.evaluate.report import table_files
+from qcam.evaluate.report.published import COLUMNS, comparable, published
+from qcam.evaluate.report.table import as_markdown, table_rows
+from qcam.evaluate.report.table_files import (
     as_csv,
     as_latex,
     beside_the_paper,
@@ -24,6 +22,8 @@ from qcam.evaluate.table_files import (
     intervals_as_markdown,
     paired_section,
 )
+from qcam.evaluate.results.folder import Row
+from qcam.evaluate.results.summary import columns_of, summarise
 
 CCS = {"f32": [1.0] * 6, "int16": [0.99, 0.98, 1.0, 0.97, 0.99, None], "int8": [0.9, 0.8, 0.95, 0.5, 0.7, None]}
 FLIPPED = [False, False, False, True, True, None]

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from qcam.calibration.photographs import calibration_photographs
 from qcam.calibration.ranges import load_calibration_set
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.images.embedded import calibration_photographs
 from qcam.models.sources import load_model as load_source
 from qcam.runtime.bundle import Tap, load_bundle, load_model
 from qcam.runtime.deployed import DeployedModel, SessionSettings
@@ -166,7 +166,10 @@ def test_exporting_twice_gives_the_same_hashes(tmp_path):
     """In two processes with different string hashing, so that no order of a set can hide."""
     for seed in ("1", "2"):
         subprocess.run(
-            [sys.executable, "-m", "qcam.exporters.cli", "squeezenet1_1", "--weights", "random:0", "--output", tmp_path / seed],
+            [
+                sys.executable,
+                *("-m", "qcam.commands.export", "squeezenet1_1", "--weights", "random:0", "--output", tmp_path / seed),
+            ],
             check=True,
             capture_output=True,
             env=os.environ | {"PYTHONHASHSEED": seed},

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hostile.harness import Outcome, Scene, Tree
-from qcam.calibration.photographs import evaluation_photographs
+from qcam.images.embedded import evaluation_photographs
 
 #: Whatever is a matter of figures.
 SAME = ("results.parquet", "maps.parquet", "pictures.parquet", "images.parquet", "summary.json")

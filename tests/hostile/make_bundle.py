@@ -16,8 +16,8 @@ def main(conftest: str, folder: str, seed: str, identity: str = "tiny") -> None:
     module = importlib.util.module_from_spec(specification)
     sys.modules["attacked_conftest"] = module
     specification.loader.exec_module(module)
-    from qcam.calibration.photographs import calibration_photographs
     from qcam.exporters.export import ExportOptions, export_bundle
+    from qcam.images.embedded import calibration_photographs
 
     model = replace(module.tiny_model(int(seed)), id=identity) if identity != "tiny" else module.tiny_model(int(seed))
     export_bundle(model, calibration_photographs()[:3], ExportOptions(), Path(folder))

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
+from qcam.images.preprocessing import Preprocessing
 from qcam.models import sources
 from qcam.models.sources import load_model
 from qcam.models.weights import StateDict, hash_parameters, load_strictly, read_state_dict, zip_in_order

@@ -37,10 +37,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchvision import models
 
-from qcam.calibration.images import ImageFile, decode
-from qcam.calibration.photographs import calibration_photographs, evaluation_photographs
-from qcam.calibration.preprocessing import Preprocessing
-from qcam.evaluate.cam import cam, gradcam_plus_plus_weights, gradcam_weights, normalise, upsample
+from qcam.evaluate.maps.cam import cam, gradcam_plus_plus_weights, gradcam_weights, normalise, upsample
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.images import ImageFile, decode
+from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import TORCHVISION_MODELS, load_model
 
 Array = NDArray[np.float64]

@@ -65,13 +65,13 @@ def test_precisions_under_each_others_names_are_refused(
         opened(swapped(copy, *pair), name)
 
 
-@pytest.mark.parametrize("command", ["qcam.evaluate.cli", "qcam.evaluate.check_cli"])
+@pytest.mark.parametrize("command", ["qcam.commands.eval", "qcam.commands.check"])
 def test_commands_refuse_swapped_names(copy: Path, tmp_path: Path, command: str) -> None:
     import importlib
 
     from click.testing import CliRunner
 
-    from qcam.calibration.photographs import evaluation_photographs
+    from qcam.images.embedded import evaluation_photographs
 
     swapped(copy, 0, 2)
     pictures = str(evaluation_photographs()[0].path.parent)

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qcam.calibration.preprocessing import Preprocessing
 from qcam.common.errors import QcamError
+from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_bundle, parse_manifest, read_onnx
 
 

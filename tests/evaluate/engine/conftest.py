@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from studies import SAME, command, finish
 
-from qcam.calibration.photographs import evaluation_photographs
+from qcam.images.embedded import evaluation_photographs
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from qcam.common.files import sha256_file
-from qcam.evaluate.results import IMAGES, MAPS, PICTURES, RESULTS, RUN, SUMMARY, write_run
+from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, RESULTS, RUN, SUMMARY, write_run
 
 #: Whatever is a matter of figures; run.json and placement.json hold times and names of machines besides.
 SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
@@ -21,7 +21,7 @@ def command(bundle: object, photographs: object, output: object, *options: objec
     """Return a run that is all computing: one thread a worker, no pictures."""
     fixed = ["--saliency", "spectral", "--batch-size", 4, "--threads", 1, "--grid-rows", 0, "--no-report"]
     return [
-        sys.executable, "-m", "qcam.evaluate.cli", str(bundle), "--images", str(photographs), "--output", str(output),
+        sys.executable, "-m", "qcam.commands.eval", str(bundle), "--images", str(photographs), "--output", str(output),
         *map(str, [*fixed, *options]),
     ]  # fmt: skip
 

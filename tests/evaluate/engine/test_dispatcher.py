@@ -6,12 +6,12 @@ from collections import deque
 
 import pytest
 
-from qcam.calibration.images import ImageFile
 from qcam.common.errors import QcamError
 from qcam.evaluate.engine import dispatcher as module
 from qcam.evaluate.engine.dispatcher import ATTEMPTS, LEASE, Dispatcher
 from qcam.evaluate.engine.messages import Finished, Joined, Lost, Refused, Returned, Shard, Started
-from qcam.evaluate.facts import WorkerFacts
+from qcam.evaluate.run.facts import WorkerFacts
+from qcam.images.images import ImageFile
 
 FACTS = WorkerFacts((), None, False, "CPU", "here", [], {})
 

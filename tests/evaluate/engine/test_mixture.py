@@ -7,16 +7,16 @@ import shutil
 
 import pytest
 
-from qcam.calibration.images import find_images
-from qcam.calibration.photographs import evaluation_photographs
+from qcam.commands.outcome import draw, tell
 from qcam.common.errors import QcamError
-from qcam.evaluate import study as study_module
-from qcam.evaluate.facts import WorkerFacts
-from qcam.evaluate.outcome import draw, tell
-from qcam.evaluate.plan import StudyOptions
-from qcam.evaluate.record import mixtures
-from qcam.evaluate.results import RUN
-from qcam.evaluate.study import Study
+from qcam.evaluate.results.folder import RUN
+from qcam.evaluate.run.facts import WorkerFacts
+from qcam.evaluate.study import study as study_module
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.study.record import mixtures
+from qcam.evaluate.study.study import Study
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import find_images
 
 
 def worker(kernel, shards, **versions):

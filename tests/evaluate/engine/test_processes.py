@@ -19,7 +19,7 @@ from studies import children, command, finish, hear_ctrl_c, wait_for_parts
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.evaluate.engine.choice import EngineOptions, settle
-from qcam.evaluate.results import RESULTS
+from qcam.evaluate.results.folder import RESULTS
 
 
 def test_two_processes_end_like_one(tiny_bundle, many, tmp_path, same_as):
@@ -101,14 +101,14 @@ def test_a_changed_image_is_named_and_the_rest_is_kept(tiny_bundle, many, tmp_pa
     shutil.copytree(many, folder)
     line = command(tiny_bundle.folder, folder, "out", "--workers", 2)
     code = (
-        "import sys; from pathlib import Path; import qcam.evaluate.study as study\n"
+        "import sys; from pathlib import Path; import qcam.evaluate.study.study as study\n"
         "real = study.fingerprint_images\n"
         "def changing(images):\n"
         "    found = real(images)\n"
         f"    Path({str(folder / '100.jpg')!r}).write_bytes(Path({str(folder / '101.jpg')!r}).read_bytes())\n"
         "    return found\n"
         "study.fingerprint_images = changing\n"
-        "from qcam.evaluate.cli import main\n"
+        "from qcam.commands.eval import main\n"
         "if __name__ == '__main__': main()\n"
     )
     (tmp_path / "driver.py").write_text(code)

@@ -151,7 +151,7 @@ class Hungry(cluster.RayWorker):
         yield from super().evaluate(lease, destination)
 
 cluster.RayWorker = Hungry
-from qcam.evaluate.cli import main
+from qcam.commands.eval import main
 if __name__ == "__main__":
     main()
 """

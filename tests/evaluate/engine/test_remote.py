@@ -14,7 +14,7 @@ import pytest
 import s3fs
 from studies import SAME, command, finish
 
-from qcam.evaluate.results import RESULTS, RUN, read_rows
+from qcam.evaluate.results.folder import RESULTS, RUN, read_rows
 
 
 @pytest.fixture
@@ -82,10 +82,10 @@ def test_results_that_could_not_be_brought_there_are_not_lost(remote, tmp_path, 
     """Whatever happens between the last shard and the last file: the parts stay until all is there."""
     arguments = line(remote, "--workers", 1)
     code = (
-        "import qcam.evaluate.outcome as outcome\n"
+        "import qcam.commands.outcome as outcome\n"
         "def interrupted(*_, **__): raise KeyboardInterrupt\n"
         "outcome.draw = interrupted\n"
-        "from qcam.evaluate.cli import main\n"
+        "from qcam.commands.eval import main\n"
         "if __name__ == '__main__': main()\n"
     )
     (tmp_path / "driver.py").write_text(code)

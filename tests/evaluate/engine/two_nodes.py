@@ -19,8 +19,8 @@ import click
 from PIL import ImageOps
 from studies import SAME, children
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import evaluation_photographs
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import decode
 
 #: Of each node; Ray's default is a third of the machine's memory.
 STORE = 100 << 20
@@ -41,7 +41,7 @@ def main(bundle: Path, output: Path) -> None:
         assert picture is not None
         picture.save(photographs / f"{Path(each.name).stem}.png")
         ImageOps.mirror(picture).save(photographs / f"{Path(each.name).stem}-mirrored.png")
-    command = [sys.executable, "-m", "qcam.evaluate.cli", str(bundle), "--images", str(photographs), "--threads", "1"]
+    command = [sys.executable, "-m", "qcam.commands.eval", str(bundle), "--images", str(photographs), "--threads", "1"]
     command += ["--batch-size", "4", "--target", "f32-top1"]
 
     click.echo("two nodes of one core each")

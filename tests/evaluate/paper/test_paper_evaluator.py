@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from qcam.calibration.images import decode
-from qcam.calibration.photographs import evaluation_photographs
 from qcam.common.errors import QcamError
-from qcam.evaluate.cam import cam, normalise
-from qcam.evaluate.evaluator import Sample
+from qcam.evaluate.maps.cam import cam, normalise
 from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
-from qcam.evaluate.plan import StudyOptions
-from qcam.evaluate.results import Row
-from qcam.evaluate.runner import ShardRunner
-from qcam.evaluate.stages import StageClock
-from qcam.evaluate.study import Study
+from qcam.evaluate.results.folder import Row
+from qcam.evaluate.run.evaluator import Sample
+from qcam.evaluate.run.runner import ShardRunner
+from qcam.evaluate.run.stages import StageClock
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.study.study import Study
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import decode
 from qcam.models.sources import load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle
@@ -228,7 +228,7 @@ def test_an_interrupted_study_goes_on_where_the_observers_were(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Figures depend on the order of the images, so a part carries the observers' state: the same results to the bit."""
-    from qcam.evaluate import study as module
+    from qcam.evaluate.study import study as module
 
     monkeypatch.setattr(module, "SHARD_SIZE", 2)
     named = replace(bundle, precisions=tuple(_entry(name) for name in PRECISIONS))

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qcam.calibration.images import find_images
-from qcam.calibration.photographs import evaluation_photographs
-from qcam.evaluate.plan import StudyOptions
-from qcam.evaluate.results import IMAGES, MAPS, PICTURES, RESULTS, RUN, SUMMARY, Results
+from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, RESULTS, RUN, SUMMARY, Results
+from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.study import Study
-from qcam.evaluate.summary import summarise
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.study.study import Study
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.images import find_images
 from qcam.runtime.bundle import Bundle
 
 #: A name that would be code, were it not escaped.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qcam.evaluate.report.write import write_report
-from qcam.evaluate.results import Results
+from qcam.evaluate.results.folder import Results
 
 _BROWSER, _DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = pytest.mark.skipif(

@@ -20,18 +20,18 @@ from matplotlib import colormaps
 from PIL import Image
 from studies import reseal
 
-from qcam.evaluate.cam import normalise, upsample
-from qcam.evaluate.choice import choose
-from qcam.evaluate.grid import draw_grid, write_grids
+from qcam.evaluate.maps.cam import normalise, upsample
 from qcam.evaluate.report import numbers
 from qcam.evaluate.report.charts import distribution, overview
+from qcam.evaluate.report.choice import choose
 from qcam.evaluate.report.comparison import image_differences, plan_differences
 from qcam.evaluate.report.findings import alarms, between_runs, findings
+from qcam.evaluate.report.grid import draw_grid, write_grids
 from qcam.evaluate.report.overlays import Sheet, cam_png, palette
 from qcam.evaluate.report.runs import Column, Run, name_runs
 from qcam.evaluate.report.svg import inline
 from qcam.evaluate.report.tables import flip_table, main_table, paired_table
-from qcam.evaluate.results import MAPS, RESULTS, Results
+from qcam.evaluate.results.folder import MAPS, RESULTS, Results
 
 
 def test_figures_are_written_as_their_examples_say() -> None:

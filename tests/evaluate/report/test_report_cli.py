@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qcam.evaluate.report_cli import main
+from qcam.commands.report import main
 
 
 def run(*arguments: object) -> int:
@@ -58,7 +58,7 @@ def test_drift_by_depth_comes_from_qcam_check(
 
 def test_help_teaches_by_example_and_loads_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "qcam.evaluate.report_cli", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "qcam.commands.report", "--help"],
         capture_output=True, text=True, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 0

@@ -15,7 +15,7 @@ from PIL import Image
 from qcam.common.errors import QcamError
 from qcam.evaluate.report import BUDGET, ReportOptions
 from qcam.evaluate.report.write import write_report
-from qcam.evaluate.results import Results, write_run
+from qcam.evaluate.results.folder import Results, write_run
 
 
 class Page(HTMLParser):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qcam.calibration.photographs import evaluation_photographs
+from qcam.images.embedded import evaluation_photographs
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
@@ -37,7 +37,7 @@ def cuda_python(tmp_path_factory):
 
 
 def run(python, *arguments, cwd):
-    command = [python, "-m", "qcam.evaluate.cli", *map(str, arguments)]
+    command = [python, "-m", "qcam.commands.eval", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 

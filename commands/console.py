@@ -1,0 +1,298 @@
+"""How commands speak: errors as one line with an exit code, progress with rate and time left."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from qcam.common import machine, telling
+from qcam.common.errors import GateError, QcamError, first_line
+from qcam.common.files import write_atomically
+from qcam.common.storage import cache_folder, shown
+
+#: So many crash files are kept, the newest ones.
+_CRASHES = 20
+#: Their names: date and time in UTC, and the process, so that names in order are files in order of age.
+_CRASH_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-\d+\.txt")
+#: Most characters of an error's text that are said.
+_SAID = 500
+_URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL_IN_TEXT = re.compile(_URL_BEGIN.pattern + r"[^\s'\"]+")
+
+
+class _Console(Console):
+    """A console that lets `Command` decide what a broken pipe means; rich's own ends the process with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on."""
+        raise BrokenPipeError
+
+
+#: Results go to standard output; progress, notes and errors to standard error, so that a pipe gets results only.
+#: A pipe or a file has no width; rich would assume 80 columns and cut figures off. Names are shown as they are: no emoji
+#: for `timm:cat:x`.
+out = _Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
+err = _Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+class Command(click.Command):
+    """A click command whose errors follow qcam's rules.
+
+    Exit code 0: done; 1: a gate does not hold; 2: bad input or environment, one line; 70: a bug, one line and a file with the
+    traceback; 130: interrupted.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command and exit with its code (arguments as in click)."""
+        kwargs["standalone_mode"] = False
+        # SIGTERM ends a run like Ctrl-C does: what is finished stays readable.
+        with _terminate_as_interrupt(), shown_on_terminal():
+            try:
+                code = super().main(*args, **kwargs)
+            except click.exceptions.Exit as error:
+                code = error.exit_code
+            except click.ClickException as error:
+                error.show()
+                code = 2
+            except (KeyboardInterrupt, click.Abort):
+                err.print("[yellow]interrupted[/]")
+                code = 130
+            except QcamError as error:
+                err.print("[bold red]error:[/] ", end="")
+                err.print(_escaped(str(error)), markup=False)
+                code = 2
+            except GateError as error:
+                err.print("[bold red]does not hold:[/] ", end="")
+                err.print("\n".join(map(_escaped, str(error).split("\n"))), markup=False)
+                code = 1
+            except Exception as error:  # nothing that a user can mend
+                _tell_bug(error, _command_line(*args, **kwargs))
+                code = 70
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command's body (as in click)."""
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            # The reader of our output went away (`| head`); nothing is wrong. Caught here: click would make it code 1.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            return 0
+
+
+class _Terminal(logging.Handler):
+    """Shows on standard error what library code tells."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a remark or a warning."""
+        if record.levelno >= logging.WARNING:
+            warn(record.getMessage())
+        else:
+            note(record.getMessage())
+
+    def progress(self, description: str, total: int) -> AbstractContextManager[telling.Advance]:
+        """Show a bar."""
+        return progress(description, total)
+
+    def status(self, text: str) -> AbstractContextManager[object]:
+        """Show a spinner."""
+        return err.status(escape(text))
+
+
+@contextmanager
+def shown_on_terminal() -> Iterator[None]:
+    """Print what library code tells while the block runs: remarks, warnings, progress."""
+    terminal = _Terminal(logging.INFO)
+    level, spread = telling.LOGGER.level, telling.LOGGER.propagate
+    telling.LOGGER.addHandler(terminal)
+    telling.LOGGER.setLevel(logging.INFO)
+    telling.LOGGER.propagate = False
+    try:
+        with telling.listening(terminal):
+            yield
+    finally:
+        telling.LOGGER.removeHandler(terminal)
+        telling.LOGGER.setLevel(level)
+        telling.LOGGER.propagate = spread
+
+
+def note(message: str) -> None:
+    """Print a remark that is no result, to standard error."""
+    err.print(_escaped(message), style="dim", markup=False)
+
+
+def warn(message: str) -> None:
+    """Print a warning, to standard error."""
+    err.print("[bold yellow]warning:[/] ", end="")
+    err.print(_escaped(message), markup=False)
+
+
+def _tell_bug(error: Exception, command: Sequence[str]) -> None:
+    """Print one line about an error that is nobody's but ours, and keep its traceback in a file."""
+    try:
+        kept = f"its traceback is in {_write_crash(error, command)}"
+    except (Exception, KeyboardInterrupt) as problem:  # whatever it is: the bug is what has to be told
+        kept = f"its traceback could not be kept: {first_line(problem)}"
+    text = _what(error, command)
+    text = text if len(text) <= _SAID else f"{text[:_SAID]} …"
+    line = f"{text} at {_raised_at(error)}; this is a bug of qcam, please report it: an issue of this project; {kept}"
+    with suppress(OSError):  # nobody listens any more; the exit code tells
+        err.print("[bold red]bug:[/] ", end="")
+        err.print(_escaped(line), markup=False)
+
+
+def _write_crash(error: Exception, command: Sequence[str]) -> Path:
+    """Write what is needed to mend a bug into the user's cache folder: no environment variables, no values of variables.
+
+    Returns:
+        The file; all but the newest of its kind are gone.
+
+    Raises:
+        QcamError: If the disk refuses.
+    """
+    now = datetime.now(UTC)
+    path = cache_folder("crashes") / f"{now:%Y%m%dT%H%M%S.%f}Z-{os.getpid()}.txt"
+    lines = [
+        f"{_what(error, command)} at {_raised_at(error)}",
+        f"time: {now:%Y-%m-%d %H:%M:%S} UTC",
+        f"command: {_escaped(shlex.join(_without_credentials(argument) for argument in command))}",
+        f"platform: {platform.platform()}",
+        "versions:",
+        *(f"  {package} {version}" for package, version in machine.versions().items()),
+        "",
+        _public("".join(traceback.format_exception(error)), command),
+    ]
+    write_atomically(path, "\n".join(lines).encode(errors="backslashreplace"))
+    with suppress(OSError):
+        names = sorted((old.name for old in path.parent.iterdir() if _CRASH_NAME.fullmatch(old.name)), reverse=True)
+        for name in [name for name in names if name != path.name][_CRASHES - 1 :]:
+            (path.parent / name).unlink(missing_ok=True)
+    return path
+
+
+def _command_line(args: Sequence[str] | None = None, prog_name: str | None = None, **_: Any) -> list[str]:
+    """Return the command and its arguments, from what click was given (its names)."""
+    return [prog_name or Path(sys.argv[0]).name, *(sys.argv[1:] if args is None else args)]
+
+
+def _what(error: Exception, command: Sequence[str]) -> str:
+    """Return an error's type and the first line of its text."""
+    kind, text = type(error).__name__, first_line(error)
+    return kind if text == kind else f"{kind}: {_public(text, command)}"
+
+
+def _raised_at(error: Exception) -> str:
+    """Return module:line of the innermost place inside qcam that an error passed; of the innermost at all if there is none."""
+    ways_in = (Command.main.__code__, Command.invoke.__code__)  # every error of a command passes these
+    places = [
+        (str(frame.f_globals.get("__name__", "?")), line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code not in ways_in
+    ]
+    inside = [place for place in places if place[0].startswith("qcam.")]
+    module, line = (inside or places or [("?", 0)])[-1]
+    return f"{module}:{line}"
+
+
+def _without_credentials(argument: str) -> str:
+    """Return an argument with all URLs in it as they may be shown, also behind KEY= or a prefix."""
+    begin = _URL_BEGIN.search(argument)
+    if begin is None:
+        return argument
+    url = argument[begin.start() :]
+    while (public := shown(url)) != url:  # a password may hold an @
+        url = public
+    protocol, separator, rest = url.partition("://")
+    return argument[: begin.start()] + protocol + separator + _without_credentials(rest)
+
+
+def _public(text: str, command: Sequence[str]) -> str:
+    """Return a text without the credentials of URLs in it, be they those of the command or others."""
+    for argument in command:
+        begin = _URL_BEGIN.search(argument)
+        if begin is not None:  # as a whole: a password may hold what ends a URL in a text
+            url = argument[begin.start() :]
+            text = text.replace(url, _without_credentials(url))
+    return _URL_IN_TEXT.sub(lambda match: _without_credentials(match.group()), text)
+
+
+def _escaped(text: str) -> str:
+    """Return a text with everything that does not print escaped: control characters, line ends, changes of direction."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+class _Rate(ProgressColumn):
+    """Steps a second, or seconds a step where that reads better."""
+
+    def render(self, task: Task) -> Text:
+        """Show the speed of `task`."""
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each", style="dim")
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar with count, rate and time left; without a terminal, a line now and then.
+
+    Args:
+        description: What is being counted, in a few words.
+        total: How many steps there are.
+
+    Yields:
+        A function that takes the number of steps done since it was last called.
+    """
+    if err.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        with Progress(*columns, console=err, transient=True) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda steps: bar.advance(task, steps)
+        return
+    done = 0
+    shown = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done, shown
+        done += steps
+        # A log wants few lines: one each quarter.
+        if done * 4 // max(total, 1) > shown:
+            shown = done * 4 // max(total, 1)
+            note(f"{description}: {done}/{total}")
+
+    yield advance
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Turn SIGTERM into KeyboardInterrupt while the block runs (main thread only)."""
+
+    def interrupt(_signal: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: leave signals alone
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

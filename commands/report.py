@@ -1,0 +1,76 @@
+"""`qcam-report`: result folders become a page, a table and figures; several of them are compared side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qcam.commands import console
+
+_EPILOG = """\b
+Examples:
+  qcam-report out/demo --output out/demo
+      the report of one run again
+  qcam-report out/demo --output paper/ --colormap jet --pictures 40
+      in the paper's colours, with more pictures
+  qcam-report out/cpu out/openvino --output out/compare --names CPU,OpenVINO
+      two providers side by side: what differs, image by image
+  qcam-report out/demo --check out/check --output out/demo
+      with drift by depth, from qcam-check --every-tensor
+Results: report.html (one file that loads nothing), table.csv, table.tex, and
+figures/ as PNG and SVG.
+Exit code: 0 done, 2 a folder cannot be read or holds results of another version,
+70 a bug in qcam, 130 interrupted.
+"""
+
+
+@click.command(cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folders", nargs=-1, required=True, metavar="RESULT...", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the report; other files in it stay.",
+)
+@click.option("--check", "checks", multiple=True, metavar="DIR", type=click.Path(path_type=Path),
+              help="Folder of qcam-check, for drift by depth; by default a fitting one beside the results.")  # fmt: skip
+@click.option(
+    "--colormap",
+    type=click.Choice(["inferno", "viridis", "cividis", "jet"]),
+    default="inferno",
+    show_default=True,
+    help="Colours of CAMs; jet is the paper's, and unreadable for colour-blind people.",
+)
+@click.option(
+    "--pictures",
+    type=click.IntRange(0),
+    default=24,
+    show_default=True,
+    help="Images shown of each model: the worst, the best, and some at random. Fewer where the page would pass 15 MB.",
+)
+@click.option("--names", metavar="A,B,…", help="What the runs are called, in their order; by default as their folders.")
+def main(
+    folders: tuple[Path, ...], output: Path, checks: tuple[Path, ...], colormap: str, pictures: int, names: str | None
+) -> None:
+    """Write the report of each RESULT, a folder of qcam-eval; several are compared side by side, the first with all others."""
+    from qcam.evaluate.report import ReportOptions
+    from qcam.evaluate.report.write import write_report
+    from qcam.evaluate.results.folder import Results
+
+    results = [Results(folder) for folder in folders]
+    chosen = tuple(name.strip() for name in names.split(",")) if names else ()
+    options = ReportOptions(colormap=colormap, pictures=pictures, names=chosen, checks=checks)
+    with console.err.status("drawing"):
+        written = write_report(results, output, options)
+    for item in results:
+        if not item.run.get("complete"):
+            console.warn(f"{item.folder} is not complete: the report is of the images that were finished")
+        if not item.verified:
+            console.note(f"{item.folder} is of an earlier version, without checksums: its files are not verified")
+    size = written[0].stat().st_size / 1e6
+    console.out.print(f"report: {written[0]} ({size:.1f} MB), and {len(written) - 1} files beside it", markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The check: is what is simulated what really runs?"""

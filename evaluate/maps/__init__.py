@@ -1,0 +1,1 @@
+"""Maps and what is measured of them: pure functions of arrays."""

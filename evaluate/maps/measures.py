@@ -1,0 +1,175 @@
+"""Further measures of maps that users of CAM libraries know, beside SIM, CC and KLD (`metrics.py`).
+
+All are undefined (NaN) for a map that is constant or not finite, as there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcam.evaluate.maps.metrics import undefined_if_constant
+
+Array = NDArray[np.float64]
+
+#: Share of positions that `overlap` compares.
+TOP_SHARE = 0.2
+#: Value of a salient-object map from which a position belongs to the object.
+OBJECT = 0.5
+
+
+def rank_correlation(maps: Array, references: Array) -> Array:
+    """Spearman's rank correlation over positions, ties ranked by their mean, -1 to 1; 1 for maps of equal order.
+
+    Args:
+        maps: Evaluated maps, batch × height × width.
+        references: Same shape.
+
+    Returns:
+        float64, batch; NaN where a map is constant.
+
+    >>> rank_correlation(np.array([[[0.0, 1.0, 9.0]]]), np.array([[[5.0, 2.0, 1.0]]]))
+    array([-1.])
+    """
+    a, b = _centred_ranks(maps), _centred_ranks(references)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    result = np.where((a == b).all(axis=1), 1.0, np.clip(result, -1.0, 1.0))
+    return undefined_if_constant(result, maps, references)
+
+
+def overlap(maps: Array, references: Array, share: float = TOP_SHARE) -> Array:
+    """Intersection over union of the positions with the largest values, 0 to 1; 1 for equal maps.
+
+    A map's top positions are those that reach its k-th largest value, k = share of the positions rounded up, and exceed
+    its minimum: more than k where values tie, fewer where a map is zero nearly everywhere.
+
+    Args:
+        maps: Evaluated maps, batch × height × width.
+        references: Same shape.
+        share: Share of positions, above 0 to 1.
+
+    Returns:
+        float64, batch; NaN where a map is constant.
+
+    >>> overlap(np.array([[[3.0, 2.0, 1.0, 0.0]]]), np.array([[[3.0, 1.0, 2.0, 0.0]]]), share=0.5)
+    array([0.33333333])
+    """
+    a, b = _top(maps, share), _top(references, share)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = (a & b).sum(axis=(1, 2)) / (a | b).sum(axis=(1, 2))
+    return undefined_if_constant(result, maps, references)
+
+
+def energy_in_object(maps: Array, saliency: Array, threshold: float = OBJECT) -> Array:
+    """Share of a map's sum that lies inside the salient object, 0 to 1.
+
+    The energy-based pointing game of Wang et al., "Score-CAM" (CVPR workshops 2020), with the object where the
+    salient-object map reaches a threshold.
+
+    Args:
+        maps: Evaluated maps, not negative, batch × height × width.
+        saliency: Salient-object maps, 0..1, same shape.
+        threshold: From which value on a position belongs to the object.
+
+    Returns:
+        float64, batch; NaN where the map is constant, the salient-object map is, or it has no object at this threshold.
+
+    >>> energy_in_object(np.array([[[1.0, 3.0]]]), np.array([[[0.2, 0.9]]]))
+    array([0.75])
+    """
+    inside = saliency >= threshold
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = np.where(inside, maps, 0.0).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
+    # The two sums round differently: a share is at most 1.
+    return undefined_if_constant(np.where(inside.any(axis=(1, 2)), np.minimum(result, 1.0), np.nan), maps, saliency)
+
+
+def drop_and_increase(before: Array, after: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Drop and increase of confidence, after Chattopadhyay et al., "Grad-CAM++" (WACV 2018), section 4.
+
+    Args:
+        before: Probability Y of the explained class for the whole picture, batch, 0..1.
+        after: Probability O for the picture multiplied with its CAM, batch, 0..1.
+
+    Returns:
+        max(0, Y - O) / Y, float64, batch, 0..1 (NaN where Y is 0); and whether O > Y, batch.
+
+    >>> drop_and_increase(np.array([0.8, 0.5]), np.array([0.2, 0.6]))
+    (array([0.75, 0.  ]), array([False,  True]))
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drop: Array = np.maximum(0.0, before - after) / before
+    return drop, after > before
+
+
+def explanation_crops(crops: NDArray[np.uint8], maps: Array) -> NDArray[np.uint8]:
+    """Multiply pictures with maps: what a CAM leaves of them.
+
+    Args:
+        crops: uint8, batch × height × width × 3.
+        maps: 0..1, batch × height × width.
+
+    Returns:
+        uint8, the shape of `crops`, rounded half to even.
+    """
+    result: NDArray[np.uint8] = np.rint(crops * maps[..., None]).astype(np.uint8)
+    return result
+
+
+def area_average(maps: Array, size: tuple[int, int]) -> Array:
+    """Average maps over the cells of a coarser grid; a position that two cells share counts towards both by its area.
+
+    Args:
+        maps: batch × height × width.
+        size: Height and width of the grid.
+
+    Returns:
+        float64, batch × size, never outside the values that a cell covers: what is equal throughout stays equal.
+
+    >>> area_average(np.array([[[0.0, 3.0, 6.0]]]), (1, 2))
+    array([[[1., 5.]]])
+    """
+    for axis, cells in enumerate(size, 1):
+        maps = _along(maps, axis, cells)
+    return maps
+
+
+def _along(maps: Array, axis: int, cells: int) -> Array:
+    """Average along one axis; an average of equal values is that value to the last bit, so that ties stay ties."""
+    length = maps.shape[axis]
+    found = []
+    for cell in range(cells):
+        # A position is `cells` units long and a cell `length` units: what they share is a whole number.
+        first, last = cell * length // cells, -(-(cell + 1) * length // cells)
+        places = np.arange(first, last)
+        shared = np.minimum((cell + 1) * length, (places + 1) * cells) - np.maximum(cell * length, places * cells)
+        part = np.moveaxis(maps, axis, -1)[..., first:last]
+        found.append(np.clip(part @ shared.astype(np.float64) / length, part.min(axis=-1), part.max(axis=-1)))
+    return np.stack(found, axis=axis)
+
+
+def _centred_ranks(maps: Array) -> Array:
+    """Return the ranks of each map's positions less their mean, ties ranked by their mean; batch × positions."""
+    flat = maps.reshape(len(maps), -1)
+    positions = flat.shape[1]
+    order = np.argsort(flat, axis=1)
+    ordered = np.take_along_axis(flat, order, axis=1)
+    place = np.broadcast_to(np.arange(positions), flat.shape)
+    # Where runs of equal values begin and end; each takes the mean of its two ends for all of its positions.
+    begins, ends = np.ones(flat.shape, bool), np.ones(flat.shape, bool)
+    begins[:, 1:] = ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, place, positions)[:, ::-1], axis=1)[:, ::-1]
+    ranks = np.empty(flat.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2.0, axis=1)
+    return ranks - (positions - 1) / 2.0
+
+
+def _top(maps: Array, share: float) -> NDArray[np.bool_]:
+    flat = maps.reshape(len(maps), -1)
+    count = max(1, int(np.ceil(share * flat.shape[1])))
+    least = np.partition(flat, flat.shape[1] - count, axis=1)[:, flat.shape[1] - count]
+    lowest = maps.min(axis=(1, 2), keepdims=True)
+    chosen: NDArray[np.bool_] = (maps >= least[:, None, None]) & (maps > lowest)
+    return chosen

@@ -1,0 +1,183 @@
+"""The picture grid: image, salient object, and the CAM of every precision, side by side, in the manner of the paper's Fig. 2.
+
+Everything is drawn from stored pictures and maps: no image is decoded again, no model run.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcam.common.places import file_names, write_inside
+from qcam.evaluate.maps.cam import normalise, upsample
+from qcam.evaluate.report.choice import choose
+from qcam.evaluate.results.folder import Picture, Results, Row, StoredMap
+from qcam.evaluate.results.pictures import photo_of, saliency_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Share of the CAM's colour in an overlay.
+OPACITY = 0.55
+#: Perceptually even and readable for colour-blind people, unlike jet.
+COLORMAP = "inferno"
+#: Width of a picture, and what stands around it, in inches.
+_CELL, _GAP, _CAPTION, _HEAD, _TITLE = 1.32, 0.06, 0.34, 0.22, 0.3
+#: Characters of a name below a picture.
+_NAME = 26
+
+
+def write_grids(results: Results, count: int, colormap: str = COLORMAP) -> list[Path]:
+    """Write one grid for each model into the result folder: `grid-BUNDLE.png`.
+
+    Args:
+        results: A run.
+        count: Images in each grid at most.
+        colormap: Colours of the CAMs, by matplotlib's name.
+
+    Returns:
+        The files; none of a model without a single image that was evaluated.
+    """
+    paths = []
+    names = file_names([f"grid-{results.run['models'][model]['bundle']}" for model in results.models])
+    for model, name in zip(results.models, names, strict=True):
+        images = [chosen.image for chosen in choose(results.columns(model), count)]
+        figure = draw_grid(results, model, images, colormap)
+        if figure is None:
+            continue
+        paths.append(write_inside(results.folder, f"{name}.png", figure_bytes(figure, "png", dpi=130)))
+    return paths
+
+
+def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str = COLORMAP) -> Figure | None:
+    """Draw one model's grid, one row for each image.
+
+    Args:
+        results: A run.
+        model: Model id.
+        images: Images in the order of the rows; those without a stored picture are left out.
+        colormap: Colours of the CAMs, by matplotlib's name.
+
+    Returns:
+        The figure; None if nothing is left to draw.
+    """
+    if not images:
+        return None
+    facts = results.run["models"][model]
+    pictures = {item.image: item for item in results.pictures(images) if item.geometry == facts["geometry"]}
+    shown = [image for image in images if image in pictures]
+    if not shown:
+        return None
+    maps = {(item.image, item.precision): item for item in results.maps(model=model, images=shown) if item.kind == "deployed"}
+    rows = {(row.image, row.precision): row for row in results.rows(model=model, images=shown) if row.comparison == "vs_f32"}
+    told = {row.image: row for row in results.rows(model=model, images=shown) if row.target_class is not None}
+    from matplotlib import rc_context
+
+    # A dollar sign in a file name is a dollar sign, no formula.
+    with rc_context({"text.parse_math": False, "font.size": 7, "axes.linewidth": 0.4, "axes.edgecolor": "#888888"}):
+        drawing = _Grid(1 + len(shown), results.precisions(model), colormap)
+        trained = facts.get("weights", {}).get("trained", True)
+        remark = "" if trained else "   (RANDOM WEIGHTS: no figure means anything)"
+        drawing.title(f"{model}: Grad-CAM++ by precision{remark}")
+        for place, image in enumerate(shown):
+            drawing.row(place, pictures[image], maps, rows, _class_name(results, model, told.get(image)))
+    return drawing.figure
+
+
+def figure_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
+    """Return a figure as a file that is the same whenever it is drawn.
+
+    Args:
+        figure: The figure.
+        form: `png` or `svg`.
+        dpi: Dots per inch of a PNG.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"Software": "qcam"} if form == "png" else dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"text.parse_math": False, "svg.hashsalt": "qcam"}):
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+class _Grid:
+    """A figure with one column for each kind of picture, filled row by row."""
+
+    def __init__(self, rows: int, precisions: Sequence[str], colormap: str) -> None:
+        from matplotlib import colormaps
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self._precisions = precisions
+        self._colours = colormaps[colormap]
+        headings = ["image", "salient object", *precisions]
+        self._width = _GAP + len(headings) * (_CELL + _GAP)
+        self._height = _TITLE + _HEAD + (rows - 1) * (_CELL + _CAPTION)
+        self.figure = Figure(figsize=(self._width, self._height))
+        FigureCanvasAgg(self.figure)
+        for column, heading in enumerate(headings):
+            x = (_GAP + column * (_CELL + _GAP) + _CELL / 2) / self._width
+            self.figure.text(x, 1 - (_TITLE + 0.14) / self._height, heading, ha="center", va="center", fontsize=8)
+
+    def title(self, text: str) -> None:
+        """Write the title above the headings."""
+        y = 1 - 0.16 / self._height
+        self.figure.text(_GAP / self._width, y, text, ha="left", va="center", fontsize=9, fontweight="bold")
+
+    def row(
+        self,
+        place: int,
+        picture: Picture,
+        maps: dict[tuple[str, str], StoredMap],
+        rows: dict[tuple[str, str], Row],
+        explained: str,
+    ) -> None:
+        """Draw one image and its maps."""
+        seen = photo_of(picture)
+        axis = self._axis(place, 0, f"{_short(picture.image)}\n{_short(explained)}")
+        axis.imshow(seen, interpolation="none")
+        grey = saliency_of(picture)
+        if grey is None:
+            axis = self._axis(place, 1, "")
+            axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes)
+        else:
+            self._axis(place, 1, "").imshow(grey, cmap="gray", vmin=0, vmax=255)
+        for column, precision in enumerate(self._precisions, 2):
+            item, row = maps.get((picture.image, precision)), rows.get((picture.image, precision))
+            axis = self._axis(place, column, "" if row is None or precision == "f32" else _figure_line(row))
+            if item is None:
+                axis.text(0.5, 0.5, "no map", ha="center", va="center", transform=axis.transAxes)
+                continue
+            cam = normalise(upsample(item.array[None], (seen.shape[0], seen.shape[1])))[0]
+            colours = np.asarray(self._colours(cam))[..., :3]
+            axis.imshow(np.clip((1 - OPACITY) * seen / 255.0 + OPACITY * colours, 0, 1), interpolation="none")
+
+    def _axis(self, place: int, column: int, caption: str) -> Any:
+        left = (_GAP + column * (_CELL + _GAP)) / self._width
+        bottom = 1 - (_TITLE + _HEAD + place * (_CELL + _CAPTION) + _CELL) / self._height
+        axis = self.figure.add_axes((left, bottom, _CELL / self._width, _CELL / self._height))
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_xlabel(caption, fontsize=6, labelpad=2)
+        return axis
+
+
+def _figure_line(row: Row) -> str:
+    flip = "\nother top-1 class" if row.top1_agrees is False else ""
+    return ("undefined" if row.CC is None else f"CC {row.CC:.3f}") + flip
+
+
+def _class_name(results: Results, model: str, row: Row | None) -> str:
+    if row is None or row.target_class is None:
+        return ""
+    classes = results.classes(model)
+    return classes[row.target_class] if 0 <= row.target_class < len(classes) else str(row.target_class)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _NAME else "…" + text[1 - _NAME :]

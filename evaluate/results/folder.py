@@ -1,0 +1,411 @@
+"""Result rows, maps and pictures: their Parquet files, and how they are read back. docs/results.md describes every column.
+
+Nothing here holds a whole study in memory: files are read by column, by model or by image.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from qcam.common.errors import QcamError, first_line
+from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
+from qcam.common.places import refuse_unprintable
+from qcam.images.decoding import PictureError, open_picture
+
+#: Files of a result folder.
+RESULTS, MAPS, PICTURES, IMAGES = "results.parquet", "maps.parquet", "pictures.parquet", "images.parquet"
+SUMMARY, RUN, PLACEMENT, TABLE, REPORT = "summary.json", "run.json", "placement.json", "table.md", "report.html"
+#: Most pixels of a stored picture: it has 224 a side at most.
+STORED_PIXELS = 256 * 256
+#: Where the time went, if asked for.
+PROFILE = "profile.json"
+#: Version of run.json and of the files beside it.
+SCHEMA_VERSION = 2
+#: Comparisons in the order of every table. `on_model` is no comparison of maps: the picture under its CAM, shown to the model.
+COMPARISONS = ("vs_saliency", "vs_f32", "fake_quant_vs_deployed", "on_model")
+#: Measures of a CAM besides SIM, CC and KLD, by column.
+MEASURES = ("rank_correlation", "overlap", "energy_in_object")
+#: Measures of the explanation on the deployed model, by column.
+FAITHFULNESS = ("drop", "increase")
+#: Per-image figures of the run rather than of maps, by column.
+FIGURES = ("logit_error", "top1_agrees", "codes_equal")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image × model × precision × comparison.
+
+    Attributes:
+        image: The image's name in its set.
+        image_sha256: Fingerprint of its file.
+        model: Model id.
+        precision: f32, int16 or int8.
+        comparison: One of `COMPARISONS`.
+        SIM: Similarity, 0..1; None where undefined.
+        CC: Correlation, -1..1; None where undefined.
+        KLD: Divergence in nats; None where undefined.
+        rank_correlation: Spearman's correlation, -1..1, at the tap's resolution; None where undefined.
+        overlap: Intersection over union of the top 20 % of positions, 0..1; None where undefined.
+        energy_in_object: Share of the CAM's energy inside the salient object, 0..1; vs_saliency only.
+        drop: Share of the class's probability that is lost when only what the CAM shows is left, 0..1; on_model only.
+        increase: Whether the probability rises instead; on_model only.
+        target_class: The class that was explained.
+        top1: The deployed run's own top-1 class.
+        label: The true class, where known.
+        top1_agrees: Whether top-1 is that of the reference (f32 deployed; for the fake-quant comparison: the mirror's).
+        logit_error: Relative error of the logits, |difference| / |reference| in the Euclidean norm.
+        codes_equal: Share of equal codes at the tap, mirror against deployed; None for float taps.
+        status: `ok`, or why a metric is missing.
+        remark: What was chosen for the user when the image was decoded.
+    """
+
+    image: str
+    image_sha256: str
+    model: str
+    precision: str
+    comparison: str
+    SIM: float | None = None
+    CC: float | None = None
+    KLD: float | None = None
+    rank_correlation: float | None = None
+    overlap: float | None = None
+    energy_in_object: float | None = None
+    drop: float | None = None
+    increase: bool | None = None
+    target_class: int | None = None
+    top1: int | None = None
+    label: int | None = None
+    top1_agrees: bool | None = None
+    logit_error: float | None = None
+    codes_equal: float | None = None
+    status: str = "ok"
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A CAM at the tap's own resolution, as stored in maps.parquet (fields as in `MAP_SCHEMA`)."""
+
+    image: str
+    model: str
+    precision: str
+    kind: str
+    height: int
+    width: int
+    values: list[float]
+
+    @classmethod
+    def of(cls, cam: NDArray[np.float64], image: str, model: str, precision: str, kind: str) -> StoredMap:
+        """Store a map (height × width) in float32."""
+        height, width = cam.shape
+        return cls(image, model, precision, kind, height, width, cam.astype(np.float32).ravel().tolist())
+
+    @property
+    def array(self) -> NDArray[np.float64]:
+        """Return the map as height × width."""
+        return np.asarray(self.values, np.float64).reshape(self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a network sees of an image, and the salient object under the same crop, small enough to keep for every image.
+
+    Attributes:
+        image: The image's name in its set.
+        geometry: The crop in words: `resize 256, crop 224×224`. Models with the same one share the picture.
+        width: Of the crop, in pixels.
+        height: Of the crop, in pixels.
+        photo: JPEG, RGB, of the crop.
+        saliency: PNG, 8-bit grey, of at most 112 pixels a side; None without a map.
+    """
+
+    image: str
+    geometry: str
+    width: int
+    height: int
+    photo: bytes
+    saliency: bytes | None
+
+
+_TYPES = {"int | None": pa.int64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "str": pa.string()}
+ROW_SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Row)])
+MAP_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("model", pa.string()),
+        ("precision", pa.string()),
+        ("kind", pa.string()),  # deployed or fake_quant
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("values", pa.list_(pa.float32())),  # row by row, at the tap's own resolution, not normalised
+    ]
+)
+PICTURE_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("geometry", pa.string()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("photo", pa.binary()),
+        ("saliency", pa.binary()),
+    ]
+)
+IMAGE_SCHEMA = pa.schema([("name", pa.string()), ("sha256", pa.string()), ("label", pa.int64())])
+
+#: One comparison of one model: column → values in the order of the images, NaN where undefined; `image` as text.
+Columns = dict[str, NDArray[Any]]
+
+
+class Results:
+    """A result folder, read as far as it is asked for.
+
+    Attributes:
+        folder: The folder.
+        run: The content of run.json.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read run.json.
+
+        Raises:
+            QcamError: If the folder holds no results of this version, or run.json is not as it was written.
+        """
+        self.folder = folder
+        path = folder / RUN
+        if not path.is_file():
+            raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with qcam-eval")
+        self.run: dict[str, Any] = read_run(path)
+        self._held: set[str] = set()
+
+    @property
+    def verified(self) -> bool:
+        """Tell whether the files are held against their checksums; results of earlier versions have none."""
+        return "files" in self.run
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Return the content of summary.json."""
+        return self._json(SUMMARY)
+
+    @cached_property
+    def placement(self) -> dict[str, Any]:
+        """Return the content of placement.json: model → precision → what ran where."""
+        return self._json(PLACEMENT)
+
+    @property
+    def models(self) -> list[str]:
+        """Return the model ids in the order of the tables."""
+        return list(self.run["models"])
+
+    def precisions(self, model: str) -> list[str]:
+        """Return the precisions of a model in the order of the tables."""
+        return list(self.run["models"][model]["precisions"])
+
+    def classes(self, model: str) -> list[str]:
+        """Return a model's class names in the order of its logits."""
+        names: list[str] = self.run["classes"][self.run["models"][model]["classes"]]
+        return names
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Return the names of all images of the run, in its order."""
+        names: list[str] = self.read(IMAGES, columns=["name"])["name"].to_pylist()
+        return names
+
+    def columns(self, model: str) -> dict[tuple[str, str], Columns]:
+        """Return the figures of one model.
+
+        Returns:
+            (precision, comparison) → column → values: float64 with NaN where undefined (truth values as 0 and 1), text as
+            objects; every array in the order of the images that were evaluated.
+        """
+        table = self.read(RESULTS, filters=pc.field("model") == model)
+        keys = list(zip(table["precision"].to_pylist(), table["comparison"].to_pylist(), strict=True))
+        places: dict[tuple[str, str], list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        found = {}
+        for key, where in places.items():
+            part = table.take(pa.array(where))
+            found[key] = {field.name: _values(part[field.name], field.type) for field in ROW_SCHEMA}
+        return found
+
+    def rows(self, *, model: str | None = None, images: Iterable[str] | None = None) -> list[Row]:
+        """Return result rows, of one model or of some images if given; for a whole study prefer `columns`."""
+        return [Row(**item) for item in self._some(RESULTS, model=model, images=images).to_pylist()]
+
+    def maps(self, *, model: str | None = None, images: Iterable[str] | None = None) -> list[StoredMap]:
+        """Return stored CAMs, of one model or of some images if given."""
+        return [StoredMap(**item) for item in self._some(MAPS, model=model, images=images).to_pylist()]
+
+    def pictures(self, images: Iterable[str]) -> list[Picture]:
+        """Return the pictures of some images.
+
+        Raises:
+            QcamError: If one of them is not what this program stores: a small JPEG, and a small PNG of the salient object.
+        """
+        found = [Picture(**item) for item in self._some(PICTURES, images=images).to_pylist()]
+        for picture in found:
+            for data, form in ((picture.photo, "JPEG"), (picture.saliency, "PNG")):
+                try:
+                    if data is not None:
+                        open_picture(data, formats=(form,), max_pixels=STORED_PIXELS).close()
+                except PictureError as error:
+                    raise QcamError(
+                        f"{self.folder / PICTURES} holds for image {picture.image} what is no small {form}: {error}; "
+                        "run qcam-eval again with --force"
+                    ) from error
+        return found
+
+    def _some(self, name: str, *, model: str | None = None, images: Iterable[str] | None = None) -> pa.Table:
+        chosen = None
+        if model is not None:
+            chosen = pc.field("model") == model
+        if images is not None:
+            those = pc.field("image").isin(pa.array(sorted(set(images)), pa.string()))
+            chosen = those if chosen is None else chosen & those
+        return self.read(name, filters=chosen)
+
+    def read(self, name: str, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+        """Read one of the Parquet files, or some columns and rows of it.
+
+        Raises:
+            QcamError: If it cannot be read, or is not the file that the run wrote.
+        """
+        self._hold(name)
+        return read_arrow(self.folder / name, columns=columns, filters=filters)
+
+    def _hold(self, name: str) -> None:
+        """Hold a file against its checksum, once."""
+        if name in self._held or not self.verified:
+            return
+        path = self.folder / name
+        wrong = unlike(path, self.run["files"].get(name))
+        if wrong:
+            raise QcamError(f"{path} {wrong}; run the same qcam-eval again, which computes it anew")
+        self._held.add(name)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        self._hold(name)
+        path = self.folder / name
+        try:
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise QcamError(f"cannot read {path}: {error}; run qcam-eval again with --force") from error
+        return value
+
+
+def _values(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
+    if pa.types.is_string(kind):
+        return np.array(column.to_pylist(), object)
+    numbers: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Return the content of a run.json.
+
+    Raises:
+        QcamError: If it cannot be read, is no record of a run, of another schema version, or not as it was written.
+    """
+    try:
+        run: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise QcamError(f"cannot read {path}: {first_line(error)}; run qcam-eval again with --force") from error
+    version = run.get("schema_version") if isinstance(run, dict) else None
+    if version != SCHEMA_VERSION:
+        raise QcamError(
+            f"{path} has schema version {version}, this qcam reads {SCHEMA_VERSION}; run qcam-eval again with --force"
+        )
+    if not isinstance(run.get("plan"), dict):
+        raise QcamError(f"{path} is not the record of a run; run qcam-eval again with --force")
+    if {"files", "digest"} & run.keys() and not _is_sealed(run):
+        raise QcamError(
+            f"{path} is not as it was written (its digest differs): damaged or edited; run qcam-eval again with --force"
+        )
+    models = run.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(facts, dict) for facts in models.values()):
+        raise QcamError(f"{path} is not the record of a run: what it says of models is none; run qcam-eval again with --force")
+    refuse_unprintable([*models, *(facts.get("bundle", "") for facts in models.values())], path)
+    found: dict[str, Any] = run
+    return found
+
+
+def write_run(path: Path, record: dict[str, Any]) -> None:
+    """Write a run.json whose digest tells later whether it is as it was written.
+
+    Raises:
+        QcamError: If the disk refuses.
+    """
+    plain = json.loads(readable_json(record))
+    write_atomically(path, readable_json(plain | {"digest": _digest(plain)}))
+
+
+def unlike(path: Path, sha256: str | None) -> str:
+    """Say why a file is not the one of a checksum; empty if it is.
+
+    Args:
+        path: The file.
+        sha256: What run.json says of it; None if it says nothing.
+    """
+    if sha256 is None:
+        return f"is not among the files that {RUN} says were written"
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return "" if found == sha256 else f"is not the file that the run wrote (its SHA-256 differs from {RUN}'s)"
+
+
+def _is_sealed(run: dict[str, Any]) -> bool:
+    """Tell whether a record is as it was written."""
+    try:
+        return isinstance(run.get("files"), dict) and run.get("digest") == _digest(run)
+    except (ValueError, RecursionError):  # NaN, or nested without end: nothing that was written
+        return False
+
+
+def _digest(run: dict[str, Any]) -> str:
+    """Return the fingerprint of a record without its digest."""
+    return fingerprint({key: value for key, value in run.items() if key != "digest"})
+
+
+def write_arrow(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table to a Parquet file that appears whole or not at all."""
+    write_atomically(path, parquet_bytes(table))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return the content of a Parquet file that holds an Arrow table."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_arrow(path: Path, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+    """Read a Parquet file, or some columns and rows of it.
+
+    Raises:
+        QcamError: If it cannot be read.
+    """
+    try:
+        return pq.read_table(path, columns=columns, filters=filters)
+    except (OSError, pa.ArrowException) as error:
+        raise QcamError(f"cannot read {path}: {first_line(error)}; run again with --force") from error
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read result rows."""
+    return [Row(**item) for item in read_arrow(path).to_pylist()]

@@ -1,0 +1,414 @@
+"""Parts: what is finished of a run. One shard of images is one Parquet file that appears whole or not at all.
+
+A part has one row per image, holding all of it: the result rows of every model, the CAMs and the pictures, as nested
+columns. Its name carries its shard's place, the key of the shard (the hash of the images' contents and of everything else that
+can change a figure: bundles, provider, options, versions) and the SHA-256 of its own bytes. Inside stand the key in full, the
+names of its images and the number of its rows, maps and pictures. A part is read only as a whole, and only if all of this is
+so: one that was damaged, emptied, exchanged or brought from elsewhere is no part.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from qcam.common.errors import QcamError, first_line
+from qcam.common.files import commit_file, sha256_bytes, sha256_file, write_atomically
+from qcam.common.storage import Location, files_below, reason, shown
+from qcam.evaluate.results.folder import (
+    MAP_SCHEMA,
+    MAPS,
+    PICTURE_SCHEMA,
+    PICTURES,
+    RESULTS,
+    ROW_SCHEMA,
+    Picture,
+    Row,
+    StoredMap,
+    parquet_bytes,
+)
+from qcam.evaluate.results.remote import write_whole
+
+#: Folder of the parts, below the result folder.
+PARTS = "parts"
+#: Version of the parts.
+_VERSION = 1
+_STATE = b"qcam.state"
+_KEY = b"qcam.key"
+_WORKER = b"qcam.worker"
+_CONTENTS = b"qcam.contents"
+#: Digits of a key, and of the bytes' SHA-256, in a part's name.
+_DIGITS = 16
+_NAME = re.compile(rf"(?P<place>\d{{6,}}-[0-9a-f]{{{_DIGITS}}})(?:-(?P<digest>[0-9a-f]{{{_DIGITS}}}))?\.parquet")
+_JOINED = {RESULTS: ("rows", ROW_SCHEMA), MAPS: ("maps", MAP_SCHEMA), PICTURES: ("pictures", PICTURE_SCHEMA)}
+_SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.string()),
+        *(pa.field(name, pa.list_(pa.struct(list(schema)))) for name, schema in _JOINED.values()),
+    ]
+)
+
+
+def _whoever(_worker: Mapping[str, Any]) -> bool:
+    """Accept a part, whatever evaluated it."""
+    return True
+
+
+class DamagedPartError(QcamError):
+    """A file among the parts is not the part that it is taken for; its shard has to be done again.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Location, why: str) -> None:
+        """Say what is wrong with a file."""
+        super().__init__(f"{shown(path)} {why}")
+        self.path = path
+
+
+@dataclass
+class ImageOutcome:
+    """All that a run found out about one image.
+
+    Attributes:
+        image: Its name.
+        rows: Result rows of every model.
+        maps: CAMs of every model.
+        pictures: One for each geometry that the models see it in.
+    """
+
+    image: str
+    rows: list[Row] = field(default_factory=list)
+    maps: list[StoredMap] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """What a part has to be.
+
+    Attributes:
+        index: The shard's place in the run.
+        key: The shard's key.
+        images: Names of its images, in their order.
+        rows: Result rows of each image, all models together; None where that is not known yet.
+    """
+
+    index: int
+    key: str
+    images: tuple[str, ...]
+    rows: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Return how the names of its files begin."""
+        return f"{self.index:06d}-{self.key[:_DIGITS]}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that is what it has to be.
+
+    Attributes:
+        table: One row per image.
+        state: What the next shard has to know of this one.
+        worker: What evaluated it (`WorkerFacts.to_json`).
+    """
+
+    table: pa.Table
+    state: str
+    worker: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PartStore:
+    """The folder of the parts.
+
+    Attributes:
+        folder: A local path, or a location behind a URL.
+    """
+
+    folder: Location
+
+    def listing(self) -> dict[str, list[Location]]:
+        """Return what lies there, from one listing: how the name of a planned part's files begins → those files.
+
+        A shard has several files where several workers evaluated it; they come in a fixed order.
+
+        Raises:
+            QcamError: If the folder cannot be listed.
+        """
+        try:
+            local = isinstance(self.folder, Path)
+            names = [path.name for path in self.folder.iterdir()] if local else files_below(self.folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise QcamError(f"cannot list {shown(self.folder)}: {reason(error)}") from error
+        found: dict[str, list[Location]] = {}
+        for name in sorted(names):
+            match = _NAME.fullmatch(name)
+            if match is not None:
+                found.setdefault(match["place"], []).append(self.folder / name)
+        return found
+
+    def delete(self, path: Location) -> None:
+        """Delete a part, as far as the place lets."""
+        with suppress(Exception):  # file systems behind URLs have their own
+            path.unlink()
+
+    def clear(self) -> None:
+        """Delete the parts, as far as the place lets."""
+        if isinstance(self.folder, Path):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        with suppress(Exception):
+            for paths in self.listing().values():
+                for path in paths:
+                    path.unlink()
+
+
+def write_part(
+    store: PartStore,
+    part: PlannedPart,
+    outcomes: Sequence[ImageOutcome],
+    state: str = "",
+    worker: Mapping[str, Any] | None = None,
+) -> Location:
+    """Write a part.
+
+    Args:
+        store: Where.
+        part: What it is.
+        outcomes: The shard's images, in the order of the run.
+        state: What the next shard has to know of this one; empty where images do not depend on each other.
+        worker: What evaluated it (`WorkerFacts.to_json`).
+
+    Returns:
+        The file.
+
+    Raises:
+        QcamError: If the disk refuses.
+    """
+    table = pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=_SCHEMA)
+    metadata = {
+        _KEY: part.key.encode(),
+        _STATE: state.encode(),
+        _WORKER: json.dumps(worker or {}).encode(),
+        _CONTENTS: json.dumps(_contents(table)).encode(),
+    }
+    data = parquet_bytes(table.replace_schema_metadata(metadata))
+    path = store.folder / f"{part.place}-{sha256_bytes(data)[:_DIGITS]}.parquet"
+    if isinstance(path, Path):
+        write_atomically(path, data)
+    else:
+        write_whole(path, data)
+    return path
+
+
+def read_part(path: Location, part: PlannedPart) -> Part:
+    """Read a part, as a whole, and hold it against what it has to be.
+
+    Raises:
+        DamagedPartError: If it is something else; says what.
+    """
+    try:
+        data = path.read_bytes()
+    except Exception as error:  # file systems behind URLs have their own
+        raise DamagedPartError(path, f"cannot be read: {reason(error)}") from error
+    match = _NAME.fullmatch(path.name)
+    if match is None or match["digest"] is None:
+        raise DamagedPartError(path, "carries no checksum: an earlier qcam wrote it")
+    if match["place"] != part.place:
+        raise DamagedPartError(path, "belongs to another shard")
+    if sha256_bytes(data)[:_DIGITS] != match["digest"]:
+        raise DamagedPartError(path, "is damaged: its SHA-256 is not the one in its name")
+    try:
+        table = pq.ParquetFile(io.BytesIO(data)).read()
+        metadata = table.schema.metadata or {}
+        contents = json.loads(metadata[_CONTENTS])
+        found = Part(table, metadata[_STATE].decode(), json.loads(metadata[_WORKER]))
+        key = metadata[_KEY].decode()
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DamagedPartError(path, f"is no part: {first_line(error)}") from error
+    wrong = _difference(table, contents, key, part)
+    if wrong:
+        raise DamagedPartError(path, wrong)
+    return found
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What became of parts that were joined.
+
+    Attributes:
+        workers: What evaluated them, each once, with the number of its parts as `shards`.
+        images: Images in the result files.
+        files: Name of each file that was written → its SHA-256.
+        damaged: What was among the parts and is none, in the order of the run; nothing of it is in the result files.
+        missing: Places of the planned parts that were not joined.
+    """
+
+    workers: list[dict[str, Any]]
+    images: int
+    files: dict[str, str]
+    damaged: list[DamagedPartError]
+    missing: list[int]
+
+
+def join_parts(
+    store: PartStore, parts: Sequence[PlannedPart], folder: Path, accept: Callable[[Mapping[str, Any]], bool] = _whoever
+) -> Joined:
+    """Join parts into the result files, one part in memory at a time; every file appears whole.
+
+    Args:
+        store: Where they are.
+        parts: What was planned, in the order of the run; those that are not there are left out.
+        folder: The result folder, local.
+        accept: Tells of what evaluated a part whether that will do.
+
+    Raises:
+        QcamError: If the disk refuses.
+    """
+    workers: dict[str, dict[str, Any]] = {}
+    damaged: list[DamagedPartError] = []
+    missing: list[int] = []
+    images = 0
+    listing = store.listing()
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(_writer(folder / name, schema)) for name, (_, schema) in _JOINED.items()}
+        for planned in parts:
+            part = find_part(listing, planned, damaged, accept)
+            if part is None:
+                missing.append(planned.index)
+                continue
+            images += part.table.num_rows
+            about = json.dumps(part.worker, sort_keys=True)
+            workers.setdefault(about, part.worker | {"shards": 0})["shards"] += 1
+            for name, (column, schema) in _JOINED.items():
+                for chunk in part.table[column].chunks:
+                    batch = pa.RecordBatch.from_struct_array(chunk.flatten())
+                    if batch.num_rows:
+                        _write(writers[name], batch.cast(schema), folder / name)
+    files = {name: sha256_file(folder / name) for name in _JOINED}
+    return Joined(list(workers.values()), images, files, damaged, missing)
+
+
+def find_part(
+    listing: Mapping[str, Sequence[Location]],
+    planned: PlannedPart,
+    damaged: list[DamagedPartError],
+    accept: Callable[[Mapping[str, Any]], bool] = _whoever,
+) -> Part | None:
+    """Return the first file that is the planned part; None if none is.
+
+    Args:
+        listing: From `PartStore.listing`.
+        planned: What is looked for.
+        damaged: Takes what was met on the way and is no part.
+        accept: Tells of what evaluated a part whether that will do.
+    """
+    for path in listing.get(planned.place, ()):
+        try:
+            part = read_part(path, planned)
+        except DamagedPartError as error:
+            damaged.append(error)
+            continue
+        if accept(part.worker):
+            return part
+    return None
+
+
+def holds_figures(path: Location) -> bool:
+    """Tell whether a file is a part, whoever's, in which some image was evaluated rather than refused."""
+    try:
+        data = path.read_bytes()
+        match = _NAME.fullmatch(path.name)
+        if match is None or match["digest"] != sha256_bytes(data)[:_DIGITS]:
+            return False
+        rows = pc.list_flatten(pq.read_table(io.BytesIO(data), columns=["rows"])["rows"])
+        return any(chosen.is_valid for chosen in pc.struct_field(rows, "top1"))
+    except Exception:  # file systems have their own; what cannot be read holds nothing
+        return False
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete the half-written files that a killed process left in the result folder; return their number."""
+    found = [path for place in (folder, folder / PARTS) for path in place.glob(".*.part") if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def _contents(table: pa.Table) -> dict[str, Any]:
+    """Return what a part says of itself: version, names of its images, and how many rows, maps and pictures it holds."""
+    counts = {column: len(pc.list_flatten(table[column])) for column, _ in _JOINED.values()}
+    return {"version": _VERSION, "images": table["image"].to_pylist()} | counts
+
+
+def _difference(table: pa.Table, contents: Any, key: str, part: PlannedPart) -> str:
+    """Say in what a table is not the planned part; empty if in nothing."""
+    if key != part.key:
+        return "belongs to another run"
+    if not table.schema.remove_metadata().equals(_SCHEMA):
+        return "has other columns than a part of this version"
+    if contents != _contents(table):
+        return "does not hold what it says of itself"
+    images = table["image"].to_pylist()
+    if images != list(part.images):
+        return f"holds {len(images)} images that are not the {len(part.images)} of its shard"
+    for column, _ in _JOINED.values():
+        inner = pc.struct_field(pc.list_flatten(table[column]), "image")
+        outer = pc.take(table["image"], pc.list_parent_indices(table[column]))
+        if not inner.equals(outer):
+            return f"holds {column} of other images"
+    counts = pc.list_value_length(table["rows"]).to_pylist()
+    if part.rows is not None and any(count != part.rows for count in counts):
+        return f"holds {min(counts)} to {max(counts)} rows of an image, not {part.rows}"
+    return ""
+
+
+def _write(writer: pq.ParquetWriter, batch: pa.RecordBatch, path: Path) -> None:
+    try:
+        writer.write_batch(batch)
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+@contextmanager
+def _writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet file piece by piece beside `path`; it takes its place when the block ends well."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise _refused(path, error) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+                yield writer
+            stream.flush()
+            os.fsync(stream.fileno())
+        commit_file(temporary, path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refused(path: Path, error: OSError) -> QcamError:
+    return QcamError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder")

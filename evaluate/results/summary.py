@@ -1,0 +1,178 @@
+"""The summary of a run: every figure with its interval and counts, paired tests, class flips apart from drift."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcam.evaluate.maps.metrics import METRICS
+from qcam.evaluate.maps.statistics import LEVEL, RESAMPLES, SEED, bootstrap_intervals, holm, paired_test
+from qcam.evaluate.results.folder import COMPARISONS, FAITHFULNESS, MEASURES, ROW_SCHEMA, SCHEMA_VERSION, Columns, Row
+from qcam.runtime.bundle import PRECISIONS
+
+#: The comparisons of one model: (precision, comparison) → columns.
+ModelColumns = Mapping[tuple[str, str], Columns]
+#: Pairs of precisions that are tested against each other. In vs_f32, f32 is the null row.
+_PAIRS = (("f32", "int16"), ("f32", "int8"), ("int16", "int8"))
+
+
+def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
+    """Return the content of summary.json, less whether the run is complete (docs/results.md).
+
+    Args:
+        models: Model id and its figures, one model at a time.
+    """
+    entries: list[dict[str, Any]] = []
+    tests: list[dict[str, Any]] = []
+    flips: list[dict[str, Any]] = []
+    statuses: dict[str, dict[str, int]] = {}
+    for model, columns in models:
+        entries += _entries(model, columns)
+        tests += _tests(model, columns)
+        flips += _flips(model, columns)
+        statuses[model] = _statuses(columns)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "std": "of the population",
+        "interval": f"{100 * LEVEL:.0f} % percentile bootstrap of the mean over images, {RESAMPLES} resamples, seed {SEED}",
+        "entries": entries,
+        "tests": tests,
+        "flips": flips,
+        "statuses": statuses,
+    }
+
+
+def columns_of(rows: Iterable[Row]) -> dict[str, ModelColumns]:
+    """Put rows into the form of `Results.columns`, model by model; for small runs."""
+    groups: dict[str, dict[tuple[str, str], list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(row.model, {}).setdefault((row.precision, row.comparison), []).append(row)
+    return {model: {key: _columns(found) for key, found in of.items()} for model, of in groups.items()}
+
+
+def _columns(rows: Sequence[Row]) -> Columns:
+    return {name: _array([getattr(row, name) for row in rows], name) for name in ROW_SCHEMA.names}
+
+
+def _array(values: list[Any], name: str) -> NDArray[Any]:
+    if str(ROW_SCHEMA.field(name).type) == "string":
+        return np.array(values, object)
+    return np.array([np.nan if value is None else float(value) for value in values])
+
+
+def _entries(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
+    """Return mean, standard deviation, interval and counts of every figure of one model."""
+    named: list[tuple[str, str, str]] = []
+    figures: list[NDArray[np.float64]] = []
+    for precision, comparison in sorted(columns, key=lambda key: (COMPARISONS.index(key[1]), PRECISIONS.index(key[0]))):
+        for where, metric, values in _figures(precision, comparison, columns[(precision, comparison)]):
+            named.append((precision, where, metric))
+            figures.append(np.where(np.isfinite(values), values, np.nan))
+    entries = []
+    # Figures of the same number of images share their resamples; all do, unless rows were left out.
+    for _, group in groupby(range(len(named)), key=lambda place: len(figures[place])):
+        places = list(group)
+        block = np.stack([figures[place] for place in places], axis=1)
+        low, high = bootstrap_intervals(block)
+        for place, column, lower, upper in zip(places, block.T, low, high, strict=True):
+            precision, where, metric = named[place]
+            defined = column[np.isfinite(column)]
+            entries.append(
+                {
+                    "model": model, "precision": precision, "comparison": where, "metric": metric,
+                    "mean": float(np.mean(defined)) if len(defined) else None,
+                    "std": float(np.std(defined)) if len(defined) else None,
+                    "low": _number(lower), "high": _number(upper),
+                    "n": len(defined), "undefined": len(column) - len(defined),
+                }
+            )  # fmt: skip
+    return entries
+
+
+def _figures(precision: str, comparison: str, columns: Columns) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
+    """Yield comparison, metric and values of what one group of rows tells."""
+    if comparison == "on_model":
+        yield from ((comparison, metric, columns[metric]) for metric in FAITHFULNESS)
+        return
+    yield from ((comparison, metric, columns[metric]) for metric in METRICS)
+    for metric in MEASURES:
+        if np.isfinite(columns[metric]).any():
+            yield comparison, metric, columns[metric]
+    if comparison != "vs_saliency":
+        yield comparison, "top1_agreement", columns["top1_agrees"]
+        yield comparison, "logit_error", columns["logit_error"]
+    elif np.isfinite(columns["label"]).any():
+        known = np.isfinite(columns["label"]) & np.isfinite(columns["top1"])
+        yield "vs_label", "accuracy", np.where(known, columns["label"] == columns["top1"], np.nan)
+    if comparison == "fake_quant_vs_deployed" and precision != "f32":
+        yield comparison, "codes_equal", columns["codes_equal"]
+
+
+def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
+    """Test precisions against each other, image by image; Holm's correction over all tests of the model."""
+    told: list[dict[str, Any]] = []
+    differences: list[NDArray[np.float64]] = []
+    for comparison in ("vs_saliency", "vs_f32"):
+        for first, second in _PAIRS:
+            one, other = columns.get((first, comparison)), columns.get((second, comparison))
+            if one is None or other is None:
+                continue
+            for metric in METRICS:
+                found = paired_test(one[metric], other[metric])
+                if found.n == 0:
+                    continue
+                differences.append(other[metric] - one[metric])
+                told.append(
+                    {
+                        "model": model, "metric": metric, "comparison": comparison, "first": first, "second": second,
+                        "n": found.n, "differing": found.differing,
+                        "mean_difference": found.mean_difference, "low": None, "high": None,
+                        "p": found.p, "p_holm": None, "effect": found.effect,
+                    }
+                )  # fmt: skip
+    if told:
+        low, high = bootstrap_intervals(np.stack(differences, axis=1))
+        for test, lower, upper, corrected in zip(told, low, high, holm([test["p"] for test in told]), strict=True):
+            test["low"], test["high"], test["p_holm"] = _number(lower), _number(upper), corrected
+    return told
+
+
+def _flips(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
+    """Tell drift with a changed top-1 class from drift without one."""
+    told = []
+    for precision in PRECISIONS[1:]:
+        found = columns.get((precision, "vs_f32"))
+        if found is None:
+            continue
+        agrees = found["top1_agrees"]
+        groups = {"flipped": agrees == 0, "kept": agrees == 1}
+        entry: dict[str, Any] = {"model": model, "precision": precision}
+        entry |= {name: int(group.sum()) for name, group in groups.items()}
+        entry["unknown"] = int(np.isnan(agrees).sum())
+        for metric in METRICS:
+            values = {name: found[metric][group & np.isfinite(found[metric])] for name, group in groups.items()}
+            entry[metric] = {
+                name: {"mean": float(some.mean()) if len(some) else None, "n": len(some)} for name, some in values.items()
+            }
+        told.append(entry)
+    return told
+
+
+def _statuses(columns: ModelColumns) -> dict[str, int]:
+    """Count images by what became of them at any precision: refused, without a salient object, with a constant CAM."""
+    by_image: dict[str, str] = {}
+    for (_, comparison), found in columns.items():
+        if comparison == "vs_saliency":
+            for image, status in zip(found["image"], found["status"], strict=True):
+                if by_image.get(image, "ok") == "ok":
+                    by_image[image] = str(status).split(":")[0]
+    heads = list(by_image.values())
+    return {head: heads.count(head) for head in dict.fromkeys(heads)}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Images through models in this process: loading, deployed and simulated runs, rows."""

@@ -1,0 +1,130 @@
+"""What a process that evaluates is: its models as they were placed, its kernels, its versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qcam.common import machine
+from qcam.evaluate.run.evaluator import BundleEvaluator, Evaluator
+from qcam.images.preprocessing import Preprocessing
+from qcam.runtime.bundle import Bundle, PrecisionEntry
+from qcam.runtime.deployed import Placement, SessionSettings
+from qcam.runtime.deployed.probe import KernelProbe, probe_kernels, saturates_in_pairs
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One session, as far as tables tell of it.
+
+    Attributes:
+        entry: The precision.
+        placement: Which kernels run where.
+    """
+
+    entry: PrecisionEntry
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One evaluator, as far as tables tell of it.
+
+    Attributes:
+        bundle: The bundle.
+        preprocessing: How photographs become its inputs.
+        deployed: Precision → session; empty where nothing is deployed.
+        precisions: Precision → what was run, JSON-ready.
+        notes: What has to be said below a table.
+        rows: Result rows of an image.
+    """
+
+    bundle: Bundle
+    preprocessing: Preprocessing
+    deployed: dict[str, Ran]
+    precisions: dict[str, Any]
+    notes: list[str]
+    rows: int
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """A process with open sessions.
+
+    Attributes:
+        models: One per bundle, in the order of the run.
+        kernels: What the CPU provider's kernels answered; None if no session computes on it.
+        saturates: Whether a figure depends on 16-bit saturation in this CPU's int8 kernels.
+        provider: The execution provider that was asked for.
+        node: Name of the machine.
+        cpu_features: Its instruction sets.
+        versions: Of Python and of the packages that can change a figure.
+    """
+
+    models: tuple[ModelFacts, ...]
+    kernels: KernelProbe | None
+    saturates: bool
+    provider: str
+    node: str
+    cpu_features: list[str]
+    versions: dict[str, str]
+
+    @property
+    def kernel(self) -> str:
+        """Return the family of the CPU provider's kernels: vnni, avx2, arm64 or unknown; `none` where it computes nothing."""
+        return "none" if self.kernels is None else self.kernels.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what each part records of its worker."""
+        return {
+            "node": self.node,
+            "kernel": self.kernel,
+            "kernel_reason": "" if self.kernels is None else self.kernels.reason,
+            "fallback": sorted({s.placement.fallback for m in self.models for s in m.deployed.values()} - {""}),
+            "saturates_in_pairs": self.saturates,
+            "provider": self.provider,
+            "cpu_features": self.cpu_features,
+            "versions": self.versions,
+        }
+
+
+def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings) -> WorkerFacts:
+    """Return the facts of this process.
+
+    Args:
+        evaluators: With open sessions.
+        settings: How these were made.
+    """
+    models = tuple(_model_facts(evaluator) for evaluator in evaluators)
+    sessions = [session for model in models for session in model.deployed.values()]
+    on_cpu = settings.provider == "CPU" or any(session.placement.fallback for session in sessions)
+    kernels = probe_kernels(settings.config) if sessions and on_cpu else None
+    exposed = any(
+        session.placement.integer
+        and session.entry.quantization.get("activation") == "UINT8"
+        and not session.entry.quantization.get("weight_reduced_range")
+        for session in sessions
+    )
+    return WorkerFacts(
+        models=models,
+        kernels=kernels,
+        saturates=kernels is not None and exposed and saturates_in_pairs(settings.config),
+        provider=settings.provider,
+        node=platform.node(),
+        cpu_features=machine.cpu_features(),
+        versions=machine.versions(),
+    )
+
+
+def _model_facts(evaluator: Evaluator) -> ModelFacts:
+    sessions = evaluator.deployed if isinstance(evaluator, BundleEvaluator) else {}
+    return ModelFacts(
+        bundle=evaluator.bundle,
+        preprocessing=evaluator.preprocessing,
+        deployed={name: Ran(session.entry, session.placement) for name, session in sessions.items()},
+        precisions=evaluator.facts(),
+        notes=evaluator.notes(),
+        rows=len(evaluator.refused("", "", None, "")),
+    )

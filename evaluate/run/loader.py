@@ -1,0 +1,126 @@
+"""From image files to what the models see: each image decoded once, cropped for every model, with its salient-object map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from qcam.common.errors import QcamError
+from qcam.evaluate.results.folder import Picture
+from qcam.evaluate.results.pictures import geometry, take_picture
+from qcam.evaluate.run.evaluator import Evaluator, Sample
+from qcam.evaluate.run.stages import StageClock
+from qcam.evaluate.saliency import NoMapError, NoObjectError, SaliencySource, crop_map
+from qcam.evaluate.study.plan import UNREADABLE
+from qcam.images.images import CANNOT_BE_READ, Decoded, ImageFile, decode_all
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """Some images, ready to be evaluated.
+
+    Attributes:
+        images: The images.
+        samples: Model id → what it sees of those that can be used.
+        refused: Name of an image that cannot be used → its fingerprint and the reason.
+        pictures: Small pictures for the report, by image name.
+    """
+
+    images: Sequence[ImageFile]
+    samples: dict[str, list[Sample]]
+    refused: dict[str, tuple[str, str]]
+    pictures: dict[str, list[Picture]]
+
+
+class Loader:
+    """Decodes images for all models at once."""
+
+    def __init__(
+        self,
+        evaluators: Sequence[Evaluator],
+        saliency: SaliencySource | None,
+        hashes: Mapping[str, str],
+        clock: StageClock,
+        *,
+        labelled: bool,
+    ) -> None:
+        """Take what a run is made of.
+
+        Args:
+            evaluators: One per model.
+            saliency: Where salient-object maps come from, if anywhere.
+            hashes: Image name → the fingerprint it had when the run was planned.
+            clock: Where the time goes.
+            labelled: Whether images without a label are refused.
+        """
+        self._evaluators = evaluators
+        self._saliency = saliency
+        self._hashes = hashes
+        self._clock = clock
+        self._labelled = labelled
+
+    def load(self, images: Sequence[ImageFile]) -> LoadedBatch:
+        """Decode, ask for saliency, crop.
+
+        Args:
+            images: At most a batch: all of their crops are in memory at the same time.
+
+        Raises:
+            QcamError: If an image is not what it was when it was fingerprinted.
+        """
+        batch = LoadedBatch(images, {evaluator.bundle.model_id: [] for evaluator in self._evaluators}, {}, {})
+        decoded = decode_all([image.path for image in images])
+        for file in images:
+            with self._clock.stage("decode"):
+                result = next(decoded)
+            self._add(batch, file, result)
+        return batch
+
+    def _add(self, batch: LoadedBatch, file: ImageFile, decoded: Decoded) -> None:
+        expected = self._hashes[file.name]
+        if decoded.sha256 and expected not in (decoded.sha256, UNREADABLE):
+            raise QcamError(f"{file.path} changed while the run was going on; run the same command again")
+        if not decoded.sha256 and expected != UNREADABLE and decoded.refusal.startswith(CANNOT_BE_READ):
+            raise QcamError(f"{file.path} was read when the run was planned, and {decoded.refusal} here")
+        if decoded.image is None:
+            batch.refused[file.name] = (decoded.sha256, decoded.refusal)
+        elif self._labelled and file.label is None:
+            batch.refused[file.name] = (decoded.sha256, "no label, and --target label explains the labelled class")
+        else:
+            by_model, batch.pictures[file.name] = self._crop(file, decoded, decoded.image)
+            for model, sample in by_model.items():
+                batch.samples[model].append(sample)
+
+    def _crop(self, file: ImageFile, decoded: Decoded, image: Image.Image) -> tuple[dict[str, Sample], list[Picture]]:
+        whole, missing = None, "no_reference: no salient-object maps were asked for"
+        if self._saliency is not None:
+            with self._clock.stage("saliency"):
+                try:
+                    whole, missing = self._saliency.whole_map(image, file, decoded.sha256), ""
+                except NoObjectError as error:
+                    missing = f"no_object: {error}"
+                except NoMapError as error:
+                    missing = f"no_reference: {error}"
+        result = {}
+        pictures: dict[str, Picture] = {}
+        with self._clock.stage("crop"):
+            cache: dict[str, tuple[Any, Any, str]] = {}  # models share crops where they share preprocessing
+            for evaluator in self._evaluators:
+                preprocessing = evaluator.preprocessing
+                key = repr(preprocessing)
+                if key not in cache:
+                    cut, why = (None, missing) if whole is None else (crop_map(whole, image.size, preprocessing), "")
+                    if cut is not None and self._saliency is not None and cut.max() < self._saliency.threshold:
+                        cut, why = None, "no_object: the crop holds none of the salient object"
+                    cache[key] = (preprocessing.crop_image(image), cut, why)
+                crop, saliency, why = cache[key]
+                name = geometry(preprocessing)
+                if name not in pictures:
+                    pictures[name] = take_picture(file.name, name, crop, saliency)
+                result[evaluator.bundle.model_id] = Sample(
+                    file.name, decoded.sha256, file.label, decoded.remark, crop, saliency, why, image.size
+                )
+        return result, list(pictures.values())

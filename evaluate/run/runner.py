@@ -1,0 +1,136 @@
+"""Shards through models, in this process: each image decoded once, loading and metrics overlapping with the runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+
+from qcam.evaluate.results.parts import ImageOutcome
+from qcam.evaluate.run.evaluator import Evaluator, Finish
+from qcam.evaluate.run.facts import WorkerFacts, gather_facts
+from qcam.evaluate.run.loader import LoadedBatch, Loader
+from qcam.evaluate.run.pipeline import overlapped
+from qcam.evaluate.run.stages import StageClock
+from qcam.evaluate.saliency import SaliencySource
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.images.images import ImageFile
+
+
+class ShardRunner:
+    """Evaluators of all models of a run, and what they need to evaluate images.
+
+    Attributes:
+        evaluators: One per bundle, sessions open.
+        options: What can change a figure.
+        clock: Where the time goes.
+    """
+
+    def __init__(
+        self,
+        evaluators: Sequence[Evaluator],
+        saliency: SaliencySource | None,
+        options: StudyOptions,
+        clock: StageClock | None = None,
+    ) -> None:
+        """Take what a run is made of.
+
+        Args:
+            evaluators: One per bundle.
+            saliency: Where salient-object maps come from, if anywhere.
+            options: What can change a figure.
+            clock: Where the time goes.
+        """
+        self.evaluators = list(evaluators)
+        self._saliency = saliency
+        self.options = options
+        self.clock = clock or StageClock()
+
+    @property
+    def sequential(self) -> bool:
+        """Tell whether an image's figures depend on the images before it."""
+        return any(evaluator.sequential for evaluator in self.evaluators)
+
+    @property
+    def facts(self) -> WorkerFacts:
+        """Return what this process is; under the paper's protocol whole only after `build`."""
+        return gather_facts(self.evaluators, self.options.settings)
+
+    def build(self, device: str) -> None:
+        """Build what needs PyTorch.
+
+        Args:
+            device: PyTorch device of the mirrors.
+
+        Raises:
+            QcamError: If a graph cannot be mirrored.
+        """
+        with self.clock.stage("build mirrors"):
+            for evaluator in self.evaluators:
+                evaluator.build(device)
+
+    def evaluate(
+        self, shards: Sequence[Sequence[ImageFile]], hashes: Mapping[str, str], advance: Callable[[int], None]
+    ) -> Generator[tuple[list[ImageOutcome], str], None, None]:
+        """Evaluate shards with every model, each image decoded once, and write nothing.
+
+        Batches are loaded ahead, and their metrics computed behind, while one runs (`pipeline.py`).
+
+        Args:
+            shards: The images of each.
+            hashes: Image name → the fingerprint it had when the run was planned.
+            advance: Told the number of images × models done.
+
+        Yields:
+            For each shard one outcome per image, in their order, and the state that it leaves to the next (`Evaluator.state`).
+
+        Raises:
+            QcamError: If an image is not what it was when it was fingerprinted.
+        """
+        loader = Loader(self.evaluators, self._saliency, hashes, self.clock, labelled=self.options.target == "label")
+        size = self.options.batch_size
+        batches = [shard[start : start + size] for shard in shards for start in range(0, len(shard), size)]
+
+        def run(batch: LoadedBatch) -> tuple[LoadedBatch, list[Finish], str]:
+            finishes = []
+            for evaluator in self.evaluators:
+                samples = batch.samples[evaluator.bundle.model_id]
+                if samples:
+                    finishes.append(evaluator.evaluate(samples, self.clock))
+                advance(len(batch.images))
+            return batch, finishes, self.state()
+
+        finished = overlapped(batches, loader.load, run, lambda ran: (self._outcomes(*ran[:2]), ran[2]))
+        with closing(finished):
+            for shard in shards:
+                outcomes, state = [], ""
+                for _ in range(0, len(shard), size):
+                    found, state = next(finished)
+                    outcomes += found
+                yield outcomes, state
+
+    def state(self) -> str:
+        """Return what the images so far leave to the next; empty where they do not depend on each other."""
+        return json.dumps([evaluator.state() for evaluator in self.evaluators]) if self.sequential else ""
+
+    def restore(self, text: str) -> None:
+        """Go on from a state that `state` returned, or a part carries."""
+        for evaluator, state in zip(self.evaluators, json.loads(text), strict=True):
+            evaluator.restore(state)
+
+    def _outcomes(self, batch: LoadedBatch, finishes: Sequence[Finish]) -> list[ImageOutcome]:
+        """Compute the rest of a batch, and put what all models gave together, image by image."""
+        outcomes = {image.name: ImageOutcome(image.name) for image in batch.images}
+        for image in batch.images:
+            outcomes[image.name].pictures += batch.pictures.get(image.name, [])
+            if image.name in batch.refused:
+                sha256, reason = batch.refused[image.name]
+                for evaluator in self.evaluators:
+                    outcomes[image.name].rows += evaluator.refused(image.name, sha256, image.label, reason)
+        for finish in finishes:
+            rows, maps = finish()
+            for row in rows:
+                outcomes[row.image].rows.append(row)
+            for item in maps:
+                outcomes[item.image].maps.append(item)
+        return list(outcomes.values())

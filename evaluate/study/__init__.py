@@ -1,0 +1,1 @@
+"""A study: what is planned, what was run, and the run itself."""

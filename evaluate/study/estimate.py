@@ -1,0 +1,118 @@
+"""The dry run: what a study would do, how many bytes it would write and how long it would take, from a measured probe."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from qcam.common import telling
+from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
+from qcam.evaluate.study.study import Study
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do of a study.
+
+    Attributes:
+        shards: All shards.
+        todo: Those that are not finished.
+        images: Images in the latter.
+        probed: Images that the probe evaluated.
+        seconds_per_image: Measured, all models and precisions together.
+        bytes_per_image: Measured size of a finished part by its images.
+        all_images: Images of the whole study.
+    """
+
+    shards: int
+    todo: int
+    images: int
+    probed: int
+    seconds_per_image: float
+    bytes_per_image: float
+    all_images: int
+
+    @property
+    def seconds(self) -> float:
+        """Return the time that the images left to do will take."""
+        return self.seconds_per_image * self.images
+
+    @property
+    def bytes(self) -> float:
+        """Return the size of the finished results; while parts are joined, twice that is on disk."""
+        return self.bytes_per_image * self.all_images
+
+
+def estimate(study: Study) -> Estimate:
+    """Evaluate one batch to warm up and one to measure, of those left to do; nothing is written to the result folder.
+
+    Args:
+        study: Prepared, with a runner of its own.
+
+    Raises:
+        QcamError: As from a run.
+    """
+    assert study.runner is not None
+    study.build()
+    todo = study.todo
+    images = [image for index in todo for image in study.shards[index]]
+    size = study.options.batch_size
+    warm, probe = images[:size], images[size : 2 * size] or images[:size]
+    seconds, weight = 0.0, 0.0
+    if probe:
+        with telling.status("measuring"):
+            hashes = study.hashes
+            list(study.runner.evaluate([warm], hashes, lambda _: None))
+            start = time.perf_counter()
+            ((outcomes, _),) = study.runner.evaluate([probe], hashes, lambda _: None)
+            seconds = (time.perf_counter() - start) / len(probe)
+        with tempfile.TemporaryDirectory() as folder:
+            part = PlannedPart(0, "0" * 64, tuple(image.name for image in probe))
+            path = write_part(PartStore(Path(folder)), part, outcomes)
+            weight = path.stat().st_size / len(probe)
+    return Estimate(
+        len(study.shards), len(todo), len(images), len(probe), seconds, weight, sum(map(len, study.shards))
+    )
+
+
+def describe(study: Study, found: Estimate, workers: int = 1) -> list[str]:
+    """Return the plan and the estimate in lines.
+
+    Args:
+        study: Prepared.
+        found: Measured in this process.
+        workers: How many will share the work, each with cores of its own.
+    """
+    options = study.options
+    lines = [
+        f"results: {study.where}/",
+        f"protocol: {options.protocol}; {options.describe()}",
+        f"images: {found.all_images} in {found.shards} shards of up to {max(map(len, study.shards))}",
+    ]
+    for model in study.facts.models:
+        bundle = model.bundle
+        trained = "" if bundle.trained else " (random weights)"
+        lines.append(f"model: {bundle.model_id}{trained}, {', '.join(model.precisions)}, bundle {bundle.fingerprint[:12]}")
+    lines.append(f"rows: {study.statistics_rows:,} in results.parquet")
+    if found.todo < found.shards:
+        lines.append(f"done already: {found.shards - found.todo} of {found.shards} shards")
+    if not found.todo:
+        return [*lines, "nothing is left to compute"]
+    lines.append(f"bytes: about {_bytes(found.bytes)} of results, twice that while they are joined")
+    shared = f" with {workers} workers" if workers > 1 else ""
+    lines.append(
+        f"time: about {timedelta(seconds=round(found.seconds / workers))}{shared} for {found.images} images, "
+        f"{1000 * found.seconds_per_image:.0f} ms each in one worker (measured on {found.probed} of them)"
+    )
+    return lines
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

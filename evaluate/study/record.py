@@ -1,0 +1,160 @@
+"""run.json: what was run, in which words its figures are to be read, and what a reader has to be warned of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qcam.common import machine
+from qcam.common.files import fingerprint
+from qcam.evaluate.report.table import arithmetic_lines, fallback_reasons
+from qcam.evaluate.results.folder import SCHEMA_VERSION
+from qcam.evaluate.results.pictures import geometry
+from qcam.evaluate.run.facts import WorkerFacts
+from qcam.evaluate.study.plan import StudyOptions
+
+if TYPE_CHECKING:
+    from qcam.evaluate.study.study import Study
+
+_CONVENTIONS = {
+    "SIM": "sum min(P, Q), both summing to 1",
+    "CC": "Pearson",
+    "KLD": "sum P log(eps + P / (eps + Q)), P the evaluated map, Q the reference, eps 2.2204e-16",
+    "rank_correlation": "Spearman at the tap's resolution; salient-object maps averaged over its cells",
+    "overlap": "intersection over union of the top 20 % of positions",
+    "energy_in_object": "share of the CAM's sum where the salient-object map is at least 0.5",
+    "drop": "max(0, Y - O) / Y, Y the class's softmax probability, O that of the picture multiplied with its CAM",
+    "increase": "O > Y",
+    "vs_f32 of f32": "the null row: f32 run a second time, against its first run",
+    "fake_quant_vs_deployed": "P fake-quant, Q deployed",
+}
+
+
+def run_record(
+    study: Study,
+    plan: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    workers: Sequence[Mapping[str, Any]],
+    *,
+    complete: bool,
+) -> dict[str, Any]:
+    """Return the content of run.json.
+
+    Args:
+        study: The study.
+        plan: All that can change a figure.
+        seconds: Wall time by stage, of this process.
+        workers: What evaluated the parts, with the number of these.
+        complete: Whether every shard is finished.
+    """
+    options = study.options
+    facts = study.facts
+    classes: dict[str, list[str]] = {}
+    models = {}
+    for model in facts.models:
+        bundle = model.bundle
+        key = fingerprint(bundle.classes)[:12]
+        classes[key] = list(bundle.classes)
+        models[bundle.model_id] = {
+            "bundle": bundle.folder.name,
+            "weights": bundle.weights,
+            "geometry": geometry(model.preprocessing),
+            "classes": key,
+            "precisions": model.precisions,
+        }
+    paper = options.protocol == "paper"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "complete": complete,
+        "protocol": {"name": options.protocol, "fixes": list(options.fixes)},
+        "plan": dict(plan),
+        "machine": machine.describe(),
+        "kernels": {"family": "not applicable"} if facts.kernels is None else facts.kernels.to_json(),
+        "int8_kernels_saturate_in_pairs": facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers),
+        "workers": [dict(worker) for worker in workers],
+        "provider": "PyTorch" if paper else options.settings.provider,
+        "models": models,
+        "classes": classes,
+        "conventions": _conventions(options.method, paper=paper),
+        "notes": notes(facts, options),
+        "warnings": warnings(facts, workers),
+        "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
+    }
+
+
+def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:
+    """Return the lines below every table: what the figures depend on, and what really ran."""
+    lines = [options.describe(), *arithmetic_lines(facts.models, facts.provider)]
+    for model in facts.models:
+        lines += model.notes
+    return list(dict.fromkeys(lines))
+
+
+def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Return what changes the meaning of figures.
+
+    Args:
+        facts: What evaluates.
+        workers: What evaluated the parts, with the number of these.
+    """
+    told = [
+        f"{model.bundle.model_id} has random weights: no figure made with it means anything"
+        for model in facts.models
+        if not model.bundle.trained
+    ]
+    elsewhere = [text for worker in workers for text in worker.get("fallback", ())]
+    fallbacks = dict.fromkeys([*fallback_reasons(facts.models), *elsewhere])
+    told += [f"fallback accepted: {reason}" for reason in fallbacks]
+    if facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers):
+        told.append(
+            "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
+            "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
+        )
+    unknown = {str(worker["kernel_reason"]) for worker in workers if worker.get("kernel_reason")}
+    if facts.kernels is not None and facts.kernels.family is None:
+        unknown.add(facts.kernels.reason)
+    told += [
+        f"this CPU computes as no kernel family that qcam knows ({reason}): int8 figures are what this "
+        "machine computes; how they compare with other CPUs is not known"
+        for reason in sorted(unknown)
+    ]
+    return told + mixtures(workers)
+
+
+def mixtures(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name what differs between the workers of a run, and how many shards each evaluated."""
+    told = []
+    families: Counter[str] = Counter()
+    packages: dict[str, Counter[str]] = {}
+    for worker in workers:
+        families[str(worker.get("kernel", "unknown"))] += worker["shards"]
+        for package, version in worker.get("versions", {}).items():
+            packages.setdefault(package, Counter())[version] += worker["shards"]
+    if len(families) > 1:
+        told.append(
+            f"shards of differing int8 kernels are mixed ({_counts(families)}): the same file computes other codes on each; "
+            "--require kernel=NAME keeps a run to one"
+        )
+    for package, versions in packages.items():
+        if len(versions) > 1:
+            told.append(f"shards of differing versions of {package} are mixed ({_counts(versions)})")
+    return told
+
+
+def _counts(shards: Counter[str]) -> str:
+    return ", ".join(f"{name}: {count} shards" for name, count in sorted(shards.items()))
+
+
+def _conventions(method: str, *, paper: bool) -> dict[str, str]:
+    if paper:
+        head = {
+            "CAM": "on the logit before softmax, enlarged bicubically to the image's size; what the paper's code ran",
+            "maps": "every map min-max to 0..1, in 8 bits unless that slip is switched off",
+        }
+    else:
+        head = {
+            "CAM": f"{method}, float64, epsilon 0, on the logit before softmax",
+            "maps": "CAMs enlarged bilinearly to the network's input size, then every map min-max to 0..1",
+        }
+    return head | _CONVENTIONS

@@ -1,0 +1,1 @@
+"""Image sets: files become pictures, and pictures become what networks see."""

@@ -1,0 +1,205 @@
+"""Archives of images: WebDataset's tar files, and Parquet files with an image column. They are listed here and never unpacked.
+
+A tar file's headers are read once; after that each image is its bytes at an offset. Of a Parquet file only the metadata, the
+paths and the labels are read. Archives come from anywhere: a name in one is only ever a name, never a place to write to.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+from qcam.common import telling
+from qcam.common.errors import QcamError
+from qcam.common.storage import Location, reason, shown
+from qcam.images.sources import Cell, ImageFile, Span, in_order, reads_at_a_time
+
+#: File name endings that are taken for photographs, in lower case.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+#: Endings of archives that can be read, in lower case.
+ARCHIVES = (".tar", ".parquet")
+#: Endings of tar files that cannot, in lower case: an image's bytes have no offset in them.
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+
+#: First bytes of what compressors write.
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+#: Largest header that is read: a longer one describes no file.
+_HEADER_BYTES = 1 << 20
+#: Most digits of a label.
+_LABEL_BYTES = 32
+
+
+def archive_images(archives: Sequence[tuple[str, Location]]) -> list[ImageFile]:
+    """List the images in archives: archive after archive, in the order in which each holds them.
+
+    Args:
+        archives: Name and place of each.
+
+    Returns:
+        The images, named `ARCHIVE/NAME`, with the labels that the archives give.
+
+    Raises:
+        QcamError: If one cannot be read, or is none.
+    """
+    threads = reads_at_a_time([location for _, location in archives])
+    with telling.status(f"listing images in {len(archives)} archives"):
+        return [image for images in in_order(_list_archive, archives, threads) for image in images]
+
+
+def visible(name: str) -> bool:
+    """Tell whether a name is neither hidden nor below a hidden folder."""
+    return not any(part.startswith(".") for part in PurePosixPath(name).parts)
+
+
+def compressed(location: Location) -> QcamError:
+    """Return the error that tells what to do about a compressed tar file."""
+    return QcamError(f"{shown(location)} is compressed, and images are read from a tar file by their offset; decompress it")
+
+
+def _list_archive(archive: tuple[str, Location]) -> list[ImageFile]:
+    name, location = archive
+    tar = location.name.lower().endswith(".tar")
+    try:
+        with location.open("rb") as stream:
+            return _list_tar(name, location, stream) if tar else _list_parquet(name, location, stream)
+    except QcamError:
+        raise
+    except Exception as error:  # tarfile, Arrow and file systems raise their own; on damaged files nearly anything
+        kind = "tar" if tar else "Parquet"
+        raise QcamError(f"cannot list {shown(location)} as a {kind} file: {reason(error)}; write it again") from error
+
+
+def _list_tar(name: str, location: Location, stream: IO[bytes]) -> list[ImageFile]:
+    if stream.read(6).startswith(_MAGIC):
+        raise compressed(location)
+    stream.seek(0)
+    spans: dict[str, Span] = {}
+    labels: dict[str, int] = {}
+    for member in _members(location, stream):
+        # The encoding makes a name out of any bytes; one that is no UTF-8 could be written to no result.
+        inner = PurePosixPath(member.name.encode("utf-8", "backslashreplace").decode().lstrip("/"))
+        if not visible(str(inner)):
+            continue
+        if inner.suffix.lower() in SUFFIXES:
+            spans.pop(str(inner), None)  # of members of one name the last counts, as when a tar file is unpacked
+            spans[str(inner)] = Span(location, member.offset_data, member.size)
+        elif inner.name.lower().partition(".")[2] == "cls" and member.size <= _LABEL_BYTES:
+            stream.seek(member.offset_data)
+            text = stream.read(member.size).strip()
+            if text.isdigit():
+                labels[_key(inner)] = int(text)
+    return [ImageFile(f"{name}/{inner}", span, labels.get(_key(PurePosixPath(inner)))) for inner, span in spans.items()]
+
+
+def _members(location: Location, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """Yield the plain files of a tar file: no folders, links or sparse files."""
+    end = -1
+    with tarfile.TarFile(fileobj=_Headers(stream), mode="r", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[arg-type]
+        while True:
+            try:
+                member = archive.next()
+            except tarfile.ReadError as error:
+                if "unexpected end" not in str(error):
+                    raise
+                # The last member's bytes end before they should; it is refused by name when it is read.
+                telling.warn(f"{shown(location)} ends in the middle of an image: it was not copied whole")
+                return
+            if member is None:
+                break
+            archive.members.clear()  # type: ignore[attr-defined]  # every header would be kept
+            if member.size < 0 or archive.offset <= end:
+                raise OSError(f"damaged at byte {end}")
+            end = archive.offset
+            if member.isreg() and not member.issparse():
+                yield member
+        # A damaged header ends the list like the end of the file does.
+        stream.seek(max(end, 0))
+        if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise OSError(f"damaged at byte {max(end, 0)}")
+
+
+class _Headers:
+    """What tarfile reads headers from; a header of absurd length takes no memory."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.seek = stream.seek
+        self.tell = stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _HEADER_BYTES:
+            raise OSError(f"a header of {size} bytes")
+        return self._stream.read(size)
+
+
+def _key(inner: PurePosixPath) -> str:
+    """Return what WebDataset's files of one sample have in common: all up to the first dot of the file's name."""
+    return str(inner.parent / inner.name.partition(".")[0])
+
+
+def _list_parquet(name: str, location: Location, stream: IO[bytes]) -> list[ImageFile]:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(stream)
+    column = _image_column(file.schema_arrow, location)
+    rows = file.metadata.num_rows
+    names = _paths(file) if column == "image.bytes" else None
+    if names is None:
+        names = [f"{row:06d}" for row in range(rows)]
+    labels = _labels(file, rows)
+    cells = (
+        Cell(location, group, row, column)
+        for group in range(file.num_row_groups)
+        for row in range(file.metadata.row_group(group).num_rows)
+    )
+    return [ImageFile(f"{name}/{inner}", cell, label) for inner, cell, label in zip(names, cells, labels, strict=True)]
+
+
+def _image_column(schema: Any, location: Location) -> str:
+    """Return the column that holds images' bytes: `image`, or `image.bytes` of a struct."""
+    import pyarrow as pa
+
+    def holds_bytes(kind: Any) -> bool:
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    if schema.get_all_field_indices("image"):
+        kind = schema.field("image").type
+        if holds_bytes(kind):
+            return "image"
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and holds_bytes(kind.field("bytes").type):
+            return "image.bytes"
+    raise QcamError(
+        f"{shown(location)} has no column image, of bytes or of a struct with bytes; its columns: {', '.join(schema.names)}"
+    )
+
+
+def _paths(file: Any) -> list[str] | None:
+    """Return the images' own names, if every row has one, none twice, and all are plain paths of pictures."""
+    import pyarrow as pa
+
+    kind = file.schema_arrow.field("image").type
+    index = kind.get_field_index("path")
+    if index < 0 or not (pa.types.is_string(kind.field(index).type) or pa.types.is_large_string(kind.field(index).type)):
+        return None
+    found = file.read(columns=["image.path"]).flatten().column("image.path").to_pylist()
+    usable = all(
+        path is not None
+        and PurePosixPath(path).suffix.lower() in SUFFIXES
+        and str(PurePosixPath(path)) == path
+        and not path.startswith("/")
+        and visible(path)
+        for path in found
+    )
+    return found if usable and len(set(found)) == len(found) else None
+
+
+def _labels(file: Any, rows: int) -> list[int | None]:
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    if len(schema.get_all_field_indices("label")) != 1 or not pa.types.is_integer(schema.field("label").type):
+        return [None] * rows
+    values = file.read(columns=["label"]).column("label").to_pylist()
+    return [None if value is None or value < 0 else value for value in values]  # data sets mark "unknown" by -1

@@ -1,0 +1,1 @@
+"""Does a quantized vision model, as deployed, still look at the same place?"""
