@@ -39,7 +39,7 @@ lint: setup-dev
 cluster: setup-dev
 	$(BIN)/qcam-export --keep
 	@rm -rf build/two-nodes
-	$(BIN)/python tests/evaluate/engine/two_nodes.py bundles/efficientnet_lite0 --output build/two-nodes
+	$(BIN)/python tests/scenarios/two_nodes.py bundles/efficientnet_lite0 --output build/two-nodes
 
 # docs/performance.md: qcam beside its peers, which get an environment of their own below build/ (6 GB; an hour in all)
 bench: setup-dev

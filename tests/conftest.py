@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from result_folders import large, ran, results
 from torch import nn
 
+from qcam.commands import check as check_command
 from qcam.exporters.export import ExportOptions, export_bundle
-from qcam.images.embedded import calibration_photographs
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LoadedModel, load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle
+from qcam.runtime.deployed.probe import probe_kernels
+
+__all__ = ["large", "ran", "results"]  # fixtures of results, used by tests of several rooms
 
 torch.set_num_threads(2)
 
@@ -157,3 +166,56 @@ def memory_store() -> Iterator[str]:
     yield f"memory://{name}"
     for path in [path for path in MemoryFileSystem.store if path.startswith(f"/{name}/")]:
         del MemoryFileSystem.store[path]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one run of qcam-check gave."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return json.loads((self.folder / "check.json").read_text())
+
+    @property
+    def first(self) -> dict[str, Any]:
+        (result,) = self.report["results"]
+        return result
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Checked]:
+    """Run the command in this process: PyTorch is imported once."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Checked:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            check_command.main(["--output", str(tmp_path / "out"), *map(str, arguments)])
+        captured = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Checked(ended.value.code, captured.out, captured.err, tmp_path / "out")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def some_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("some") / "photographs"
+    folder.mkdir()
+    for image in evaluation_photographs()[:4]:
+        shutil.copy(image.path, folder / image.name)
+    return folder
+
+
+@pytest.fixture
+def known_cpu() -> str:
+    """The kernel family of this machine; where it is unknown, nothing promises equal codes."""
+    probe = probe_kernels()
+    if probe.family is None:
+        pytest.skip(f"this CPU's kernels fit no known family: {probe.reason}")
+    return probe.name

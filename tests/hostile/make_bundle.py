@@ -10,6 +10,7 @@ from pathlib import Path
 
 def main(conftest: str, folder: str, seed: str, identity: str = "tiny") -> None:
     """Export the tests' tiny network."""
+    sys.path.append(str(Path(conftest).parent / "helpers"))
     specification = importlib.util.spec_from_file_location("attacked_conftest", conftest)
     assert specification is not None
     assert specification.loader is not None
@@ -17,10 +18,9 @@ def main(conftest: str, folder: str, seed: str, identity: str = "tiny") -> None:
     sys.modules["attacked_conftest"] = module
     specification.loader.exec_module(module)
     from qcam.exporters.export import ExportOptions, export_bundle
-    from qcam.images.embedded import calibration_photographs
 
     model = replace(module.tiny_model(int(seed)), id=identity) if identity != "tiny" else module.tiny_model(int(seed))
-    export_bundle(model, calibration_photographs()[:3], ExportOptions(), Path(folder))
+    export_bundle(model, module.calibration_photographs()[:3], ExportOptions(), Path(folder))
 
 
 if __name__ == "__main__":

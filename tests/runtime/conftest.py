@@ -1,11 +1,7 @@
-"""What tests of the runtime share: bundles with weights in other files, and modules of other test folders.
-
-integer_cases.py, integer_operators.py and the emulators become importable: importlib mode puts no test folder on sys.path.
-"""
+"""What tests of the runtime share: bundles with weights in other files."""
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +12,6 @@ from onnx import TensorProto, helper
 from qcam.common.files import sha256_file
 from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle
 from qcam.runtime.external import every_tensor, external_hashes
-
-# At the end: a folder of tests must not shadow an installed module.
-for _folder in (Path(__file__).parent / "mirror/integer", Path(__file__).parents[1] / "emulation"):
-    if str(_folder) not in sys.path:
-        sys.path.append(str(_folder))
 
 
 def put_outside(model: onnx.ModelProto, folder: Path, location: str) -> None:

@@ -184,7 +184,7 @@ def test_a_worker_out_of_memory(tiny_bundle, many, tmp_path, same_as, monkeypatc
 @pytest.mark.slow
 def test_the_study_on_two_nodes_while_a_worker_is_killed(lite0_bundle, tmp_path):
     """Real weights, real photographs, three precisions; `make cluster` shows it."""
-    script = Path(__file__).with_name("two_nodes.py")
+    script = Path(__file__).parents[2] / "scenarios" / "two_nodes.py"
     shown = finish([sys.executable, str(script), str(lite0_bundle.folder), "--output", str(tmp_path / "out")], tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "killed worker" in shown.stdout

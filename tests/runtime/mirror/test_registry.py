@@ -9,7 +9,7 @@ from qcam.common.errors import QcamError
 from qcam.runtime.mirror import operators, registry
 from qcam.runtime.mirror.registry import registered, resolve
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "operators"
 OPERATOR_FILES = sorted(operators.__all__)
 
 

@@ -1,6 +1,6 @@
 """A study on a local cluster of two nodes, while one of its workers is killed, beside the same study in one process.
 
-    python tests/evaluate/engine/two_nodes.py BUNDLE --output DIR
+    python tests/scenarios/two_nodes.py BUNDLE --output DIR
 
 The demo photographs, each also mirrored, at all precisions of the bundle. Exit code 0 if both end with the same files.
 """
@@ -17,6 +17,9 @@ from pathlib import Path
 
 import click
 from PIL import ImageOps
+
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+
 from studies import SAME, children
 
 from qcam.images.embedded import evaluation_photographs

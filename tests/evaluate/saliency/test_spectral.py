@@ -23,7 +23,7 @@ from qcam.evaluate.saliency.spectral import _AVERAGE, _GAUSSIAN, SpectralSalienc
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.images import ImageFile, decode
 
-RECORDED = Path(__file__).parent / "data" / "spectral_residual.npz"
+RECORDED = Path(__file__).parents[1] / "data" / "spectral_residual.npz"
 FILE = ImageFile("a.jpg", Path("a.jpg"))
 NAMES = ["imagenet_00_243", "imagenet_07_609", "imagenet_10_541"]
 
