@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from qcam.common import machine, telling
-from qcam.common.errors import GateError, QcamError, first_line
+from qcam.common.errors import GateError, QcamError, UndecidedError, first_line
 from qcam.common.files import write_atomically
 from qcam.common.storage import cache_folder, shown
 
@@ -55,7 +55,7 @@ err = _Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 class Command(click.Command):
     """A click command whose errors follow qcam's rules.
 
-    Exit code 0: done; 1: a gate does not hold; 2: bad input or environment, one line; 70: a bug, one line and a file with the
+    Exit code 0: done; 1: a gate does not hold; 2: bad input or environment, one line; 3: a gate is undecided; 70: a bug, one line and a file with the
     traceback; 130: interrupted.
     """
 
@@ -74,14 +74,18 @@ class Command(click.Command):
             except (KeyboardInterrupt, click.Abort):
                 err.print("[yellow]interrupted[/]")
                 code = 130
-            except QcamError as error:
-                err.print("[bold red]error:[/] ", end="")
-                err.print(_escaped(str(error)), markup=False)
-                code = 2
             except GateError as error:
                 err.print("[bold red]does not hold:[/] ", end="")
                 err.print("\n".join(map(_escaped, str(error).split("\n"))), markup=False)
                 code = 1
+            except UndecidedError as error:
+                err.print("[bold yellow]undecided:[/] ", end="")
+                err.print(_escaped(str(error)), markup=False)
+                code = 3
+            except QcamError as error:
+                err.print("[bold red]error:[/] ", end="")
+                err.print(_escaped(str(error)), markup=False)
+                code = 2
             except Exception as error:  # nothing that a user can mend
                 _tell_bug(error, _command_line(*args, **kwargs))
                 code = 70

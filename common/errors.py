@@ -11,12 +11,55 @@ _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class QcamError(Exception):
     """Bad input or an unusable environment: shown as one line, exit code 2, no traceback.
 
-    The message says what was wrong, where, and what to do next.
+    The message says what was wrong, where, and what to do next. The tree below lets callers tell kinds apart:
+
+        QcamError
+        ├── ProviderError           an execution provider cannot be had, or not for this file
+        ├── BundleError             a bundle is none, is damaged, or is not what its manifest says
+        │   └── UnsupportedGraphError   a graph holds what qcam cannot run or mirror
+        ├── ImageSetError           images, labels or masks cannot be had or do not fit
+        ├── WeightsError            weights cannot be had, or do not belong to the model
+        ├── ResultsError            results, parts or traces cannot be read, or are other ones
+        ├── MissingExtraError       a package is not installed; names the extra
+        ├── GateError               a gate that was asked for does not hold: exit code 1
+        └── UndecidedError          a gate can neither hold nor fall short: exit code 3
     """
 
 
-class GateError(Exception):
+class ProviderError(QcamError):
+    """An execution provider cannot be had, or not for this file."""
+
+
+class BundleError(QcamError):
+    """A bundle is none, is damaged, or is not what its manifest says."""
+
+
+class UnsupportedGraphError(BundleError):
+    """A graph holds what qcam cannot run or mirror."""
+
+
+class ImageSetError(QcamError):
+    """Images, labels or masks cannot be had, or do not fit."""
+
+
+class WeightsError(QcamError):
+    """Weights cannot be had, or do not belong to the model."""
+
+
+class ResultsError(QcamError):
+    """Results or parts cannot be read, or are other ones."""
+
+
+class MissingExtraError(QcamError):
+    """A package is not installed; the message names the extra that brings it."""
+
+
+class GateError(QcamError):
     """A gate the user asked for does not hold: shown as one line, exit code 1."""
+
+
+class UndecidedError(QcamError):
+    """A gate can neither hold nor fall short, since its figure is undefined: shown as one line, exit code 3."""
 
 
 def first_line(error: BaseException) -> str:
