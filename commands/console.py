@@ -55,8 +55,8 @@ err = _Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 class Command(click.Command):
     """A click command whose errors follow qcam's rules.
 
-    Exit code 0: done; 1: a gate does not hold; 2: bad input or environment, one line; 3: a gate is undecided; 70: a bug, one line and a file with the
-    traceback; 130: interrupted.
+    Exit code 0: done; 1: a gate does not hold; 2: bad input or environment, one line; 3: a gate is undecided; 70: a bug, one
+    line and a file with the traceback; 130: interrupted.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
