@@ -144,9 +144,11 @@ class Tree:
             for room in root.iterdir():
                 if room.name != "tests" and (room / "__init__.py").is_file():
                     (links / "qcam" / room.name).symlink_to(room)
-            whole = root / "qcam"
-            for file in whole.glob("*.py") if whole.is_dir() else ():
+            for file in (root / "src" / "qcam").glob("*.py"):
                 (links / "qcam" / file.name).symlink_to(file)
+            # A tree without the file: a package all the same, or the installed one, which has it, would come first.
+            if not (root / "src" / "qcam" / "__init__.py").is_file():
+                (links / "qcam" / "__init__.py").touch()
 
     def environment(self, work: Path) -> dict[str, str]:
         """Return the environment of a command: the tree first, no caches but the work folder's own."""
