@@ -28,11 +28,10 @@ from qcam.evaluate.check.checker import Checker
 from qcam.evaluate.maps.cam import cam, normalise, upsample
 from qcam.evaluate.maps.metrics import correlation
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
-from qcam.images.images import decode
 from qcam.models.sources import load_model
-from qcam.runtime.bundle import Bundle, load_bundle
-from qcam.runtime.bundle import load_model as load_onnx
+from qcam.runtime.bundle import Bundle, load_bundle, load_onnx
 from qcam.runtime.deployed.probe import probe_kernels
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.mirror import Mirror

@@ -22,10 +22,10 @@ import torch
 from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
-from qcam.images.images import decode
 from qcam.models.sources import load_model
-from qcam.runtime.bundle import load_model as load_onnx
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.mirror import Mirror

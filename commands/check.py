@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from qcam.evaluate.check.checker import Checker, CheckResult
     from qcam.evaluate.check.verdicts import Gate, Judged
-    from qcam.images.images import ImageFile
+    from qcam.images.sources import ImageFile
     from qcam.runtime.bundle import Bundle
     from qcam.runtime.deployed import SessionSettings
     from qcam.runtime.mirror.integer.exposure import Exposure
@@ -212,13 +212,13 @@ class _Session:
         """Judge one precision of one bundle."""
         from qcam.evaluate.check.checker import Checker
         from qcam.evaluate.check.verdicts import Judged
-        from qcam.runtime.bundle import load_model
+        from qcam.runtime.bundle import load_onnx
         from qcam.runtime.deployed.inspection import InspectedModel
         from qcam.runtime.fusion import disagreements, find_groups, quantized_tensors
         from qcam.runtime.graph import Graph
         from qcam.runtime.mirror.integer.exposure import exposure
 
-        graph = Graph(load_model(bundle, precision))
+        graph = Graph(load_onnx(bundle, precision))
         tensors = quantized_tensors(graph)
         runtime = InspectedModel(bundle, precision, self.settings, tensors, self.deployed)
         checker = Checker(bundle, precision, runtime, device=self.device)
@@ -383,7 +383,7 @@ class _Session:
     def _batches(self, bundle: Bundle) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         import numpy as np
 
-        from qcam.images.images import decode
+        from qcam.images.decoding import decode
 
         readable = False
         for start in range(0, len(self.photographs), self.batch_size):

@@ -17,10 +17,10 @@ from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
 from qcam.exporters.quantize import QuantizationOptions, quantize
 from qcam.exporters.tap import expose_tap
-from qcam.images.images import ImageFile
 from qcam.images.preprocessing import Preprocessing
+from qcam.images.sources import ImageFile
 from qcam.models.sources import LoadedModel
-from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry, load_model
+from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry, load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.graph import Graph
 from qcam.runtime.mirror import Mirror
@@ -144,7 +144,7 @@ def _check_that_it_runs(bundle: Bundle) -> None:
     """Load every file in ONNX Runtime on the CPU and mirror it: better refused now than by whoever gets the bundle."""
     for entry in bundle.precisions:
         DeployedModel(bundle, entry.name, SessionSettings())
-        Mirror(load_model(bundle, entry.name), entry)
+        Mirror(load_onnx(bundle, entry.name), entry)
 
 
 def override_preprocessing(

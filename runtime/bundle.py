@@ -271,7 +271,7 @@ def changed(where: str) -> str:
     return f"{where} is not the file that was exported (its SHA-256 differs); export the bundle again with --force"
 
 
-def load_model(bundle: Bundle, precision: str) -> onnx.ModelProto:
+def load_onnx(bundle: Bundle, precision: str) -> onnx.ModelProto:
     """Read the ONNX file of one precision, with its weights.
 
     Raises:

@@ -14,10 +14,10 @@ from emulation import why_not
 
 from qcam.evaluate.check.checker import LOGITS, Checker
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
-from qcam.images.images import decode
 from qcam.models.sources import load_model
-from qcam.runtime.bundle import load_model as load_onnx
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.fusion import disagreements, find_groups
 from qcam.runtime.graph import Graph

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from qcam.evaluate.maps.cam import cam
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import decode
 from qcam.models.sources import TORCHVISION_MODELS, load_model
-from qcam.runtime.bundle import load_model as load_onnx
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.graph import COMPUTE_OPERATORS, Graph
 from qcam.runtime.mirror import Mirror

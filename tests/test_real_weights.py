@@ -8,9 +8,9 @@ import pytest
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
-from qcam.images.images import decode
-from qcam.runtime.bundle import load_model
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.probe import saturates_in_pairs
 from qcam.runtime.mirror import Mirror
@@ -75,10 +75,10 @@ def test_a_cpu_whose_kernels_saturate_shows_it(entries):
 
 def test_reduced_range_makes_a_bundle_immune_to_saturation(tmp_path):
     from qcam.exporters.export import ExportOptions, export_bundle
-    from qcam.models.sources import load_model as load_source
+    from qcam.models.sources import load_model
 
     options = ExportOptions(precisions=("f32", "int8"), reduce_range=True)
-    bundle = export_bundle(load_source("efficientnet_lite0", None), calibration_photographs(), options, tmp_path / "b")
+    bundle = export_bundle(load_model("efficientnet_lite0", None), calibration_photographs(), options, tmp_path / "b")
     crops = [bundle.preprocessing.crop_image(decode(image.path).image) for image in evaluation_photographs()[:8]]
     images = bundle.preprocessing.normalise(np.stack(crops))
     default, exact = (DeployedModel(bundle, "int8", SessionSettings(config=config)).run(images) for config in ({}, EXACT))
@@ -92,7 +92,7 @@ def test_no_gradient_vanishes_because_a_logit_saturated(lite0_bundle):
     images = lite0_bundle.preprocessing.normalise(np.stack(crops))
     session = DeployedModel(lite0_bundle, "int8", SessionSettings())
     outputs = session.run(images)
-    mirror = Mirror(load_model(lite0_bundle, "int8"), session.entry)
+    mirror = Mirror(load_onnx(lite0_bundle, "int8"), session.entry)
     activation = mirror.dequantize(session.entry.tap, outputs.tap)
     gradient = mirror.gradient(activation, outputs.logits.argmax(axis=1))
     assert (gradient.abs().amax(dim=(1, 2, 3)) > 0).all()

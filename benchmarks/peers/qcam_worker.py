@@ -22,11 +22,10 @@ from qcam.common.files import fingerprint, sha256_file, write_atomically
 from qcam.evaluate.check.checker import Checker
 from qcam.evaluate.maps.cam import cam
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
-from qcam.images.images import decode
 from qcam.models.sources import LoadedModel, load_model
-from qcam.runtime.bundle import Bundle, load_bundle
-from qcam.runtime.bundle import load_model as load_onnx
+from qcam.runtime.bundle import Bundle, load_bundle, load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.inspection import InspectedModel
 from qcam.runtime.fusion import quantized_tensors

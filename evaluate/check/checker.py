@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qcam.common.errors import QcamError
 from qcam.evaluate.maps.cam import cam, normalise, upsample
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
-from qcam.runtime.bundle import Bundle, Tap, load_model
+from qcam.runtime.bundle import Bundle, Tap, load_onnx
 from qcam.runtime.deployed.inspection import Inspected
 from qcam.runtime.fusion import find_groups, source_label
 from qcam.runtime.graph import Graph, attribute
@@ -252,7 +252,7 @@ class Checker:
         self.entry = bundle.precision(precision)
         self._runtime = runtime
         self._device = device
-        self._model = load_model(bundle, precision)
+        self._model = load_onnx(bundle, precision)
         if runtime.missing and not runtime.tensors:
             count = len(runtime.missing)
             raise QcamError(f"none of the {count} quantized tensors of {bundle.path(precision)} is in the file that was run")

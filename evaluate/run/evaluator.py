@@ -23,7 +23,7 @@ from qcam.evaluate.maps.measures import (
 from qcam.evaluate.maps.metrics import all_metrics, is_constant
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.stages import StageClock
-from qcam.runtime.bundle import PRECISIONS, Bundle, load_model
+from qcam.runtime.bundle import PRECISIONS, Bundle, load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class BundleEvaluator:
         from qcam.runtime.mirror import Mirror
 
         for name, session in self.deployed.items():
-            model = load_model(self.bundle, name)
+            model = load_onnx(self.bundle, name)
             self._mirrors[name] = Mirror(model, session.entry, device, tail_only=not self._fake_quant)
 
     def state(self) -> str:

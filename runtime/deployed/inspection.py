@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError, first_line
-from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_model, read_onnx
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx, read_onnx
 from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
 from qcam.runtime.graph import Graph
 
@@ -65,7 +65,7 @@ class InspectedModel:
         Raises:
             QcamError: If a session cannot be had, or the other file lacks the tap or the logits.
         """
-        model = load_model(bundle, precision) if file is None else read_onnx(file)
+        model = load_onnx(bundle, precision) if file is None else read_onnx(file)
         entry = bundle.precision(precision)
         if file is not None:
             entry = _entry_of(model, entry, file)

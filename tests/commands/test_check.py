@@ -19,7 +19,7 @@ from qcam.commands import console
 from qcam.common.files import sha256_file
 from qcam.evaluate.check.verdicts import GATES
 from qcam.images.embedded import evaluation_photographs
-from qcam.runtime.bundle import load_model
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import probe
 from qcam.runtime.fusion import find_groups, quantized_tensors
 from qcam.runtime.graph import Graph
@@ -28,7 +28,7 @@ from qcam.runtime.mirror.integer.exposure import exposure
 
 
 def risks(bundle):
-    graph = Graph(load_model(bundle, "int8"))
+    graph = Graph(load_onnx(bundle, "int8"))
     return exposure(graph, find_groups(graph))
 
 
@@ -64,7 +64,7 @@ def test_a_bundle_holds_and_everything_is_written(tiny_bundle, some_photographs,
     names = sorted(path.name for path in some_photographs.iterdir())
     assert [image["image"] for image in int8["images"]] == names
     assert set(int8["worst_images"]) <= set(names)
-    tensors = quantized_tensors(Graph(load_model(tiny_bundle, "int8")))
+    tensors = quantized_tensors(Graph(load_onnx(tiny_bundle, "int8")))
     assert [tensor["name"] for tensor in int8["tensors"]] == [*tensors, "logits"]
     assert all(tensor["equal"] == tensor["equal_fed_with_deployed_codes"] == 1.0 for tensor in int8["tensors"])
     assert int8["tensors"][0]["elements"] == 4 * 3 * 32 * 32
@@ -178,16 +178,16 @@ def small(export_tiny, tmp_path_factory):
 def made(tiny_bundle, tmp_path_factory):
     """Deployed files that have little in common with the bundle's."""
     folder = tmp_path_factory.mktemp("made")
-    model = load_model(tiny_bundle, "int8")
+    model = load_onnx(tiny_bundle, "int8")
     tap = tiny_bundle.precision("int8").tap.output
     renamed = onnx.ModelProto()
-    renamed.CopyFrom(load_model(tiny_bundle, "f32"))
+    renamed.CopyFrom(load_onnx(tiny_bundle, "f32"))
     renamed.graph.node.append(onnx.helper.make_node("Identity", [tiny_bundle.precision("f32").tap.output], ["copy"]))
     for node in renamed.graph.node:  # a float tensor of the tap's name, and not one of codes
         node.output[:] = [tap if name == "copy" else name for name in node.output]
     onnx.save(renamed, folder / "tap.onnx")
     graph = Graph(model)
-    classes = Graph(load_model(tiny_bundle, "f32"))
+    classes = Graph(load_onnx(tiny_bundle, "f32"))
     (gemm,) = [node for node in classes.model.graph.node if node.op_type == "Gemm"]
     for name in gemm.input[1:]:
         classes.initializers[name].CopyFrom(numpy_helper.from_array(classes.array(name)[:9], name))
@@ -293,7 +293,7 @@ def test_a_file_of_reduced_range_does_not_warn(export_tiny, some_photographs, kn
 
 def test_weights_of_the_lowest_code_are_named(export_tiny, some_photographs, known_cpu, check, tmp_path):
     bundle = export_tiny(tmp_path / "lowest")
-    graph = Graph(load_model(bundle, "int8"))
+    graph = Graph(load_onnx(bundle, "int8"))
     conv = next(node for node in graph.model.graph.node if node.op_type == "Conv")
     name = graph.producer[conv.input[1]].input[0]
     codes = np.array(graph.array(name))

@@ -9,7 +9,7 @@ import numpy as np
 from emulation import NATIVE, Job, run
 from numpy.typing import NDArray
 
-from qcam.runtime.bundle import Bundle, Tap, load_model
+from qcam.runtime.bundle import Bundle, Tap, load_onnx
 from qcam.runtime.deployed import DeployedOutputs
 from qcam.runtime.deployed.inspection import Inspected, exposed
 from qcam.runtime.deployed.probe import probe_kernels
@@ -52,7 +52,7 @@ class EmulatedModel:
         timeout: float = 3600,
         tensors: Sequence[str] | None = None,
     ) -> None:
-        model = load_model(bundle, precision)
+        model = load_onnx(bundle, precision)
         entry = bundle.precision(precision)
         self.tensors = tuple(quantized_tensors(Graph(model)) if tensors is None else tensors)
         self.missing: tuple[str, ...] = ()

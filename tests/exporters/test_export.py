@@ -13,8 +13,8 @@ from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
 from qcam.exporters.export import ExportOptions, export_bundle
 from qcam.images.embedded import calibration_photographs
-from qcam.models.sources import load_model as load_source
-from qcam.runtime.bundle import Tap, load_bundle, load_model
+from qcam.models.sources import load_model
+from qcam.runtime.bundle import Tap, load_bundle, load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.graph import Graph
 from qcam.runtime.mirror import Mirror
@@ -31,7 +31,7 @@ def test_a_bundle_is_complete_and_reads_back_equal(tiny_bundle):
     assert {path.name for path in tiny_bundle.folder.iterdir()} == {"bundle.json", "f32.onnx", "int16.onnx", "int8.onnx"}
     for entry in read.precisions:
         assert sha256_file(read.path(entry.name)) == entry.sha256
-        onnx.checker.check_model(load_model(read, entry.name), full_check=True)
+        onnx.checker.check_model(load_onnx(read, entry.name), full_check=True)
 
 
 def test_the_tap_of_a_quantized_graph_is_the_integer_codes(tiny_bundle):
@@ -55,13 +55,13 @@ def test_dequantized_codes_are_the_activation(tiny_bundle):
 
 @pytest.mark.parametrize("precision", ["int16", "int8"])
 def test_logits_are_not_quantized(tiny_bundle, precision):
-    graph = Graph(load_model(tiny_bundle, precision))
+    graph = Graph(load_onnx(tiny_bundle, precision))
     assert graph.producer["logits"].op_type == "Gemm"
     assert graph.quantize_of("logits") is None
 
 
 def test_weights_are_quantized_per_channel(tiny_bundle):
-    graph = Graph(load_model(tiny_bundle, "int8"))
+    graph = Graph(load_onnx(tiny_bundle, "int8"))
     convolutions = [node for node in graph.model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 3
     for node in convolutions:
@@ -71,7 +71,7 @@ def test_weights_are_quantized_per_channel(tiny_bundle):
 
 
 def test_int32_bias_scale_is_the_product_of_the_scales(tiny_bundle):
-    graph = Graph(load_model(tiny_bundle, "int8"))
+    graph = Graph(load_onnx(tiny_bundle, "int8"))
     for node in graph.model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
             x, w, b = (graph.producer[name] for name in node.input)
@@ -84,7 +84,7 @@ def test_the_symmetric_scheme_has_zero_point_zero_everywhere(export_tiny, tmp_pa
     entry = bundle.precision("int8")
     assert entry.quantization["scheme"] == "s8s8"
     assert entry.quantization["activation_symmetric"] is True
-    graph = Graph(load_model(bundle, "int8"))
+    graph = Graph(load_onnx(bundle, "int8"))
     zero_points = [graph.array(n.input[2]) for n in graph.model.graph.node if n.op_type == "QuantizeLinear"]
     assert zero_points
     assert all(point.dtype == np.int8 and not point.any() for point in zero_points)
@@ -94,7 +94,7 @@ def test_the_symmetric_scheme_has_zero_point_zero_everywhere(export_tiny, tmp_pa
 
 def test_reduced_range_keeps_weights_to_seven_bits(export_tiny, tmp_path):
     bundle = export_tiny(tmp_path / "b", reduce_range=True, precisions=("f32", "int8"))
-    graph = Graph(load_model(bundle, "int8"))
+    graph = Graph(load_onnx(bundle, "int8"))
     weights = [t for t in bundle_weights(graph)]
     assert len(weights) == 4
     assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 64
@@ -109,7 +109,7 @@ def bundle_weights(graph):
 
 def test_opset_18_uses_the_contributed_16_bit_operators_and_still_mirrors(export_tiny, tmp_path):
     bundle = export_tiny(tmp_path / "b", opset=18)
-    model = load_model(bundle, "int16")
+    model = load_onnx(bundle, "int16")
     assert {node.domain for node in model.graph.node if node.op_type == "QuantizeLinear"} == {"com.microsoft"}
     session = DeployedModel(bundle, "int16", SessionSettings())
     mirror = Mirror(model, session.entry)
@@ -146,7 +146,7 @@ def test_a_tap_inside_a_branch_hands_out_the_skip_connection(export_tiny, tmp_pa
         session = DeployedModel(bundle, precision, SessionSettings())
         assert len(session.entry.skips) == 1, precision
         outputs = session.run(IMAGES)
-        mirror = Mirror(load_model(bundle, precision), session.entry)
+        mirror = Mirror(load_onnx(bundle, precision), session.entry)
         taps = [mirror.dequantize(t, v) for t, v in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)]
         gradient = mirror.gradient(taps[0], np.array([1, 2, 3]), taps[1:])
         assert gradient.shape == (3, 8, 16, 16)
@@ -210,7 +210,7 @@ def test_a_cam_layer_that_no_quantized_operator_reads_still_carries_codes(seeded
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_at_export(name, message, tmp_path):
-    loaded = load_source(name, "random:0")
+    loaded = load_model(name, "random:0")
     with pytest.raises(QcamError, match=message):
         export_bundle(loaded, calibration_photographs()[:2], ExportOptions(precisions=("f32",)), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
@@ -221,4 +221,4 @@ def test_a_manifest_that_disagrees_with_the_file_is_refused(tiny_bundle):
     for change in ({"scale": entry.tap.scale * 2}, {"zero_point": entry.tap.zero_point + 1}, {"dtype": "int8"}):
         wrong = replace(entry, tap=replace(entry.tap, **change))
         with pytest.raises(QcamError, match=r"bundle\.json and the ONNX file disagree on the tap"):
-            Mirror(load_model(tiny_bundle, "int8"), wrong)
+            Mirror(load_onnx(tiny_bundle, "int8"), wrong)

@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
-from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry, Tap, load_bundle, load_model
+from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry, Tap, load_bundle, load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 
-OPENERS = [load_model, lambda bundle, name: DeployedModel(bundle, name, SessionSettings())]
+OPENERS = [load_onnx, lambda bundle, name: DeployedModel(bundle, name, SessionSettings())]
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_name_of_somebodys_own_is_not_judged(copy: Path) -> None:
     def rename(value: dict[str, Any]) -> None:
         value["precisions"][2]["name"] = "vendor"
 
-    load_model(edited(copy, rename), "vendor")
+    load_onnx(edited(copy, rename), "vendor")
 
 
 @pytest.mark.parametrize("opened", OPENERS)
@@ -212,7 +212,7 @@ def test_codes_that_come_another_way_than_the_manifest_says_are_refused_as_they_
 def test_a_foreign_file_keeps_its_rules_but_not_two_initializers_of_one_name(tiny_bundle: Bundle, tmp_path: Path) -> None:
     entry = tiny_bundle.precision("int8")
     foreign = replace(entry, tap=replace(entry.tap, scale=entry.tap.scale * 2))
-    model = load_model(tiny_bundle, "int8")
+    model = load_onnx(tiny_bundle, "int8")
     onnx.save(model, tmp_path / "vendor.onnx")
     DeployedModel(tiny_bundle, "int8", SessionSettings(), file=tmp_path / "vendor.onnx", entry=foreign)
     second_initializer(model)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
-from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle, load_model, read_onnx
+from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle, load_onnx, read_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.inspection import InspectedModel
 from qcam.runtime.external import every_tensor, external_files, external_hashes, load_external, normal_location
@@ -249,7 +249,7 @@ def test_a_bundle_with_weights_outside_runs_as_the_one_with_weights_inside(
     tiny_bundle: Bundle, external_bundle: Bundle, precision: str
 ) -> None:
     assert external_bundle.precision(precision).external
-    assert load_model(external_bundle, precision).ByteSize() > 1000
+    assert load_onnx(external_bundle, precision).ByteSize() > 1000
     inside, outside = (DeployedModel(bundle, precision, SessionSettings()) for bundle in (tiny_bundle, external_bundle))
     assert inside.placement.to_json() == outside.placement.to_json()
     for one, other in zip((inside.run(IMAGES),), (outside.run(IMAGES),), strict=True):
@@ -261,7 +261,7 @@ def test_the_mirror_and_the_inspection_read_weights_outside(tiny_bundle: Bundle,
     from qcam.runtime.fusion import quantized_tensors
     from qcam.runtime.graph import Graph
 
-    names = quantized_tensors(Graph(load_model(external_bundle, "int8")))
+    names = quantized_tensors(Graph(load_onnx(external_bundle, "int8")))
     for file in (None, external_bundle.path("int8")):  # a foreign file may have weights beside it as well
         found = InspectedModel(external_bundle, "int8", SessionSettings(), names, file).run(IMAGES)
         wanted = InspectedModel(tiny_bundle, "int8", SessionSettings(), names).run(IMAGES)
@@ -289,7 +289,7 @@ def manifest(folder: Path, change: Callable[[dict[str, object]], object]) -> Bun
     return load_bundle(folder, verify=False)
 
 
-@pytest.mark.parametrize("open_it", [load_model, lambda bundle, name: DeployedModel(bundle, name, SessionSettings())])
+@pytest.mark.parametrize("open_it", [load_onnx, lambda bundle, name: DeployedModel(bundle, name, SessionSettings())])
 def test_hashes_and_references_have_to_be_the_same(external_bundle: Bundle, open_it: Callable[[Bundle, str], object]) -> None:
     folder = external_bundle.folder
     bundle = manifest(folder, lambda entry: entry.pop("external"))

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from qcam.common.files import sha256_file
-from qcam.runtime.bundle import load_model
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.graph import Graph
 
 PLACES = ("first", "middle", "last")
@@ -21,7 +21,7 @@ class Sabotage:
     """A copy of a bundle's int8 file in which numbers can be changed."""
 
     def __init__(self, bundle):
-        self.model = load_model(bundle, "int8")
+        self.model = load_onnx(bundle, "int8")
         self.graph = Graph(self.model)
         nodes = self.model.graph.node
         self.operators = [node for node in nodes if node.op_type in ("Conv", "Gemm")]
@@ -184,7 +184,7 @@ def test_a_scale_behind_the_last_codes_is_found(export_tiny, some_photographs, k
 @pytest.mark.parametrize("amount", [0.01, float("nan")])
 def test_a_changed_float_tail_is_found_by_its_logits(tiny_bundle, some_photographs, check, tmp_path, amount):
     """No CAM depends on the last bias, and f32 has no codes."""
-    model = load_model(tiny_bundle, "f32")
+    model = load_onnx(tiny_bundle, "f32")
     graph = Graph(model)
     (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
     values = np.array(graph.array(gemm.input[2]))

@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from qcam.common.errors import QcamError
-from qcam.runtime.bundle import load_model
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.inspection import InspectedModel, exposed
 from qcam.runtime.fusion import quantized_tensors
@@ -22,7 +22,7 @@ def images():
 
 
 def tensors_of(bundle, precision="int8"):
-    return quantized_tensors(Graph(load_model(bundle, precision)))
+    return quantized_tensors(Graph(load_onnx(bundle, precision)))
 
 
 @pytest.mark.parametrize("precision", ["int8", "int16"])
@@ -49,7 +49,7 @@ def test_float_has_nothing_to_hand_out(tiny_bundle, images):
 
 
 def test_another_files_own_scales_are_read_and_its_tap_is_exposed(tiny_bundle, images, tmp_path):
-    model = load_model(tiny_bundle, "int8")
+    model = load_onnx(tiny_bundle, "int8")
     tap = tiny_bundle.precision("int8").tap
     graph = Graph(model)
     scale = graph.producer[tap.output].input[1]
@@ -84,7 +84,7 @@ def test_names_that_a_file_does_not_have_are_told(tiny_bundle, images):
 
 
 def test_a_tap_of_many_scales_and_an_absent_tap_are_refused(tiny_bundle, tmp_path):
-    model = load_model(tiny_bundle, "int8")
+    model = load_onnx(tiny_bundle, "int8")
     tap = tiny_bundle.precision("int8").tap
     quantizer = Graph(model).producer[tap.output]
     many = np.full(16, 0.1, np.float32)
@@ -100,7 +100,7 @@ def test_a_tap_of_many_scales_and_an_absent_tap_are_refused(tiny_bundle, tmp_pat
 
 
 def test_errors_name_the_file_that_was_given(tiny_bundle, tmp_path):
-    model = load_model(tiny_bundle, "int8")
+    model = load_onnx(tiny_bundle, "int8")
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "broken.onnx")
     with pytest.raises(QcamError, match=r"cannot load .*/broken.onnx: ") as error:
@@ -113,7 +113,7 @@ def test_errors_name_the_file_that_was_given(tiny_bundle, tmp_path):
 
 
 def test_exposing_copies_and_repeats_no_output(tiny_bundle):
-    model = load_model(tiny_bundle, "int8")
+    model = load_onnx(tiny_bundle, "int8")
     before = [output.name for output in model.graph.output]
     names = [output.name for output in exposed(model, ["a", before[0], "a", "b"]).graph.output]
     assert names == [*before, "a", "b"]

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qcam.runtime.bundle import load_model
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.placement import Coverage, NodePlacement, Placement, percent, read_profile
@@ -225,7 +225,7 @@ def test_the_tiny_networks_kernels_are_what_fusion_foretells(tiny_bundle):
     assert [placements[name].coverage for name in placements] == [
         Coverage(0, 0, macs), Coverage(0, 0, macs), Coverage(1, 1, macs),
     ]  # fmt: skip
-    graph = Graph(load_model(tiny_bundle, "int8"))
+    graph = Graph(load_onnx(tiny_bundle, "int8"))
     assert disagreements(find_groups(graph), graph, placements["int8"].kernel_of) == []
     assert placements["int8"].describe() == "integer kernels (4 of 4, 100 % of 277 k multiply-accumulates)"
     assert placements["int16"].describe().startswith("float arithmetic between Q and DQ (0 of 4 integer kernels")
@@ -276,7 +276,7 @@ def test_placements_of_two_processes_are_equal_whatever_was_opened_before(seeded
         "    print(readable_json(placement.to_json(nodes=True)))\n"
     )
     for entry in bundle.precisions:
-        model = load_model(bundle, entry.name)
+        model = load_onnx(bundle, entry.name)
         if not named:
             for node in model.graph.node:
                 node.ClearField("name")

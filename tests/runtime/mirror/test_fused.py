@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qcam.runtime.bundle import load_model
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.mirror import Mirror
 from qcam.runtime.mirror.fused import FakeQuantize, find_pairs
 from qcam.runtime.mirror.integer.elementwise import PairLookup
@@ -29,7 +29,7 @@ def images(bundle, count=2):
 @pytest.mark.parametrize(("precision", "arithmetic"), [("int8", "fake_quant"), ("int16", "fake_quant"), ("int8", "integer")])
 def test_the_fused_forward_equals_the_one_that_can_be_observed(seeded_bundle, name, precision, arithmetic):
     bundle = seeded_bundle(name)
-    mirror = Mirror(load_model(bundle, precision), bundle.precision(precision), arithmetic=arithmetic)
+    mirror = Mirror(load_onnx(bundle, precision), bundle.precision(precision), arithmetic=arithmetic)
     assert len(mirror._forward.steps) < len(mirror._stepwise.steps) or arithmetic == "integer"
     fast, seen = mirror.forward(images(bundle)), set()
     slow = mirror.forward(images(bundle), observe=lambda tensor, codes: seen.add(tensor))
@@ -41,7 +41,7 @@ def test_the_fused_forward_equals_the_one_that_can_be_observed(seeded_bundle, na
 @pytest.mark.slow
 def test_silu_is_one_table_where_nothing_looks_at_the_sigmoid(seeded_bundle):
     bundle = seeded_bundle("efficientnet_b0")
-    mirror = Mirror(load_model(bundle, "int8"), bundle.precision("int8"), arithmetic="integer")
+    mirror = Mirror(load_onnx(bundle, "int8"), bundle.precision("int8"), arithmetic="integer")
     kinds = [type(step.compute) for step in mirror._forward.steps]
     before = [type(step.compute) for step in mirror._stepwise.steps]
     assert before.count(PairLookup) > kinds.count(PairLookup)
@@ -67,7 +67,7 @@ def test_fake_quantize_is_dequantize_of_quantize(dtype):
 def test_pairs_leave_alone_what_is_wanted(tiny_bundle):
     from qcam.runtime.graph import Graph
 
-    graph = Graph(load_model(tiny_bundle, "int8"))
+    graph = Graph(load_onnx(tiny_bundle, "int8"))
     tap = tiny_bundle.precision("int8").tap.output
     everything = {pair.quantizer.output[0] for pair in find_pairs(graph, [])}
     assert everything - {pair.quantizer.output[0] for pair in find_pairs(graph, [tap])} == {tap}
@@ -115,7 +115,7 @@ def one_sum(x, row, neighbours):
 
 @pytest.mark.parametrize("precision", ["f32", "int16", "int8"])
 def test_the_tails_shortcuts_give_the_whole_tails_gradient(tiny_bundle, precision):
-    mirror = Mirror(load_model(tiny_bundle, precision), tiny_bundle.precision(precision))
+    mirror = Mirror(load_onnx(tiny_bundle, precision), tiny_bundle.precision(precision))
     tail = mirror._tail
     assert tail._pool is not None
     assert tail._last is not None
@@ -133,7 +133,7 @@ def test_the_tails_shortcuts_give_the_whole_tails_gradient(tiny_bundle, precisio
 @pytest.mark.parametrize("precision", ["f32", "int8"])
 def test_squeezenets_class_map_is_computed_for_one_class_alone(seeded_bundle, precision):
     bundle = seeded_bundle("squeezenet1_1")
-    mirror = Mirror(load_model(bundle, precision), bundle.precision(precision))
+    mirror = Mirror(load_onnx(bundle, precision), bundle.precision(precision))
     tail = mirror._tail
     assert tail._pool is None  # a convolution comes first
     assert tail._last is not None
@@ -147,7 +147,7 @@ def test_squeezenets_class_map_is_computed_for_one_class_alone(seeded_bundle, pr
 
 
 def test_a_mirror_of_the_tail_alone_gives_the_same_gradient_and_reads_no_other_weights(tiny_bundle):
-    model, entry = load_model(tiny_bundle, "int8"), tiny_bundle.precision("int8")
+    model, entry = load_onnx(tiny_bundle, "int8"), tiny_bundle.precision("int8")
     whole, tail = Mirror(model, entry), Mirror(model, entry, tail_only=True)
     tap = whole.dequantize(entry.tap, whole.forward(images(tiny_bundle, 3)).tap)
     targets = torch.tensor([1, 2, 3])
@@ -159,9 +159,9 @@ def test_a_mirror_of_the_tail_alone_gives_the_same_gradient_and_reads_no_other_w
 
 @pytest.mark.parametrize("precision", ["f32", "int16", "int8"])
 def test_a_gradient_does_not_depend_on_batch_order_or_threads(tiny_bundle, precision):
-    mirror = Mirror(load_model(tiny_bundle, precision), tiny_bundle.precision(precision), tail_only=True)
+    mirror = Mirror(load_onnx(tiny_bundle, precision), tiny_bundle.precision(precision), tail_only=True)
     tap = mirror.dequantize(
-        mirror.entry.tap, Mirror(load_model(tiny_bundle, precision), mirror.entry).forward(images(tiny_bundle, 7)).tap
+        mirror.entry.tap, Mirror(load_onnx(tiny_bundle, precision), mirror.entry).forward(images(tiny_bundle, 7)).tap
     )
     targets = torch.tensor([0, 1, 2, 3, 4, 5, 6])
     together = mirror.gradient(tap, targets)

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qcam.runtime.bundle import load_model
+from qcam.runtime.bundle import load_onnx
 from qcam.runtime.fusion import find_groups
 from qcam.runtime.graph import Graph
 from qcam.runtime.kernels import KERNELS
@@ -75,7 +75,7 @@ def test_kernels_that_do_not_add_in_pairs_do_not_count():
 @pytest.mark.parametrize("reduce_range", [False, True])
 def test_a_network_counts_its_additions_and_a_reduced_range_protects_it(export_tiny, tmp_path, reduce_range):
     bundle = export_tiny(tmp_path / "tiny", reduce_range=reduce_range)
-    graph = Graph(load_model(bundle, "int8"))
+    graph = Graph(load_onnx(bundle, "int8"))
     found = exposure(graph, find_groups(graph))
     assert (found.fixed_point, found.fused, found.summed) == (1, 0, 1)
     assert (found.saturable == 0) == reduce_range
