@@ -35,7 +35,7 @@ from qcam.evaluate.engine.worker import Destination, SaliencyRequest, Worker, Wo
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
-from qcam.images.images import find_images
+from qcam.images.listing import find_images
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import SessionSettings
 

@@ -85,11 +85,11 @@ def start_up() -> dict[str, float]:
 
 def profile(path: Path, wall: float) -> dict[str, float]:
     """Return how much of a process's wall time its profile says was spent in deployed runs, in seconds and as a share."""
-    from qcam.evaluate.run.stages import DEPLOYED, Span, covered
+    from qcam.evaluate.run.stages import DEPLOYED, StageSpan, covered
 
     events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     spans = [
-        Span(event["name"], event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6, "")
+        StageSpan(event["name"], event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6, "")
         for event in events
         if event["ph"] == "X" and event["name"].startswith(DEPLOYED)
     ]

@@ -72,7 +72,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
 
     from qcam.calibration.ranges import load_calibration_set
     from qcam.exporters.export import ExportOptions, export_bundle
-    from qcam.images.images import find_images
+    from qcam.images.listing import find_images
     from qcam.models.sources import load_model
 
     torch.set_num_threads(threads)

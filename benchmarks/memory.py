@@ -23,8 +23,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from qcam.commands import console
 from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import decode
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

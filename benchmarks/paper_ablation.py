@@ -27,8 +27,8 @@ from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
 from qcam.evaluate.report.published import published
 from qcam.evaluate.run.evaluator import Sample
 from qcam.evaluate.run.stages import StageClock
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import decode
 from qcam.runtime.bundle import Bundle, load_bundle
 
 PRECISIONS = ("f32", "int16", "int8")

@@ -33,7 +33,7 @@ from qcam.evaluate.results.parts import PartStore, join_parts
 from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study.plan import StudyOptions
-from qcam.images.images import find_images
+from qcam.images.listing import find_images
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import SessionSettings
 

@@ -20,10 +20,11 @@ import onnx
 from numpy.typing import NDArray
 
 from qcam.calibration.minmax import minmax_ranges
-from qcam.common.errors import QcamError
+from qcam.common.errors import ImageSetError, QcamError
 from qcam.common.files import fingerprint
-from qcam.images.images import ImageFile, decode_all
+from qcam.images.decoding import decode_all
 from qcam.images.preprocessing import Preprocessing
+from qcam.images.sources import ImageFile
 
 #: Range methods by the name that `--method` takes. `Distribution` is left out on purpose: it gave unusable models.
 METHODS = ("minmax", "entropy", "percentile")
@@ -71,7 +72,7 @@ def load_calibration_set(images: Sequence[ImageFile], preprocessing: Preprocessi
         preprocessing: The network's preprocessing.
 
     Raises:
-        QcamError: If not one photograph can be used.
+        ImageSetError: If not one photograph can be used.
     """
     crops, names, hashes, refused = [], [], [], []
     for image, decoded in zip(images, decode_all([image.path for image in images]), strict=True):
@@ -82,7 +83,7 @@ def load_calibration_set(images: Sequence[ImageFile], preprocessing: Preprocessi
         names.append(image.name)
         hashes.append(decoded.sha256)
     if not crops:
-        raise QcamError(f"no calibration photograph can be used; first refusal: {refused[0] if refused else 'none given'}")
+        raise ImageSetError(f"no calibration photograph can be used; first refusal: {refused[0] if refused else 'none given'}")
     return CalibrationSet(np.stack(crops), tuple(names), tuple(hashes), tuple(refused))
 
 
@@ -132,9 +133,7 @@ def collect_ranges(
     if method == "minmax":
         with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder:
             batches = calibration.normalised_batches(preprocessing, _BATCH[method])
-            ranges = minmax_ranges(
-                model, Path(folder), batches, all_of_them=symmetric, keep=[cam_tensor], on_images=on_images
-            )
+            ranges = minmax_ranges(model, Path(folder), batches, all_of_them=symmetric, keep=[cam_tensor], on_images=on_images)
         return TensorsData(CalibrationMethod.MinMax, ranges)
     chosen = {
         "entropy": CalibrationMethod.Entropy,

@@ -17,7 +17,7 @@ from qcam.common.places import refuse_overlap
 
 if TYPE_CHECKING:
     from qcam.evaluate.run.evaluator import Evaluator
-    from qcam.images.images import ImageFile
+    from qcam.images.sources import ImageFile
     from qcam.runtime.bundle import Bundle
 
 _EPILOG = """\b
@@ -376,7 +376,8 @@ def _paper(fixes: tuple[str, ...], weights: dict[str, str]) -> Callable[[Bundle,
 
 def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path | None, *, demo: bool) -> list[ImageFile]:
     """Give photographs their labels, if these mean the same for every bundle."""
-    from qcam.images.images import ImageFile, with_labels
+    from qcam.images.labels import with_labels
+    from qcam.images.sources import ImageFile
 
     classes = bundles[0].classes
     same = all(bundle.classes == classes for bundle in bundles)

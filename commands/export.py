@@ -16,7 +16,7 @@ from qcam.common.places import refuse_overlap
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from qcam.images.images import ImageFile
+    from qcam.images.sources import ImageFile
 
 _EPILOG = """\b
 Examples:
@@ -157,7 +157,7 @@ def main(
     from dataclasses import replace
 
     from qcam.images.embedded import calibration_photographs
-    from qcam.images.images import find_images
+    from qcam.images.listing import find_images
     from qcam.models.sources import load_model
 
     options = ExportOptions(

@@ -11,7 +11,7 @@ from qcam.common import machine
 from qcam.common.errors import QcamError
 
 if TYPE_CHECKING:
-    from qcam.images.images import ImageFile
+    from qcam.images.sources import ImageFile
     from qcam.runtime.bundle import Bundle
 
 
@@ -48,7 +48,7 @@ def find_photographs(location: str | Path | None) -> list[ImageFile]:
         QcamError: If there are none.
     """
     from qcam.images.embedded import evaluation_photographs
-    from qcam.images.images import find_images
+    from qcam.images.listing import find_images
 
     if location is not None:
         return find_images(location)

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from qcam.common import telling
-from qcam.common.errors import QcamError
+from qcam.common.errors import ImageSetError, QcamError
 from qcam.common.storage import Location, reason, shown
 from qcam.images.sources import Cell, ImageFile, Span, in_order, reads_at_a_time
 
@@ -41,7 +41,7 @@ def archive_images(archives: Sequence[tuple[str, Location]]) -> list[ImageFile]:
         The images, named `ARCHIVE/NAME`, with the labels that the archives give.
 
     Raises:
-        QcamError: If one cannot be read, or is none.
+        ImageSetError: If one cannot be read, or is none.
     """
     threads = reads_at_a_time([location for _, location in archives])
     with telling.status(f"listing images in {len(archives)} archives"):
@@ -53,9 +53,9 @@ def visible(name: str) -> bool:
     return not any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
-def compressed(location: Location) -> QcamError:
+def compressed(location: Location) -> ImageSetError:
     """Return the error that tells what to do about a compressed tar file."""
-    return QcamError(f"{shown(location)} is compressed, and images are read from a tar file by their offset; decompress it")
+    return ImageSetError(f"{shown(location)} is compressed, and images are read from a tar file by their offset; decompress it")
 
 
 def _list_archive(archive: tuple[str, Location]) -> list[ImageFile]:
@@ -68,7 +68,7 @@ def _list_archive(archive: tuple[str, Location]) -> list[ImageFile]:
         raise
     except Exception as error:  # tarfile, Arrow and file systems raise their own; on damaged files nearly anything
         kind = "tar" if tar else "Parquet"
-        raise QcamError(f"cannot list {shown(location)} as a {kind} file: {reason(error)}; write it again") from error
+        raise ImageSetError(f"cannot list {shown(location)} as a {kind} file: {reason(error)}; write it again") from error
 
 
 def _list_tar(name: str, location: Location, stream: IO[bytes]) -> list[ImageFile]:
@@ -170,7 +170,7 @@ def _image_column(schema: Any, location: Location) -> str:
             return "image"
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and holds_bytes(kind.field("bytes").type):
             return "image.bytes"
-    raise QcamError(
+    raise ImageSetError(
         f"{shown(location)} has no column image, of bytes or of a struct with bytes; its columns: {', '.join(schema.names)}"
     )
 

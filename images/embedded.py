@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from qcam.common.errors import QcamError
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 
 # Everyday colour photographs only: test patterns, microscopy, scans and textures would calibrate for no photograph.
 _CALIBRATION = {

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcam.common import telling
-from qcam.common.errors import QcamError
-from qcam.common.storage import Location, files_below, reason, shown
+from qcam.common.errors import ImageSetError
+from qcam.common.storage import Location, files_below, open_location, reason, shown
 from qcam.images.archives import ARCHIVES, COMPRESSED, SUFFIXES, archive_images, compressed, visible
 from qcam.images.sources import ImageFile
 
@@ -16,14 +16,37 @@ if TYPE_CHECKING:
     from upath import UPath
 
 
-def list_images(place: Location) -> list[ImageFile]:
-    """List the images of a folder or of an archive.
+def find_images(location: str | Location, *, limit: int | None = None) -> list[ImageFile]:
+    """List the photographs of a folder, sorted by name, or those in archives (docs/storage.md).
+
+    Args:
+        location: A folder, a tar file or a Parquet file, local or behind a URL. A folder is searched at any depth, for
+            photographs or for archives; hidden files and folders are passed over, and links that lead out of it.
+        limit: Take only the first that many, if given.
+
+    Returns:
+        The images, without labels unless archives give them.
+
+    Raises:
+        ImageSetError: If there is no such place, it cannot be listed, holds no file with a known ending, or several kinds.
+    """
+    place = open_location(location)
+    found = _listed(place)
+    if not found:
+        raise ImageSetError(
+            f"no image in {shown(place)}; looked for files ending in {' '.join(sorted(SUFFIXES))}, or {' or '.join(ARCHIVES)}"
+        )
+    return found[:limit]
+
+
+def _listed(place: Location) -> list[ImageFile]:
+    """List the images of a folder or of an archive, perhaps none.
 
     Returns:
         Photographs sorted by name, or the images of archives sorted by name, each in its own order; empty if there are none.
 
     Raises:
-        QcamError: If there is no such place, it cannot be listed, or holds several kinds.
+        ImageSetError: If there is no such place, it cannot be listed, or holds several kinds.
     """
     if place.name.lower().endswith((*ARCHIVES, *COMPRESSED)) and _is_file(place):
         if place.name.lower().endswith(COMPRESSED):
@@ -34,7 +57,9 @@ def list_images(place: Location) -> list[ImageFile]:
     loose = [ImageFile(name, path) for name, path in files if Path(name).suffix.lower() in SUFFIXES]
     held = [f"{len(loose)} images"] * bool(loose) + [f"{len(files)} {ending}" for ending, files in kinds.items() if files]
     if len(held) > 1:
-        raise QcamError(f"{shown(place)} holds {' and '.join(held)}; give a folder that holds one kind, or one of the archives")
+        raise ImageSetError(
+            f"{shown(place)} holds {' and '.join(held)}; give a folder that holds one kind, or one of the archives"
+        )
     if loose:
         return loose
     for name, path in files:
@@ -51,7 +76,7 @@ def _is_file(place: Location) -> bool:
 def _local_files(folder: Path) -> Sequence[tuple[str, Location]]:
     """Return names and paths of images and archives, sorted by name, links that lead out of the folder left out."""
     if not folder.is_dir():
-        raise QcamError(f"no image folder at {folder}; give a folder that holds photographs")
+        raise ImageSetError(f"no image folder at {folder}; give a folder that holds photographs")
     root = folder.resolve()
     found = []
     outside = 0
@@ -74,11 +99,11 @@ def _remote_files(folder: UPath) -> Sequence[tuple[str, Location]]:
     try:
         names = files_below(folder)
     except OSError as error:
-        raise QcamError(
+        raise ImageSetError(
             f"cannot list {shown(folder)}: {reason(error)}; check the URL, and the credentials in the environment"
         ) from error
     if not names:
-        raise QcamError(f"no image folder at {shown(folder)}; give a folder that holds photographs")
+        raise ImageSetError(f"no image folder at {shown(folder)}; give a folder that holds photographs")
     return [(name, folder / name) for name in names if _wanted(name)]
 
 

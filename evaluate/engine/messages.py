@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qcam.evaluate.run.facts import WorkerFacts
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ from qcam.evaluate.paper.options import FIXES, PaperOptions
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.evaluator import Finish, Sample, relative_error
 from qcam.evaluate.run.stages import StageClock
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs
-from qcam.images.images import decode
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LITE0, load_model
 from qcam.models.weights import hash_parameters

@@ -38,7 +38,7 @@ _FURTHER: tuple[tuple[str, str, str, int | None], ...] = (
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One figure of the table.
 
     Attributes:
@@ -64,7 +64,7 @@ class TableRow:
 
     name: str
     metric: str
-    cells: list[Cell]
+    cells: list[TableCell]
     null: bool = False
     first: bool = True
 
@@ -117,13 +117,13 @@ def _entry(column: Column, comparison: str, precision: str, metric: str) -> Entr
     return column.run.entries.get((comparison, precision, metric, column.model))
 
 
-def _cell(column: Column, entry: Entry | None, metric: str, digits: int | None = 3) -> Cell:
+def _cell(column: Column, entry: Entry | None, metric: str, digits: int | None = 3) -> TableCell:
     if entry is None:
-        return Cell("")
+        return TableCell("")
     undefined = int(entry.get("undefined") or 0)
     n = f"n {entry['n']:,}"
     if entry["mean"] is None:
-        return Cell("–" if undefined else "", n=n, undefined=undefined)
+        return TableCell("–" if undefined else "", n=n, undefined=undefined)
     write = share if digits is None else (lambda value: figure(value, digits))
     text = write(entry["mean"])
     if digits is not None:
@@ -136,7 +136,7 @@ def _cell(column: Column, entry: Entry | None, metric: str, digits: int | None =
         interval = ""
     null = (entry["comparison"], entry["precision"]) == ("vs_f32", "f32")
     odd = null and metric in ("SIM", "CC") and entry["mean"] != 1
-    return Cell(text, interval, n, undefined, _published(entry, column), odd)
+    return TableCell(text, interval, n, undefined, _published(entry, column), odd)
 
 
 def _published(entry: Entry, column: Column) -> str:

@@ -15,7 +15,8 @@ from qcam.evaluate.run.evaluator import Evaluator, Sample
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import NoMapError, NoObjectError, SaliencySource, crop_map
 from qcam.evaluate.study.plan import UNREADABLE
-from qcam.images.images import CANNOT_BE_READ, Decoded, ImageFile, decode_all
+from qcam.images.decoding import CANNOT_BE_READ, Decoded, decode_all
+from qcam.images.sources import ImageFile
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from qcam.evaluate.run.pipeline import overlapped
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
 from qcam.evaluate.study.plan import StudyOptions
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 
 
 class ShardRunner:

@@ -14,7 +14,7 @@ DEPLOYED = "deployed "
 
 
 @dataclass(frozen=True)
-class Span:
+class StageSpan:
     """One time that a stage ran.
 
     Attributes:
@@ -45,7 +45,7 @@ class StageClock:
             spans: Whether to keep the spans: memory grows with their number.
         """
         self.seconds: dict[str, float] = {}
-        self.spans: list[Span] = []
+        self.spans: list[StageSpan] = []
         self._keep = spans
         self._begin = time.perf_counter()
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class StageClock:
             with self._lock:
                 self.seconds[name] = self.seconds.get(name, 0.0) + end - start
                 if self._keep:
-                    span = Span(name, start - self._begin, end - self._begin, threading.current_thread().name)
+                    span = StageSpan(name, start - self._begin, end - self._begin, threading.current_thread().name)
                     self.spans.append(span)
 
     @property
@@ -70,10 +70,10 @@ class StageClock:
         return time.perf_counter() - self._begin
 
 
-def covered(spans: Iterable[Span]) -> float:
+def covered(spans: Iterable[StageSpan]) -> float:
     """Return the seconds in which at least one of some spans ran.
 
-    >>> covered([Span("a", 0.0, 2.0, ""), Span("b", 1.0, 3.0, ""), Span("a", 5.0, 6.0, "")])
+    >>> covered([StageSpan("a", 0.0, 2.0, ""), StageSpan("b", 1.0, 3.0, ""), StageSpan("a", 5.0, 6.0, "")])
     4.0
     """
     total, reached = 0.0, float("-inf")
@@ -83,7 +83,7 @@ def covered(spans: Iterable[Span]) -> float:
     return total
 
 
-def describe(spans: Iterable[Span], elapsed: float) -> list[str]:
+def describe(spans: Iterable[StageSpan], elapsed: float) -> list[str]:
     """Return a profile in lines: each stage's seconds, how much of them nothing else ran beside it, and ONNX Runtime's share.
 
     Args:
@@ -106,7 +106,7 @@ def describe(spans: Iterable[Span], elapsed: float) -> list[str]:
     return lines
 
 
-def to_trace(spans: Iterable[Span]) -> dict[str, Any]:
+def to_trace(spans: Iterable[StageSpan]) -> dict[str, Any]:
     """Return spans in Chrome's trace format, as chrome://tracing and ui.perfetto.dev open it; times in microseconds."""
     spans = list(spans)
     threads = {name: number for number, name in enumerate(dict.fromkeys(span.thread for span in spans))}

@@ -18,7 +18,7 @@ from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_
 from qcam.evaluate.saliency.remote_code import code_files, fetched_folder, model_place, require_trust
 from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 
 
 class BirefnetSaliency:

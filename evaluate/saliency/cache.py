@@ -24,7 +24,7 @@ from qcam.common.errors import QcamError
 from qcam.common.files import canonical_json, write_atomically
 from qcam.common.storage import cache_folder
 from qcam.evaluate.saliency.source import NoObjectError, SaliencySource
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 
 _SCALE = np.float32(32768)
 _VERSION = 1

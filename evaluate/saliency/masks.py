@@ -10,8 +10,9 @@ from PIL import Image
 
 from qcam.common.files import fingerprint
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError
-from qcam.images.images import ImageFile, decode, find_images
-from qcam.images.sources import fingerprint_source
+from qcam.images.decoding import decode
+from qcam.images.listing import find_images
+from qcam.images.sources import ImageFile, fingerprint_source
 
 
 class MaskSaliency:

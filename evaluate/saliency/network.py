@@ -13,7 +13,7 @@ from qcam.common.files import fingerprint, sha256_bytes
 from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
 from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import read_onnx
 from qcam.runtime.graph import SHAPE_OPERATORS
 

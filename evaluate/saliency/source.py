@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.images.images import ImageFile
 from qcam.images.preprocessing import Preprocessing
+from qcam.images.sources import ImageFile
 
 #: Probability that some position has to reach for a network to have found an object.
 BACKGROUND = 0.5

@@ -14,7 +14,7 @@ from PIL import Image
 
 from qcam.common.files import fingerprint
 from qcam.evaluate.saliency.source import NoObjectError
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 
 #: Side of the square the image is shrunk to, in pixels.
 SIZE = 64

@@ -14,8 +14,7 @@ import pyarrow as pa
 from qcam.common import telling
 from qcam.common.files import fingerprint
 from qcam.evaluate.results.folder import IMAGE_SCHEMA, IMAGES, read_arrow, write_arrow
-from qcam.images.images import ImageFile
-from qcam.images.sources import fingerprint_sources
+from qcam.images.sources import ImageFile, fingerprint_sources
 from qcam.runtime.deployed import SessionSettings
 
 #: Fingerprint of an image that cannot be read.

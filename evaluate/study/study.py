@@ -66,8 +66,7 @@ from qcam.evaluate.study.plan import (
     write_images,
 )
 from qcam.evaluate.study.record import run_record
-from qcam.images.images import ImageFile
-from qcam.images.sources import absolute_source
+from qcam.images.sources import ImageFile, absolute_source
 from qcam.runtime.bundle import Bundle
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from PIL import Image
 from qcam.calibration import ranges
 from qcam.calibration.ranges import METHODS, CalibrationSet, collect_ranges, load_calibration_set, quantizable_operators
 from qcam.common.errors import QcamError
-from qcam.images.images import ImageFile
 from qcam.images.preprocessing import Preprocessing
+from qcam.images.sources import ImageFile
 
 SETTINGS = Preprocessing(12, (12, 12), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 TENSORS = ("input", "convolved", "rectified")

@@ -27,7 +27,7 @@ def test_a_report_needs_no_torch(tiny_bundle, tmp_path):
     from qcam.evaluate.study.plan import StudyOptions
     from qcam.evaluate.study.study import Study
     from qcam.images.embedded import evaluation_photographs
-    from qcam.images.images import find_images
+    from qcam.images.listing import find_images
 
     images = find_images(evaluation_photographs()[0].path.parent, limit=2)
     options = StudyOptions(("f32", "int8"), saliency="none", fake_quant=False)

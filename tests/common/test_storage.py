@@ -150,7 +150,7 @@ def test_a_file_system_s_missing_package_is_named(package: str, url: str) -> Non
 
 def test_paths_need_neither_library() -> None:
     code = (
-        "import sys; from qcam.images.images import find_images; from qcam.common.storage import open_location\n"
+        "import sys; from qcam.images.listing import find_images; from qcam.common.storage import open_location\n"
         "open_location('a'); open_location('file:///a'); print(sorted({'fsspec', 'upath'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

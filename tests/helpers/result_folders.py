@@ -18,7 +18,7 @@ from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import find_images
+from qcam.images.listing import find_images
 from qcam.runtime.bundle import Bundle
 
 #: A name that would be code, were it not escaped.

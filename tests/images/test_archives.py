@@ -21,8 +21,9 @@ from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes
 from qcam.common.storage import open_location
 from qcam.images import sources
-from qcam.images.images import CANNOT_BE_READ, MAX_BYTES, ImageFile, decode, decode_all, find_images, with_labels
-from qcam.images.sources import Cell, Span
+from qcam.images.decoding import CANNOT_BE_READ, decode, decode_all
+from qcam.images.listing import find_images
+from qcam.images.sources import MAX_BYTES, Cell, ImageFile, Span
 
 CLASSES = ("tench", "goldfish", "shark")
 
@@ -514,44 +515,3 @@ def test_refused_credentials_give_one_line(object_store: str, refuse_credentials
     sources._row_groups._columns.clear()
     for image in found:
         assert refusal(image).startswith((f"{CANNOT_BE_READ}: The AWS Access Key Id", f"{CANNOT_BE_READ}: Forbidden"))
-
-
-# ---- labels
-
-
-@pytest.fixture
-def labelled(tmp_path: Path) -> list[ImageFile]:
-    (tmp_path / "x-0.tar").write_bytes(tar([("a.png", picture(0)), ("a.cls", b"2"), ("b.png", picture(1))]))
-    (tmp_path / "x-1.tar").write_bytes(tar([("1/c.png", picture(2)), ("1/d.png", picture(3)), ("1/d.cls", b"0")]))
-    (tmp_path / "x-2.tar").write_bytes(tar([("goldfish/e.png", picture(4)), ("odd/f.png", picture(5)), ("odd/f.cls", b"2")]))
-    return find_images(tmp_path)
-
-
-def test_archives_are_no_class_folders_and_their_labels_count_first(labelled: list[ImageFile]) -> None:
-    # As many archives as classes: by their order they would be classes, were they folders.
-    assert labels(with_labels(labelled, CLASSES, None)) == [2, None, 1, 0, 1, 2]
-
-
-def test_folders_in_archives_are_classes_by_their_order(tmp_path: Path) -> None:
-    for shard in range(2):
-        (tmp_path / f"{shard}.tar").write_bytes(tar([(f"{folder}/{shard}.png", picture(0)) for folder in ("n3", "n1", "n2")]))
-    assert labels(with_labels(find_images(tmp_path), CLASSES, None)) == [2, 0, 1, 2, 0, 1]
-
-
-def test_archives_in_class_folders_hold_that_class(tmp_path: Path) -> None:
-    for name in ("shark", "tench"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.tar").write_bytes(tar([("a.png", picture(0))]))
-    assert labels(with_labels(find_images(tmp_path), CLASSES, None)) == [2, 0]
-
-
-def test_a_csv_counts_before_the_archive_where_it_names_an_image(labelled: list[ImageFile], tmp_path: Path) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text("image,label\nx-0.tar/a.png,0\nf.png,1\nc.png,shark\n")
-    assert labels(with_labels(labelled, CLASSES, path)) == [0, None, 2, 0, None, 1]
-
-
-@pytest.mark.usefixtures("on_terminal")
-def test_labels_of_other_classes_count_as_none(labelled: list[ImageFile], capsys: pytest.CaptureFixture[str]) -> None:
-    assert labels(with_labels(labelled, CLASSES[:2], None)) == [None, None, 1, 0, 1, None]
-    assert "2 images have labels that are none of the model's 2 classes" in capsys.readouterr().err

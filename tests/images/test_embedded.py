@@ -9,8 +9,8 @@ import pytest
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
 from qcam.images import embedded as photographs
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs, package_folder
-from qcam.images.images import decode
 
 
 def test_the_evaluation_set_is_20_labelled_photographs() -> None:

@@ -27,8 +27,8 @@ from torchvision.transforms._presets import ImageClassification
 
 from qcam.common.errors import QcamError
 from qcam.images import preprocessing
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
-from qcam.images.images import decode
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import load_model
 

@@ -12,8 +12,9 @@ from archive_writing import parquet, picture, tar
 from qcam.common import machine
 from qcam.common.files import sha256_bytes, sha256_file
 from qcam.common.storage import open_location
-from qcam.images import images, sources
-from qcam.images.images import decode_all, find_images
+from qcam.images import decoding, sources
+from qcam.images.decoding import decode_all
+from qcam.images.listing import find_images
 from qcam.images.sources import Cell, Span, absolute_source, fingerprint_source, fingerprint_sources, in_order
 
 
@@ -91,7 +92,7 @@ def test_any_error_of_a_file_system_is_a_refusal(memory_store: str, monkeypatch:
     monkeypatch.setattr(type(place.fs), "cat_file", fail)
     for source in (place, Span(place, 0, 5)):
         (decoded,) = decode_all([source])
-        assert decoded.refusal == f"{images.CANNOT_BE_READ}: the service is away"
+        assert decoded.refusal == f"{decoding.CANNOT_BE_READ}: the service is away"
         assert decoded.sha256 == ""
         assert list(fingerprint_sources([source])) == [None]
 
@@ -120,8 +121,8 @@ def test_remote_images_are_read_many_at_a_time_and_decoded_on_as_many_cores_as_t
 
         return run
 
-    monkeypatch.setattr(images, "_read", counted("read", images._read))
-    monkeypatch.setattr(images, "_decode_read", counted("decode", images._decode_read))
+    monkeypatch.setattr(decoding, "_read", counted("read", decoding._read))
+    monkeypatch.setattr(decoding, "_decode_read", counted("decode", decoding._decode_read))
     assert sum(decoded.image is not None for decoded in decode_all(paths)) == 40
     assert 8 < most["read"] <= sources.REMOTE_READS
     assert most["decode"] <= 2

@@ -38,9 +38,10 @@ from torch import nn
 from torchvision import models
 
 from qcam.evaluate.maps.cam import cam, gradcam_plus_plus_weights, gradcam_weights, normalise, upsample
+from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
-from qcam.images.images import ImageFile, decode
 from qcam.images.preprocessing import Preprocessing
+from qcam.images.sources import ImageFile
 from qcam.models.sources import TORCHVISION_MODELS, load_model
 
 Array = NDArray[np.float64]

@@ -22,8 +22,8 @@ sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 from studies import SAME, children
 
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import decode
 
 #: Of each node; Ray's default is a third of the machine's memory.
 STORE = 100 << 20

@@ -11,7 +11,7 @@ from qcam.evaluate.engine import dispatcher as module
 from qcam.evaluate.engine.dispatcher import ATTEMPTS, LEASE, Dispatcher
 from qcam.evaluate.engine.messages import Finished, Joined, Lost, Refused, Returned, Shard, Started
 from qcam.evaluate.run.facts import WorkerFacts
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 
 FACTS = WorkerFacts((), None, False, "CPU", "here", [], {})
 

@@ -16,7 +16,7 @@ from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.record import mixtures
 from qcam.evaluate.study.study import Study
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import find_images
+from qcam.images.listing import find_images
 
 
 def worker(kernel, shards, **versions):

@@ -19,8 +19,8 @@ from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import decode
 from qcam.models.sources import load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle

@@ -12,7 +12,7 @@ from qcam.evaluate.run.evaluator import BundleEvaluator
 from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import find_images
+from qcam.images.listing import find_images
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from qcam.evaluate.run.stages import Span, StageClock, covered, describe, to_trace
+from qcam.evaluate.run.stages import StageClock, StageSpan, covered, describe, to_trace
 
 SPANS = [
-    Span("decode", 0.0, 2.0, "load"),
-    Span("deployed int8", 1.0, 4.0, "main"),
-    Span("metrics", 3.0, 4.5, "finish"),
-    Span("deployed f32", 5.0, 6.0, "main"),
+    StageSpan("decode", 0.0, 2.0, "load"),
+    StageSpan("deployed int8", 1.0, 4.0, "main"),
+    StageSpan("metrics", 3.0, 4.5, "finish"),
+    StageSpan("deployed f32", 5.0, 6.0, "main"),
 ]
 
 

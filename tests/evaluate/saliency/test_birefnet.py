@@ -15,8 +15,9 @@ from PIL import Image
 
 from qcam.common.errors import QcamError
 from qcam.evaluate.saliency import NoObjectError, open_saliency
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import ImageFile, decode
+from qcam.images.sources import ImageFile
 
 FILE = ImageFile("a.jpg", Path("a.jpg"))
 

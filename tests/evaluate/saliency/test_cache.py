@@ -14,8 +14,9 @@ from PIL import Image
 from qcam.evaluate.maps.metrics import all_metrics
 from qcam.evaluate.saliency import CachedSaliency, NoObjectError, default_cache, open_saliency
 from qcam.evaluate.saliency.cache import _read
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import ImageFile, decode
+from qcam.images.sources import ImageFile
 
 FILE = ImageFile("a.jpg", Path("a.jpg"))
 

@@ -26,9 +26,10 @@ from qcam.evaluate.saliency import (
     open_saliency,
 )
 from qcam.evaluate.saliency.settings import PRESETS
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs, package_folder
-from qcam.images.images import ImageFile, decode
 from qcam.images.preprocessing import Preprocessing
+from qcam.images.sources import ImageFile
 
 PREPROCESSING = Preprocessing(256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WEIGHT = np.array([1.5, -0.5, 2.0], np.float32)

@@ -13,7 +13,7 @@ from PIL import Image
 from qcam.common.errors import QcamError
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.saliency.settings import PRESETS, network_settings
-from qcam.images.images import ImageFile
+from qcam.images.sources import ImageFile
 
 FILE = ImageFile("a.jpg", Path("a.jpg"))
 

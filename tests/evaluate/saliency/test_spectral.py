@@ -20,8 +20,9 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 
 from qcam.evaluate.saliency import NoObjectError, open_saliency
 from qcam.evaluate.saliency.spectral import _AVERAGE, _GAUSSIAN, SpectralSaliency, _smoothed, shrink, spectral_residual
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import ImageFile, decode
+from qcam.images.sources import ImageFile
 
 RECORDED = Path(__file__).parents[1] / "data" / "spectral_residual.npz"
 FILE = ImageFile("a.jpg", Path("a.jpg"))

@@ -34,7 +34,8 @@ from qcam.evaluate.study import study as study_module
 from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.images import find_images, with_labels
+from qcam.images.labels import with_labels
+from qcam.images.listing import find_images
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import probe_kernels
 
@@ -219,7 +220,7 @@ def test_the_deployed_model_is_shown_what_its_cam_leaves(tiny_bundle, photograph
 def test_every_image_is_decoded_once_for_all_models_and_precisions(
     tiny_bundle, export_tiny, photographs, tmp_path, monkeypatch
 ):
-    from qcam.images import images as module
+    from qcam.images import decoding as module
 
     other = replace(export_tiny(tmp_path / "other", seed=1), model_id="other")
     decoded = []
