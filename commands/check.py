@@ -452,7 +452,7 @@ def _plan(bundles: Sequence[Bundle], wanted: Sequence[str], gates: Iterable[str]
     Bundles of one model (exported with other options) get their folders into their names, to be told apart in every result.
     """
     from qcam.evaluate.check.verdicts import CODE_GATES
-    from qcam.runtime.bundle import PRECISIONS
+    from qcam.runtime.bundle import ordered_precisions
 
     unique = list({bundle.folder.resolve(): bundle for bundle in bundles}.values())
     models = Counter(bundle.model_id for bundle in unique)
@@ -462,8 +462,8 @@ def _plan(bundles: Sequence[Bundle], wanted: Sequence[str], gates: Iterable[str]
         folder = bundle.folder.resolve()
         label = folder.name if folders[bundle.model_id, folder.name] == 1 else str(bundle.folder)
         named = bundle if models[bundle.model_id] == 1 else replace(bundle, model_id=f"{bundle.model_id} ({label})")
-        precisions = wanted or [entry.name for entry in bundle.precisions]
-        todo += [(named, bundle.precision(name).name) for name in PRECISIONS if name in precisions]
+        precisions = ordered_precisions(wanted or [entry.name for entry in bundle.precisions])
+        todo += [(named, bundle.precision(name).name) for name in precisions]
     nothing = sorted(CODE_GATES.intersection(gates))
     if nothing and all(precision == "f32" for _, precision in todo):
         raise QcamError(f"--fail-under {nothing[0]}: f32 has no codes, there is nothing to judge; choose another --precision")

@@ -229,7 +229,7 @@ def main(
     """
     from qcam.evaluate.engine.choice import EngineOptions, crew_for, settle
     from qcam.evaluate.engine.requirements import check_requirements, unmet
-    from qcam.runtime.bundle import PRECISIONS
+    from qcam.runtime.bundle import ordered_precisions
     from qcam.runtime.deployed import SessionSettings, provider_name
 
     paper = protocol == "paper"
@@ -285,7 +285,7 @@ def main(
     source = request.open(threads, saliency_device)
     fixes = tuple(sorted(filter(None, (paper_fixes or "").replace(" ", "").split(","))))
     options = StudyOptions(
-        precisions=tuple(name for name in PRECISIONS if name in precisions),
+        precisions=ordered_precisions(precisions),
         settings=settings,
         saliency=saliency,
         target=target,

@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
 
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import BundleError, first_line
 from qcam.runtime.graph import attribute
-
-if TYPE_CHECKING:
-    from qcam.runtime.bundle import PrecisionEntry, Tap
+from qcam.runtime.manifest import PrecisionEntry, Tap
 
 #: Operators that put numbers into codes and back.
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -92,7 +89,7 @@ def check_agreement(model: ModelProto, entry: PrecisionEntry, where: str) -> Non
         where: What messages call the file.
 
     Raises:
-        QcamError: If two constants or results share a name, the file is of another precision than its name says, an output
+        BundleError: If two constants or results share a name, the file is of another precision than its name says, an output
             is missing, or the codes of tap or skip tensors mean something else.
     """
     parts = _parts(model, where)
@@ -101,10 +98,10 @@ def check_agreement(model: ModelProto, entry: PrecisionEntry, where: str) -> Non
     outputs = {output.name for output in model.graph.output}
     for name in (entry.logits, *(tap.output for tap in taps)):
         if name not in outputs:
-            raise QcamError(f"{where} has no output {name}, which bundle.json names for {entry.name}; {_NEXT}")
+            raise BundleError(f"{where} has no output {name}, which bundle.json names for {entry.name}; {_NEXT}")
     for tap in taps:
         if entry.name == "f32" and tap.dtype != "float32":
-            raise QcamError(f"bundle.json says that f32 hands out {tap.output} as {tap.dtype}, not as float32; {_NEXT}")
+            raise BundleError(f"bundle.json says that f32 hands out {tap.output} as {tap.dtype}, not as float32; {_NEXT}")
         _check_codes(parts[0], tap, where)
 
 
@@ -116,7 +113,7 @@ def refuse_duplicates(model: ModelProto, where: str) -> None:
         where: What messages call it.
 
     Raises:
-        QcamError: If there is such a name in a graph, a subgraph or a local function.
+        BundleError: If there is such a name in a graph, a subgraph or a local function.
     """
     _parts(model, where)
 
@@ -142,19 +139,19 @@ def _part(
     producer: dict[str, NodeProto] = {}
     for tensor in initializers:
         if tensor.name in constants:
-            raise QcamError(f"{where} has two initializers named {tensor.name}: {_AMBIGUOUS}")
+            raise BundleError(f"{where} has two initializers named {tensor.name}: {_AMBIGUOUS}")
         constants[tensor.name] = tensor
     names = set(constants)
     for name in sparse:
         if name in names:
-            raise QcamError(f"{where} has two initializers named {name}: {_AMBIGUOUS}")
+            raise BundleError(f"{where} has two initializers named {name}: {_AMBIGUOUS}")
         names.add(name)
     for node in nodes:
         for name in node.output:
             if name and name in producer:
-                raise QcamError(f"{where} has two nodes that write {name}: {_AMBIGUOUS}")
+                raise BundleError(f"{where} has two nodes that write {name}: {_AMBIGUOUS}")
             if name and name in names:
-                raise QcamError(f"{where} has an initializer and a node's result named {name}: {_AMBIGUOUS}")
+                raise BundleError(f"{where} has an initializer and a node's result named {name}: {_AMBIGUOUS}")
             producer[name] = node
         if node.op_type == "Constant" and node.output:
             value = next((found.t for found in node.attribute if found.name == "value" and found.HasField("t")), None)
@@ -176,14 +173,14 @@ def _check_name(parts: Sequence[_Part], name: str, where: str) -> None:
     if name == "f32":
         for kind, which in sorted(first.items(), key=lambda item: item[0] == _WEIGHTS):
             said = kind if kind == _WEIGHTS else f"codes of {kind}"
-            raise QcamError(f"bundle.json calls {where} f32, but it computes with {said} ({which}); {_NEXT}")
+            raise BundleError(f"bundle.json calls {where} f32, but it computes with {said} ({which}); {_NEXT}")
         return
     first.pop(_WEIGHTS, None)
     if _UNKNOWN in first or _BITS[name] in {_BITS_OF.get(kind) for kind in first}:
         return
     for kind, which in first.items():
-        raise QcamError(f"bundle.json calls {where} {name}, but its activations are codes of {kind} ({which}); {_NEXT}")
-    raise QcamError(f"bundle.json calls {where} {name}, but no activation in it is quantized; {_NEXT}")
+        raise BundleError(f"bundle.json calls {where} {name}, but its activations are codes of {kind} ({which}); {_NEXT}")
+    raise BundleError(f"bundle.json calls {where} {name}, but no activation in it is quantized; {_NEXT}")
 
 
 def _code_type(part: _Part, node: NodeProto) -> str:
@@ -210,7 +207,7 @@ def _check_codes(part: _Part, tap: Tap, where: str) -> None:
     scale_at, zero_point_at = _WRITES.get(node.op_type, (0, 0)) if node is not None else (0, 0)
     if node is None or (scale_at, zero_point_at) == (0, 0) or not _operand(node, scale_at):
         if tap.dtype != "float32":
-            raise QcamError(
+            raise BundleError(
                 f"bundle.json says that {tap.output} of {where} are codes of {tap.dtype}, but no quantizer makes them; {_NEXT}"
             )
         return
@@ -221,7 +218,7 @@ def _check_codes(part: _Part, tap: Tap, where: str) -> None:
     else:  # an operator of codes keeps their type
         kind, value = _type_name(_default_type(node)) if node.op_type == "QuantizeLinear" else tap.dtype, 0
     if said != (kind, scale, value):
-        raise QcamError(
+        raise BundleError(
             f"bundle.json and {where} disagree on the tap {tap.output}: {_codes(*said)} in the manifest, "
             f"{_codes(kind, scale, value)} in the file; {_NEXT}"
         )
@@ -234,7 +231,7 @@ def _operand(node: NodeProto, position: int) -> str:
 def _tensor(part: _Part, name: str, tap: Tap, where: str) -> TensorProto:
     tensor = part.constant(name)
     if tensor is None or prod(tensor.dims) != 1:
-        raise QcamError(f"{where} quantizes {tap.output} with {name}, which is no single constant; a tap needs one scale")
+        raise BundleError(f"{where} quantizes {tap.output} with {name}, which is no single constant; a tap needs one scale")
     return tensor
 
 
@@ -243,7 +240,7 @@ def _scalar(part: _Part, name: str, tap: Tap, where: str) -> float:
     try:
         return float(numpy_helper.to_array(tensor).reshape(()))
     except Exception as error:  # onnx raises many kinds for a tensor whose values do not fit its shape
-        raise QcamError(f"cannot read constant {name} of {where}: {first_line(error)}") from error
+        raise BundleError(f"cannot read constant {name} of {where}: {first_line(error)}") from error
 
 
 def _default_type(node: NodeProto) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import BundleError, first_line
 from qcam.common.files import sha256_file
 
 #: What to do about a file whose external data cannot be used.
@@ -72,7 +72,7 @@ def external_tensors(model: ModelProto, where: str) -> Iterator[ExternalTensor]:
         where: What messages call its file.
 
     Raises:
-        QcamError: If one refers to a place outside the ONNX file's folder, or says what cannot be.
+        BundleError: If one refers to a place outside the ONNX file's folder, or says what cannot be.
     """
     for label, tensor in every_tensor(model):
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -91,8 +91,8 @@ def external_files(model: ModelProto, folder: Path, where: str | None = None) ->
         Location → path; the location is relative to the folder and has forward slashes.
 
     Raises:
-        QcamError: If one lies outside the folder, also through links, is missing or no regular file, or does not hold a tensor
-            that it is said to hold.
+        BundleError: If one lies outside the folder, also through links, is missing or no regular file, or does not hold a
+            tensor that it is said to hold.
     """
     where = where or f"the ONNX file in {folder}"
     files: dict[str, Path] = {}
@@ -114,7 +114,7 @@ def load_external(model: ModelProto, folder: Path, where: str | None = None, *, 
         largest: Tensors of more bytes stay where they are; None: read all.
 
     Raises:
-        QcamError: As in `external_files`; if a file cannot be read.
+        BundleError: As in `external_files`; if a file cannot be read.
     """
     where = where or f"the ONNX file in {folder}"
     files = external_files(model, folder, where)
@@ -126,9 +126,9 @@ def load_external(model: ModelProto, folder: Path, where: str | None = None, *, 
                 stream.seek(item.offset)
                 data = stream.read(item.size)
         except OSError as error:
-            raise QcamError(f"{where}: cannot read weight {item.label} from {item.location}: {first_line(error)}") from error
+            raise BundleError(f"{where}: cannot read weight {item.label} from {item.location}: {first_line(error)}") from error
         if len(data) != item.size:
-            raise QcamError(f"{where}: {item.location} became shorter while weight {item.label} was read; {_NEXT}")
+            raise BundleError(f"{where}: {item.location} became shorter while weight {item.label} was read; {_NEXT}")
         item.tensor.raw_data = data
         item.tensor.data_location = TensorProto.DEFAULT
         del item.tensor.external_data[:]
@@ -144,13 +144,13 @@ def external_hashes(path: Path) -> dict[str, str]:
         Location relative to the file's folder → SHA-256, sorted; empty if all weights lie inside.
 
     Raises:
-        QcamError: If it is no ONNX file, or as in `external_files`.
+        BundleError: If it is no ONNX file, or as in `external_files`.
     """
     files = external_files(parse_onnx(path), path.parent, str(path))
     try:
         return {location: sha256_file(files[location]) for location in sorted(files)}
     except OSError as error:
-        raise QcamError(f"cannot read the external weights of {path}: {first_line(error)}") from error
+        raise BundleError(f"cannot read the external weights of {path}: {first_line(error)}") from error
 
 
 def refuse_unhashed(model: ModelProto, where: str, hashed: Mapping[str, str]) -> None:
@@ -162,18 +162,20 @@ def refuse_unhashed(model: ModelProto, where: str, hashed: Mapping[str, str]) ->
         hashed: Location → SHA-256, from the manifest.
 
     Raises:
-        QcamError: If it refers to a file without a hash, or to none that a hash stands for.
+        BundleError: If it refers to a file without a hash, or to none that a hash stands for.
     """
     found = {item.location: item.label for item in external_tensors(model, where)}
     for location, label in found.items():
         if location not in hashed:
-            raise QcamError(
+            raise BundleError(
                 f"{where} keeps weight {label} in {location}, of which bundle.json has no SHA-256; "
                 "make the bundle again with all its files, or save the file with its weights inside"
             )
     for location in hashed:
         if location not in found:
-            raise QcamError(f"bundle.json has a SHA-256 of {location}, which {where} does not refer to; make the bundle again")
+            raise BundleError(
+                f"bundle.json has a SHA-256 of {location}, which {where} does not refer to; make the bundle again"
+            )
 
 
 def parse_onnx(path: Path, where: str | None = None) -> ModelProto:
@@ -184,12 +186,12 @@ def parse_onnx(path: Path, where: str | None = None) -> ModelProto:
         where: What messages call it; by default the path.
 
     Raises:
-        QcamError: If it is no ONNX file.
+        BundleError: If it is no ONNX file.
     """
     try:
         return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf raises its own types, by version
-        raise QcamError(f"cannot read {where or path} as an ONNX file: {first_line(error)}") from error
+        raise BundleError(f"cannot read {where or path} as an ONNX file: {first_line(error)}") from error
 
 
 def normal_location(location: object) -> str:
@@ -257,9 +259,9 @@ def _external(label: str, tensor: TensorProto, where: str) -> ExternalTensor:
     """Read what a tensor says about its file."""
     said = {item.key: item.value for item in tensor.external_data}
     if len(said) != len(tensor.external_data):
-        raise QcamError(f"{where}: weight {label} says twice where it lies; {_NEXT}")
+        raise BundleError(f"{where}: weight {label} says twice where it lies; {_NEXT}")
     if any(len(getattr(tensor, field)) for field in _INSIDE):
-        raise QcamError(f"{where}: weight {label} has values inside the file and in {said.get('location')!r}; {_NEXT}")
+        raise BundleError(f"{where}: weight {label} has values inside the file and in {said.get('location')!r}; {_NEXT}")
     try:
         location = normal_location(said.get("location", ""))
     except ValueError as error:
@@ -268,7 +270,7 @@ def _external(label: str, tensor: TensorProto, where: str) -> ExternalTensor:
             message = f"{where}: weight {label} would be read from outside the folder ({found}); {_NEXT}"
         else:
             message = f"{where}: weight {label} lies at {found!r}: {error}; {_NEXT}"
-        raise QcamError(message) from error
+        raise BundleError(message) from error
     offset, length = (_number(said, key, label, where) for key in ("offset", "length"))
     return ExternalTensor(tensor, label, location, offset or 0, _bytes_of(tensor, label, where), length)
 
@@ -278,7 +280,7 @@ def _number(said: Mapping[str, object], key: str, label: str, where: str) -> int
     if value is None:
         return None
     if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
-        raise QcamError(f"{where}: weight {label} has {key} {value!r}, which is no number of bytes; {_NEXT}")
+        raise BundleError(f"{where}: weight {label} has {key} {value!r}, which is no number of bytes; {_NEXT}")
     return int(value)
 
 
@@ -290,7 +292,7 @@ def _bytes_of(tensor: TensorProto, label: str, where: str) -> int:
     except (KeyError, ValueError):
         kind, bits = str(tensor.data_type), 0
     if not bits or kind == "STRING" or any(size < 0 for size in tensor.dims):
-        raise QcamError(
+        raise BundleError(
             f"{where}: weight {label} of type {kind}, shape {list(tensor.dims)} cannot lie in another file; {_NEXT}"
         )
     return int(prod(tensor.dims) * bits + 7) // 8
@@ -301,26 +303,26 @@ def _confined(item: ExternalTensor, folder: Path, where: str) -> tuple[Path, int
     path = folder / item.location
     try:
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise QcamError(f"{where}: weight {item.label} would be read from outside the folder ({item.location}); {_NEXT}")
+            raise BundleError(f"{where}: weight {item.label} would be read from outside the folder ({item.location}); {_NEXT}")
         if not path.exists():
-            raise QcamError(
+            raise BundleError(
                 f"{where}: {item.location}, which holds weight {item.label}, is missing; put it beside the ONNX file"
             )
         if not path.is_file():
-            raise QcamError(f"{where}: {item.location}, which should hold weight {item.label}, is no regular file; {_NEXT}")
+            raise BundleError(f"{where}: {item.location}, which should hold weight {item.label}, is no regular file; {_NEXT}")
         return path, path.stat().st_size
     except (OSError, ValueError, RuntimeError) as error:  # names too long, links in a circle
-        raise QcamError(f"{where}: cannot read weight {item.label} from {item.location}: {first_line(error)}") from error
+        raise BundleError(f"{where}: cannot read weight {item.label} from {item.location}: {first_line(error)}") from error
 
 
 def _refuse_wrong_size(item: ExternalTensor, available: int, where: str) -> None:
     if item.length is not None and item.length != item.size:
-        raise QcamError(
+        raise BundleError(
             f"{where}: weight {item.label} has {item.length} bytes in {item.location}, "
             f"its shape and type take {item.size}; {_NEXT}"
         )
     if item.offset + item.size > available:
-        raise QcamError(
+        raise BundleError(
             f"{where}: weight {item.label} ends at byte {item.offset + item.size} of {item.location}, "
             f"which has {available}; {_NEXT}"
         )

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcam.common import telling
-from qcam.common.errors import QcamError
+from qcam.common.errors import BundleError, QcamError
 from qcam.common.files import new_folder, sha256_bytes, sha256_file
 from qcam.common.storage import Location, cache_folder, open_location, read_pieces, reason, shown
-from qcam.runtime.bundle import MANIFEST, changed, files_of, no_bundle, parse_manifest
 from qcam.runtime.external import parse_onnx, refuse_unhashed
+from qcam.runtime.manifest import MANIFEST, changed, files_of, no_bundle, parse_manifest
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -69,7 +69,7 @@ def _read_manifest(place: UPath) -> bytes:
     for piece in _pieces(place / MANIFEST, no_bundle(shown(place))):
         data += piece
         if len(data) > _LONGEST:
-            raise QcamError(f"{shown(place)}/{MANIFEST} has more than {_LONGEST >> 20} MiB: it is no manifest of qcam's")
+            raise BundleError(f"{shown(place)}/{MANIFEST} has more than {_LONGEST >> 20} MiB: it is no manifest of qcam's")
     return data
 
 
@@ -82,7 +82,7 @@ def _fetch_file(source: UPath, target: Path, sha256: str) -> None:
             digest.update(piece)
             stream.write(piece)
     if digest.hexdigest() != sha256:
-        raise QcamError(changed(shown(source)))
+        raise BundleError(changed(shown(source)))
 
 
 def _pieces(source: UPath, missing: str) -> Iterator[bytes]:
@@ -91,8 +91,8 @@ def _pieces(source: UPath, missing: str) -> Iterator[bytes]:
         yield from read_pieces(source)
     except OSError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise QcamError(missing) from error
-        raise QcamError(
+            raise BundleError(missing) from error
+        raise BundleError(
             f"cannot read {shown(source)}: {reason(error)}; check the URL, and the credentials in the environment"
         ) from error
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.maps.statistics import LEVEL, RESAMPLES, SEED, bootstrap_intervals, holm, paired_test
 from qcam.evaluate.results.folder import COMPARISONS, FAITHFULNESS, MEASURES, ROW_SCHEMA, SCHEMA_VERSION, Columns, Row
-from qcam.runtime.bundle import PRECISIONS
+from qcam.runtime.bundle import ordered_precisions, precision_order
 
 #: The comparisons of one model: (precision, comparison) → columns.
 ModelColumns = Mapping[tuple[str, str], Columns]
@@ -68,7 +68,7 @@ def _entries(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
     """Return mean, standard deviation, interval and counts of every figure of one model."""
     named: list[tuple[str, str, str]] = []
     figures: list[NDArray[np.float64]] = []
-    for precision, comparison in sorted(columns, key=lambda key: (COMPARISONS.index(key[1]), PRECISIONS.index(key[0]))):
+    for precision, comparison in sorted(columns, key=lambda key: (COMPARISONS.index(key[1]), precision_order(key[0]))):
         for where, metric, values in _figures(precision, comparison, columns[(precision, comparison)]):
             named.append((precision, where, metric))
             figures.append(np.where(np.isfinite(values), values, np.nan))
@@ -144,9 +144,9 @@ def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
 def _flips(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
     """Tell drift with a changed top-1 class from drift without one."""
     told = []
-    for precision in PRECISIONS[1:]:
+    for precision in ordered_precisions(precision for precision, _ in columns):
         found = columns.get((precision, "vs_f32"))
-        if found is None:
+        if found is None or precision == "f32":
             continue
         agrees = found["top1_agrees"]
         groups = {"flipped": agrees == 0, "kept": agrees == 1}

@@ -23,7 +23,7 @@ from qcam.evaluate.maps.measures import (
 from qcam.evaluate.maps.metrics import all_metrics, is_constant
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.stages import StageClock
-from qcam.runtime.bundle import PRECISIONS, Bundle, load_onnx
+from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 
 if TYPE_CHECKING:
@@ -438,8 +438,7 @@ def wanted_precisions(bundle: Bundle, asked: Sequence[str]) -> list[str]:
     """
     for name in asked:
         bundle.precision(name)
-    held = [entry.name for entry in bundle.precisions]
-    return [name for name in PRECISIONS if name in (asked or held) and name in held]
+    return list(ordered_precisions(asked or [entry.name for entry in bundle.precisions]))
 
 
 def _softmax(logits: NDArray[np.float32]) -> Array:

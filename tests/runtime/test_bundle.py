@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcam.common.errors import QcamError
 from qcam.images.preprocessing import Preprocessing
-from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_bundle, parse_manifest, read_onnx
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_bundle, read_onnx
+from qcam.runtime.manifest import parse_manifest
 
 
 @pytest.fixture
