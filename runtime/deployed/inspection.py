@@ -51,7 +51,14 @@ class InspectedModel:
     """
 
     def __init__(
-        self, bundle: Bundle, precision: str, settings: SessionSettings, tensors: Sequence[str], file: Path | None = None
+        self,
+        bundle: Bundle,
+        precision: str,
+        settings: SessionSettings,
+        tensors: Sequence[str],
+        file: Path | None = None,
+        *,
+        model: onnx.ModelProto | None = None,
     ) -> None:
         """Open both sessions.
 
@@ -61,11 +68,13 @@ class InspectedModel:
             settings: How sessions are made.
             tensors: Names of the tensors of codes.
             file: Another ONNX file to judge in the precision's place.
+            model: What is run, parsed before: the precision's file (`load_onnx`), or `file` (`read_onnx`); None: it is read.
 
         Raises:
             QcamError: If a session cannot be had, or the other file lacks the tap or the logits.
         """
-        model = load_onnx(bundle, precision) if file is None else read_onnx(file)
+        if model is None:
+            model = load_onnx(bundle, precision) if file is None else read_onnx(file)
         entry = bundle.precision(precision)
         if file is not None:
             entry = _entry_of(model, entry, file)
@@ -79,15 +88,17 @@ class InspectedModel:
             plain, opened = Path(folder) / "plain.onnx", Path(folder) / "opened.onnx"
             self._temporary = [plain, opened]
             needed = [tap.output for tap in (entry.tap, *entry.skips) if tap.output not in graph.outputs]
+            run = model if file is None else exposed(model, needed)
             if file is not None:  # the tap may have to be exposed even for the plain run
-                self._write(plain, exposed(model, needed))
-            self.deployed = DeployedModel(bundle, precision, settings, file=plain if file else None, entry=entry)
+                self._write(plain, run)
+            self.deployed = DeployedModel(bundle, precision, settings, file=plain if file else None, entry=entry, model=run)
             self.taps = self.deployed.taps
             self.provider = settings.provider
             self._everything: DeployedModel | None = None
             if known:
-                self._write(opened, exposed(model, [*needed, *known]))
-                self._everything = DeployedModel(bundle, precision, settings, file=opened, entry=entry)
+                run = exposed(model, [*needed, *known])
+                self._write(opened, run)
+                self._everything = DeployedModel(bundle, precision, settings, file=opened, entry=entry, model=run)
 
     def run(self, images: NDArray[np.float32]) -> Inspected:
         """Run one batch.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError, first_line
@@ -81,6 +82,7 @@ class DeployedModel:
         *,
         file: Path | None = None,
         entry: PrecisionEntry | None = None,
+        model: onnx.ModelProto | None = None,
     ) -> None:
         """Make the session and prove that it is what was asked for.
 
@@ -90,6 +92,7 @@ class DeployedModel:
             settings: How sessions are made.
             file: Another ONNX file to run in its place; it is not held against the manifest.
             entry: What that file's outputs mean, where they differ from the bundle's.
+            model: What is run, parsed before (`load_onnx`, `read_onnx`); None: the file is parsed here.
 
         Raises:
             QcamError: If the file is not what the manifest says, or the provider cannot be had, cannot run the file, or runs
@@ -99,7 +102,7 @@ class DeployedModel:
         self._path = file or bundle.path(precision)
         self._settings = settings
         _refuse_what_cannot_work(self.entry, settings)
-        nodes = _read_nodes(self._path, self.entry if file is None else None)
+        nodes = _read_nodes(self._path, self.entry if file is None else None, model)
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
         fallback = self._open()
         self._input = self._session.get_inputs()[0].name
@@ -248,17 +251,22 @@ def _share_arena() -> bool:
     return True
 
 
-def _read_nodes(path: Path, entry: PrecisionEntry | None) -> FileNodes | None:
+def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto | None = None) -> FileNodes | None:
     """Index the file's nodes; None if it is no ONNX file, which ONNX Runtime says better.
 
     Args:
         path: The file.
         entry: What the manifest says of it; None for a file that no manifest describes.
+        model: The file, parsed, with its weights, and held against the manifest if there is one; None: it is read.
 
     Raises:
         QcamError: If it refers to files that lie outside its folder or that the manifest holds no hash of, if a name in it
             means two things, or if it is not what the manifest says.
     """
+    if model is not None:
+        if entry is None:
+            refuse_duplicates(model, str(path))
+        return FileNodes(model)
     try:
         model = parse_onnx(path)
     except QcamError:
