@@ -103,6 +103,28 @@ def drop_and_increase(before: Array, after: Array) -> tuple[Array, NDArray[np.bo
     return drop, after > before
 
 
+def logit_error(logits: NDArray[np.float32], other: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Relative error of one image's logits in the Euclidean norm: |logits - other| / |reference|, 0 or more.
+
+    Args:
+        logits: One side, classes.
+        other: The other side, classes.
+        reference: The side whose norm is the scale, classes.
+
+    Returns:
+        float64; NaN where values are not finite on both sides.
+
+    >>> logit_error(np.float32([3.0, 5.0]), np.float32([3.0, 4.0]), np.float32([3.0, 4.0]))
+    0.2
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = float(np.linalg.norm(logits.astype(np.float64) - other))
+        size = float(np.linalg.norm(reference))  # in float32
+        if np.isinf(size):  # squares of finite logits may be beyond float32
+            size = float(np.linalg.norm(reference.astype(np.float64)))
+    return difference / max(size, float(np.finfo(np.float64).tiny))
+
+
 def explanation_crops(crops: NDArray[np.uint8], maps: Array) -> NDArray[np.uint8]:
     """Multiply pictures with maps: what a CAM leaves of them.
 

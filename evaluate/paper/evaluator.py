@@ -20,7 +20,7 @@ from torch import nn
 
 from qcam.common.errors import QcamError
 from qcam.evaluate.maps.cam import cam, normalise, upsample
-from qcam.evaluate.maps.measures import area_average, energy_in_object, overlap, rank_correlation
+from qcam.evaluate.maps.measures import area_average, energy_in_object, logit_error, overlap, rank_correlation
 from qcam.evaluate.maps.metrics import all_metrics, is_constant
 from qcam.evaluate.paper.batch_norm import is_folded, restore_statistics
 from qcam.evaluate.paper.fake_quant import (
@@ -37,7 +37,7 @@ from qcam.evaluate.paper.fake_quant import (
 )
 from qcam.evaluate.paper.options import FIXES, PaperOptions
 from qcam.evaluate.results.folder import Row, StoredMap
-from qcam.evaluate.run.evaluator import Finish, Sample, relative_error
+from qcam.evaluate.run.evaluator import Finish, Sample
 from qcam.evaluate.run.stages import StageClock
 from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs
@@ -308,7 +308,7 @@ class PaperEvaluator:
                         top1_agrees=None if other is None or not finite else top1 == int(other.logits.argmax()),
                         logit_error=None
                         if other is None or not finite
-                        else relative_error(run.logits, other.logits, other.logits),
+                        else logit_error(run.logits, other.logits, other.logits),
                         status=status,
                         remark=sample.remark,
                     )

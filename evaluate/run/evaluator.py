@@ -17,6 +17,7 @@ from qcam.evaluate.maps.measures import (
     drop_and_increase,
     energy_in_object,
     explanation_crops,
+    logit_error,
     overlap,
     rank_correlation,
 )
@@ -448,16 +449,10 @@ def _softmax(logits: NDArray[np.float32]) -> Array:
     return result
 
 
-def relative_error(logits: NDArray[np.float32], other: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Return |logits - other| / |reference| of one image, in the Euclidean norm, float64."""
-    difference = logits.astype(np.float64) - other
-    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), np.finfo(np.float64).tiny))
-
-
 def _relative(comparison: str, run: _Run, other: _Run, index: int) -> float:
     """Return the relative error; the reference is f32, or the deployed run for the fake-quant one."""
     reference = other if comparison == "vs_f32" else run
-    return relative_error(run.logits[index], other.logits[index], reference.logits[index])
+    return logit_error(run.logits[index], other.logits[index], reference.logits[index])
 
 
 def _codes_equal(comparison: str, run: _Run, other: _Run | None, index: int) -> float | None:
