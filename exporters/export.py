@@ -13,6 +13,7 @@ from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.files import new_folder, sha256_bytes, write_atomically
 from qcam.common.places import file_name
+from qcam.common.vocabulary import CalibrationMethod, Scheme, require
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
 from qcam.exporters.quantize import QuantizationOptions, quantize
@@ -50,6 +51,18 @@ class ExportOptions:
     opset: int = DEFAULT_OPSET
     per_channel: bool = True
     reduce_range: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing.
+
+        Raises:
+            QcamError: If a precision, the method or the scheme is unknown; lists the choices.
+        """
+        require(CalibrationMethod, self.method, "calibration method")
+        require(Scheme, self.scheme, "scheme")
+        for name in self.precisions:
+            if name not in PRECISIONS:
+                raise QcamError(f"precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
 
 
 def bundle_folder_name(model_id: str) -> str:

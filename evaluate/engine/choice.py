@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.storage import is_url
+from qcam.common.vocabulary import Engine, require, words
 
 if TYPE_CHECKING:
     from qcam.evaluate.engine.dispatcher import Dispatcher
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
 
 #: Engines by the name that `--engine` takes.
-ENGINES = ("local", "ray")
+ENGINES = tuple(words(Engine))
 #: Memory of a worker: libraries and batches, and what it keeps of each byte of its bundles' files.
 WORKER_BYTES, BYTES_A_BYTE = 1 << 30, 7
 #: Fewer images than this are evaluated in one process unless asked otherwise.
@@ -44,6 +45,14 @@ class EngineOptions:
     gpus: float = 0.0
     requirements: tuple[tuple[str, str], ...] = ()
     patience: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an engine that there is not.
+
+        Raises:
+            QcamError: If the name is unknown; lists the choices.
+        """
+        require(Engine, self.name, "engine")
 
 
 def settle(

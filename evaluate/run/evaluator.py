@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
+from qcam.common.vocabulary import CamMethod, Target, require, words
 from qcam.evaluate.maps.cam import Array, cam, normalise, upsample
 from qcam.evaluate.maps.measures import (
     area_average,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from qcam.runtime.mirror import Mirror
 
 #: Which class is explained, by the name that `--target` takes.
-TARGETS = ("f32-top1", "own-top1", "label")
+TARGETS = tuple(words(Target))
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,21 @@ class _Run:
         return normalise(upsample(self.maps, self.size))
 
 
+@dataclass(frozen=True)
+class Explained:
+    """What one precision, as deployed, says of a batch, and why.
+
+    Attributes:
+        logits: float32, batch × classes.
+        maps: CAMs, float64, batch × height × width of the tap; not negative, not normalised.
+        targets: The classes that were explained.
+    """
+
+    logits: NDArray[np.float32]
+    maps: Array
+    targets: NDArray[np.int64]
+
+
 class BundleEvaluator:
     """Sessions and mirrors of one bundle, reused for every batch.
 
@@ -155,19 +171,19 @@ class BundleEvaluator:
             bundle: The bundle.
             precisions: Those to evaluate, f32 first if it is one of them.
             settings: How sessions are made.
-            target: One of `TARGETS`.
-            method: CAM method.
+            target: One of `Target`.
+            method: One of `CamMethod`.
             fake_quant: Whether the full mirror is run for the fake-quant CAMs.
             null_row: Whether f32 is run a second time and compared with itself: what drifts there is not quantization.
             faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
 
         Raises:
-            QcamError: If the provider or a file does not do, or f32 is needed and not there.
+            QcamError: If target or method is unknown, the provider or a file does not do, or f32 is needed and not there.
         """
         self.bundle = bundle
         self.preprocessing = bundle.preprocessing
-        self._target = target
-        self._method = method
+        self._target = require(Target, target, "target")
+        self._method = require(CamMethod, method, "CAM method")
         self._fake_quant = fake_quant
         self._null_row = null_row
         self._faithfulness = faithfulness
@@ -273,6 +289,24 @@ class BundleEvaluator:
                 return self._rows(batch), self._maps(batch)
 
         return finish
+
+    def explain(self, samples: Sequence[Sample]) -> dict[str, Explained]:
+        """Run images as deployed, without comparing anything.
+
+        Args:
+            samples: The images, at most a batch.
+
+        Returns:
+            Precision → logits and CAMs.
+        """
+        images = self.preprocessing.normalise(np.stack([sample.crop for sample in samples]))
+        found: dict[str, Explained] = {}
+        f32: _Run | None = None
+        for precision in self.deployed:
+            run, _, targets = self._run(precision, images, samples, f32, StageClock(), again=True)
+            f32 = run if precision == "f32" else f32
+            found[precision] = Explained(run.logits, run.maps, targets)
+        return found
 
     def _maps(self, batch: _Batch) -> list[StoredMap]:
         return [

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from qcam.common import telling
 from qcam.common.files import fingerprint
+from qcam.common.vocabulary import CamMethod, Protocol, Target, require
 from qcam.evaluate.results.folder import IMAGE_SCHEMA, IMAGES, read_arrow, write_arrow
 from qcam.images.sources import ImageFile, fingerprint_sources
 from qcam.runtime.deployed import SessionSettings
@@ -56,6 +57,16 @@ class StudyOptions:
     faithfulness: bool = False
     protocol: str = "deployed"
     fixes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing.
+
+        Raises:
+            QcamError: If target, method or protocol is unknown; lists the choices.
+        """
+        require(Target, self.target, "target")
+        require(CamMethod, self.method, "CAM method")
+        require(Protocol, self.protocol, "protocol")
 
     def describe(self) -> str:
         """Say in one line what the figures depend on."""

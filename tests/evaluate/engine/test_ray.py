@@ -206,5 +206,5 @@ def test_a_gpu_that_only_ray_knows_of_is_refused(tiny_bundle, many, tmp_path, mo
     finally:
         made.shutdown()
     assert refused.returncode == 2
-    assert "no worker can take part: --device cuda: PyTorch finds no CUDA device" in " ".join(refused.stderr.split())
+    assert "no worker can take part: device cuda: PyTorch finds no CUDA device" in " ".join(refused.stderr.split())
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,100 @@
+"""Closed vocabularies: each word that a command, an option or a file may use is defined once, and checked where it enters."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TypeVar
+
+from qcam.common.errors import QcamError
+
+
+class Target(StrEnum):
+    """Which class is explained: f32's choice for every precision, each precision's own (the paper), or the label."""
+
+    F32_TOP1 = "f32-top1"
+    OWN_TOP1 = "own-top1"
+    LABEL = "label"
+
+
+class CamMethod(StrEnum):
+    """How a map comes from activation and gradient; the last is what the paper really ran."""
+
+    GRADCAM_PLUS_PLUS = "gradcam++"
+    GRADCAM = "gradcam"
+    TORCHCAM = "gradcam++-torchcam"
+
+
+class Scheme(StrEnum):
+    """How int8 is quantized: asymmetric activations with integer kernels on x86, or symmetric ones for TensorRT."""
+
+    U8S8 = "u8s8"
+    S8S8 = "s8s8"
+
+
+class Arithmetic(StrEnum):
+    """How the mirror computes: in float32 between quantizers, or as the integer kernels do."""
+
+    FAKE_QUANT = "fake_quant"
+    INTEGER = "integer"
+
+
+class Device(StrEnum):
+    """Where PyTorch computes; auto takes a GPU where there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Protocol(StrEnum):
+    """What a study runs: the deployed model, or what the paper's authors ran in PyTorch."""
+
+    DEPLOYED = "deployed"
+    PAPER = "paper"
+
+
+class Engine(StrEnum):
+    """Who evaluates: processes of this machine, or a Ray cluster."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+class CalibrationMethod(StrEnum):
+    """How ranges come from activations."""
+
+    MINMAX = "minmax"
+    ENTROPY = "entropy"
+    PERCENTILE = "percentile"
+
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def words(vocabulary: type[StrEnum]) -> list[str]:
+    """Return the words of a vocabulary, the default first."""
+    return [word.value for word in vocabulary]
+
+
+def require(vocabulary: type[Word], text: str, what: str) -> Word:
+    """Return a word of a vocabulary.
+
+    Args:
+        vocabulary: One of those above.
+        text: What was given.
+        what: What it is, for the message: `target`, `CAM method` …
+
+    Raises:
+        QcamError: If it is none of them; lists them.
+    """
+    try:
+        return vocabulary(text)
+    except ValueError as error:
+        raise QcamError(f"{what} {text!r} is unknown; choose one of {', '.join(words(vocabulary))}") from error
+
+
+def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return those of the known names that are most like a name, the most like first; none if nothing is near."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)

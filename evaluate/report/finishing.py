@@ -1,0 +1,178 @@
+"""What stands beside finished results: tables in files, picture grids, the report, a profile; and what is odd about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from qcam.common import telling
+from qcam.common.errors import QcamError, ResultsError
+from qcam.common.files import write_atomically
+from qcam.evaluate.report.options import COLORMAPS, ReportOptions
+from qcam.evaluate.report.table import as_markdown, placement_section
+from qcam.evaluate.report.table_files import (
+    Section,
+    as_csv,
+    as_latex,
+    flip_section,
+    interval_section,
+    paired_section,
+    paper_section,
+)
+from qcam.evaluate.results.folder import PROFILE, RESULTS, TABLE, Results
+from qcam.evaluate.run.stages import StageClock, to_trace
+
+#: Images that are named of each oddity.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What is made of finished results.
+
+    Attributes:
+        grid_rows: Images in each picture grid; 0 for none.
+        report: Whether to write report.html and figures/.
+        colormap: Colours of CAMs.
+    """
+
+    grid_rows: int = 8
+    report: bool = True
+    colormap: str = COLORMAPS[0]
+
+    def __post_init__(self) -> None:
+        """Refuse a colour map that is not one of the report's.
+
+        Raises:
+            QcamError: Names the choices.
+        """
+        if self.colormap not in COLORMAPS:
+            raise QcamError(f"colour map {self.colormap!r} is unknown; choose one of {', '.join(COLORMAPS)}")
+
+
+def finish(
+    results: Results,
+    where: str,
+    clock: StageClock,
+    presentation: Presentation,
+    on_results: Callable[[Results], None] = lambda _: None,
+) -> None:
+    """Write what stands beside results, and tell what is odd.
+
+    Args:
+        results: A run.
+        where: Where results go, for messages.
+        clock: Where the time goes.
+        presentation: What is made of them.
+        on_results: Called when the figures are there, before pictures are drawn.
+
+    Raises:
+        QcamError: If not one image could be evaluated, or the disk refuses.
+    """
+    with clock.stage("tables"):
+        on_results(results)
+        for warning in results.run["warnings"]:
+            telling.warn(warning)
+        write_tables(results)
+        for line in oddities(results, where):
+            telling.warn(line)
+    with clock.stage("pictures and report"):
+        draw(results, presentation)
+
+
+def title(results: Results) -> str:
+    """Return what stands above a table."""
+    text = f"{len(results.images)} images, provider {results.run['provider']}"
+    if any(line.startswith("fallback accepted") for line in results.run["warnings"]):
+        text += " — NOT WHOLLY ON IT, see below"
+    return text
+
+
+def compared_with_paper(results: Results) -> Section | None:
+    """Return the section that holds figures against the paper's; None if no model is one of the paper's."""
+    return paper_section(results.summary["entries"], _untrained(results))
+
+
+def write_tables(results: Results) -> None:
+    """Write the table in Markdown, CSV and LaTeX.
+
+    Args:
+        results: A run.
+
+    Raises:
+        QcamError: If the disk refuses.
+    """
+    run, summary, folder = results.run, results.summary, results.folder
+    footer = "".join(f"- {line}\n" for line in [*run["notes"], *run["warnings"]])
+    below = (compared_with_paper(results), interval_section(summary), flip_section(summary), paired_section(summary))
+    sections = [
+        f"{title(results)}\n\n{as_markdown(summary['entries'])}\n{footer}",
+        *(section.as_markdown() for section in below if section is not None),
+        placement_section(results.placement),
+    ]
+    write_atomically(folder / TABLE, "\n".join(section for section in sections if section))
+    write_atomically(folder / "table.csv", as_csv(summary, _untrained(results)))
+    write_atomically(folder / "table.tex", as_latex(summary))
+
+
+def oddities(results: Results, where: str) -> list[str]:
+    """Say for each status other than ok which images have it.
+
+    Args:
+        results: A run.
+        where: Where results go, for messages.
+
+    Raises:
+        QcamError: If not one image could be evaluated.
+    """
+    table = results.read(RESULTS, columns=["image", "status", "top1"])
+    if pc.all(pc.is_null(table["top1"])).as_py() is not False:
+        count = len(results.images)
+        raise ResultsError(f"not one of {count} images could be evaluated; {where}/results.parquet says why for each")
+    odd = table.filter(pc.not_equal(table["status"], "ok"))
+    names: dict[str, dict[str, None]] = {}
+    for status, image in zip(odd["status"].to_pylist(), odd["image"].to_pylist(), strict=True):
+        if not status.startswith("no_reference: no salient-object maps"):
+            names.setdefault(status, {})[image] = None
+    lines = []
+    for status, found in names.items():
+        unique = list(found)
+        more = f" and {len(unique) - _NAMED} more" if len(unique) > _NAMED else ""
+        lines.append(f"{status}: {', '.join(unique[:_NAMED])}{more}")
+    return lines
+
+
+def draw(results: Results, presentation: Presentation) -> None:
+    """Write the picture grids and the report.
+
+    Args:
+        results: A run.
+        presentation: What is made of them.
+    """
+    with telling.status("drawing"):
+        if presentation.grid_rows:
+            from qcam.evaluate.report.grid import write_grids
+
+            write_grids(results, presentation.grid_rows, presentation.colormap)
+        if presentation.report:
+            from qcam.evaluate.report.write import write_report
+
+            write_report([results], results.folder, ReportOptions(colormap=presentation.colormap))
+
+
+def write_profile(clock: StageClock, folder: Path) -> None:
+    """Write each stage's spans in Chrome's trace format.
+
+    Args:
+        clock: Of the run; it has kept its spans.
+        folder: Where profile.json goes.
+    """
+    write_atomically(folder / PROFILE, json.dumps(to_trace(clock.spans) | {"seconds": clock.elapsed}))
+
+
+def _untrained(results: Results) -> list[str]:
+    return [model for model, of in results.run["models"].items() if not of["weights"].get("trained")]

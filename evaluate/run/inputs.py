@@ -1,0 +1,114 @@
+"""What a run reads: bundles and photographs, and the places where results must not go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qcam.common import telling
+from qcam.common.errors import BundleError
+from qcam.common.storage import is_url
+from qcam.common.vocabulary import near
+from qcam.images.archives import SUFFIXES
+from qcam.images.embedded import evaluation_photographs
+from qcam.images.listing import find_images
+from qcam.images.sources import ImageFile
+from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle
+
+#: Where bundles are looked for unless told otherwise.
+BUNDLES = Path("bundles")
+
+
+def load_bundles(given: Sequence[str | Path | Bundle]) -> list[Bundle]:
+    """Read the bundles given, or all of bundles/; warn where weights are random.
+
+    Args:
+        given: Bundles, or paths and URLs of their folders; names in bundles/ are understood, and a folder that holds just one.
+
+    Raises:
+        QcamError: If there is none, or one cannot be read.
+    """
+    places: list[str | Path | Bundle] = list(given)
+    if not places:
+        places = [*_bundles_in(BUNDLES)]
+        if not places:
+            raise BundleError("no bundle given and none in bundles/; make one with qcam-export")
+    bundles = [place if isinstance(place, Bundle) else load_bundle(_settled(place)) for place in places]
+    for bundle in bundles:
+        if not bundle.trained:
+            telling.warn(f"{bundle.model_id} has random weights: no figure made with it means anything")
+    return bundles
+
+
+def find_photographs(location: str | Path | None) -> list[ImageFile]:
+    """Return the photographs of a folder or of archives, one photograph, or the demo's.
+
+    Args:
+        location: A path or a URL, as `find_images` takes it, or one picture's file; None for the demo's.
+
+    Raises:
+        QcamError: If there are none.
+    """
+    if location is None:
+        photographs = evaluation_photographs()
+        telling.note(f"no images given: taking the {len(photographs)} demo photographs that foolbox ships")
+        return photographs
+    path = Path(location)
+    if not is_url(str(location)) and path.suffix.lower() in SUFFIXES and path.is_file():
+        return [ImageFile(path.name, path)]
+    return find_images(location)
+
+
+def read_places(
+    given: Sequence[str | Path | Bundle], bundles: Sequence[Bundle], images: str | Path | None, saliency: str = "none"
+) -> list[tuple[str, str | Path]]:
+    """Return the places that a run reads, in words and as paths or URLs: results must not go there.
+
+    Args:
+        given: Bundles as given; none if all of bundles/ are taken.
+        bundles: The same, read.
+        images: The image set, as given; None for the demo's.
+        saliency: As given; a folder of masks is a place of its own.
+    """
+    kind, _, masks = saliency.partition(":")
+    read: list[str | Path | Bundle] = list(given) or [*bundles]
+    places: list[tuple[str, str | Path]] = [
+        ("the bundle", place.folder if isinstance(place, Bundle) else place) for place in read
+    ]
+    if images is not None:
+        places.append(("the image set", images))
+    if kind == "masks" and masks:
+        places.append(("the mask folder", masks))
+    return places
+
+
+def _bundles_in(folder: Path) -> list[Path]:
+    """Return the bundles right below a folder, in the order of their names."""
+    return sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
+
+
+def _settled(place: str | Path) -> str | Path:
+    """Return the bundle's folder that a path stands for, or the path itself where there is nothing better.
+
+    Raises:
+        BundleError: If it is something near a bundle; says what to give instead.
+    """
+    path = Path(place)
+    if is_url(str(place)) or (path / MANIFEST).is_file():
+        return place
+    if path.is_file() and path.suffix == ".onnx":
+        raise BundleError(f"{path} is a file inside a bundle, or none of qcam's; give the bundle's folder")
+    if path.is_dir():
+        held = _bundles_in(path)
+        if len(held) == 1:
+            telling.note(f"{path} holds one bundle, {held[0].name}: taking it")
+            return held[0]
+        if held:
+            names = ", ".join(str(folder) for folder in held)
+            raise BundleError(f"{path} is no bundle but holds {len(held)}; give those you mean: {names}")
+    elif not path.exists():
+        known = {folder.name: folder for folder in _bundles_in(BUNDLES)}
+        close = [path.name] if path.name in known else near(path.name, known)
+        if close:
+            raise BundleError(f"there is no {path}; did you mean {' or '.join(str(known[name]) for name in close)}?")
+    return place

@@ -1,0 +1,245 @@
+"""A whole study, from what was asked for to finished results: the one place that both `qcam.study` and `qcam-eval` call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qcam.common import machine, telling
+from qcam.common.errors import ImageSetError, ProviderError, QcamError
+from qcam.common.files import exclusive
+from qcam.common.places import refuse_overlap
+from qcam.common.vocabulary import Device, Engine, Protocol, require
+from qcam.evaluate.engine.choice import EngineOptions, crew_for, settle
+from qcam.evaluate.engine.requirements import check_requirements, unmet
+from qcam.evaluate.engine.worker import SaliencyRequest
+from qcam.evaluate.results.folder import Results
+from qcam.evaluate.results.remote import open_results
+from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
+from qcam.evaluate.study.estimate import describe, estimate
+from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.study.study import Study
+from qcam.images.labels import with_labels
+from qcam.images.sources import ImageFile
+from qcam.runtime.bundle import Bundle
+from qcam.runtime.deployed import require_provider
+from qcam.runtime.devices import torch_device
+
+if TYPE_CHECKING:
+    from qcam.evaluate.results.remote import RemoteFolder
+    from qcam.evaluate.run.evaluator import Evaluator
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """What a study is asked for.
+
+    Attributes:
+        bundles: Bundles, or paths and URLs of their folders; empty for all of bundles/.
+        images: Where the photographs are; None for the demo's.
+        labels: CSV file of true classes; None for class folders.
+        limit: Take only the first so many images.
+        options: What can change a figure; the threads in it are settled here.
+        saliency: Where salient-object maps come from.
+        threads: Of each worker; None for the cores, shared among the workers.
+        device: Where PyTorch computes, one of `Device`.
+        engine: How the work is spread.
+        paper_weights: Model id → weights file, for the paper's protocol.
+        output: Where results go, a path or a URL; None for a folder below out/, named after the image set.
+        force: Whether results that exist are replaced.
+        profile: Whether to keep every span of time.
+    """
+
+    bundles: tuple[str | Path | Bundle, ...]
+    images: str | Path | None
+    options: StudyOptions
+    saliency: SaliencyRequest
+    labels: Path | None = None
+    limit: int | None = None
+    threads: int | None = None
+    device: str = Device.AUTO
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    paper_weights: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
+    force: bool = False
+    profile: bool = False
+
+    @property
+    def paper(self) -> bool:
+        """Tell whether the paper's protocol was asked for."""
+        return self.options.protocol == Protocol.PAPER
+
+    @property
+    def place(self) -> str:
+        """Return where results go."""
+        return self.output or f"out/{_name_of(self.images)}{'-paper' if self.paper else ''}"
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A study whose sessions are open, before anything is written."""
+
+    study: Study
+    folder: Path
+    remote: RemoteFolder | None
+    device: str
+    workers: int
+
+
+def run_study(request: StudyRequest, finish: Callable[[Study, Results], None]) -> Results:
+    """Evaluate what is not finished yet; leave whole results.
+
+    Args:
+        request: What was asked for.
+        finish: Writes tables and pictures beside the results; called while the folder is this process's alone, before
+            results behind a URL are published.
+
+    Returns:
+        The results.
+
+    Raises:
+        QcamError: If something asked for cannot be had, or results of other settings are in the way.
+        KeyboardInterrupt: If interrupted; what is finished has been written, readable.
+    """
+    opened = _open(request)
+    study = opened.study
+    with exclusive(opened.folder):
+        study.recover()
+        if study.prepare(opened.device, force=request.force):
+            try:
+                study.run()
+            except KeyboardInterrupt:
+                if not study.kept_old:
+                    telling.warn(
+                        f"interrupted; {study.where} holds what is finished, readable. The same command goes on from there"
+                    )
+                    if request.force:
+                        telling.note("without force, that is: with it, it starts anew")
+                raise
+        else:
+            telling.note(f"{study.where} already holds the complete results of this very run; force computes them again")
+        results = study.results()
+        finish(study, results)
+        study.publish()
+    return results
+
+
+def plan_study(request: StudyRequest) -> list[str]:
+    """Say what a study would do, how many bytes, how long, from a measured probe; write nothing.
+
+    Args:
+        request: What was asked for.
+
+    Returns:
+        Lines of text.
+
+    Raises:
+        QcamError: As from `run_study`.
+    """
+    opened = _open(request, dry=True)
+    with exclusive(opened.folder) if opened.remote is not None else nullcontext():
+        if not opened.study.prepare(opened.device, force=request.force):
+            return [f"{opened.study.where} already holds the complete results of this very run"]
+        return list(describe(opened.study, estimate(opened.study), opened.workers))
+
+
+def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
+    """Check what was asked for, and open every session."""
+    _check(request)
+    provider = request.options.settings.provider
+    if not request.options.settings.allow_fallback and not request.paper and request.engine.name == Engine.LOCAL:
+        require_provider(provider)
+    bundles = load_bundles(request.bundles)
+    refuse_overlap(request.place, read_places(request.bundles, bundles, request.images, request.options.saliency))
+    photographs = _labelled(find_photographs(request.images), bundles, request.labels, demo=request.images is None)
+    photographs = photographs[: request.limit]  # after the labels: class folders count as a whole
+    on_gpu = request.device == Device.CUDA or (request.device == Device.AUTO and machine.has_gpu())
+    on_cpu = provider == "CPU" and not on_gpu
+    alone = request.paper or request.profile
+    spread, threads = settle(request.engine, request.threads, 0 if alone else len(photographs), bundles, on_cpu=on_cpu)
+    options = replace(request.options, settings=replace(request.options.settings, threads=threads))
+    saliency_device = "cpu"
+    if request.saliency.text.startswith("birefnet") and request.saliency.trust_remote_code:
+        saliency_device = torch_device(request.device, threads)
+    source = request.saliency.open(threads, saliency_device)
+    folder, remote = open_results(request.place)
+    device, make, crew = "", None, None
+    if request.paper:
+        device = torch_device(request.device, threads)
+        make = _paper(options.fixes, request.paper_weights)
+    elif spread.name == Engine.RAY:  # the workers' machines count, and there a GPU is asked for by itself
+        device = "cuda" if request.device == Device.CUDA or (spread.gpus and request.device == Device.AUTO) else "cpu"
+    elif spread.workers != 1:
+        device = torch_device(request.device, threads) if request.device != Device.CPU and not on_cpu else "cpu"
+    if not dry and (spread.name == Engine.RAY or spread.workers != 1):
+        given = [str(place.folder if isinstance(place, Bundle) else place) for place in request.bundles]
+        crew = crew_for(spread, bundles, given, options, request.saliency, source, device, saliency_device)
+    # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
+    with telling.status("opening sessions"):
+        study = Study(
+            bundles, photographs, source, options, folder,
+            make=make, crew=crew, remote=remote, requirements=spread.requirements, spans=request.profile,
+        )  # fmt: skip
+    if crew is None:
+        with study.clock.stage("import PyTorch"):
+            device = torch_device(device or request.device, threads)
+        missing = unmet(spread.requirements, study.facts.to_json())
+        if missing:
+            raise ProviderError(missing)
+    return _Opened(study, folder, remote, device, spread.workers or 1)
+
+
+def _check(request: StudyRequest) -> None:
+    """Refuse what does not go together, before anything is read."""
+    require(Device, request.device, "device")
+    if not request.paper and (request.options.fixes or request.paper_weights):
+        raise QcamError("paper fixes and paper weights belong to protocol paper; ask for it, or leave them out")
+    check_requirements(request.engine.requirements)
+    alone = {"protocol paper runs in one process": request.paper, "a profile is of one process": request.profile}
+    for what, wanted in alone.items():
+        if wanted and (request.engine.name != Engine.LOCAL or (request.engine.workers or 1) != 1):
+            raise QcamError(f"{what}; leave out engine and workers")
+
+
+def _name_of(images: str | Path | None) -> str:
+    """Return the last part of an image set's location, to name results after."""
+    if images is None:
+        return "demo"
+    text = str(images)
+    return (text.rstrip("/").rpartition("/")[2] if "://" in text else Path(text).resolve().name) or "images"
+
+
+def _paper(fixes: tuple[str, ...], weights: Mapping[str, str]) -> Callable[[Bundle, list[str]], Evaluator]:
+    """Return what makes the evaluators of the paper's protocol."""
+    from qcam.evaluate.paper import PaperEvaluator, PaperOptions
+
+    options = PaperOptions(frozenset(fixes))
+
+    def make(bundle: Bundle, precisions: list[str]) -> Evaluator:
+        return PaperEvaluator(bundle, precisions, options, weights=weights.get(bundle.model_id))
+
+    return make
+
+
+def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path | None, *, demo: bool) -> list[ImageFile]:
+    """Give photographs their labels, if these mean the same for every bundle."""
+    classes = bundles[0].classes
+    same = all(bundle.classes == classes for bundle in bundles)
+    if labels is not None and not same:
+        raise ImageSetError("labels need bundles of the same classes; evaluate them apart")
+    if demo and labels is None:
+        # The demo photographs are labelled with ImageNet's 1,000 classes.
+        fits = all(len(bundle.classes) == 1000 for bundle in bundles)
+        return photographs if fits else [ImageFile(photograph.name, photograph.path) for photograph in photographs]
+    if not same:
+        telling.note("the bundles have different classes: class folders and labels in archives are not taken")
+        return [ImageFile(photograph.name, photograph.path) for photograph in photographs]
+    found = with_labels(photographs, classes, labels)
+    if labels is not None and all(photograph.label is None for photograph in found):
+        raise ImageSetError(
+            f"{labels} names none of the {len(found)} images; its column image holds names below the image folder"
+        )
+    return found
