@@ -1,0 +1,213 @@
+"""Whether two results hold the same figures, bit for bit: Parquet tables, JSON records and the CSV table of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+#: What tells the entries of a JSON list apart.
+_IDENTITY = (
+    "model", "precision", "arithmetic", "kernel", "provider", "comparison", "metric", "first", "second", "baseline", "name",
+    "tensor",
+)  # fmt: skip
+#: Columns whose text tells a reader something: changed words are listed, they are no figures.
+_WORDS = ("remark",)
+
+
+@dataclass
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        values: How many values were compared.
+        different: Figures that differ, in words.
+        listed: What changed but is no figure: titles, words, new columns.
+    """
+
+    values: int = 0
+    different: list[str] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
+
+    def add(self, other: Comparison) -> None:
+        """Take up what another comparison found."""
+        self.values += other.values
+        self.different += other.different
+        self.listed += other.listed
+
+
+def compare_tables(before: Path, after: Path, keys: Sequence[str]) -> Comparison:
+    """Compare two Parquet files, sorted by their key columns: every column bitwise.
+
+    Args:
+        before: The older file.
+        after: The newer one.
+        keys: The columns that name a row.
+    """
+    order = [(key, "ascending") for key in keys]
+    first, second = (pq.read_table(path).sort_by(order) for path in (before, after))
+    found = Comparison()
+    gone = [name for name in first.column_names if name not in second.column_names]
+    found.different += [f"column {name} is gone" for name in gone]
+    found.listed += [f"new column {name}" for name in second.column_names if name not in first.column_names]
+    if first.num_rows != second.num_rows:
+        found.different.append(f"{first.num_rows} rows before, {second.num_rows} now")
+        return found
+    names = [" · ".join(map(str, row.values())) for row in first.select(list(keys)).to_pylist()]
+    for column in first.column_names:
+        if column not in gone:
+            found.add(_compare_columns(column, names, first[column], second[column]))
+    return found
+
+
+def _compare_columns(column: str, names: Sequence[str], before: pa.ChunkedArray, after: pa.ChunkedArray) -> Comparison:
+    found = Comparison(len(before))
+    kinds = [f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind) for kind in (before.type, after.type)]
+    if kinds[0] != kinds[1]:
+        found.different.append(f"{column}: {kinds[0]} before, {kinds[1]} now")
+        return found
+    for name, old, new in zip(names, bits(before), bits(after), strict=True):
+        if old == new:
+            continue
+        worded = column in _WORDS or (column == "status" and str(old).partition(":")[0] == str(new).partition(":")[0])
+        (found.listed if worded else found.different).append(f"{column} of {name}: {_shown(old)} before, {_shown(new)} now")
+    return found
+
+
+def bits(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column's values so that equal means bitwise equal: floats, and lists of them, as their bytes."""
+    if pa.types.is_floating(column.type) or pa.types.is_list(column.type):
+        kind = column.type.value_type if pa.types.is_list(column.type) else column.type
+        return [None if value is None else np.asarray(value, kind.to_pandas_dtype()).tobytes() for value in column.to_pylist()]
+    return list(column.to_pylist())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"{np.frombuffer(value)[0]!r}" if len(value) == 8 else f"{len(value)} bytes"
+    return str(value)
+
+
+def compare_records(before: Any, after: Any) -> Comparison:
+    """Compare two JSON values leaf by leaf: numbers, truths and nulls are figures, changed words are listed.
+
+    Entries of lists are found by what they name, not by their place, where they name anything.
+    """
+    first, second = dict(leaves(before)), dict(leaves(after))
+    found = Comparison(len(first))
+    found.listed += [f"new entry {name}" for name in _summarised(second.keys() - first.keys())]
+    for name, old in first.items():
+        if name not in second:
+            found.different.append(f"{name} is gone")
+        elif old != second[name] or type(old) is not type(second[name]):
+            words = isinstance(old, str) and isinstance(second[name], str)
+            (found.listed if words else found.different).append(f"{name}: {old} before, {second[name]} now")
+    return found
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every leaf of a JSON value with its path; a number as it is written, so that equal means bitwise equal."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for label, item in zip(_labels(value), value, strict=True):
+            yield from leaves(item, f"{name}[{label}]")
+    else:
+        yield name, value.hex() if isinstance(value, float) else value
+
+
+def _labels(items: list[Any]) -> list[str]:
+    """Return what tells a list's entries apart: their names where these do, else their numbers."""
+    named = [
+        " · ".join(str(item[key]) for key in _IDENTITY if isinstance(item.get(key), str)) if isinstance(item, Mapping) else ""
+        for item in items
+    ]
+    return named if all(named) and len(set(named)) == len(named) else [str(index) for index in range(len(items))]
+
+
+def _summarised(names: set[str]) -> list[str]:
+    """Return the paths with their places in lists left out, each once."""
+    short = set()
+    for name in names:
+        parts = [part.partition("]")[2] or part if index else part for index, part in enumerate(name.split("["))]
+        short.add("[]".join(parts))
+    return sorted(short)
+
+
+def compare_csv(before: Path, after: Path, keys: Sequence[str]) -> Comparison:
+    """Compare two CSV tables: numbers as they are written; changed words and new columns are listed.
+
+    Args:
+        before: The older file.
+        after: The newer one.
+        keys: The columns that name a row.
+    """
+    first, second = (_rows(path, keys) for path in (before, after))
+    found = Comparison()
+    found.listed += [f"new row {' · '.join(name)}" for name in second if name not in first]
+    columns = {column for row in second.values() for column in row} - {column for row in first.values() for column in row}
+    found.listed += [f"new column {column}" for column in sorted(columns)]
+    for name, row in first.items():
+        for column, old in row.items():
+            found.values += 1
+            new = second.get(name, {}).get(column)
+            if old == new:
+                continue
+            words = new is not None and not _is_number(old) and not _is_number(new) and bool(old) and bool(new)
+            text = f"{column} of {' · '.join(name)}: {old or 'empty'} before, {'gone' if new is None else new or 'empty'} now"
+            (found.listed if words else found.different).append(text)
+    return found
+
+
+def _rows(path: Path, keys: Sequence[str]) -> dict[tuple[str, ...], dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    return {tuple(row[key] for key in keys): dict(row) for row in rows}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def compare_titles(before: Path, after: Path) -> Comparison:
+    """List the titles of rows and columns that two Markdown tables do not share; figures are compared elsewhere."""
+    first, second = (_titles(path.read_text(encoding="utf-8")) for path in (before, after))
+    found = Comparison(len(first))
+    found.listed += [f"title gone: {title}" for title in first if title not in second]
+    found.listed += [f"new title: {title}" for title in second if title not in first]
+    return found
+
+
+def _titles(text: str) -> list[str]:
+    """Return each row's leading cells up to its first figure."""
+    titles = []
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith(("|-", "|:", "| -", "| :")):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            titles.append(
+                " | ".join(
+                    cell for cell in cells if cell and not any(sign in cell for sign in ("±", "%)")) and not _figure(cell)
+                )
+            )
+    return titles
+
+
+def _figure(cell: str) -> bool:
+    return _is_number(cell.rstrip("%").split()[0]) if cell.split() else False
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
