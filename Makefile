@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.installed
 SPEED  := build/speed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile clean
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -34,6 +34,8 @@ browser:
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p qcam
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # A study on a local Ray cluster of two nodes while a worker is killed, beside the same study in one process (two minutes)
 cluster: setup-dev
@@ -70,6 +72,10 @@ fidelity: setup-dev emulators
 # docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (a quarter of an hour)
 hostile: setup-dev
 	PYTHONPATH=tests $(BIN)/python -m hostile.compare
+
+# docs/figures.md: the figures of an old commit and of this checkout, bit for bit; 1 if one differs (ten minutes)
+figures: setup-dev
+	PYTHONPATH=tests $(BIN)/python benchmarks/figures.py
 
 setup: | announce $(STAMP)
 setup-dev: | announce $(TESTED)
