@@ -10,7 +10,8 @@ import onnx
 
 from qcam.calibration.ranges import quantizable_operators, quiet_quantizer
 from qcam.common.errors import QcamError, first_line
-from qcam.runtime.graph import SHAPE_OPERATORS, Graph
+from qcam.runtime.graph import Graph
+from qcam.runtime.tables import SHAPE_OPERATORS
 
 #: Activation and weight sign of the 8-bit schemes.
 SCHEMES = ("u8s8", "s8s8")

@@ -14,25 +14,17 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from qcam.common.errors import BundleError, first_line
 from qcam.runtime.graph import attribute
 from qcam.runtime.manifest import PrecisionEntry, Tap
-
-#: Operators that put numbers into codes and back.
-_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-#: Operators of 8-bit arithmetic whose names do not begin with QLinear.
-_EIGHT_BITS = frozenset(
-    {"QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLinear"}
+from qcam.runtime.tables import (
+    CODE_BITS,
+    QUANTIZERS,
+    RESULT_PARAMETERS,
+    WEIGHT_ONLY_KERNELS,
+    WEIGHT_WAY,
+    has_codes_of_activations,
 )
-#: Operators between a constant and the weight that it becomes.
-_WEIGHT_WAY = frozenset({*_QUANTIZERS, "Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze"})
-#: Operator → positions of the scale and the zero point of what it writes.
-_WRITES = {
-    "QuantizeLinear": (1, 2), "QLinearConv": (6, 7), "QLinearMatMul": (6, 7), "QGemm": (7, 8), "QLinearAdd": (6, 7),
-    "QLinearMul": (6, 7), "QLinearSigmoid": (3, 4), "QLinearLeakyRelu": (3, 4), "QLinearSoftmax": (3, 4),
-    "QLinearAveragePool": (3, 4), "QLinearGlobalAveragePool": (3, 4), "QLinearReduceMean": (3, 4), "QLinearConcat": (0, 1),
-    "QLinearWhere": (7, 8),
-}  # fmt: skip
+
 #: Bits of the codes that a precision of this name computes with.
 _BITS = {"int8": 8, "int16": 16}
-_BITS_OF = {"uint8": 8, "int8": 8, "uint16": 16, "int16": 16}
 _UNKNOWN = "an unknown type"
 _WEIGHTS = "quantized weights"
 _AMBIGUOUS = "which one counts is not said; save the file with names of their own"
@@ -73,7 +65,7 @@ class _Part:
                 self.weights[name] = True
             elif node is None:
                 self.weights[name] = self.outer is not None and self.outer.is_weight(name)
-            elif node.op_type in _WEIGHT_WAY and node.input:
+            elif node.op_type in WEIGHT_WAY and node.input:
                 name = node.input[0]
         for passed in way:
             self.weights[passed] = self.weights[name]
@@ -176,7 +168,7 @@ def _check_name(parts: Sequence[_Part], name: str, where: str) -> None:
             raise BundleError(f"bundle.json calls {where} f32, but it computes with {said} ({which}); {_NEXT}")
         return
     first.pop(_WEIGHTS, None)
-    if _UNKNOWN in first or _BITS[name] in {_BITS_OF.get(kind) for kind in first}:
+    if _UNKNOWN in first or _BITS[name] in {CODE_BITS.get(kind) for kind in first}:
         return
     for kind, which in first.items():
         raise BundleError(f"bundle.json calls {where} {name}, but its activations are codes of {kind} ({which}); {_NEXT}")
@@ -185,9 +177,11 @@ def _check_name(parts: Sequence[_Part], name: str, where: str) -> None:
 
 def _code_type(part: _Part, node: NodeProto) -> str:
     """Return the type of an activation's codes that a node makes or reads, `_WEIGHTS` for weights; empty if it has none."""
-    if node.op_type.startswith("QLinear") or node.op_type in _EIGHT_BITS:
+    if has_codes_of_activations(node.op_type):
         return "uint8"
-    if node.op_type not in _QUANTIZERS or not node.input:
+    if node.op_type in WEIGHT_ONLY_KERNELS:
+        return _WEIGHTS
+    if node.op_type not in QUANTIZERS or not node.input:
         return ""
     if part.is_weight(node.input[0]):
         return _WEIGHTS
@@ -204,7 +198,7 @@ def _check_codes(part: _Part, tap: Tap, where: str) -> None:
     """Hold the type, scale and zero point of an output against the node that makes it."""
     said = (tap.dtype, float(tap.scale), tap.zero_point)
     node = part.producer.get(tap.output)
-    scale_at, zero_point_at = _WRITES.get(node.op_type, (0, 0)) if node is not None else (0, 0)
+    scale_at, zero_point_at = RESULT_PARAMETERS.get(node.op_type, (0, 0)) if node is not None else (0, 0)
     if node is None or (scale_at, zero_point_at) == (0, 0) or not _operand(node, scale_at):
         if tap.dtype != "float32":
             raise BundleError(

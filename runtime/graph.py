@@ -12,17 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from qcam.common.errors import QcamError
-
-#: Operators whose kernels decide whether inference is integer or float.
-COMPUTE_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-#: Operators that only rearrange values: what they return is what they were given.
-SHAPE_OPERATORS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Transpose"})
-
-#: Operators whose result is batch × channels × height × width by definition.
-_CHANNELS_FIRST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization", "InstanceNormalization"})
-#: Operators behind which the dimensions can mean anything.
-_REARRANGING = frozenset({"Transpose", "Reshape", "MatMul", "Gemm", "LayerNormalization", "Softmax", "Gather", "Einsum"})
+from qcam.common.errors import BundleError, UnsupportedGraphError
+from qcam.runtime.tables import CHANNELS_FIRST_OPERATORS, REARRANGING_OPERATORS
 
 
 class Graph:
@@ -48,15 +39,17 @@ class Graph:
         self.outputs = [output.name for output in model.graph.output]
 
     @property
-    def input(self) -> str:
+    def image_input(self) -> str:
         """Return the name of the graph's one image input.
 
         Raises:
-            QcamError: If there is not exactly one.
+            UnsupportedGraphError: If there is not exactly one.
         """
         names = [value.name for value in self.model.graph.input if value.name not in self.initializers]
         if len(names) != 1:
-            raise QcamError(f"the graph has {len(names)} inputs ({', '.join(names)}); qcam needs exactly one: the images")
+            raise UnsupportedGraphError(
+                f"the graph has {len(names)} inputs ({', '.join(names)}); qcam needs exactly one: the images"
+            )
         return str(names[0])
 
     @cached_property
@@ -80,14 +73,25 @@ class Graph:
         """Return a constant's value.
 
         Raises:
-            QcamError: If the tensor is not a constant of the file.
+            UnsupportedGraphError: If the tensor is not a constant of the file.
         """
         if name in self.initializers:
             return numpy_helper.to_array(self.initializers[name])
         node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
             return numpy_helper.to_array(cast(onnx.TensorProto, attribute(node, "value")))
-        raise QcamError(f"tensor {name} is not a constant of the ONNX file")
+        raise UnsupportedGraphError(f"tensor {name} is not a constant of the ONNX file")
+
+    def constant(self, name: str) -> NDArray[np.generic] | None:
+        """Return a tensor's value if the file holds it, else None."""
+        try:
+            return self.array(name)
+        except UnsupportedGraphError:
+            return None
+
+    def readings(self, tensor: str) -> list[onnx.NodeProto]:
+        """Return a tensor's readers, each as often as it reads it."""
+        return [node for node in self.consumers.get(tensor, []) for name in node.input if name == tensor]
 
     def is_spatial(self, tensor: str) -> bool:
         """Tell whether a tensor can be a feature map: batch × channels × height × width, more than one row and column."""
@@ -97,9 +101,9 @@ class Graph:
     def is_channels_first(self, tensor: str) -> bool:
         """Tell whether a tensor provably comes out of a convolution or pooling without its dimensions being rearranged."""
         node = self.producer.get(tensor)
-        if node is None or node.op_type in _REARRANGING:
+        if node is None or node.op_type in REARRANGING_OPERATORS:
             return False
-        if node.op_type in _CHANNELS_FIRST:
+        if node.op_type in CHANNELS_FIRST_OPERATORS:
             return True
         maps = [name for name in node.input if self.is_spatial(name)]
         return bool(maps) and all(self.is_channels_first(name) for name in maps)
@@ -138,9 +142,9 @@ class Graph:
     @cached_property
     def fixed(self) -> frozenset[str]:
         """Return the tensors whose value does not depend on the graph's input."""
-        return frozenset({*self.initializers, *self.producer} - self.downstream(self.input))
+        return frozenset({*self.initializers, *self.producer} - self.downstream(self.image_input))
 
-    def tail(self, tap: str, logits: str) -> Tail:
+    def tail(self, tap: str, logits: str) -> GraphTail:
         """Cut the graph at a tap.
 
         Args:
@@ -151,11 +155,11 @@ class Graph:
             The nodes from the tap to the logits, and what else they read.
 
         Raises:
-            QcamError: If the logits do not depend on the tap.
+            BundleError: If the logits do not depend on the tap.
         """
         after = self.downstream(tap)
         if logits not in after:
-            raise QcamError(f"the logits do not depend on tensor {tap}; choose another CAM layer")
+            raise BundleError(f"the logits do not depend on tensor {tap}; choose another CAM layer")
         needed = self.upstream([logits], stop=[tap]) & after
         constants = self.fixed
         nodes = [node for node in self.model.graph.node if any(output in needed for output in node.output)]
@@ -164,7 +168,7 @@ class Graph:
             for name in node.input:
                 if name and name != tap and name not in needed and name not in constants:
                     others[name] = self._code_source(name)
-        return Tail(tuple(nodes), others)
+        return GraphTail(tuple(nodes), others)
 
     def _code_source(self, tensor: str) -> str:
         """Return the integer codes a dequantized tensor comes from, so that the deployed graph need not be cut open."""
@@ -173,7 +177,7 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class Tail:
+class GraphTail:
     """The part of a graph from a tap to the logits.
 
     Attributes:

@@ -42,9 +42,7 @@ KERNELS = {
     for family in (
         KernelFamily("vnni"),
         KernelFamily("avx2", pairs_saturate=True),
-        KernelFamily(
-            "arm64", fixed_point_add=True, fused_batch_norm=True, adds_neighbours=True, wraps_lowest_weight=True
-        ),
+        KernelFamily("arm64", fixed_point_add=True, fused_batch_norm=True, adds_neighbours=True, wraps_lowest_weight=True),
     )
 }
 #: What a probe answers when the processor fits no family.

@@ -21,6 +21,7 @@ from qcam.common.files import fingerprint, readable_json
 from qcam.common.places import refuse_unprintable
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.external import normal_location
+from qcam.runtime.tables import CODE_BITS
 
 #: Version of the manifest; a reader refuses another major number.
 SCHEMA_VERSION = 1
@@ -210,7 +211,7 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
     refuse_unprintable([bundle.model_id, *(entry.name for entry in bundle.precisions)], where)
     _refuse_names([entry.name for entry in bundle.precisions], where)
     for tap in (tap for entry in bundle.precisions for tap in (entry.tap, *entry.skips)):
-        known = tap.dtype in ("float32", "uint8", "int8", "uint16", "int16")
+        known = tap.dtype == "float32" or tap.dtype in CODE_BITS
         if not known or not isinstance(tap.scale, (int, float)) or not 0 < tap.scale < float("inf"):
             raise BundleError(
                 f"{where} describes tap {tap.output} with dtype {tap.dtype}, scale {tap.scale}; export the bundle again"

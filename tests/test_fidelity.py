@@ -19,8 +19,8 @@ from qcam.images.embedded import calibration_photographs, evaluation_photographs
 from qcam.models.sources import load_model
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
-from qcam.runtime.fusion import disagreements, find_groups
 from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import disagreements, find_groups
 from qcam.runtime.kernels import KERNELS
 
 pytestmark = pytest.mark.slow

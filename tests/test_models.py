@@ -17,8 +17,9 @@ from qcam.images.embedded import evaluation_photographs
 from qcam.models.sources import TORCHVISION_MODELS, load_model
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
-from qcam.runtime.graph import COMPUTE_OPERATORS, Graph
+from qcam.runtime.graph import Graph
 from qcam.runtime.mirror import Mirror
+from qcam.runtime.tables import COMPUTE_OPERATORS
 
 pytestmark = pytest.mark.slow
 
@@ -68,16 +69,17 @@ def test_the_tap_costs_no_integer_kernel_and_leaves_the_logits_bitwise_unchanged
 
     from qcam.runtime.deployed.placement import read_profile
 
-    kernels = read_profile(Path(without.end_profiling()), session.placement.expected, "")
-    assert (session.placement.integer, session.placement.float) == (kernels.integer, kernels.float)
+    placement = session.placement
+    kernels = read_profile(Path(without.end_profiling()), placement.expected, "")
+    assert (placement.integer_kernels, placement.float_kernels) == (kernels.integer_kernels, kernels.float_kernels)
 
 
 def test_eight_bits_run_wholly_as_integer_kernels_and_sixteen_not_at_all(case):
     _, bundle, _ = case
     nodes = compute_nodes(load_onnx(bundle, "f32"))
     placements = {name: DeployedModel(bundle, name, SessionSettings()).placement for name in ("int16", "int8")}
-    assert (placements["int8"].integer, placements["int8"].float) == (nodes, 0)
-    assert (placements["int16"].integer, placements["int16"].float) == (0, nodes)
+    assert (placements["int8"].integer_kernels, placements["int8"].float_kernels) == (nodes, 0)
+    assert (placements["int16"].integer_kernels, placements["int16"].float_kernels) == (0, nodes)
     eight, sixteen = placements["int8"].coverage, placements["int16"].coverage
     assert (eight.count, eight.macs) == (1.0, 1.0)
     assert (sixteen.count, sixteen.macs) == (0.0, 0.0)
@@ -91,7 +93,7 @@ def test_every_convolution_of_the_float_file_is_found_again(case):
     names = [node.name for node in file.graph.node if node.op_type in COMPUTE_OPERATORS]
     placements = {name: DeployedModel(bundle, name, SessionSettings()).placement for name in ("f32", "int8")}
     assert sorted(node.name for node in placements["f32"].nodes if node.computes) == sorted(names)
-    assert placements["f32"].float == len(names)
+    assert placements["f32"].float_kernels == len(names)
     assert placements["f32"].coverage.total_macs == placements["int8"].coverage.total_macs
 
 

@@ -26,9 +26,9 @@ from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
 from qcam.models.sources import LoadedModel, load_model
 from qcam.runtime.bundle import Bundle, load_bundle, load_onnx
+from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.inspection import InspectedModel
-from qcam.runtime.fusion import quantized_tensors
 from qcam.runtime.graph import Graph
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.mirror import Mirror

@@ -164,10 +164,10 @@ def arithmetic_lines(models: Sequence[ModelFacts], provider: str) -> list[str]:
 
 
 def _arithmetic(precision: str, placement: Placement) -> str:
-    if precision == "f32" and placement.float:
+    if precision == "f32" and placement.float_kernels:
         return "float"
     said = placement.describe()
-    if precision == "int16" and placement.float and not placement.integer:
+    if precision == "int16" and placement.float_kernels and not placement.integer_kernels:
         providers = {provider for _, provider in placement.kernels}
         if providers == {PROVIDERS["CPU"]}:
             return f"{said}: the CPU provider has no 16-bit integer kernels"

@@ -102,7 +102,7 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings) -> 
     on_cpu = settings.provider == "CPU" or any(session.placement.fallback for session in sessions)
     kernels = probe_kernels(settings.config) if sessions and on_cpu else None
     exposed = any(
-        session.placement.integer
+        session.placement.integer_kernels
         and session.entry.quantization.get("activation") == "UINT8"
         and not session.entry.quantization.get("weight_reduced_range")
         for session in sessions

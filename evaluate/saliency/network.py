@@ -15,7 +15,7 @@ from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import read_onnx
-from qcam.runtime.graph import SHAPE_OPERATORS
+from qcam.runtime.tables import SHAPE_OPERATORS
 
 
 class NetworkSaliency:

@@ -14,14 +14,11 @@ from math import prod
 
 import onnx
 
-from qcam.runtime.graph import COMPUTE_OPERATORS, attribute
+from qcam.runtime.graph import attribute
+from qcam.runtime.tables import APPENDED_OPERATORS, COMPUTE_OPERATORS, WEIGHT_WAY_OF_KNOWN_SHAPE
 
 #: What ONNX Runtime appends to the name of the tensor that a kernel in blocked layout writes.
 _BLOCKED = "_nchwc"
-#: Operators that ONNX Runtime appends to a convolution's kernel, which then writes their result.
-_APPENDED = frozenset({"BatchNormalization", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
-#: Operators between a weight of the file and the operand that it becomes.
-_WEIGHT_WAY = frozenset({"DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Transpose"})
 
 
 @dataclass(frozen=True)
@@ -95,20 +92,18 @@ class FileNodes:
         if tensor not in self._by_tensor:
             return None
         node, source = self._by_tensor[tensor]
-        while node.operator in _APPENDED and source in self._by_tensor and self._readers[source] == 1:
+        while node.operator in APPENDED_OPERATORS and source in self._by_tensor and self._readers[source] == 1:
             before, source = self._by_tensor[source]
             if before.operator in COMPUTE_OPERATORS:
                 return before
-            if before.operator not in _APPENDED:
+            if before.operator not in APPENDED_OPERATORS:
                 break
             if before.operator == "BatchNormalization":
                 node = before  # what a kernel computes if there is no convolution before it
         return node
 
 
-def _describe(
-    node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], producer: dict[str, onnx.NodeProto]
-) -> FileNode:
+def _describe(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], producer: dict[str, onnx.NodeProto]) -> FileNode:
     if node.op_type not in COMPUTE_OPERATORS or len(node.input) < 2:
         return FileNode(node.name, node.op_type)
     weight = _weight_shape(node.input[1], shapes, producer)
@@ -133,7 +128,7 @@ def _weight_shape(
     if node.op_type == "Constant":
         value = attribute(node, "value")
         return tuple(value.dims) if isinstance(value, onnx.TensorProto) else None
-    if node.op_type not in _WEIGHT_WAY:
+    if node.op_type not in WEIGHT_WAY_OF_KNOWN_SHAPE:
         return None
     shape = _weight_shape(node.input[0], shapes, producer)
     if shape is None or node.op_type != "Transpose":

@@ -17,8 +17,7 @@ from qcam.common.errors import QcamError, first_line
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx, read_onnx
 from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
 from qcam.runtime.graph import Graph
-
-_CODE_TYPES = ("uint8", "int8", "uint16", "int16")
+from qcam.runtime.tables import CODE_BITS
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _entry_of(model: onnx.ModelProto, entry: PrecisionEntry, file: Path) -> Prec
         if node.op_type != "QuantizeLinear":
             return tap
         scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2]) if len(node.input) > 2 else np.uint8(0)
-        if scale.size != 1 or str(zero_point.dtype) not in _CODE_TYPES:
+        if scale.size != 1 or str(zero_point.dtype) not in CODE_BITS:
             raise QcamError(f"{file} quantizes {tap.tensor} per channel or to {zero_point.dtype}; a tap needs one scale")
         return Tap(node.input[0], tap.output, str(zero_point.dtype), float(scale.reshape(())), int(zero_point.reshape(())))
 

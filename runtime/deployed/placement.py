@@ -12,20 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from qcam.runtime.deployed.filenodes import FileNode, FileNodes, Found
-from qcam.runtime.graph import COMPUTE_OPERATORS
+from qcam.runtime.tables import (
+    CODE_BITS,
+    COMPUTE_OPERATORS,
+    FLOAT_KERNELS,
+    INTEGER_KERNELS,
+    WEIGHT_ONLY_KERNELS,
+    is_integer_kernel,
+)
 
-#: Kernels of Conv, Gemm and MatMul that multiply integers.
-INTEGER_KERNELS = frozenset(
-    {
-        "QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
-        "DynamicQuantizeMatMul", "QLinearConvTranspose",
-    }
-)  # fmt: skip
-#: Kernels of the same operators that multiply floats.
-FLOAT_KERNELS = COMPUTE_OPERATORS | {"FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul", "TransposeMatMul"}
-
-#: The profile's names of the types that codes have.
-_CODE_TYPES = frozenset({"uint8", "int8", "uint16", "int16"})
 _EVENT = "_kernel_time"
 #: What ONNX Runtime appends to a name that is taken: a number that depends on the sessions opened before.
 _COUNTER = re.compile(r"(_token_\d+)+$")
@@ -96,23 +91,24 @@ class Placement:
     nodes: tuple[NodePlacement, ...] = ()
 
     @property
-    def integer(self) -> int:
+    def integer_kernels(self) -> int:
         """Return how many Conv, Gemm and MatMul ran as integer kernels."""
-        return sum(count for (operator, _), count in self.kernels.items() if operator in INTEGER_KERNELS)
+        foreign = sum(node.kernel in WEIGHT_ONLY_KERNELS and not node.computes for node in self.nodes)
+        return sum(count for (kernel, _), count in self.kernels.items() if kernel in INTEGER_KERNELS) - foreign
 
     @property
-    def float(self) -> int:
+    def float_kernels(self) -> int:
         """Return how many ran as float kernels."""
         disguised = sum(node.kernel in FLOAT_KERNELS and not node.computes for node in self.nodes)
-        return sum(count for (operator, _), count in self.kernels.items() if operator in FLOAT_KERNELS) - disguised
+        return sum(count for (kernel, _), count in self.kernels.items() if kernel in FLOAT_KERNELS) - disguised
 
     @property
     def coverage(self) -> Coverage:
         """Return the integer coverage."""
-        visible = self.integer + self.float
+        visible = self.integer_kernels + self.float_kernels
         if not visible:
             return Coverage(None, None, None)
-        share = self.integer / visible
+        share = self.integer_kernels / visible
         compute = [node for node in self.nodes if node.computes]
         if not compute or not all(node.macs for node in compute):
             return Coverage(share, None, None)
@@ -130,18 +126,18 @@ class Placement:
 
     def describe(self) -> str:
         """Say in a few words what arithmetic the session computes in."""
-        visible = self.integer + self.float
+        visible = self.integer_kernels + self.float_kernels
         if not visible:
             return f"compiled by the provider ({self.expected} Conv/Gemm/MatMul inside; arithmetic not visible from outside)"
         macs = self.coverage.describe()
         macs = f", {macs}" if macs else ""
         more = f"; {self.expected - visible} more not visible in the profile" if self.expected > visible else ""
-        if self.float == 0:
-            return f"integer kernels ({self.integer} of {self.integer}{macs}){more}"
-        if self.integer == 0:
+        if self.float_kernels == 0:
+            return f"integer kernels ({self.integer_kernels} of {self.integer_kernels}{macs}){more}"
+        if self.integer_kernels == 0:
             where = " between Q and DQ" if self.count("QuantizeLinear") else ""
-            return f"float arithmetic{where} (0 of {self.float} integer kernels{macs}){more}"
-        return f"mixed: {self.integer} of {visible} kernels integer{macs}, the rest float{more}"
+            return f"float arithmetic{where} (0 of {self.float_kernels} integer kernels{macs}){more}"
+        return f"mixed: {self.integer_kernels} of {visible} kernels integer{macs}, the rest float{more}"
 
     def to_json(self, *, nodes: bool = False) -> dict[str, Any]:
         """Return the placement as JSON-ready values.
@@ -153,8 +149,8 @@ class Placement:
         value = {
             "arithmetic": self.describe(),
             "integer_coverage": {"count": coverage.count, "macs": coverage.macs},
-            "integer_kernels": self.integer,
-            "float_kernels": self.float,
+            "integer_kernels": self.integer_kernels,
+            "float_kernels": self.float_kernels,
             "compute_nodes": self.expected,
             "macs_per_image": coverage.total_macs,
             "kernels": [
@@ -225,8 +221,10 @@ def _node(name: str, arguments: Mapping[str, Any], file: FileNodes | None) -> No
     kernel, provider = str(arguments["op_name"]), str(arguments.get("provider", ""))
     found = None if file is None else file.find(name)
     inputs, outputs = (_shapes(arguments.get(key)) for key in ("input_type_shape", "output_type_shape"))
-    on_codes = bool(inputs and outputs) and inputs[0][0] in _CODE_TYPES and outputs[0][0] in _CODE_TYPES
-    integer = kernel in INTEGER_KERNELS or kernel.startswith("QLinear") or on_codes
+    on_codes = bool(inputs and outputs) and inputs[0][0] in CODE_BITS and outputs[0][0] in CODE_BITS
+    # A weight-only kernel that the file asks for itself computes as the file says; ONNX Runtime's own rounds to codes.
+    foreign = kernel in WEIGHT_ONLY_KERNELS and found is not None and found.node.operator == kernel
+    integer = (is_integer_kernel(kernel) and not foreign) or on_codes
     if found is None:
         return NodePlacement(name, "", kernel, provider, integer, 0)
     macs = multiply_accumulates(found, [shape for _, shape in inputs], [shape for _, shape in outputs])

@@ -210,9 +210,7 @@ def _convolution(channels: int, window: int) -> Question:
     # Two windows beside each other that do not overlap.
     image = x.reshape(2, window, window, channels).transpose(3, 1, 0, 2).reshape(1, channels, window, 2 * window)
     weight = w.reshape(outputs, window, window, channels).transpose(0, 3, 1, 2)
-    answers = {
-        words: _requantized(sums, _SCALE).T.reshape(1, outputs, 1, 2) for words, sums in _sums(x, w, _ZERO).items()
-    }
+    answers = {words: _requantized(sums, _SCALE).T.reshape(1, outputs, 1, 2) for words, sums in _sums(x, w, _ZERO).items()}
     model = _qlinear_conv(image, weight, _ZERO, _SCALE, outputs, strides=[window, window])
     return Question(model, {"x": np.ascontiguousarray(image)}, answers, _pairs)
 

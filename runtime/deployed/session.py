@@ -20,7 +20,7 @@ from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, explain_not_loaded, require_provider
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
-from qcam.runtime.graph import COMPUTE_OPERATORS
+from qcam.runtime.tables import COMPUTE_OPERATORS
 
 #: Makes a session tell which provider each node was assigned to.
 _OWN_CONFIG = "session.record_ep_graph_assignment_info"

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from qcam.runtime.fusion import Codes, codes_of_dequantized, codes_of_quantizer
+from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
 from qcam.runtime.graph import Graph
 from qcam.runtime.mirror.integer.elementwise import PairLookup
 from qcam.runtime.mirror.integer.kernel import Lookup

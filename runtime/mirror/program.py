@@ -16,8 +16,9 @@ from onnx import numpy_helper
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import PrecisionEntry, Tap
-from qcam.runtime.fusion import PASSING_OPERATORS, Group, find_groups, not_followed, quantized_tensors, source_label
+from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import KernelGroup, find_groups, source_label
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
@@ -25,6 +26,8 @@ from qcam.runtime.mirror.integer.kernel import Setting, straight_through
 from qcam.runtime.mirror.registry import Resolved, resolve
 from qcam.runtime.mirror.steps import Observer, Program, Step
 from qcam.runtime.mirror.tail import Tail
+from qcam.runtime.rewrites import not_followed
+from qcam.runtime.tables import PASSING_OPERATORS
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
 #: kernels compute, code for code.
@@ -88,13 +91,13 @@ class Mirror:
         self.arithmetic = arithmetic
         self.family = family
         self._graph = graph = Graph(model)
-        self._input = graph.input
+        self._input = graph.image_input
         opsets = {imported.domain if imported.domain != "ai.onnx" else "": imported.version for imported in model.opset_import}
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         rounding = family if arithmetic == "integer" and quantized else None
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
-        self.groups: tuple[Group, ...] = ()
+        self.groups: tuple[KernelGroup, ...] = ()
         self.quantized: tuple[str, ...] = ()
         if arithmetic == "integer":
             for reason in not_followed(graph):
@@ -331,4 +334,3 @@ def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         return straight_through(simulated, exact)
 
     return compute
-

@@ -50,9 +50,7 @@ def operator(name: str, versions: tuple[int, ...], domain: str = "") -> Callable
     return _registration(_REGISTRY, name, versions, domain)
 
 
-def exact_operator(
-    name: str, versions: tuple[int, ...], domain: str = ""
-) -> Callable[[OperatorFunction], OperatorFunction]:
+def exact_operator(name: str, versions: tuple[int, ...], domain: str = "") -> Callable[[OperatorFunction], OperatorFunction]:
     """Register a function that rounds a float operator as ONNX Runtime does; it takes the kernel family as `family`.
 
     Args:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from qcam.runtime.graph import SHAPE_OPERATORS
 from qcam.runtime.mirror.steps import Program, Step
+from qcam.runtime.tables import SHAPE_OPERATORS
 
 #: Operators that treat every class alike and apart from the others.
 _CLASS_BY_CLASS = frozenset({"Relu", "Identity", "GlobalAveragePool", "ReduceMean", "QuantizeLinear", "DequantizeLinear"})

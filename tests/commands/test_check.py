@@ -20,9 +20,10 @@ from qcam.common.files import sha256_file
 from qcam.evaluate.check.verdicts import GATES
 from qcam.images.embedded import evaluation_photographs
 from qcam.runtime.bundle import load_onnx
+from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed import probe
-from qcam.runtime.fusion import find_groups, quantized_tensors
 from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import find_groups
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.mirror.integer.exposure import exposure
 

@@ -10,10 +10,10 @@ from emulation import NATIVE, Job, run
 from numpy.typing import NDArray
 
 from qcam.runtime.bundle import Bundle, Tap, load_onnx
+from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed import DeployedOutputs
 from qcam.runtime.deployed.inspection import Inspected, exposed
 from qcam.runtime.deployed.probe import probe_kernels
-from qcam.runtime.fusion import quantized_tensors
 from qcam.runtime.graph import Graph
 
 #: Makes u8s8 sums exact on x86 processors that would saturate; without effect on others.

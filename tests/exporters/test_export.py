@@ -89,7 +89,7 @@ def test_the_symmetric_scheme_has_zero_point_zero_everywhere(export_tiny, tmp_pa
     assert zero_points
     assert all(point.dtype == np.int8 and not point.any() for point in zero_points)
     placement = DeployedModel(bundle, "int8", SessionSettings()).placement
-    assert (placement.integer, placement.float) == (4, 0)
+    assert (placement.integer_kernels, placement.float_kernels) == (4, 0)
 
 
 def test_reduced_range_keeps_weights_to_seven_bits(export_tiny, tmp_path):

@@ -22,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.deployed.probe import saturates_in_pairs
-from qcam.runtime.fusion import disagreements, find_groups
 from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import disagreements, find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror import Mirror
 

@@ -258,7 +258,7 @@ def test_a_bundle_with_weights_outside_runs_as_the_one_with_weights_inside(
 
 
 def test_the_mirror_and_the_inspection_read_weights_outside(tiny_bundle: Bundle, external_bundle: Bundle) -> None:
-    from qcam.runtime.fusion import quantized_tensors
+    from qcam.runtime.codes import quantized_tensors
     from qcam.runtime.graph import Graph
 
     names = quantized_tensors(Graph(load_onnx(external_bundle, "int8")))

@@ -18,9 +18,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from qcam.commands.inputs import load_bundles
 from qcam.common.errors import QcamError
 from qcam.common.storage import open_location
+from qcam.evaluate.run.inputs import load_bundles
 from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.fetch import fetch_bundle

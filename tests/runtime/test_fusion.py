@@ -9,8 +9,11 @@ from integer_operators import S8, U8
 from onnx import helper, numpy_helper
 
 from qcam.common.errors import QcamError
-from qcam.runtime.fusion import disagreements, find_groups, is_integer_kernel, not_followed, quantized_tensors, source_label
+from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import disagreements, find_groups, source_label
+from qcam.runtime.rewrites import not_followed
+from qcam.runtime.tables import is_integer_kernel
 
 
 class Build(Nodes):

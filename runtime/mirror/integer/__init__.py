@@ -4,7 +4,6 @@ Codes travel as float32 tensors of whole numbers, as everywhere in the mirror; e
 constants and then maps codes to codes.
 """
 
-from qcam.runtime.fusion import PASSING_OPERATORS
 from qcam.runtime.mirror.integer import (  # noqa: F401 - each registers its kernels
     convolution,
     elementwise,
@@ -16,6 +15,7 @@ from qcam.runtime.mirror.integer import (  # noqa: F401 - each registers its ker
     softmax,
     wide,
 )
+from qcam.runtime.tables import PASSING_OPERATORS
 
 __all__ = ["build"]
 

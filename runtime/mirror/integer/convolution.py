@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
-from qcam.runtime.fusion import Codes
+from qcam.runtime.codes import Codes
 from qcam.runtime.mirror.integer.accumulate import ExactSum
 from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, multipliers, requantize
 from qcam.runtime.mirror.integer.saturation import Saturation, saturable_pairs

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qcam.runtime.fusion import Codes
+from qcam.runtime.codes import Codes
 from qcam.runtime.mirror.integer.kernel import (
     Kernel,
     Lookup,
@@ -107,17 +107,13 @@ def logistic(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def _float_sum(
-    x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes
-) -> NDArray[np.float32]:
+def _float_sum(x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes) -> NDArray[np.float32]:
     left, right = a.scale / output.scale, b.scale / output.scale
     offset = _F32(output.zero_point) - fused_multiply_add(left, _F32(a.zero_point), right * _F32(b.zero_point))
     return _rounded(fused_multiply_add(x, left, fused_multiply_add(y, right, offset)), output)
 
 
-def _fixed_point_sum(
-    x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes
-) -> NDArray[np.float32]:
+def _fixed_point_sum(x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes) -> NDArray[np.float32]:
     """The ratios as integers of 21 fractional bits below the larger one; rounded half away from zero."""
     left, right = a.scale / output.scale, b.scale / output.scale
     smallest, largest = min(left, right), max(left, right)

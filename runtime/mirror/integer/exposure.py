@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from qcam.runtime.fusion import Group
 from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.saturation import saturable_pairs
 
@@ -44,7 +44,7 @@ class Exposure:
         return any(reach.get(way, 1) for way in ways)  # a way of differing that is new here may reach anything
 
 
-def exposure(graph: Graph, groups: Iterable[Group]) -> Exposure:
+def exposure(graph: Graph, groups: Iterable[KernelGroup]) -> Exposure:
     """Count what other kernels may treat otherwise.
 
     Args:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
-from qcam.runtime.fusion import Codes, Group
+from qcam.runtime.codes import Codes
+from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
 
 #: Maps the codes of the operands that are no constants to the result: codes as float32, or float values.
@@ -36,7 +37,7 @@ class Setting:
         device: Where it computes.
     """
 
-    group: Group
+    group: KernelGroup
     attributes: dict[str, Any]
     function: Callable[..., Any]
     constants: dict[str, NDArray[Any]]

@@ -152,9 +152,7 @@ class Saturation:
             rows = self.rows_of(factors)
             self.add_to(sums, codes.T[channels[rows]], factors, rows)
 
-    def _add(
-        self, sums: torch.Tensor, a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, position: torch.Tensor
-    ) -> None:
+    def _add(self, sums: torch.Tensor, a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, position: torch.Tensor) -> None:
         """Add the difference of every output at the given positions."""
         count = self._count[factor]
         entry = torch.repeat_interleave(torch.arange(len(factor), device=count.device), count)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from qcam.common.errors import QcamError
-from qcam.runtime.fusion import Codes
+from qcam.runtime.codes import Codes
 from qcam.runtime.mirror.integer.kernel import Kernel, Setting, requantize
 from qcam.runtime.mirror.operators.activation import sigmoid as plain_sigmoid
 from qcam.runtime.mirror.operators.pooling import global_average_pool as plain_global_average_pool

@@ -76,7 +76,7 @@ def test_a_device_without_torch_can_run_a_bundle(cuda_python, tiny_bundle, tmp_p
         "import sys, numpy as np; from pathlib import Path\n"
         "from qcam.runtime.bundle import load_bundle; from qcam.runtime.deployed import DeployedModel, SessionSettings\n"
         "session = DeployedModel(load_bundle(Path(sys.argv[1])), 'int8', SessionSettings())\n"
-        "print(session.run(np.zeros((2, 3, 32, 32), np.float32)).tap.dtype, session.placement.integer)\n"
+        "print(session.run(np.zeros((2, 3, 32, 32), np.float32)).tap.dtype, session.placement.integer_kernels)\n"
     )
     done = subprocess.run(
         [cuda_python, "-c", code, tiny_bundle.folder], cwd=tmp_path, capture_output=True, text=True, check=True

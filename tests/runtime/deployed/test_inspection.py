@@ -8,9 +8,9 @@ from onnx import numpy_helper
 
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import load_onnx
+from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.inspection import InspectedModel, exposed
-from qcam.runtime.fusion import quantized_tensors
 from qcam.runtime.graph import Graph
 
 SETTINGS = SessionSettings(threads=2)
@@ -40,7 +40,7 @@ def test_every_tensor_is_handed_out_and_the_run_is_the_deployed_one(tiny_bundle,
     if precision == "int8":  # integer kernels stay what they are; float ones may not
         assert found.undisturbed
     else:
-        assert inspected.deployed.placement.integer == 0
+        assert inspected.deployed.placement.integer_kernels == 0
 
 
 def test_float_has_nothing_to_hand_out(tiny_bundle, images):

@@ -15,8 +15,8 @@ from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.placement import Coverage, NodePlacement, Placement, percent, read_profile
-from qcam.runtime.fusion import disagreements, find_groups
 from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import disagreements, find_groups
 
 CPU = "CPUExecutionProvider"
 
@@ -124,7 +124,7 @@ def test_kernels_are_traced_to_the_nodes_of_the_file(read):
     )
     assert placement.kernel_of["stem"] == "QLinearConv"
     assert "Transpose" not in placement.kernel_of
-    assert (placement.integer, placement.float, placement.count("QLinearConv")) == (2, 4, 1)
+    assert (placement.integer_kernels, placement.float_kernels, placement.count("QLinearConv")) == (2, 4, 1)
 
 
 def test_coverage_counts_kernels_and_multiply_accumulates(read):
@@ -176,7 +176,7 @@ def test_a_batch_normalization_that_runs_as_a_convolution_is_none(read):
     assert [(node.name, node.operator) for node in placement.nodes] == [
         ("norm2", "BatchNormalization"), ("depthwise", "Conv"),
     ]  # fmt: skip
-    assert (placement.integer, placement.float) == (0, 1)
+    assert (placement.integer_kernels, placement.float_kernels) == (0, 1)
     assert placement.coverage.total_macs == MACS["depthwise"]
 
 
@@ -211,7 +211,7 @@ def test_shares_never_round_to_nothing_or_all(share, text):
 @pytest.mark.parametrize("named", [True, False])
 def test_real_multiply_accumulates_are_those_by_hand(tmp_path, named):
     placement = real(network(named=named), tmp_path)
-    assert (placement.integer, placement.float) == (0, 6)
+    assert (placement.integer_kernels, placement.float_kernels) == (0, 6)
     if named:
         found = {node.name: node.macs for node in placement.nodes if node.computes}
         assert found == MACS

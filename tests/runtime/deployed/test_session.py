@@ -43,11 +43,11 @@ def test_float_results_agree_closely_between_batches(tiny_bundle, precision):
 
 def test_placement_counts_the_kernels_that_really_ran(tiny_bundle):
     counted = {p: DeployedModel(tiny_bundle, p, SessionSettings()).placement for p in ("f32", "int16", "int8")}
-    assert (counted["int8"].integer, counted["int8"].float, counted["int8"].expected) == (4, 0, 4)
+    assert (counted["int8"].integer_kernels, counted["int8"].float_kernels, counted["int8"].expected) == (4, 0, 4)
     assert counted["int8"].count("QLinearConv") == 3
     assert counted["int8"].count("QGemm") == 1
-    assert (counted["int16"].integer, counted["int16"].float) == (0, 4)
-    assert (counted["f32"].integer, counted["f32"].float) == (0, 4)
+    assert (counted["int16"].integer_kernels, counted["int16"].float_kernels) == (0, 4)
+    assert (counted["f32"].integer_kernels, counted["f32"].float_kernels) == (0, 4)
     assert "integer kernels" in counted["int8"].describe()
     assert "float arithmetic" in counted["int16"].describe()
 

@@ -51,7 +51,7 @@ def test_silu_is_one_table_where_nothing_looks_at_the_sigmoid(seeded_bundle):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
 def test_fake_quantize_is_dequantize_of_quantize(dtype):
-    from qcam.runtime.fusion import Codes
+    from qcam.runtime.codes import Codes
     from qcam.runtime.mirror.operators.quantization import dequantize_linear, quantize_linear
 
     zero = np.asarray(np.iinfo(dtype).max // 3, dtype)

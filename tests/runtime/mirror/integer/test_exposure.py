@@ -4,8 +4,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qcam.runtime.bundle import load_onnx
-from qcam.runtime.fusion import find_groups
 from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import find_groups
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.mirror.integer.exposure import exposure
 
