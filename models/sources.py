@@ -18,7 +18,7 @@ import torch
 
 from qcam.common import telling
 from qcam.common.errors import QcamError, first_line
-from qcam.images.embedded import package_folder
+from qcam.common.packages import package_folder
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.weights import StateDict, hash_parameters, load_strictly, matrices, read_state_dict, zip_in_order
 

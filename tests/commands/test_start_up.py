@@ -11,7 +11,8 @@ HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "pyarrow", "scip
 
 
 @pytest.mark.parametrize(
-    "module", ["qcam.commands.export", "qcam.commands.eval", "qcam.commands.check", "qcam.commands.report"]
+    "module",
+    ["qcam.commands.export", "qcam.commands.eval", "qcam.commands.check", "qcam.commands.report", "qcam.commands.fetch"],
 )
 def test_help_needs_nothing_heavy(module):
     code = (

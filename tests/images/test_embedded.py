@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import MissingExtraError
 from qcam.common.files import sha256_file
 from qcam.images import embedded as photographs
 from qcam.images.decoding import decode
-from qcam.images.embedded import calibration_photographs, evaluation_photographs, package_folder
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
 
 
 def test_the_evaluation_set_is_20_labelled_photographs() -> None:
@@ -48,15 +49,14 @@ def test_no_photograph_is_in_both_sets_or_twice_in_one() -> None:
     assert len({picture.resize((8, 8)).tobytes() for picture in pictures if picture is not None}) == len(files)
 
 
-@pytest.mark.parametrize("get", [evaluation_photographs, calibration_photographs])
-def test_an_absent_package_is_named_with_the_cure(get: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_photographs_are_named_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCAM_CACHE", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(QcamError, match=r"package \w+ is not installed; .* come with it: pip install .*, or give --"):
-        get()
-
-
-def test_a_module_that_is_no_folder_counts_as_absent() -> None:
-    with pytest.raises(QcamError, match="package this_one is not installed; it is needed here"):
-        package_folder("this_one", "it is needed here")
-    with pytest.raises(QcamError, match="package colorsys is not installed"):
-        package_folder("colorsys", "one file, not a package")
+    with pytest.raises(
+        MissingExtraError, match=r"photographs: neither in .* nor .*; fetch with qcam-fetch demo-photographs, or"
+    ):
+        evaluation_photographs()
+    with pytest.raises(
+        MissingExtraError, match=r"package \w+ is not installed; .* come with it: pip install .*, or give photographs"
+    ):
+        calibration_photographs()

@@ -20,11 +20,12 @@ import scipy.stats
 import torch
 from numpy.typing import NDArray
 
+from qcam.common.packages import package_folder
 from qcam.evaluate.maps.cam import cam, upsample
 from qcam.evaluate.maps.metrics import EPSILON, correlation, divergence, similarity
 from qcam.evaluate.saliency import crop_map, open_saliency
 from qcam.images.decoding import decode
-from qcam.images.embedded import evaluation_photographs, package_folder
+from qcam.images.embedded import evaluation_photographs
 from qcam.models.sources import load_model
 
 Array = NDArray[np.float64]

@@ -136,6 +136,7 @@ def test_rounding_moves_no_metric() -> None:
     assert all_metrics(bump, steps)["KLD"] > all_metrics(bump, exact)["KLD"] + 0.2
 
 
+@pytest.mark.usefixtures("on_terminal")
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("no folder")
     cached = CachedSaliency(Counting(), tmp_path / "file")

