@@ -107,14 +107,21 @@ def compare_records(before: Any, after: Any) -> Comparison:
     for name, old in first.items():
         if name not in second:
             found.different.append(f"{name} is gone")
-        elif old != second[name] or type(old) is not type(second[name]):
+        elif not _same(old, second[name]):
             words = isinstance(old, str) and isinstance(second[name], str)
             (found.listed if words else found.different).append(f"{name}: {old} before, {second[name]} now")
     return found
 
 
+def _same(before: Any, now: Any) -> bool:
+    """Tell whether two leaves are of one type and, bit for bit, of one value."""
+    if type(before) is not type(now):
+        return False
+    return before.hex() == now.hex() if isinstance(before, float) else bool(before == now)
+
+
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every leaf of a JSON value with its path; a number as it is written, so that equal means bitwise equal."""
+    """Yield every leaf of a JSON value with its path."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from leaves(item, f"{name}.{key}" if name else str(key))
@@ -122,7 +129,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for label, item in zip(_labels(value), value, strict=True):
             yield from leaves(item, f"{name}[{label}]")
     else:
-        yield name, value.hex() if isinstance(value, float) else value
+        yield name, value
 
 
 def _labels(items: list[Any]) -> list[str]:
@@ -196,16 +203,12 @@ def _titles(text: str) -> list[str]:
     for line in text.splitlines():
         if line.startswith("|") and not line.startswith(("|-", "|:", "| -", "| :")):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
-            titles.append(
-                " | ".join(
-                    cell for cell in cells if cell and not any(sign in cell for sign in ("±", "%)")) and not _figure(cell)
-                )
-            )
+            titles.append(" / ".join(cell for cell in cells if cell and not _figure(cell)))
     return titles
 
 
 def _figure(cell: str) -> bool:
-    return _is_number(cell.rstrip("%").split()[0]) if cell.split() else False
+    return "±" in cell or _is_number(cell.split()[0].rstrip("%"))
 
 
 def read_json(path: Path) -> Any:

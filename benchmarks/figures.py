@@ -22,6 +22,8 @@ from pathlib import Path
 from equal import Comparison, compare_csv, compare_records, compare_tables, compare_titles, read_json
 from hostile.harness import HERE, Tree
 
+from qcam.common.assets import ASSETS, asset_files
+
 #: The commit whose figures are the standard.
 REFERENCE = "7ea68d2"
 _MODEL = "efficientnet_lite0"
@@ -41,10 +43,10 @@ _SUMMARY = ("entries", "tests", "flips", "statuses")
 _MOST_LISTED = 40
 _HEAD = """# Do the figures stay the same?
 
-`make figures` runs commit {reference} and this checkout (here: {state}) on the same machine, one after the other, with the same
-number of threads, and compares every value that they write, bit for bit (`benchmarks/figures.py`): floats by their bytes, tables
-sorted by the columns that name a row, JSON leaf by leaf. Titles, words and new columns are listed below: they are no figures. All
-but the export itself starts from the bundle that the old commit exported. Exit code 1 if a figure differs.
+`make figures` runs commit {reference} and this checkout (here: {state}) on the same machine, one after the other, with the
+same number of threads, and compares every value that they write, bit for bit (`benchmarks/figures.py`): floats by their bytes,
+tables sorted by the columns that name a row, JSON leaf by leaf. Titles, words and new columns are listed below: they are no
+figures. All but the export itself starts from the bundle that the old commit exported. Exit code 1 if a figure differs.
 """
 
 
@@ -136,6 +138,7 @@ def _state() -> str:
 def run_tree(side: str, root: Path, threads: int) -> None:
     """Run every task with one tree's commands, in `build/figures/SIDE`."""
     tree = Tree(root, _BUILD / f"links-{side}")
+    lend_assets(_BUILD / f"links-{side}")
     work = _BUILD / side
     work.mkdir()
     for command, module in tree.commands.items():
@@ -153,6 +156,20 @@ def run_tree(side: str, root: Path, threads: int) -> None:
         done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 1):
             sys.exit(f"error: {task.command} of {side} ended with exit code {done.returncode}:\n{done.stderr}")
+
+
+def lend_assets(links: Path) -> None:
+    """Put photographs and network where an old commit looks for them: into packages of the names that ship them.
+
+    Args:
+        links: The folder that comes first on the tree's path.
+    """
+    for asset in ASSETS.values():
+        for name, file in zip(asset.files, asset_files(asset), strict=True):
+            place = links / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (links / asset.package / "__init__.py").touch()
+            place.symlink_to(file)
 
 
 def compare_all(threads: int) -> list[tuple[Task, str, Comparison]]:
