@@ -81,8 +81,10 @@ def load_strictly(model: torch.nn.Module, state: StateDict, origin: str) -> list
     """
     _check_entries(state, origin)
     own = model.state_dict()
-    # Older checkpoints do not count batches; BatchNorm does not need the counter for inference.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    # A whole checkpoint cast to another float type has cast BatchNorm's counters as well; inference does not need them.
+    state = {name: tensor for name, tensor in state.items() if not (_counts(name) and tensor.is_floating_point())}
+    # Older checkpoints do not count batches.
+    missing = [name for name in own if name not in state and not _counts(name)]
     unknown = [name for name in state if name not in own]
     if missing or unknown:
         told = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
@@ -107,6 +109,11 @@ def load_strictly(model: torch.nn.Module, state: StateDict, origin: str) -> list
     return zeros
 
 
+def _counts(name: str) -> bool:
+    """Tell whether a buffer is BatchNorm's counter of batches."""
+    return name.endswith("num_batches_tracked")
+
+
 def matrices(model: torch.nn.Module) -> list[str]:
     """Return the names of a model's floating-point parameters and buffers of two or more dimensions."""
     return [name for name, tensor in model.state_dict().items() if tensor.dim() >= 2 and tensor.is_floating_point()]
@@ -126,7 +133,8 @@ def zip_in_order(model: torch.nn.Module, state: StateDict, origin: str) -> State
     for (name, mine), (other, tensor) in zip(own.items(), state.items(), strict=True):
         if mine.shape != tensor.shape:
             raise QcamError(f"weights from {origin} do not fit the model: {other} {tuple(tensor.shape)} for {name}")
-        _check_type(other, tensor, mine.dtype, origin, f" for {name}")
+        if not (_counts(name) and tensor.is_floating_point()):
+            _check_type(other, tensor, mine.dtype, origin, f" for {name}")
         renamed[name] = tensor
     return renamed
 

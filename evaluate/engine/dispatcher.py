@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from qcam.common import telling
 from qcam.common.errors import QcamError
-from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
+from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, RemoteBugError, Returned, Shard, Started
 from qcam.evaluate.run.facts import WorkerFacts
 
 #: How often a shard may fail on its own.
@@ -106,6 +106,7 @@ class Dispatcher:
         self._slowest = 0.0
         self.facts: WorkerFacts | None = None
         self.quarantined: dict[int, tuple[Shard, str]] = {}
+        self._tracebacks: dict[int, str] = {}
         self.trouble: list[str] = []
 
     def open(self) -> WorkerFacts:
@@ -171,10 +172,16 @@ class Dispatcher:
                         alone.append(shard)
                         continue
                     self.quarantined[shard.index] = (shard, reason)
+                    self._tracebacks[shard.index] = message.traceback if isinstance(message, Returned) else ""
                     left.discard(shard.index)
                     self._tell(f"quarantined after {ATTEMPTS} failures: {_named(shard)}: {reason}")
             self._look_for_the_hung()
             self._require_workers()
+
+    def bug_behind(self, shards: Iterable[int]) -> RemoteBugError | None:
+        """Return the bug for which all of some quarantined shards were given up; None if any was for another reason."""
+        found = [self._tracebacks.get(index, "") for index in shards]
+        return RemoteBugError(found[0]) if found and all(found) else None
 
     @property
     def where(self) -> str:

@@ -70,9 +70,15 @@ class Returned:
 
     Attributes:
         failure: Why it gave up what is unfinished of its lease; empty if all is done.
+        traceback: Where it failed, if that is a bug rather than something that a user can mend.
     """
 
     failure: str = ""
+    traceback: str = ""
+
+
+class RemoteBugError(Exception):
+    """A bug in a worker; its text is the worker's traceback."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qcam.commands.inputs import torch_device
 from qcam.common import machine
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint
@@ -23,6 +23,7 @@ from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource, open_saliency
 from qcam.evaluate.study.plan import StudyOptions, differences
 from qcam.runtime.bundle import Bundle, load_bundle
+from qcam.runtime.devices import torch_device
 
 #: Seconds between tries where a bundle behind a URL cannot be read.
 _PAUSES = (1.0, 5.0)
@@ -195,7 +196,9 @@ class Worker:
                     yield Finished(shard.index)
         except Exception as error:  # whatever it is, the driver retries the shard elsewhere, then names it
             text, kind = first_line(error), type(error).__name__
-            yield Returned(text if isinstance(error, QcamError) or text == kind else f"{kind}: {text}")
+            known = isinstance(error, (QcamError, MemoryError, OSError))  # what another machine may not lack
+            where = "" if known else "".join(traceback.format_exception(error))
+            yield Returned(text if isinstance(error, QcamError) or text == kind else f"{kind}: {text}", where)
             return
         yield Returned()
 

@@ -335,7 +335,7 @@ def read_run(path: Path) -> dict[str, Any]:
         raise QcamError(
             f"{path} is not as it was written (its digest differs): damaged or edited; run qcam-eval again with --force"
         )
-    models = run.get("models", {})
+    models = run.get("models")
     if not isinstance(models, dict) or not all(isinstance(facts, dict) for facts in models.values()):
         raise QcamError(f"{path} is not the record of a run: what it says of models is none; run qcam-eval again with --force")
     refuse_unprintable([*models, *(facts.get("bundle", "") for facts in models.values())], path)

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import QcamError, ResultsError, first_line
 from qcam.common.files import commit_file, sha256_bytes, sha256_file, write_atomically
 from qcam.common.storage import Location, files_below, reason, shown
 from qcam.evaluate.results.folder import (
@@ -67,7 +67,7 @@ def _whoever(_worker: Mapping[str, Any]) -> bool:
     return True
 
 
-class DamagedPartError(QcamError):
+class DamagedPartError(ResultsError):
     """A file among the parts is not the part that it is taken for; its shard has to be done again.
 
     Attributes:
@@ -147,24 +147,32 @@ class PartStore:
     def listing(self) -> dict[str, list[Location]]:
         """Return what lies there, from one listing: how the name of a planned part's files begins → those files.
 
-        A shard has several files where several workers evaluated it; they come in a fixed order.
+        A shard has several files where several workers evaluated it; they come in a fixed order. Files of earlier versions,
+        which carry no checksum, are left out.
 
         Raises:
             QcamError: If the folder cannot be listed.
         """
+        found: dict[str, list[Location]] = {}
+        for match in self._matches():
+            if match["digest"] is not None:
+                found.setdefault(match["place"], []).append(self.folder / match.string)
+        return found
+
+    def outdated(self) -> list[Location]:
+        """Return parts of earlier versions, which carry no checksum (errors as in `listing`)."""
+        return [self.folder / match.string for match in self._matches() if match["digest"] is None]
+
+    def _matches(self) -> list[re.Match[str]]:
+        """Return the names of parts, in their order."""
         try:
             local = isinstance(self.folder, Path)
             names = [path.name for path in self.folder.iterdir()] if local else files_below(self.folder)
         except (FileNotFoundError, NotADirectoryError):
-            return {}
+            return []
         except OSError as error:
-            raise QcamError(f"cannot list {shown(self.folder)}: {reason(error)}") from error
-        found: dict[str, list[Location]] = {}
-        for name in sorted(names):
-            match = _NAME.fullmatch(name)
-            if match is not None:
-                found.setdefault(match["place"], []).append(self.folder / name)
-        return found
+            raise ResultsError(f"cannot list {shown(self.folder)}: {reason(error)}") from error
+        return [match for match in map(_NAME.fullmatch, sorted(names)) if match is not None]
 
     def delete(self, path: Location) -> None:
         """Delete a part, as far as the place lets."""
@@ -177,9 +185,8 @@ class PartStore:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
         with suppress(Exception):
-            for paths in self.listing().values():
-                for path in paths:
-                    path.unlink()
+            for match in self._matches():
+                (self.folder / match.string).unlink()
 
 
 def write_part(
@@ -232,7 +239,7 @@ def read_part(path: Location, part: PlannedPart) -> Part:
         raise DamagedPartError(path, f"cannot be read: {reason(error)}") from error
     match = _NAME.fullmatch(path.name)
     if match is None or match["digest"] is None:
-        raise DamagedPartError(path, "carries no checksum: an earlier qcam wrote it")
+        raise DamagedPartError(path, "carries no checksum")
     if match["place"] != part.place:
         raise DamagedPartError(path, "belongs to another shard")
     if sha256_bytes(data)[:_DIGITS] != match["digest"]:

@@ -6,6 +6,7 @@ lies in a hidden folder below the results, on the same disk. A process that is k
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from qcam.common.errors import QcamError
 from qcam.evaluate.results.parts import PARTS
 
 _ASIDE = ".replaced"
+#: What begins the name of results that are being deleted.
+_FORGOTTEN = ".forgotten"
 #: Says that everything was set aside: what lies in the folder since then is the new run's.
 _WHOLE = ".whole"
 
@@ -23,6 +26,7 @@ class ReplacedResults:
 
     Attributes:
         there: Whether some are set aside.
+        whole: Whether all are: what lies in the folder since then is the new run's.
     """
 
     def __init__(self, folder: Path, ours: Callable[[], Sequence[str]]) -> None:
@@ -40,6 +44,11 @@ class ReplacedResults:
     def there(self) -> bool:
         """Tell whether results are set aside."""
         return self._aside.is_dir()
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether everything was set aside, and nothing brought back yet."""
+        return (self._aside / _WHOLE).exists()
 
     def set_aside(self) -> None:
         """Set the results aside.
@@ -64,7 +73,7 @@ class ReplacedResults:
             QcamError: If the disk refuses; the same command goes on.
         """
         try:
-            if (self._aside / _WHOLE).exists():
+            if self.whole:
                 for name in self._ours():
                     (self._folder / name).unlink(missing_ok=True)
                 shutil.rmtree(self._folder / PARTS, ignore_errors=True)
@@ -79,8 +88,18 @@ class ReplacedResults:
             raise self._refused(error) from error
 
     def forget(self) -> None:
-        """Delete the old results."""
-        shutil.rmtree(self._aside, ignore_errors=True)
+        """Delete the old results: at once for whoever looks, and then as far as the disk lets.
+
+        Raises:
+            QcamError: If the disk does not even rename.
+        """
+        try:
+            if self.there:
+                self._aside.rename(self._folder / f"{_FORGOTTEN}-{os.urandom(4).hex()}")
+        except OSError as error:
+            raise self._refused(error) from error
+        for folder in self._folder.glob(f"{_FORGOTTEN}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _move(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

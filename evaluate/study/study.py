@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,7 @@ class Study:
             QcamError: If the disk refuses.
         """
         if self._old.there:
-            if self._has_figures():
+            if self._old.whole and self._has_figures():
                 self._old.forget()
             else:
                 self._old.bring_back()
@@ -212,7 +213,7 @@ class Study:
             self._remote.pull(self.folder, (IMAGES,))
         self._anew = force or not path.exists()
         if self._anew:
-            if not force and ({RESULTS, SUMMARY} & self._names() or self._parts.listing()):
+            if not force and ({RESULTS, SUMMARY} & self._names() or self._parts.listing() or self._parts.outdated()):
                 raise QcamError(f"{self.where} holds results without a {RUN}; use --force to replace them, or --output")
             return True
         before = read_run(path)
@@ -267,12 +268,15 @@ class Study:
         if self._anew:
             return list(range(len(self._shards)))
         listing = self._parts.listing()
+        if self._sequential:
+            # Everything behind the first gap is to be done again, and what lies before it has to be read to go on.
+            whole = takewhile(lambda part: find_part(listing, part, [], self._accept) is not None, self._planned())
+            return list(range(sum(1 for _ in whole), len(self._shards)))
         missing = [part.index for part in self._planned() if part.place not in listing]
         if self._requirements:
             there = [part for part in self._planned() if part.place in listing]
             missing = sorted([*missing, *(part.index for part in there if find_part(listing, part, [], self._accept) is None)])
-        # Where images depend on those before them, everything behind a gap is to be done again.
-        return list(range(missing[0], len(self._shards))) if missing and self._sequential else missing
+        return missing
 
     @property
     def shards(self) -> list[list[ImageFile]]:
@@ -348,6 +352,11 @@ class Study:
             self._replace_results()
         else:
             remove_leftovers(self.folder)
+        outdated = self._parts.outdated()
+        for path in outdated:
+            self._parts.delete(path)
+        if outdated:
+            telling.note(f"{len(outdated)} parts of an earlier version carry no checksum: their shards are done again")
         write_images(self.folder, self._images, self._hashes)
         self._written[IMAGES] = sha256_file(self.folder / IMAGES)
         if self._remote is not None:
@@ -384,10 +393,14 @@ class Study:
         if given_up:
             self.publish()
             named = "; ".join(f"shard {index}: {reason}" for index, (_, reason) in sorted(given_up.items())[:3])
-            raise QcamError(
+            told = (
                 f"{len(given_up)} of {len(self._shards)} shards failed again and again ({named}); {self.where} holds the rest, "
                 "readable, and the same command tries them again"
             )
+            bug = self._dispatcher.bug_behind(given_up) if self._dispatcher is not None else None
+            if bug is not None:  # nothing that a user could mend
+                raise RuntimeError(told) from bug
+            raise QcamError(told)
 
     @property
     def _given_up(self) -> dict[int, tuple[Shard, str]]:
@@ -399,8 +412,8 @@ class Study:
         steps = sum(len(self._shards[index]) for index in todo) * len(self.bundles)
         title = "images × models" + ("" if self._dispatcher is None else f", {self._dispatcher.where}")
         with telling.progress(title, steps) as advance, closing(self._finished(todo, advance)) as finished:
-            for _ in finished:
-                if self._old.there and self._has_figures():
+            for index in finished:
+                if self._old.there and self._has_figures(index):
                     self._old.forget()
 
     def _finished(self, todo: Sequence[int], advance: Callable[[int], None]) -> Generator[int, None, None]:
@@ -551,9 +564,11 @@ class Study:
             return self._remote.names()
         return {path.relative_to(self.folder).as_posix() for path in self._files()}
 
-    def _has_figures(self) -> bool:
-        """Tell whether some image was evaluated."""
-        return any(holds_figures(path) for paths in self._parts.listing().values() for path in paths)
+    def _has_figures(self, index: int | None = None) -> bool:
+        """Tell whether some image was evaluated, of one shard if given."""
+        listing = self._parts.listing()
+        some = listing.values() if index is None else [listing.get(self._planned_part(index).place, [])]
+        return any(holds_figures(path) for paths in some for path in paths)
 
     def _replace_results(self) -> None:
         """Take this program's own files from where results go; anything else there is not ours to take.
@@ -565,7 +580,7 @@ class Study:
             self._delete_local()
             self._parts.clear()
             self._remote.delete(sorted(name for name in self._remote.names() if _is_ours(name)))
-        elif self._ours() or self._parts.listing():
+        elif self._ours() or self._parts.listing() or self._parts.outdated():
             self._old.set_aside()
 
     def _ours(self) -> list[str]:

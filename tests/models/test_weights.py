@@ -111,10 +111,20 @@ def test_a_counter_is_any_integer(net, dtype):
     assert int(net.norm.num_batches_tracked) == 7
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64])
 def test_a_counter_is_nothing_else(net, dtype):
     with pytest.raises(QcamError, match=rf"norm\.num_batches_tracked is {str(dtype)[6:]}, the model wants int64"):
         load_strictly(net, state_of(net) | {"norm.num_batches_tracked": torch.tensor(1).to(dtype)}, "x")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_checkpoint_that_was_cast_as_a_whole_loads(net, dtype):
+    wanted = {name: tensor.to(dtype) for name, tensor in state_of(net).items()}
+    wanted["norm.num_batches_tracked"] = torch.tensor(1e6).to(dtype)  # beyond what float16 holds
+    load_strictly(net, wanted, "x")
+    for name, tensor in net.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, wanted[name].to(tensor.dtype)), name
 
 
 def test_a_counter_that_does_not_fit_is_refused(net):

@@ -25,6 +25,7 @@ class FakePool:
     """Workers that finish what they are given, but for shards that kill them, fail, or are never answered."""
 
     where = "a test"
+    traceback = ""
 
     def __init__(self, workers=2, *, deadly=(), failing=(), hanging=(), refused=0, gone=0, blind=0, times=10**6):
         self.deadly, self.failing, self.hanging = set(deadly), set(failing), set(hanging)
@@ -62,7 +63,7 @@ class FakePool:
                 if shard.index in self.deadly:
                     self.replace(worker, "ended by SIGKILL")
                 elif shard.index in self.failing:
-                    self.queue.append((worker, Returned("MemoryError: no room")))
+                    self.queue.append((worker, Returned("MemoryError: no room", self.traceback)))
                 return
             self.queue.append((worker, Finished(shard.index)))
         self.queue.append((worker, Returned()))
@@ -174,3 +175,15 @@ def test_workers_that_die_as_they_start_end_nothing_while_others_work():
     done = run(pool, 5)[1]
     assert sorted(done) == list(range(5))
     assert pool.rested > 0
+
+
+def test_shards_that_fail_for_a_bug_keep_its_traceback():
+    pool = FakePool(2, failing=(3, 9))
+    dispatcher, _ = run(pool, 12)
+    assert dispatcher.bug_behind(dispatcher.quarantined) is None
+    pool = FakePool(2, failing=(3, 9))
+    pool.traceback = "Traceback: KeyError"
+    dispatcher, _ = run(pool, 12)
+    assert str(dispatcher.bug_behind(dispatcher.quarantined)) == "Traceback: KeyError"
+    assert dispatcher.bug_behind([3, 5]) is None
+    assert dispatcher.bug_behind([]) is None

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from qcam.commands.outcome import draw, tell
 from qcam.common.errors import QcamError
+from qcam.evaluate.report.finishing import Presentation, finish
 from qcam.evaluate.results.folder import RUN
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.study import study as study_module
@@ -57,8 +57,7 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     assert [(worker["kernel"], worker["shards"]) for worker in run["workers"]] == [("vnni", 1), ("avx2", 2)]
     said = "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 1 shards)"
     assert [line for line in run["warnings"] if line.startswith(said)]
-    tell(study.results(), "out")
-    draw(study.results(), "out", grid_rows=0, report=True, colormap="inferno")
+    finish(study.results(), "out", study.clock, Presentation(grid_rows=0))
     for name in ("table.md", "report.html"):
         assert said in (tmp_path / "out" / name).read_text(), name
 

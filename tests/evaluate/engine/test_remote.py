@@ -82,9 +82,9 @@ def test_results_that_could_not_be_brought_there_are_not_lost(remote, tmp_path, 
     """Whatever happens between the last shard and the last file: the parts stay until all is there."""
     arguments = line(remote, "--workers", 1)
     code = (
-        "import qcam.commands.outcome as outcome\n"
+        "import qcam.evaluate.report.finishing as finishing\n"
         "def interrupted(*_, **__): raise KeyboardInterrupt\n"
-        "outcome.draw = interrupted\n"
+        "finishing.draw = interrupted\n"
         "from qcam.commands.eval import main\n"
         "if __name__ == '__main__': main()\n"
     )

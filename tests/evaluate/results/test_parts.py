@@ -188,11 +188,16 @@ def test_a_file_that_is_no_parquet_is_none_under_the_right_name(store):
         read_part(path, planned(0, "a"))
 
 
-def test_what_an_earlier_version_wrote_is_named_and_not_joined(store, tmp_path):
+def test_what_an_earlier_version_wrote_is_listed_apart_and_not_joined(store, tmp_path):
     path = write(store, planned(0, "a"))
-    path.rename(path.with_name("000000-abababababababab.parquet"))
-    (error,) = join_parts(store, [planned(0, "a")], tmp_path).damaged
-    assert str(error) == f"{tmp_path}/parts/000000-abababababababab.parquet carries no checksum: an earlier qcam wrote it"
+    old = path.rename(path.with_name("000000-abababababababab.parquet"))
+    assert store.listing() == {}
+    assert store.outdated() == [old]
+    assert join_parts(store, [planned(0, "a")], tmp_path).missing == [0]
+    with pytest.raises(DamagedPartError, match="carries no checksum"):
+        read_part(old, planned(0, "a"))
+    store.clear()
+    assert not old.exists()
 
 
 def test_a_shard_that_two_workers_evaluated_is_joined_once(store, tmp_path):

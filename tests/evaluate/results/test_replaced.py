@@ -108,8 +108,58 @@ def test_parts_of_an_unfinished_run_come_back_too(tiny_bundle, photographs, tmp_
     assert content(out) == before
 
 
+def test_what_cannot_be_deleted_is_forgotten_all_the_same(tiny_bundle, photographs, tmp_path, before, monkeypatch):
+    monkeypatch.setattr("qcam.evaluate.results.replaced.shutil.rmtree", lambda *_, **__: None)  # as with open files on NFS
+    study = make(tiny_bundle, photographs, tmp_path / "out", method="gradcam")
+    run(study, force=True)
+    assert not study.kept_old
+    assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is True
+    monkeypatch.undo()
+    run(make(tiny_bundle, photographs, tmp_path / "out", method="gradcam++"), force=True)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
 class Killed(BaseException):
     pass
+
+
+@pytest.mark.parametrize("moves", range(10))
+def test_killed_while_an_unfinished_run_is_set_aside_nothing_of_it_is_lost(
+    tiny_bundle, photographs, tmp_path, monkeypatch, moves
+):
+    """Old parts hold figures: they must not be taken for those of the new run."""
+    out = tmp_path / "out"
+    monkeypatch.setattr("qcam.evaluate.study.study.SHARD_SIZE", 2)
+    first = make(tiny_bundle, photographs, out, batch_size=2)
+    real = first.runner.evaluate
+
+    def half(*arguments):
+        yield next(real(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(first.runner, "evaluate", half)
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    old = content(out)
+    assert len([name for name in old if name.startswith("parts/")]) == 1
+    left = [moves]
+    real_move = type(out).replace
+
+    def dying(self, target):
+        if ".replaced" in str(self) + str(target):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+        return real_move(self, target)
+
+    second = make(tiny_bundle, photographs, out, batch_size=2, method="gradcam")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", dying)
+        patch.setattr(BundleEvaluator, "evaluate", broken_provider)
+        with pytest.raises((Killed, QcamError)):
+            run(second, force=True)
+    make(tiny_bundle, photographs, out, batch_size=2).recover()
+    assert content(out) == old
 
 
 @pytest.mark.parametrize("moves", range(14))

@@ -57,6 +57,14 @@ def entry(summary, precision, comparison, metric):
     return found
 
 
+def test_a_precision_of_another_tool_comes_behind_those_of_qcam():
+    vendor = [replace(row, precision="int8-vendor") for row in rows() if row.precision == "int8"]
+    told = summarise(columns_of([*vendor, *rows()]).items())
+    named = [e["precision"] for e in told["entries"] if (e["comparison"], e["metric"]) == ("vs_f32", "CC")]
+    assert named == ["f32", "int16", "int8", "int8-vendor"]
+    assert [flips["precision"] for flips in told["flips"]] == ["int16", "int8", "int8-vendor"]
+
+
 def test_entries_have_mean_deviation_interval_and_counts(summary):
     found = entry(summary, "int8", "vs_f32", "CC")
     values = np.array(CCS["int8"][:5])
