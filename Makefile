@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 SPEED  := build/speed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures clean
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures architecture clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -73,6 +73,10 @@ hostile: setup-dev
 # docs/figures.md: the figures of an old commit and of this checkout, bit for bit; 1 if one differs (ten minutes)
 figures: setup-dev
 	PYTHONPATH=tests $(BIN)/python benchmarks/figures.py
+
+# docs/architecture.md: the drawings, from the imports; how large the tree is, beside an old commit's
+architecture: setup-dev
+	$(BIN)/python benchmarks/architecture.py
 
 setup: | announce $(STAMP) assets
 setup-dev: | announce $(TESTED) assets
