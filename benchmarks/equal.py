@@ -69,7 +69,8 @@ def compare_tables(before: Path, after: Path, keys: Sequence[str]) -> Comparison
 
 
 def _compare_columns(column: str, names: Sequence[str], before: pa.ChunkedArray, after: pa.ChunkedArray) -> Comparison:
-    found = Comparison(len(before))
+    values = before.combine_chunks().flatten() if pa.types.is_list(before.type) else before
+    found = Comparison(len(values))
     kinds = [f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind) for kind in (before.type, after.type)]
     if kinds[0] != kinds[1]:
         found.different.append(f"{column}: {kinds[0]} before, {kinds[1]} now")
