@@ -26,7 +26,6 @@ import click
 from memory import augment
 
 from qcam.commands import console
-from qcam.commands.inputs import torch_device
 from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 from qcam.evaluate.engine.choice import EngineOptions, crew_for
@@ -38,6 +37,7 @@ from qcam.evaluate.study.study import Study
 from qcam.images.listing import find_images
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import SessionSettings
+from qcam.runtime.devices import torch_device
 
 #: Name → engine, workers, threads of each.
 RUNS = {

@@ -25,7 +25,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from memory import augment
 
 from qcam.commands import console
-from qcam.commands.inputs import torch_device
 from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 from qcam.evaluate.results.folder import RUN, Results, read_run, write_run
@@ -36,6 +35,7 @@ from qcam.evaluate.study.plan import StudyOptions
 from qcam.images.listing import find_images
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import SessionSettings
+from qcam.runtime.devices import torch_device
 
 MODELS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "squeezenet1_1", "vgg16")
 #: What the plan is for.
@@ -126,14 +126,14 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
         study.prepare("cpu", force=False)
         kept = Path(results) / "kept"
         kept.mkdir()
-        clear = study._parts.clear
+        clear = study.place.parts.clear
 
         def keep() -> None:
-            for path in sorted((study.folder / "parts").glob("*.parquet")):
+            for path in sorted((study.place.folder / "parts").glob("*.parquet")):
                 parts.append(path.rename(kept / path.name))
             clear()
 
-        study._parts.__class__.clear = lambda _: keep()  # type: ignore[method-assign]
+        study.place.parts.__class__.clear = lambda _: keep()  # type: ignore[method-assign]
         study.run()
         first, last = study.times[0][0], study.times[-1][0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -141,11 +141,11 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
         # The driver's part of a large study: the same parts many times over.
         times = max(1, 2000 // len(images))
         begin = time.perf_counter()
-        held = join_parts(PartStore(kept), study._planned() * times, study.folder)
+        held = join_parts(PartStore(kept), study.plan.parts(None) * times, study.place.folder)
         joined = time.perf_counter()
-        record = study.folder / RUN
+        record = study.place.folder / RUN
         write_run(record, read_run(record) | {"files": held.files})
-        large = Results(study.folder)
+        large = Results(study.place.folder)
         summarise((model, large.columns(model)) for model in large.models)
         done = time.perf_counter()
     return {

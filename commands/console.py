@@ -24,6 +24,7 @@ from rich.text import Text
 
 from qcam.common import machine, telling
 from qcam.common.errors import GateError, QcamError, UndecidedError, first_line
+from qcam.common.extras import naming_extras
 from qcam.common.files import write_atomically
 from qcam.common.storage import cache_folder, shown
 
@@ -38,7 +39,7 @@ _URL_IN_TEXT = re.compile(_URL_BEGIN.pattern + r"[^\s'\"]+")
 
 
 class _Console(Console):
-    """A console that lets `Command` decide what a broken pipe means; rich's own ends the process with code 1."""
+    """A console that lets `_Rules` decide what a broken pipe means; rich's own ends the process with code 1."""
 
     def on_broken_pipe(self) -> None:
         """Pass the error on."""
@@ -52,8 +53,8 @@ out = _Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.s
 err = _Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
-class Command(click.Command):
-    """A click command whose errors follow qcam's rules.
+class _Rules(click.Command):
+    """What every command follows: how it ends, and how its help is laid out.
 
     Exit code 0: done; 1: a gate does not hold; 2: bad input or environment, one line; 3: a gate is undecided; 70: a bug, one
     line and a file with the traceback; 130: interrupted.
@@ -65,7 +66,8 @@ class Command(click.Command):
         # SIGTERM ends a run like Ctrl-C does: what is finished stays readable.
         with _terminate_as_interrupt(), shown_on_terminal():
             try:
-                code = super().main(*args, **kwargs)
+                with naming_extras(self.name or "this command"):
+                    code = super().main(*args, **kwargs)
             except click.exceptions.Exit as error:
                 code = error.exit_code
             except click.ClickException as error:
@@ -99,6 +101,65 @@ class Command(click.Command):
             # The reader of our output went away (`| head`); nothing is wrong. Caught here: click would make it code 1.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             return 0
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the options, with --help-all where --help leaves some out (as in click)."""
+        params = super().get_params(ctx)
+        if any(getattr(param, "advanced", False) for param in params):
+            shown = click.Option(
+                ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show_all, help="Show all options."
+            )
+            params = [*params[:-1], shown, *params[-1:]]  # click puts --help last
+        version = click.Option(
+            ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+        )
+        return [*params[:-1], version, *params[-1:]]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in their groups, the basic ones or all (as in click)."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and (ctx.meta.get(_ALL) or not getattr(param, "advanced", False)):
+                groups.setdefault(getattr(param, "group", ""), []).append(record)
+        last = groups.pop("", [])  # help and version, or every option of a command without groups
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+        with formatter.section("Other options" if groups else "Options"):
+            formatter.write_dl(last)
+
+
+class Command(_Rules):
+    """A click command whose errors, and whose help, follow qcam's rules."""
+
+
+class Group(_Rules, click.Group):
+    """Several of them under one name."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the commands (as in click)."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+#: Where a context says that all options are shown.
+_ALL = "qcam.all"
+
+
+def _show_all(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"qcam {version('qcam')}")
+        ctx.exit()
 
 
 class _Terminal(logging.Handler):
@@ -204,7 +265,7 @@ def _what(error: Exception, command: Sequence[str]) -> str:
 
 def _raised_at(error: Exception) -> str:
     """Return module:line of the innermost place inside qcam that an error passed; of the innermost at all if there is none."""
-    ways_in = (Command.main.__code__, Command.invoke.__code__)  # every error of a command passes these
+    ways_in = (_Rules.main.__code__, _Rules.invoke.__code__)  # every error of a command passes these
     places = [
         (str(frame.f_globals.get("__name__", "?")), line)
         for frame, line in traceback.walk_tb(error.__traceback__)

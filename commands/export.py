@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from qcam.commands import console
+from qcam.commands import console, options
+from qcam.commands.options import INPUT, OUTPUT, option
 from qcam.common.errors import QcamError
-from qcam.common.places import refuse_overlap
+from qcam.common.extras import require_packages
+from qcam.common.vocabulary import CalibrationMethod, Scheme, words
 
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from qcam.images.sources import ImageFile
+#: Groups of options that only this command has.
+QUANTIZATION, GRAPH, PREPROCESSING = "Quantization", "Graph", "Preprocessing, where it is not the model's own"
+#: What is exported without a name: its weights come with a package.
+DEFAULT_MODEL = "efficientnet_lite0"
 
 _EPILOG = """\b
 Examples:
@@ -50,64 +55,92 @@ class _Triple(click.ParamType[tuple[float, float, float]]):
         return (numbers[0], numbers[1], numbers[2])
 
 
-@click.command(cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("qcam-export", cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
+@option(
     "--weights",
+    group=INPUT,
     help="A torchvision weights name (default IMAGENET1K_V1), a timm tag, a state dict (.pth, .safetensors), or random:SEED.",
 )
-@click.option(
-    "--precision",
-    "precisions",
-    multiple=True,
-    type=click.Choice(["f32", "int16", "int8"]),
-    help="May be given several times; all three by default. int16 is A16W16, int8 is A8W8.",
-)
-@click.option(
+@option(
     "--calibration",
+    group=INPUT,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of photographs for the activation ranges; by default some that installed packages ship.",
 )
-@click.option("--calibration-limit", type=click.IntRange(1), default=128, show_default=True, help="Use at most so many.")
-@click.option(
-    "--method",
-    type=click.Choice(["minmax", "entropy", "percentile"]),
-    default="minmax",
+@option(
+    "--calibration-limit",
+    group=INPUT,
+    advanced=True,
+    type=click.IntRange(1),
+    default=128,
     show_default=True,
-    help="How ranges come from activations.",
+    help="Use at most so many.",
 )
-@click.option(
-    "--cam-layer",
-    metavar="PATH",
-    help="Torch module path or ONNX tensor name; by default the last feature map after its activation.",
-)
-@click.option(
+@options.precision("All three by default. int16 is A16W16, int8 is A8W8.", group=QUANTIZATION)
+@option(
     "--scheme",
-    type=click.Choice(["u8s8", "s8s8"]),
-    default="u8s8",
+    group=QUANTIZATION,
+    type=click.Choice(words(Scheme)),
+    default=Scheme.U8S8.value,
     show_default=True,
     help="u8s8: asymmetric activations, integer kernels on x86. s8s8: symmetric ones, zero point 0, for TensorRT.",
 )
-@click.option(
+@option(
     "--reduce-range",
+    group=QUANTIZATION,
     is_flag=True,
     help="Keep int8 weights to 7 bits: immune to the saturation of x86 CPUs with AVX2 but without VNNI.",
 )
-@click.option("--opset", type=int, default=21, show_default=True, help="ONNX operator set, 18 to 24.")
-@click.option("--resize", metavar="N|squash", help="Shorter side before the crop, or squash the picture to the crop.")
-@click.option("--crop", type=click.IntRange(1, 4096), help="Side of the centre crop: the network's input size.")
-@click.option("--mean", type=_Triple(), help="Mean of R,G,B on the 0..1 scale.")
-@click.option("--std", type=_Triple(), help="Standard deviation of R,G,B on the 0..1 scale.")
-@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="Resampling filter.")
-@click.option(
+@option(
+    "--method",
+    group=QUANTIZATION,
+    advanced=True,
+    type=click.Choice(words(CalibrationMethod)),
+    default=CalibrationMethod.MINMAX.value,
+    show_default=True,
+    help="How ranges come from activations.",
+)
+@option(
+    "--cam-layer",
+    group=GRAPH,
+    metavar="PATH",
+    help="Torch module path or ONNX tensor name; by default the last feature map after its activation.",
+)
+@option("--opset", group=GRAPH, advanced=True, type=int, default=21, show_default=True, help="ONNX operator set, 18 to 24.")
+@option(
+    "--resize",
+    group=PREPROCESSING,
+    advanced=True,
+    metavar="N|squash",
+    help="Shorter side before the crop, or squash the picture to the crop.",
+)
+@option(
+    "--crop",
+    group=PREPROCESSING,
+    advanced=True,
+    type=click.IntRange(1, 4096),
+    help="Side of the centre crop: the network's input size.",
+)
+@option("--mean", group=PREPROCESSING, advanced=True, type=_Triple(), help="Mean of R,G,B on the 0..1 scale.")
+@option("--std", group=PREPROCESSING, advanced=True, type=_Triple(), help="Standard deviation of R,G,B on the 0..1 scale.")
+@option(
+    "--interpolation",
+    group=PREPROCESSING,
+    advanced=True,
+    type=click.Choice(["bilinear", "bicubic", "lanczos"]),
+    help="Resampling filter.",
+)
+@option(
     "--output",
+    group=OUTPUT,
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("bundles"),
     show_default=True,
     help="Folder that the bundles go to, one folder each.",
 )
-@click.option("--force", is_flag=True, help="Replace bundles that exist.")
-@click.option("--keep", is_flag=True, help="Leave bundles that exist as they are, without an error.")
+@option("--force", group=OUTPUT, is_flag=True, help="Replace bundles that exist.")
+@option("--keep", group=OUTPUT, is_flag=True, help="Leave bundles that exist as they are, without an error.")
 def main(
     models: tuple[str, ...],
     weights: str | None,
@@ -135,80 +168,49 @@ def main(
     """
     if resize is not None and resize != "squash" and not resize.isdecimal():
         raise QcamError(f"--resize {resize}: give a whole number of pixels, or squash")
-    from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle, override_preprocessing
+    require_packages("qcam-export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
+    from qcam.exporters.export import ExportOptions
+    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model, is_bundle
 
-    names = models or ("efficientnet_lite0",)
-    targets = {name: output / bundle_folder_name(name) for name in dict.fromkeys(names)}
-    for name, target in targets.items():
-        same = [other for other, place in targets.items() if place == target and other != name]
-        if same:
-            raise QcamError(f"{name} and {same[0]} would both become {target}; export them apart, with --output")
-        if calibration is not None:
-            refuse_overlap(target, [("the calibration folder", calibration)], f"the bundle of {name},")
-    if keep and all((target / "bundle.json").is_file() for target in targets.values()):
-        for target in targets.values():
-            console.out.print(f"{target} exists; kept", markup=False)
-        return
+    order = ExportOrder(
+        options=ExportOptions(
+            precisions=tuple(precisions) or options.PRECISIONS,
+            cam_layer=cam_layer,
+            method=method,
+            scheme=scheme,
+            opset=opset,
+            reduce_range=reduce_range,
+        ),
+        weights=weights,
+        calibration=calibration,
+        calibration_limit=calibration_limit,
+        changes=PreprocessingChanges(
+            resize=int(resize) if resize and resize != "squash" else None,
+            squash=resize == "squash",
+            crop=crop, mean=mean, std=std, interpolation=interpolation,
+        ),
+        output=output,
+        force=force,
+    )  # fmt: skip
+    places = order.places(models or (DEFAULT_MODEL,))
     if not force and not keep:
-        for target in targets.values():
-            if target.exists():
-                raise QcamError(f"{target} exists already; use --force to replace it, --keep to leave it, or --output")
-
-    from dataclasses import replace
-
-    from qcam.images.embedded import calibration_photographs
-    from qcam.images.listing import find_images
-    from qcam.models.sources import load_model
-
-    options = ExportOptions(
-        precisions=tuple(precisions) or ("f32", "int16", "int8"),
-        cam_layer=cam_layer,
-        method=method,
-        scheme=scheme,
-        opset=opset,
-        reduce_range=reduce_range,
-    )
-    needs_images = any(precision != "f32" for precision in options.precisions)
-    images = []
-    if needs_images:
-        images = find_images(calibration) if calibration else calibration_photographs()
-        images = _spread(images, calibration_limit)
-        if calibration is None:
-            console.note(f"calibrating on {len(images)} photographs of installed packages (--calibration for your own)")
-    for name, target in targets.items():
-        if keep and (target / "bundle.json").is_file():
-            console.out.print(f"{target} exists; kept", markup=False)
+        for place in places.values():
+            if place.exists():
+                raise QcamError(f"{place} exists already; use --force to replace it, --keep to leave it, or --output")
+    todo = [name for name, place in places.items() if not (keep and is_bundle(place))]
+    images = calibration_images(order) if todo else []
+    for name, place in places.items():
+        if name not in todo:
+            console.out.print(f"{place} exists; kept", markup=False)
             continue
-        with console.err.status(escape(f"{name}: loading")) as status:
-            loaded = load_model(name, weights)
-            loaded = replace(
-                loaded,
-                preprocessing=override_preprocessing(
-                    loaded.preprocessing,
-                    resize=int(resize) if resize and resize != "squash" else None,
-                    squash=resize == "squash",
-                    crop=crop, mean=mean, std=std, interpolation=interpolation,
-                ),
-            )  # fmt: skip
-            if not loaded.weights["trained"]:
-                console.warn(f"{name} has random weights: it runs, but no figure made with it means anything")
-            show = functools.partial(_show_stage, status, name)
-            bundle = export_bundle(loaded, images, options, target, force=force, on_stage=show)
+        with console.err.status(escape(name)) as status:
+            bundle = export_model(name, order, images, functools.partial(_show_stage, status, name))
         sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
-        console.out.print(f"{target}: {sizes}; CAM layer {bundle.cam_layer['tensor']}", markup=False)
-        for refusal in bundle.calibration.get("refused", []):
-            console.warn(f"calibration photograph left out: {refusal}")
+        console.out.print(f"{place}: {sizes}; CAM layer {bundle.cam_layer['tensor']}", markup=False)
 
 
 def _show_stage(status: Status, name: str, stage: str) -> None:
     status.update(escape(f"{name}: {stage}"))
-
-
-def _spread(items: list[ImageFile], limit: int) -> list[ImageFile]:
-    """Take `limit` items evenly spread over the list: class folders shall not all be cut off but the first."""
-    if len(items) <= limit:
-        return items
-    return [items[index * len(items) // limit] for index in range(limit)]
 
 
 if __name__ == "__main__":

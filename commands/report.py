@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from qcam.commands import console
+from qcam.common.extras import require_packages
 
 _EPILOG = """\b
 Examples:
@@ -25,7 +26,7 @@ Exit code: 0 done, 2 a folder cannot be read or holds results of another version
 """
 
 
-@click.command(cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("qcam-report", cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folders", nargs=-1, required=True, metavar="RESULT...", type=click.Path(path_type=Path))
 @click.option(
     "--output",
@@ -54,6 +55,7 @@ def main(
     folders: tuple[Path, ...], output: Path, checks: tuple[Path, ...], colormap: str, pictures: int, names: str | None
 ) -> None:
     """Write the report of each RESULT, a folder of qcam-eval; several are compared side by side, the first with all others."""
+    require_packages("qcam-report", "jinja2", "matplotlib", "scipy", "statsmodels")
     from qcam.evaluate.report import ReportOptions
     from qcam.evaluate.report.write import write_report
     from qcam.evaluate.results.folder import Results

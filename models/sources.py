@@ -19,6 +19,7 @@ import torch
 from qcam.common import telling
 from qcam.common.errors import QcamError, first_line
 from qcam.common.packages import package_folder
+from qcam.common.vocabulary import near
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.weights import StateDict, hash_parameters, load_strictly, matrices, read_state_dict, zip_in_order
 
@@ -79,7 +80,11 @@ def load_model(name: str, weights: str | None) -> LoadedModel:
     if name.startswith("timm:"):
         return _timm(name, weights)
     known = ", ".join([LITE0, *TORCHVISION_MODELS])
-    raise QcamError(f"model {name!r} is unknown; choose {known}, another of torchvision, or timm:NAME for any CNN of timm")
+    close = near(name, [LITE0, *TORCHVISION_MODELS, *_torchvision_names()])
+    meant = f" (did you mean {' or '.join(close)}?)" if close else ""
+    raise QcamError(
+        f"model {name!r} is unknown{meant}; choose {known}, another of torchvision, or timm:NAME for any CNN of timm"
+    )
 
 
 def _torchvision_names() -> list[str]:

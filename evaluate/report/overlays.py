@@ -43,6 +43,26 @@ def cam_png(cam: NDArray[np.float64], size: tuple[int, int], colours: NDArray[np
     return _bytes(image, "PNG", optimize=True)
 
 
+def overlay(picture: NDArray[np.uint8], cam: NDArray[np.float64], colormap: str, opacity: float) -> Image.Image:
+    """Return a picture with a CAM over it, stretched min-max to its whole range.
+
+    Args:
+        picture: 8-bit RGB, height × width × 3.
+        cam: At the tap's resolution, height × width.
+        colormap: By matplotlib's name.
+        opacity: Share of the CAM's colour, 0..1.
+
+    Returns:
+        8-bit RGB, of the picture's size.
+    """
+    height, width = picture.shape[:2]
+    clean = np.nan_to_num(cam, nan=0.0, posinf=0.0, neginf=0.0)
+    colours = palette(colormap)
+    levels = np.round(normalise(upsample(clean[None], (height, width)))[0] * (len(colours) - 1)).astype(int)
+    mixed = (1 - opacity) * picture + opacity * colours[levels]
+    return Image.fromarray(np.clip(np.round(mixed), 0, 255).astype(np.uint8))
+
+
 def _bytes(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=form, **options)

@@ -20,9 +20,9 @@ def photographs(tmp_path):
     return folder
 
 
-def command(*arguments, cwd, tool="evaluate"):
+def command(*arguments, cwd, tool="eval"):
     return subprocess.run(
-        [sys.executable, "-m", f"qcam.{tool}.cli", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", f"qcam.commands.{tool}", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
     )
 
 
@@ -83,7 +83,7 @@ def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_p
         (["{bundle}", "--images", "{images}", "--labels", "no.csv"], "cannot read labels"),
         (["{bundle}", "--batch-size", "0"], "Invalid value for '--batch-size'"),
         (["{bundle}", "--images", "{images}", "--colormap", "rainbow"], "colour map 'rainbow' is unknown"),
-        (["{bundle}", "--images", "{images}", "--paper-fix", "alpha"], "belong to --protocol paper"),
+        (["{bundle}", "--images", "{images}", "--paper-fix", "alpha"], "belong to protocol paper"),
         (["{bundle}", "--images", "{images}", "--protocol", "paper", "--paper-fix", "alfa"], "'alfa'"),
         (["{bundle}", "--images", "{images}", "--saliency-option", "size"], "not of the form KEY=VALUE"),
         ([], "no bundle given and none in bundles/"),
@@ -133,10 +133,10 @@ def test_interrupting_leaves_readable_results_and_the_same_command_goes_on(tiny_
     assert json.loads((tmp_path / "out" / "run.json").read_text())["complete"] is True
 
 
-@pytest.mark.parametrize("tool", ["evaluate", "exporters"])
+@pytest.mark.parametrize("tool", ["eval", "export"])
 def test_help_teaches_by_example_and_loads_no_torch(tool, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"qcam.{tool}.cli", "--help"], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-X", "importtime", "-m", f"qcam.commands.{tool}", "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0
     assert "Examples:" in done.stdout
@@ -157,7 +157,7 @@ def test_help_teaches_by_example_and_loads_no_torch(tool, tmp_path):
     ],
 )
 def test_a_bad_export_is_one_line_exit_code_2_and_nothing_written(tmp_path, arguments, message):
-    done = command(*arguments, cwd=tmp_path, tool="exporters")
+    done = command(*arguments, cwd=tmp_path, tool="export")
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

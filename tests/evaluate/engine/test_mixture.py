@@ -40,7 +40,7 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     photographs.mkdir()
     for image in evaluation_photographs()[:6]:
         shutil.copy(image.path, photographs / image.name)
-    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     options = StudyOptions(("f32", "int8"), saliency="none", batch_size=2)
     study = Study([tiny_bundle], find_images(photographs), None, options, tmp_path / "out")
     kernels = iter(("vnni", "avx2", "avx2"))
@@ -67,7 +67,7 @@ def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_pa
     photographs.mkdir()
     for image in evaluation_photographs()[:6]:
         shutil.copy(image.path, photographs / image.name)
-    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     images, options = find_images(photographs), StudyOptions(("f32", "int8"), saliency="none", batch_size=2)
 
     def study(*requirements):
@@ -93,7 +93,7 @@ def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_pa
     third.prepare("cpu", force=False)
     assert third.todo == [0, 1, 2]
     monkeypatch.undo()
-    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     last = study()
     last.prepare("cpu", force=False)
     last.run()

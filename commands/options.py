@@ -1,0 +1,150 @@
+"""Options that several commands share, each defined once; and how options are grouped in help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from qcam.commands import console
+from qcam.common.errors import QcamError
+from qcam.common.vocabulary import Device, words
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Groups, in the order of help.
+INPUT, COMPARED, OUTPUT, RUNTIME = "Input", "What is compared", "Output", "Runtime"
+#: A bundle's precisions; the room that defines them is too heavy for help.
+PRECISIONS = ("f32", "int16", "int8")
+#: What else people call them.
+_ALIASES = {"fp32": "f32", "float32": "f32"}
+
+
+class Option(click.Option):
+    """An option that knows its group in help, and whether only --help-all shows it."""
+
+    def __init__(self, *args: Any, group: str = "", advanced: bool = False, **kwargs: Any) -> None:
+        """Take what click takes.
+
+        Args:
+            *args: As in click.
+            group: The heading that it stands below.
+            advanced: Whether only --help-all shows it.
+            **kwargs: As in click.
+        """
+        super().__init__(*args, **kwargs)
+        self.group = group
+        self.advanced = advanced
+
+
+def option(*names: str, group: str = "", advanced: bool = False, **settings: Any) -> Callable[[Function], Function]:
+    """Return click's decorator of an option in a group.
+
+    Args:
+        *names: As in click.
+        group: The heading that it stands below.
+        advanced: Whether only --help-all shows it.
+        **settings: As in click.
+    """
+    return click.option(*names, cls=Option, group=group, advanced=advanced, **settings)
+
+
+def limit() -> Callable[[Function], Function]:
+    """Return `--limit`."""
+    return option("--limit", group=INPUT, type=click.IntRange(1), help="Take only the first so many images.")
+
+
+def precision(says: str = "All that a bundle holds by default.", group: str = COMPARED) -> Callable[[Function], Function]:
+    """Return `--precision`, which takes names with commas, or several times.
+
+    Args:
+        says: What is taken without it.
+        group: The heading that it stands below.
+    """
+    return option(
+        "--precision",
+        "precisions",
+        group=group,
+        multiple=True,
+        metavar="f32|int16|int8,…",
+        callback=_precisions,
+        help=f"With commas, or several times. {says}",
+    )
+
+
+def provider() -> Callable[[Function], Function]:
+    """Return `--provider`."""
+    return option(
+        "--provider",
+        group=RUNTIME,
+        default="CPU",
+        show_default=True,
+        help="ONNX Runtime execution provider: CPU, CUDA, TensorRT, OpenVINO … Strict: never silently another one.",
+    )
+
+
+def session_config() -> Callable[[Function], Function]:
+    """Return `--session-config`."""
+    return option(
+        "--session-config",
+        group=RUNTIME,
+        advanced=True,
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="ONNX Runtime session configuration entry.",
+    )
+
+
+def batch_size(default: int) -> Callable[[Function], Function]:
+    """Return `--batch-size`."""
+    return option(
+        "--batch-size", group=RUNTIME, advanced=True, type=click.IntRange(1), default=default, show_default=True,
+        help="Images at a time.",
+    )  # fmt: skip
+
+
+def threads(says: str) -> Callable[[Function], Function]:
+    """Return `--threads`.
+
+    Args:
+        says: Whose they are, and what is taken without it.
+    """
+    return option("--threads", group=RUNTIME, advanced=True, type=click.IntRange(1), help=says)
+
+
+def device(default: Device = Device.AUTO) -> Callable[[Function], Function]:
+    """Return `--device`."""
+    return option(
+        "--device", group=RUNTIME, advanced=True, type=click.Choice(words(Device)), default=default.value, show_default=True,
+        help="For PyTorch.",
+    )  # fmt: skip
+
+
+def key_value(text: str, name: str) -> tuple[str, str]:
+    """Split KEY=VALUE.
+
+    Args:
+        text: What was given.
+        name: The option that it was given to, for the message.
+
+    Raises:
+        QcamError: If it is not of that form.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise QcamError(f"{name} {text!r} is not of the form KEY=VALUE")
+    return key, value
+
+
+def _precisions(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names in what was given, aliases told and replaced."""
+    found = []
+    for name in (part.strip() for text in given for part in text.split(",")):
+        known = _ALIASES.get(name, name)
+        if known not in PRECISIONS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}.", ctx, param)
+        if known != name:
+            console.note(f"{name} is called {known} here")
+        found.append(known)
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,138 @@
+"""A whole export, from a model's name to its bundle: the one place that both `qcam.export` and `qcam-export` call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from qcam.common import telling
+from qcam.common.errors import BundleError
+from qcam.common.places import refuse_overlap
+from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle, override_preprocessing
+from qcam.images.embedded import calibration_photographs
+from qcam.images.listing import find_images
+from qcam.images.sources import ImageFile
+from qcam.models.sources import load_model
+from qcam.runtime.bundle import MANIFEST, Bundle
+
+#: Photographs that ranges come from, at most.
+CALIBRATION_LIMIT = 128
+
+
+@dataclass(frozen=True)
+class PreprocessingChanges:
+    """What replaces the model's own preprocessing; None leaves it.
+
+    Attributes:
+        resize: Shorter side before the crop, in pixels.
+        squash: Whether the picture is squashed to the crop instead.
+        crop: Side of the centre crop.
+        mean: Of R, G, B on the 0..1 scale.
+        std: Likewise.
+        interpolation: Resampling filter.
+    """
+
+    resize: int | None = None
+    squash: bool = False
+    crop: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportOrder:
+    """What models are exported with.
+
+    Attributes:
+        options: What the bundle shall contain.
+        weights: As `load_model` takes them.
+        calibration: Folder of photographs for the activation ranges; None for some that installed packages ship.
+        calibration_limit: Use at most so many.
+        changes: What replaces the models' preprocessing.
+        output: Folder that the bundles go to, one folder each.
+        force: Whether a bundle that exists is replaced.
+    """
+
+    options: ExportOptions = field(default_factory=ExportOptions)
+    weights: str | None = None
+    calibration: str | Path | None = None
+    calibration_limit: int = CALIBRATION_LIMIT
+    changes: PreprocessingChanges = field(default_factory=PreprocessingChanges)
+    output: Path = Path("bundles")
+    force: bool = False
+
+    def places(self, names: Sequence[str]) -> dict[str, Path]:
+        """Return where each model's bundle goes.
+
+        Raises:
+            QcamError: If two of them would go to the same place, or one into what is only read.
+        """
+        places = {name: self.output / bundle_folder_name(name) for name in dict.fromkeys(names)}
+        for name, place in places.items():
+            same = [other for other, where in places.items() if where == place and other != name]
+            if same:
+                raise BundleError(f"{name} and {same[0]} would both become {place}; export them apart, into other folders")
+            if self.calibration is not None:
+                refuse_overlap(place, [("the calibration folder", self.calibration)], f"the bundle of {name},")
+        return places
+
+
+def is_bundle(folder: Path) -> bool:
+    """Tell whether a bundle lies in a folder."""
+    return (folder / MANIFEST).is_file()
+
+
+def calibration_images(order: ExportOrder) -> list[ImageFile]:
+    """Return the photographs that the ranges come from, evenly spread over the set; none if only f32 is asked for.
+
+    Raises:
+        QcamError: If there are none.
+    """
+    if all(precision == "f32" for precision in order.options.precisions):
+        return []
+    images = calibration_photographs() if order.calibration is None else find_images(order.calibration)
+    limit = order.calibration_limit
+    if len(images) > limit:  # class folders shall not all be cut off but the first
+        images = [images[index * len(images) // limit] for index in range(limit)]
+    if order.calibration is None:
+        telling.note(f"calibrating on {len(images)} photographs of installed packages, for want of a calibration folder")
+    return images
+
+
+def export_model(
+    name: str, order: ExportOrder, images: Sequence[ImageFile], on_stage: Callable[[str], None] = lambda _stage: None
+) -> Bundle:
+    """Load a model and export it.
+
+    Args:
+        name: As `load_model` takes it.
+        order: What it is exported with.
+        images: From `calibration_images`.
+        on_stage: Called with a few words before each stage.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        QcamError: If any step cannot be done.
+    """
+    place = order.places([name])[name]
+    on_stage("loading")
+    loaded = load_model(name, order.weights)
+    changes = order.changes
+    loaded = replace(
+        loaded,
+        preprocessing=override_preprocessing(
+            loaded.preprocessing,
+            resize=changes.resize, squash=changes.squash, crop=changes.crop,
+            mean=changes.mean, std=changes.std, interpolation=changes.interpolation,
+        ),
+    )  # fmt: skip
+    if not loaded.weights["trained"]:
+        telling.warn(f"{name} has random weights: it runs, but no figure made with it means anything")
+    bundle = export_bundle(loaded, images, order.options, place, force=order.force, on_stage=on_stage)
+    for refusal in bundle.calibration.get("refused", []):
+        telling.warn(f"calibration photograph left out: {refusal}")
+    return bundle

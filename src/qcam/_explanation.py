@@ -1,0 +1,181 @@
+"""`qcam.explain`: where each precision of a bundle looks, on one picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qcam.common.errors import ImageSetError, QcamError
+from qcam.common.extras import names_extras, require_packages
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from qcam.runtime.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Maps, classes and logits of one picture, by precision, all of deployed runs.
+
+    Attributes:
+        model: Model id.
+        picture: What the network saw: uint8, height × width × 3.
+        maps: Precision → CAM at the tap's own resolution, float64, height × width; not negative, not normalised.
+        logits: Precision → class scores before softmax, float32.
+        target: Precision → index of the class that was explained.
+        classes: Class names in the order of the logits.
+    """
+
+    model: str
+    picture: NDArray[np.uint8]
+    maps: dict[str, NDArray[np.float64]]
+    logits: dict[str, NDArray[np.float32]]
+    target: dict[str, int]
+    classes: tuple[str, ...]
+
+    @property
+    def precisions(self) -> list[str]:
+        """Return the precisions, in the order of the tables."""
+        return list(self.maps)
+
+    def top1(self, precision: str) -> str:
+        """Return the name of the class that a precision chooses.
+
+        Raises:
+            QcamError: If the precision was not explained.
+        """
+        return self.classes[int(self.logits[self._known(precision)].argmax())]
+
+    @names_extras("overlay()")
+    def overlay(self, precision: str, *, colormap: str = "inferno", opacity: float = 0.55) -> Image.Image:
+        """Return the picture with a CAM over it.
+
+        Args:
+            precision: One of those that were explained.
+            colormap: Colours of the CAM: inferno, viridis, cividis or jet.
+            opacity: Share of the CAM's colour, 0..1.
+
+        Returns:
+            8-bit RGB, of the network's input size.
+
+        Raises:
+            QcamError: If the precision was not explained, or the colour map is unknown.
+            MissingExtraError: If matplotlib is not installed.
+        """
+        from qcam.evaluate.report.finishing import Presentation
+        from qcam.evaluate.report.overlays import overlay
+
+        return overlay(self.picture, self.maps[self._known(precision)], Presentation(colormap=colormap).colormap, opacity)
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{precision}: {self.top1(precision)}" for precision in self.precisions)
+        return f"<Explanation of {self.model}, {said}>"
+
+    def _repr_html_(self) -> str:
+        from qcam.common import html
+
+        figures = ""
+        for precision in self.precisions:
+            buffer = io.BytesIO()
+            self.overlay(precision).save(buffer, "PNG")
+            figures += html.picture(buffer.getvalue(), f"{precision}: {self.top1(precision)}")
+        return f"<div><b>{html.escaped(self.model)}</b><br>{figures}</div>"
+
+    def _known(self, precision: str) -> str:
+        if precision not in self.maps:
+            raise QcamError(f"precision {precision!r} was not explained; choose one of {', '.join(self.maps)}")
+        return precision
+
+
+@names_extras("qcam.explain")
+def explain(
+    bundle: Bundle | str | Path,
+    image: str | Path | Image.Image | NDArray[np.uint8],
+    precisions: Sequence[str] = ("f32", "int8"),
+    *,
+    provider: str = "CPU",
+    allow_fallback: bool = False,
+    session_config: dict[str, str] | None = None,
+    target: str = "f32-top1",
+    method: str = "gradcam++",
+    threads: int | None = None,
+    device: str = "auto",
+) -> Explanation:
+    """Show where each precision of a bundle, as deployed, looks on one picture.
+
+    Args:
+        bundle: A bundle, or the path or URL of its folder.
+        image: A file, a PIL image, or an array of 8-bit RGB, height × width × 3.
+        precisions: Those to explain.
+        provider: ONNX Runtime's execution provider. Strict: never silently another one.
+        allow_fallback: Whether nodes on another provider are accepted.
+        session_config: ONNX Runtime's session configuration entries.
+        target: The class that is explained: f32-top1, or own-top1.
+        method: CAM method: gradcam++, gradcam, or gradcam++-torchcam.
+        threads: Of ONNX Runtime and PyTorch; None for all cores.
+        device: Where PyTorch computes the gradients: auto, cpu or cuda.
+
+    Returns:
+        Maps, classes and logits by precision.
+
+    Raises:
+        QcamError: If the picture cannot be read, a precision is not in the bundle, or the provider cannot be had.
+        MissingExtraError: If a package is not installed.
+    """
+    require_packages("qcam.explain", "onnxruntime", "torch")
+    from qcam.common import machine
+    from qcam.common.vocabulary import Target
+    from qcam.evaluate.run.evaluator import BundleEvaluator, Sample, wanted_precisions
+    from qcam.evaluate.run.inputs import load_bundles
+    from qcam.runtime.deployed import SessionSettings, provider_name, require_provider
+    from qcam.runtime.devices import torch_device
+
+    if target == Target.LABEL:
+        raise QcamError("target label needs a labelled image set; use f32-top1 or own-top1, or qcam.study")
+    (loaded,) = load_bundles([bundle])
+    picture = _picture(image)
+    threads = threads or machine.available_cores()
+    settings = SessionSettings(provider_name(provider), threads, allow_fallback, config=dict(session_config or {}))
+    if not allow_fallback:
+        require_provider(settings.provider)
+    evaluator = BundleEvaluator(
+        loaded, wanted_precisions(loaded, precisions), settings, target=target, method=method, fake_quant=False, null_row=False
+    )
+    evaluator.build(torch_device(device, threads))
+    crop = loaded.preprocessing.crop_image(picture)
+    found = evaluator.explain([Sample("picture", "", None, "", crop, None)])
+    return Explanation(
+        model=loaded.model_id,
+        picture=crop,
+        maps={precision: item.maps[0] for precision, item in found.items()},
+        logits={precision: item.logits[0] for precision, item in found.items()},
+        target={precision: int(item.targets[0]) for precision, item in found.items()},
+        classes=loaded.classes,
+    )
+
+
+def _picture(image: Any) -> Image.Image:
+    """Return an image, however it was given, as upright 8-bit RGB."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from qcam.images.decoding import decode
+
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ImageSetError(
+                f"the array has shape {image.shape} of {image.dtype}; give 8-bit RGB: uint8, height × width × 3, levels 0..255"
+            )
+        return Image.fromarray(image)
+    decoded = decode(Path(image))
+    if decoded.image is None:
+        raise ImageSetError(f"{image} cannot be used: {decoded.refusal}; give another picture")
+    return decoded.image

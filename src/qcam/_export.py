@@ -1,0 +1,93 @@
+"""`qcam.export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qcam.common.errors import BundleError
+from qcam.common.extras import names_extras, require_packages
+
+if TYPE_CHECKING:
+    from qcam.runtime.bundle import Bundle
+
+
+@names_extras("qcam.export")
+def export(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    calibration: str | Path | None = None,
+    calibration_limit: int = 128,
+    output: str | Path = "bundles",
+    precisions: Sequence[str] = ("f32", "int16", "int8"),
+    cam_layer: str | None = None,
+    method: str = "minmax",
+    scheme: str = "u8s8",
+    reduce_range: bool = False,
+    opset: int | None = None,
+    resize: int | None = None,
+    squash: bool = False,
+    crop: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    interpolation: str | None = None,
+    force: bool = False,
+) -> Bundle:
+    """Export a model to a bundle: float and quantized ONNX files with the CAM layer as an extra output.
+
+    Args:
+        name: `vgg16`, `resnet50` or another classifier of torchvision, `efficientnet_lite0`, or `timm:NAME`.
+        weights: A torchvision weights name, a timm tag, a state dict's file, or `random:SEED`; None for the model's default.
+        calibration: Folder of photographs for the activation ranges; None for some that installed packages ship.
+        calibration_limit: Use at most so many.
+        output: Folder that the bundle's own folder goes into.
+        precisions: Any of f32, int16 (A16W16) and int8 (A8W8).
+        cam_layer: Torch module path or ONNX tensor name; None for the last feature map after its activation.
+        method: How ranges come from activations: minmax, entropy, percentile.
+        scheme: u8s8 (asymmetric activations) or s8s8 (symmetric ones, for TensorRT).
+        reduce_range: Whether int8 weights keep to 7 bits.
+        opset: ONNX operator set, 18 to 24; None for the default.
+        resize: Shorter side before the crop, in pixels; None, as below, leaves the model's own preprocessing.
+        squash: Whether the picture is squashed to the crop.
+        crop: Side of the centre crop.
+        mean: Mean of R, G, B on the 0..1 scale.
+        std: Standard deviation likewise.
+        interpolation: bilinear, bicubic or lanczos.
+        force: Whether a bundle that exists is replaced.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        QcamError: If a word is unknown, the weights cannot be had, a step cannot be done, or the bundle exists.
+        MissingExtraError: If a package is not installed.
+    """
+    require_packages("qcam.export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
+    from qcam.exporters.export import ExportOptions
+    from qcam.exporters.onnx_export import DEFAULT_OPSET
+    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model
+
+    order = ExportOrder(
+        options=ExportOptions(
+            precisions=tuple(precisions),
+            cam_layer=cam_layer,
+            method=method,
+            scheme=scheme,
+            opset=DEFAULT_OPSET if opset is None else opset,
+            reduce_range=reduce_range,
+        ),
+        weights=None if weights is None else str(weights),
+        calibration=calibration,
+        calibration_limit=calibration_limit,
+        changes=PreprocessingChanges(resize, squash, crop, mean, std, interpolation),
+        output=Path(output),
+        force=force,
+    )
+    place = order.places([name])[name]
+    if place.exists() and not force:
+        raise BundleError(
+            f"{place} exists already; replace it with force=True, load it with qcam.load_bundle, or choose an output"
+        )
+    return export_model(name, order, calibration_images(order))
