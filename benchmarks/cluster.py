@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class TimedStudy(Study):
     def _finished(self, todo: Sequence[int], advance: Callable[[int], None]) -> Generator[int, None, None]:
         self.times: list[tuple[float, int]] = []
         for index in super()._finished(todo, advance):
-            self.times.append((time.perf_counter(), len(self.shards[index])))
+            self.times.append((time.perf_counter(), len(self.plan.shards[index])))
             yield index
 
 
@@ -117,6 +117,9 @@ class DataDispatcher:
         ray.data.DataContext.get_current().enable_progress_bars = False
         self._spec, self._destination, self._workers = spec, destination, workers
         self.quarantined: dict[int, tuple[Shard, str]] = {}
+
+    def bug_behind(self, shards: Iterable[int]) -> None:
+        """Return nothing: no shard is quarantined."""
 
     def open(self) -> WorkerFacts:
         """Return the facts of a worker in this process: Ray Data's actors start with the run."""

@@ -58,13 +58,13 @@ def estimate(study: Study) -> Estimate:
     assert study.runner is not None
     study.build()
     todo = study.todo
-    images = [image for index in todo for image in study.shards[index]]
+    images = [image for index in todo for image in study.plan.shards[index]]
     size = study.options.batch_size
     warm, probe = images[:size], images[size : 2 * size] or images[:size]
     seconds, weight = 0.0, 0.0
     if probe:
         with telling.status("measuring"):
-            hashes = study.hashes
+            hashes = study.plan.hashes
             list(study.runner.evaluate([warm], hashes, lambda _: None))
             start = time.perf_counter()
             ((outcomes, _),) = study.runner.evaluate([probe], hashes, lambda _: None)
@@ -74,7 +74,7 @@ def estimate(study: Study) -> Estimate:
             path = write_part(PartStore(Path(folder)), part, outcomes)
             weight = path.stat().st_size / len(probe)
     return Estimate(
-        len(study.shards), len(todo), len(images), len(probe), seconds, weight, sum(map(len, study.shards))
+        len(study.plan.shards), len(todo), len(images), len(probe), seconds, weight, len(study.plan.images)
     )
 
 
@@ -88,15 +88,15 @@ def describe(study: Study, found: Estimate, workers: int = 1) -> list[str]:
     """
     options = study.options
     lines = [
-        f"results: {study.where}/",
+        f"results: {study.place}/",
         f"protocol: {options.protocol}; {options.describe()}",
-        f"images: {found.all_images} in {found.shards} shards of up to {max(map(len, study.shards))}",
+        f"images: {found.all_images} in {found.shards} shards of up to {max(map(len, study.plan.shards))}",
     ]
     for model in study.facts.models:
         bundle = model.bundle
         trained = "" if bundle.trained else " (random weights)"
         lines.append(f"model: {bundle.model_id}{trained}, {', '.join(model.precisions)}, bundle {bundle.fingerprint[:12]}")
-    lines.append(f"rows: {study.statistics_rows:,} in results.parquet")
+    lines.append(f"rows: {study.rows:,} in results.parquet")
     if found.todo < found.shards:
         lines.append(f"done already: {found.shards - found.todo} of {found.shards} shards")
     if not found.todo:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from qcam.common import telling
+from qcam.common import machine, telling
 from qcam.common.files import fingerprint
 from qcam.common.vocabulary import CamMethod, Protocol, Target, require
+from qcam.evaluate.engine.messages import Shard
 from qcam.evaluate.results.folder import IMAGE_SCHEMA, IMAGES, read_arrow, write_arrow
+from qcam.evaluate.results.parts import PlannedPart
 from qcam.images.sources import ImageFile, fingerprint_sources
+from qcam.runtime.bundle import Bundle
 from qcam.runtime.deployed import SessionSettings
 
 #: Fingerprint of an image that cannot be read.
@@ -24,6 +27,8 @@ UNREADABLE = "unreadable"
 _MANY = 500
 #: What a plan says of the processor.
 _MACHINE = ("cpu_features", "kernels")
+#: Images between two safe points.
+SHARD_SIZE = 16
 #: How many images are named where many differ.
 _NAMED = 3
 
@@ -82,6 +87,93 @@ class StudyOptions:
         return asdict(self) | {"precisions": list(self.precisions), "fixes": list(self.fixes)}
 
 
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study is: its images in shards, and all that can change a figure. It does not change once it is made.
+
+    Attributes:
+        record: All that can change a figure, JSON-ready, as run.json keeps it.
+        shards: The images of every shard.
+        hashes: Image name → SHA-256 of its file, `UNREADABLE` where it cannot be read.
+        keys: The key of every shard.
+        sequential: Whether images depend on those before them.
+    """
+
+    record: Mapping[str, Any]
+    shards: tuple[tuple[ImageFile, ...], ...]
+    hashes: Mapping[str, str]
+    keys: tuple[str, ...]
+    sequential: bool
+
+    @property
+    def images(self) -> list[ImageFile]:
+        """Return all images, in the order of the run."""
+        return [image for shard in self.shards for image in shard]
+
+    def parts(self, rows: int | None) -> list[PlannedPart]:
+        """Return what the part of every shard has to be.
+
+        Args:
+            rows: Result rows of each image; None where that is not known yet.
+        """
+        return [
+            PlannedPart(index, key, tuple(image.name for image in shard), rows)
+            for index, (key, shard) in enumerate(zip(self.keys, self.shards, strict=True))
+        ]
+
+    def shard(self, index: int) -> Shard:
+        """Return a shard as workers take it."""
+        images = self.shards[index]
+        return Shard(index, self.keys[index], images, {image.name: self.hashes[image.name] for image in images})
+
+
+def make_plan(
+    bundles: Sequence[Bundle],
+    images: Sequence[ImageFile],
+    saliency: str | None,
+    options: StudyOptions,
+    device: str,
+    *,
+    kernels: str | None,
+    here: bool,
+    sequential: bool,
+) -> StudyPlan:
+    """Fingerprint the images and make the plan.
+
+    Args:
+        bundles: The bundles.
+        images: The image set.
+        saliency: Fingerprint of the source of salient-object maps; None without one.
+        options: What else can change a figure.
+        device: PyTorch device of the mirrors.
+        kernels: Family of this CPU's kernels, where they compute.
+        here: Whether this process evaluates. Workers may be other machines: each part records its own.
+        sequential: Whether images depend on those before them.
+    """
+    hashes = fingerprint_images(images)
+    size = shard_size(options.batch_size)
+    shards = tuple(tuple(images[start : start + size]) for start in range(0, len(images), size))
+    content = {image.name: [hashes[image.name], image.label] for image in images}
+    record = {
+        "bundles": {bundle.model_id: bundle.fingerprint for bundle in bundles},
+        "images": {"count": len(content), "fingerprint": fingerprint(content)},
+        "saliency": saliency,
+        "options": options.to_json(),
+        "device": device,
+        "shard_size": size,
+        "cpu_features": machine.cpu_features() if here else None,
+        "kernels": kernels,
+        "versions": machine.versions(),
+    }
+    keys = shard_keys(shards, hashes, record, chained=sequential)
+    return StudyPlan(record, shards, hashes, tuple(keys), sequential)
+
+
+def shard_size(batch_size: int) -> int:
+    """Return how many images a shard holds: whole batches, for a smaller one would cut the batch that was asked for."""
+    return -(-SHARD_SIZE // batch_size) * batch_size
+
+
 def fingerprint_images(images: Sequence[ImageFile]) -> dict[str, str]:
     """Return image name → SHA-256 of its file, `UNREADABLE` where it cannot be read."""
     found = {}
@@ -94,7 +186,7 @@ def fingerprint_images(images: Sequence[ImageFile]) -> dict[str, str]:
 
 
 def shard_keys(
-    shards: Sequence[Sequence[ImageFile]], hashes: dict[str, str], plan: dict[str, Any], *, chained: bool
+    shards: Sequence[Sequence[ImageFile]], hashes: Mapping[str, str], plan: Mapping[str, Any], *, chained: bool
 ) -> list[str]:
     """Return the key of every shard: a hash of its images' names, contents and labels, and of the plan.
 
@@ -114,25 +206,29 @@ def shard_keys(
     return keys
 
 
-def settle_machine(before: dict[str, Any], now: dict[str, Any]) -> None:
+def settled(before: Mapping[str, Any], now: StudyPlan) -> tuple[dict[str, Any], StudyPlan]:
     """Leave the processor out of two plans where one of them leaves it to each part: workers may be other machines.
 
     Args:
         before: The recorded plan.
         now: This one.
+
+    Returns:
+        Both, comparable.
     """
-    if before.get("cpu_features") is None or now.get("cpu_features") is None:
-        for key in _MACHINE:
-            before[key] = now[key] = None
+    unknown = dict.fromkeys(_MACHINE)
+    if before.get("cpu_features") is None or now.record["cpu_features"] is None:
+        return {**before, **unknown}, replace(now, record={**now.record, **unknown})
+    return dict(before), now
 
 
-def write_images(folder: Path, images: Sequence[ImageFile], hashes: dict[str, str]) -> None:
+def write_images(folder: Path, images: Sequence[ImageFile], hashes: Mapping[str, str]) -> None:
     """Record the image set, so that a later run can name what changed."""
     rows = [{"name": image.name, "sha256": hashes[image.name], "label": image.label} for image in images]
     write_arrow(folder / IMAGES, pa.Table.from_pylist(rows, schema=IMAGE_SCHEMA))
 
 
-def image_differences(folder: Path, images: Sequence[ImageFile], hashes: dict[str, str]) -> list[str]:
+def image_differences(folder: Path, images: Sequence[ImageFile], hashes: Mapping[str, str]) -> list[str]:
     """Name the images in which a recorded set and this one differ; empty if the record is gone.
 
     Raises:

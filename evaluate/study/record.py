@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qcam.common import machine
 from qcam.common.files import fingerprint
-from qcam.evaluate.report.table import arithmetic_lines, fallback_reasons
 from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
+from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.study.plan import StudyOptions
-
-if TYPE_CHECKING:
-    from qcam.evaluate.study.study import Study
 
 _CONVENTIONS = {
     "SIM": "sum min(P, Q), both summing to 1",
@@ -32,7 +29,8 @@ _CONVENTIONS = {
 
 
 def run_record(
-    study: Study,
+    facts: WorkerFacts,
+    options: StudyOptions,
     plan: Mapping[str, Any],
     seconds: Mapping[str, float],
     workers: Sequence[Mapping[str, Any]],
@@ -42,14 +40,13 @@ def run_record(
     """Return the content of run.json.
 
     Args:
-        study: The study.
+        facts: What evaluates.
+        options: What can change a figure.
         plan: All that can change a figure.
         seconds: Wall time by stage, of this process.
         workers: What evaluated the parts, with the number of these.
         complete: Whether every shard is finished.
     """
-    options = study.options
-    facts = study.facts
     classes: dict[str, list[str]] = {}
     models = {}
     for model in facts.models:

@@ -112,15 +112,15 @@ def run_study(request: StudyRequest, finish: Callable[[Study, Results], None]) -
             try:
                 study.run()
             except KeyboardInterrupt:
-                if not study.kept_old:
+                if not study.place.kept_old:
                     telling.warn(
-                        f"interrupted; {study.where} holds what is finished, readable. The same command goes on from there"
+                        f"interrupted; {study.place} holds what is finished, readable. The same command goes on from there"
                     )
                     if request.force:
                         telling.note("without force, that is: with it, it starts anew")
                 raise
         else:
-            telling.note(f"{study.where} already holds the complete results of this very run; force computes them again")
+            telling.note(f"{study.place} already holds the complete results of this very run; force computes them again")
         results = study.results()
         finish(study, results)
         study.publish()
@@ -142,7 +142,7 @@ def plan_study(request: StudyRequest) -> list[str]:
     opened = _open(request, dry=True)
     with exclusive(opened.folder) if opened.remote is not None else nullcontext():
         if not opened.study.prepare(opened.device, force=request.force):
-            return [f"{opened.study.where} already holds the complete results of this very run"]
+            return [f"{opened.study.place} already holds the complete results of this very run"]
         return list(describe(opened.study, estimate(opened.study), opened.workers))
 
 

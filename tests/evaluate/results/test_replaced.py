@@ -67,7 +67,7 @@ def test_a_run_that_evaluates_nothing_leaves_what_was_there(tiny_bundle, photogr
     study = make(tiny_bundle, photographs, tmp_path / "out", method="gradcam")
     with pytest.raises((QcamError, KeyboardInterrupt, ZeroDivisionError)):
         run(study, force=True)
-    assert study.kept_old
+    assert study.place.kept_old
     assert content(tmp_path / "out") == before
 
 
@@ -89,7 +89,7 @@ def test_labels_that_are_all_missing_leave_what_was_there(tiny_bundle, photograp
 def test_a_run_that_evaluates_replaces_all_but_what_is_not_ours(tiny_bundle, photographs, tmp_path, before):
     study = make(tiny_bundle, photographs, tmp_path / "out", method="gradcam")
     run(study, force=True)
-    assert not study.kept_old
+    assert not study.place.kept_old
     after = content(tmp_path / "out")
     assert after.keys() == before.keys() - {"report.html", "figures/grid-tiny.svg"}
     assert after["results.parquet"] != before["results.parquet"]
@@ -112,7 +112,7 @@ def test_what_cannot_be_deleted_is_forgotten_all_the_same(tiny_bundle, photograp
     monkeypatch.setattr("qcam.evaluate.results.replaced.shutil.rmtree", lambda *_, **__: None)  # as with open files on NFS
     study = make(tiny_bundle, photographs, tmp_path / "out", method="gradcam")
     run(study, force=True)
-    assert not study.kept_old
+    assert not study.place.kept_old
     assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is True
     monkeypatch.undo()
     run(make(tiny_bundle, photographs, tmp_path / "out", method="gradcam++"), force=True)
@@ -129,7 +129,7 @@ def test_killed_while_an_unfinished_run_is_set_aside_nothing_of_it_is_lost(
 ):
     """Old parts hold figures: they must not be taken for those of the new run."""
     out = tmp_path / "out"
-    monkeypatch.setattr("qcam.evaluate.study.study.SHARD_SIZE", 2)
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     first = make(tiny_bundle, photographs, out, batch_size=2)
     real = first.runner.evaluate
 

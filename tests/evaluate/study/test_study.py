@@ -270,7 +270,7 @@ def test_constant_maps_are_counted_and_never_in_a_mean(export_tiny, photographs,
 def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     tiny_bundle, photographs, tmp_path, monkeypatch, stop_after
 ):
-    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     images = find_images(photographs)
     whole = finish(make(tiny_bundle, images, tmp_path / "whole", batch_size=2))
 
@@ -476,7 +476,7 @@ def spoiling(monkeypatch, study, spoil, *, always=False):
 
 
 def part_files(study):
-    return sorted((study.folder / "parts").glob("*.parquet"))
+    return sorted((study.place.folder / "parts").glob("*.parquet"))
 
 
 def swap(study):
@@ -498,7 +498,7 @@ SPOILS = {
 def test_parts_that_are_spoilt_before_they_are_joined_are_done_again(
     tiny_bundle, photographs, tmp_path, monkeypatch, capsys, kind
 ):
-    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     finish(make(tiny_bundle, find_images(photographs), tmp_path / "whole", batch_size=2))
     spoil, shards, said = SPOILS[kind]
     study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=2)
@@ -512,7 +512,7 @@ def test_parts_that_are_spoilt_before_they_are_joined_are_done_again(
 
 
 def test_a_disk_that_damages_parts_again_and_again_ends_the_run(tiny_bundle, photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "SHARD_SIZE", 2)
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=2)
     spoiling(monkeypatch, study, lambda study: part_files(study)[0].write_bytes(b""), always=True)
     study.prepare("cpu", force=False)
