@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.common import html
 from qcam.common.errors import BundleError
 from qcam.common.files import fingerprint, readable_json
 from qcam.common.places import refuse_unprintable
@@ -155,6 +156,19 @@ class Bundle:
             "classes": list(self.classes),
         }
 
+    def _repr_html_(self) -> str:
+        """Return the bundle as a notebook shows it."""
+        return html.facts(
+            f"{self.model_id} ({self.folder})",
+            {
+                "precisions": ", ".join(entry.name for entry in self.precisions),
+                "weights": f"{self.weights.get('name')}{'' if self.trained else ', RANDOM: no figure means anything'}",
+                "classes": len(self.classes),
+                "CAM layer": self.cam_layer.get("tensor"),
+                "input": f"{self.preprocessing.crop[0]} × {self.preprocessing.crop[1]}",
+            },
+        )
+
     def manifest_text(self) -> str:
         """Return the text of `bundle.json`."""
         return readable_json(self.to_json())
@@ -208,7 +222,7 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{where} is incomplete or wrong at {error!r}; export the bundle again with --force") from error
-    refuse_unprintable([bundle.model_id, *(entry.name for entry in bundle.precisions)], where)
+    refuse_unprintable([bundle.model_id], where)
     _refuse_names([entry.name for entry in bundle.precisions], where)
     for tap in (tap for entry in bundle.precisions for tap in (entry.tap, *entry.skips)):
         known = tap.dtype == "float32" or tap.dtype in CODE_BITS
@@ -259,7 +273,7 @@ def _refuse_names(names: list[str], where: str) -> None:
     for name in names:
         if not _PRECISION.fullmatch(name):
             raise BundleError(
-                f"{where} names a precision {name!r}: a name has 1 to 40 letters, digits, '.', '_' and '-'; "
+                f"{where} names a precision {ascii(name)[:80]}: a name has 1 to 40 letters, digits, '.', '_' and '-'; "
                 "export the bundle again under such a name"
             )
         if names.count(name) > 1:

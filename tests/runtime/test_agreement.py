@@ -287,6 +287,14 @@ def test_quantized_weights_alone_are_neither() -> None:
     check_agreement(network(nodes=WEIGHTS), replace(FLOAT, name="weights8"), "m.onnx")
 
 
+def test_an_operator_that_holds_weights_as_codes_has_quantized_weights() -> None:
+    nodes = (helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft"),)
+    with pytest.raises(QcamError, match=r"calls m\.onnx f32, but it computes with quantized weights \(first: MatMulNBits"):
+        check_agreement(network(nodes=nodes), FLOAT, "m.onnx")
+    with pytest.raises(QcamError, match=r"calls m\.onnx int8, but no activation in it is quantized"):
+        check_agreement(network(nodes=nodes), replace(FLOAT, name="int8"), "m.onnx")
+
+
 @pytest.mark.parametrize("operator", ["QLinearConv", "QGemm", "MatMulInteger", "DynamicQuantizeLinear"])
 def test_operators_of_eight_bits_count_as_such(operator: str) -> None:
     nodes = (helper.make_node(operator, ["x", "s", "z"], ["a"]), helper.make_node("Cast", ["a"], ["y"], to=1))

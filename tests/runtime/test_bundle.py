@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import BundleError, QcamError
 from qcam.images.preprocessing import Preprocessing
-from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_bundle, read_onnx
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_bundle, ordered_precisions, read_onnx
 from qcam.runtime.manifest import parse_manifest
 
 
@@ -68,6 +68,37 @@ def test_a_file_outside_the_bundle_is_refused(copy):
 def test_a_precision_it_does_not_hold_is_refused(tiny_bundle):
     with pytest.raises(QcamError, match="holds no int4, only f32, int16, int8"):
         tiny_bundle.precision("int4")
+
+
+@pytest.mark.parametrize("name", ["int8-vendor", "A8W8.2", "w4_a16", "x" * 40])
+def test_a_precision_may_have_a_name_of_its_own(copy, name):
+    edit(copy, lambda value: value["precisions"][2].update(name=name))
+    assert load_bundle(copy).precision(name).file == "int8.onnx"
+
+
+@pytest.mark.parametrize("name", ["", "int8@vendor", "int 8", "int8/vendor", "ïnt8", "x" * 41, "int8\n"])
+def test_a_name_that_is_none_is_refused(copy, name):
+    edit(copy, lambda value: value["precisions"][2].update(name=name))
+    with pytest.raises(BundleError, match=r"names a precision .*: a name has 1 to 40 letters, digits"):
+        load_bundle(copy)
+
+
+def test_two_precisions_of_one_name_are_refused(copy):
+    edit(copy, lambda value: value["precisions"][2].update(name="int16"))
+    with pytest.raises(BundleError, match="holds precision int16 twice"):
+        load_bundle(copy)
+
+
+def test_precisions_have_an_order():
+    names = ["w4", "int8", "f32", "Int8", "int8-vendor", "int16", "int8"]
+    assert ordered_precisions(names) == ("f32", "int16", "int8", "Int8", "int8-vendor", "w4")
+
+
+def test_what_is_wrong_with_a_bundle_is_an_error_of_its_own(copy, tiny_bundle):
+    (copy / "int16.onnx").unlink()
+    for refused in (lambda: load_bundle(copy), lambda: load_bundle(copy.parent), lambda: tiny_bundle.precision("int4")):
+        with pytest.raises(BundleError):
+            refused()
 
 
 def test_the_fingerprint_follows_the_files_and_not_the_versions(copy):

@@ -1,57 +1,17 @@
-"""What fuses and what does not: foretold from the graph, and held against what ONNX Runtime here really runs."""
-
-import copy
+"""Which nodes become one integer kernel: foretold from the graph, and held against what ONNX Runtime here really runs."""
 
 import numpy as np
 import pytest
-from integer_cases import Choices, Nodes, here, run_mirror, run_runtime
+from integer_cases import here, run_mirror, run_runtime
 from integer_operators import S8, U8
 from onnx import helper, numpy_helper
+from plain_graphs import Build, limits
 
-from qcam.common.errors import QcamError
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import disagreements, find_groups, source_label
 from qcam.runtime.rewrites import not_followed
 from qcam.runtime.tables import is_integer_kernel
-
-
-class Build(Nodes):
-    """A graph whose weights and scales are plain, for what matters is what lies beside them."""
-
-    def __init__(self, shape=(2, 4, 5, 5), dtype=U8, opset=21):
-        super().__init__(Choices.seeded(1), dtype, opset)
-        self.numbers = np.random.default_rng(0)
-        self.low = int(np.iinfo(dtype).min)
-        self.x = self.numbers.normal(size=shape).astype(np.float32)
-        self.first = self.q("x", 120, 1 / 32, name="x")
-
-    def q(self, tensor, zero=100, scale=1 / 16, name="result", dtype=None):
-        low = self.low if dtype is None else int(np.iinfo(dtype).min)
-        return self.quantize(tensor, scale, low + zero, name=name, dtype=dtype).name
-
-    def weight(self, shape=(3, 4, 1, 1), name="w", dtype=S8, axis=None):
-        codes = self.numbers.integers(-90 if dtype == S8 else 0, 90, shape).astype(dtype)
-        size = () if axis is None else shape[axis]
-        return self.held(name, codes, np.full(size, 1 / 64), np.zeros(size), axis)
-
-    def floats(self, name, *shape):
-        return self.constant(name, self.numbers.normal(size=shape).astype(np.float32))
-
-    def bias(self, *shape):
-        return self.held("b", self.numbers.integers(-900, 900, shape).astype(np.int32), 1 / 2048, 0)
-
-    def conv(self, x=None, *, name="c", **options):
-        return self.add("Conv", name, x or self.first, self.weight(name=f"{name}_w", **options))
-
-    def done(self, tensor=None, **options):
-        """Finish with a quantizer behind a tensor, or with the float tensor y."""
-        return self.case("y" if tensor is None else self.q(tensor, **options), None)
-
-
-def limits(build, low, high):
-    values = (("low", low), ("high", high))
-    return ["" if value is None else build.constant(name, np.float32(value)) for name, value in values]
 
 
 def clipped(low, high, zero=0):
@@ -271,111 +231,6 @@ def test_an_accelerator_would_fuse_16_bits(dtype):
     build.add("Add", "a", build.first, build.first)
     (group,) = find_groups(Graph(build.done("a").model), bits=16)
     assert group.kernel == "QLinearAdd"
-
-
-# --- what is rewritten and not followed -------------------------------------------------------------------------------
-
-
-def float_weight(*between):
-    def make(build):
-        tensor = build.add("Conv", "c", build.first, build.floats("w", 3, 4, 1, 1))
-        for operator in between:
-            tensor = build.add(operator, f"after_{tensor}", tensor)
-        return build.done(tensor)
-
-    return make
-
-
-def across(operator, *inputs, behind=False, **attributes):
-    def make(build):
-        extra = [build.constant(f"extra{index}", np.array(value, np.int64)) for index, value in enumerate(inputs)]
-        if behind:
-            return build.done(build.add(operator, "r", build.conv(), *extra, **attributes))
-        build.add(operator, "r", build.first, *extra, **attributes)
-        return build.done(build.add("Mul", "m", "r", "r"))
-
-    return make
-
-
-def matmul_and_addition(build):
-    build.add("MatMul", "m", build.first, build.weight((5, 5)))
-    return build.done(build.add("Add", "a", "m", build.floats("b", 5)))
-
-
-def weight_only(build):
-    build.add("Flatten", "f", build.first)
-    build.add("Gemm", "y", "f", build.weight((100, 7)))
-    return build.done()
-
-
-def where(build):
-    second = build.q("x", 9, 1 / 8, name="second")
-    condition = build.constant("condition", np.array([True, False, True, False, True]))
-    return build.done(build.add("Where", "w", condition, build.first, second))
-
-
-REWRITTEN = {
-    "float weight": (float_weight(), "quantizes the float weight to 8 bits", {"c": "QLinearConv"}),
-    "float weight, Relu": (float_weight("Relu"), "quantizes the float weight to 8 bits", {"c": "FusedConv"}),
-    "across Reshape": (across("Reshape", [2, -1, 5]), "moves quantizers", {"m": "QLinearMul"}),
-    "across Transpose": (across("Transpose", perm=[0, 1, 3, 2]), "moves quantizers", {"m": "QLinearMul"}),
-    "across MaxPool": (across("MaxPool", kernel_shape=[2, 2]), "moves quantizers", {"m": "QLinearMul"}),
-    "back across Unsqueeze": (across("Unsqueeze", [1], behind=True), "moves quantizers", {"c": "QLinearConv"}),
-    "back across Slice": (across("Slice", [0], [3], [2], behind=True), "moves quantizers", {"c": "QLinearConv"}),
-    "MatMul and Add": (matmul_and_addition, "joins it and the addition", {"m/MatMulAddFusion": "QGemm"}),
-    "weight only": (weight_only, "MatMulNBits", {"y": "MatMulNBits"}),
-    "Where": (where, "computes on codes", {"w": "QLinearWhere"}),
-}
-
-
-@pytest.mark.parametrize("name", REWRITTEN)
-@pytest.mark.parametrize("opset", [17, 21])
-def test_what_is_not_followed_is_refused_by_name(name, opset):
-    make, reason, ran = REWRITTEN[name]
-    case = make(Build(opset=opset))
-    (found,) = not_followed(Graph(case.model))
-    assert found.startswith("ONNX Runtime ")
-    assert reason in found
-    _, kernels = run_runtime(case)
-    for tensor, kernel in ran.items():  # it does what is said
-        assert [found for node, found in kernels.items() if node.endswith(f"_{tensor}")] == [kernel]
-    with pytest.raises(QcamError, match=r"does not follow that, choose 'fake_quant'"):
-        run_mirror(case, here())
-
-
-@pytest.mark.parametrize("operator", ["Flatten", "Sigmoid"])
-def test_quantizers_move_across_no_other_operators(operator):
-    case = across(operator)(Build())
-    assert not_followed(Graph(case.model)) == []
-    graph = Graph(case.model)
-    _, ran = run_runtime(case)
-    assert disagreements(find_groups(graph), graph, ran) == []
-
-
-def hidden(case):
-    """Return a case that shows nothing but its result."""
-    model = copy.deepcopy(case.model)
-    del model.graph.output[1:]
-    return model
-
-
-def test_a_second_quantizer_is_not_followed_unless_the_first_one_shows():
-    build = Build()
-    between = build.q(build.conv(), name="between")
-    case = build.done(between, scale=1 / 13)
-    assert not_followed(Graph(case.model)) == []
-    (reason,) = not_followed(Graph(hidden(case)))
-    assert "removes the quantizer before it" in reason
-
-
-def test_equal_quantizers_are_not_followed_unless_both_show():
-    build = Build()
-    build.conv()
-    build.add("Add", "y", build.q("c", name="one"), build.q("c", name="two"))
-    case = build.done()
-    assert not_followed(Graph(case.model)) == []
-    (reason,) = not_followed(Graph(hidden(case)))
-    assert reason == "ONNX Runtime merges the equal quantizers behind it, at Conv Conv_c"
 
 
 # --- holding it against a profile ---------------------------------------------------------------------------------------
