@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.choice import ALL, Chosen, choose
-from qcam.evaluate.report.numbers import figure
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.overlays import Sheet, cam_png, palette
 from qcam.evaluate.report.runs import Run
 from qcam.evaluate.results.folder import Picture, Row, StoredMap
-from qcam.runtime.bundle import PRECISIONS
+from qcam.evaluate.showing.numbers import figure
 
 #: Comparisons whose figures a card can be filtered and sorted by.
 SORTED_BY = ("vs_f32", "vs_saliency", "fake_quant_vs_deployed")
@@ -36,6 +35,7 @@ class View:
         caption: Figures below.
         note: Below the small picture: CC, or a flip.
         flipped: Whether this precision's top-1 class is another one.
+        deployed: Whether it is the CAM of a deployed run.
     """
 
     key: str
@@ -47,6 +47,7 @@ class View:
     caption: str
     note: str = ""
     flipped: bool = False
+    deployed: bool = False
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Card:
     @property
     def start(self) -> int:
         """Return the place of the view that is shown first: the deployed CAM of the coarsest precision."""
-        deployed = [place for place, view in enumerate(self.views) if view.key.split("@")[0] in PRECISIONS]
+        deployed = [place for place, view in enumerate(self.views) if view.deployed]
         return deployed[-1] if deployed else 0
 
 
@@ -137,8 +138,7 @@ class _Part:
     def __init__(self, run: Run, model: str, images: Sequence[str], *, several: bool) -> None:
         results = run.results
         self.run, self.several = run, several
-        facts = results.run["models"][model]
-        self.geometry = facts["geometry"]
+        self.geometry = run.record.models[model].geometry
         self.precisions = results.precisions(model)
         self.classes = results.classes(model)
         self.pictures = {item.image: item for item in results.pictures(images) if item.geometry == self.geometry}
@@ -239,7 +239,7 @@ def _cam_view(sheet: Sheet, part: _Part, stored: StoredMap, colours: NDArray[np.
     alt = f"{image}: Grad-CAM++ of {label}"
     if row is not None and row.CC is not None:
         alt += f", CC {figure(row.CC)} v. {against}"
-    return View(name, label, _photo(sheet, picture), cover, False, alt, " · ".join(told), note, flipped)
+    return View(name, label, _photo(sheet, picture), cover, False, alt, " · ".join(told), note, flipped, not fake)
 
 
 def _figures(row: Row) -> str:

@@ -9,13 +9,17 @@ from typing import Any
 
 from qcam.common.errors import QcamError
 from qcam.common.places import file_names, refuse_unprintable
-from qcam.evaluate.report.charts import Chart, depth
-from qcam.evaluate.report.numbers import figure, share
+from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.report.runs import Run
+from qcam.evaluate.showing.canvas import Chart
+from qcam.evaluate.showing.depth import DepthLine, depth_chart
+from qcam.evaluate.showing.numbers import figure, share
 
 _FILE = "check.json"
-#: Version of check.json that is read.
-_VERSION = 1
+#: Versions of check.json that are read; the first has no verdict of the whole, and words of its own for results.
+_VERSIONS = (1, 2)
+#: What a result is called that was told for information only.
+_INFORMATION = "for information"
 #: Name under which the logits stand among the tensors; they have no codes.
 _LOGITS = "logits"
 
@@ -37,8 +41,9 @@ def read_check(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise QcamError(f"cannot read {path}: {error}; run qcam-check again") from error
     version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != _VERSION or not isinstance(value.get("results"), list):
-        raise QcamError(f"{path} has schema version {version}, this qcam reads {_VERSION}; run qcam-check again")
+    if version not in _VERSIONS or not isinstance(value.get("results"), list):
+        known = " and ".join(map(str, _VERSIONS))
+        raise QcamError(f"{path} has schema version {version}, this qcam reads {known}; run qcam-check again")
     refuse_unprintable([item.get("model") if isinstance(item, dict) else item for item in value["results"]], path)
     found: dict[str, Any] = value
     return found
@@ -54,7 +59,7 @@ def find_checks(runs: Sequence[Run], given: Sequence[Path]) -> list[dict[str, An
         return [read_check(folder) for folder in given]
     found: dict[Path, dict[str, Any]] = {}
     for run in runs:
-        bundles = (run.results.run.get("plan") or {}).get("bundles") or {}
+        bundles = {model: of.fingerprint for model, of in run.record.models.items()}
         folder = run.results.folder
         for place in (folder / _FILE, folder / "check" / _FILE, folder.parent / "check" / _FILE):
             if not place.is_file() or place.resolve() in found:
@@ -76,18 +81,22 @@ def depth_charts(checks: Iterable[dict[str, Any]]) -> list[Chart]:
     for place, check in enumerate(checks):
         models = list(dict.fromkeys(str(item["model"]) for item in check["results"]))
         for model, name in zip(models, file_names(models), strict=True):
-            lines = {}
-            for item in check["results"]:
-                shares = [
-                    (tensor["equal"], tensor.get("equal_fed_with_deployed_codes"))
-                    for tensor in item.get("tensors") or []
-                    if tensor["name"] != _LOGITS and tensor.get("equal") is not None
-                ]
-                if str(item["model"]) == model and shares:
-                    lines[f"{item['precision']}, {_arithmetic(item)}"] = shares
-            if lines:
-                charts.append(depth(model, f"depth-{place}-{name}", lines))
+            lines = [_line(item) for item in check["results"] if str(item["model"]) == model]
+            drawn = [line for line in lines if line.shares]
+            if drawn:
+                charts.append(depth_chart(model, f"depth-{place}-{name}", drawn))
     return charts
+
+
+def _line(item: dict[str, Any]) -> DepthLine:
+    tensors = [of for of in item.get("tensors") or [] if of["name"] != _LOGITS and of.get("equal") is not None]
+    return DepthLine(
+        label=f"{item['precision']}, {_arithmetic(item)}",
+        precision=str(item["precision"]),
+        exact=item["arithmetic"] == Arithmetic.INTEGER,
+        shares=[of["equal"] for of in tensors],
+        fed=[of.get("equal_fed_with_deployed_codes") for of in tensors],
+    )
 
 
 def check_table(checks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -108,14 +117,19 @@ def check_table(checks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                     "cc": figure(figures.get("cc")),
                     "cc_min": figure(figures.get("cc_min")),
                     "first": "none" if first is None else f"{first['operator']} → {first['tensor']}",
-                    "verdict": item.get("verdict", ""),
+                    "verdict": _verdict(item),
                     "holds": bool(item.get("holds")),
                 }
             )
     return rows
 
 
+def _verdict(item: dict[str, Any]) -> str:
+    """Return a result's verdict in the words of today: version 1 called what is undecided undefined."""
+    verdict = str(item.get("verdict") or _INFORMATION)
+    return "undecided" if verdict == "undefined" else verdict
+
+
 def _arithmetic(item: dict[str, Any]) -> str:
     kernel = item.get("kernel")
     return f"{item['arithmetic']} ({kernel})" if kernel else str(item["arithmetic"])
-

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from qcam.evaluate.maps.metrics import correlation
 from qcam.evaluate.maps.statistics import bootstrap_intervals
-from qcam.evaluate.report.numbers import difference, figure, share
 from qcam.evaluate.report.runs import Run
 from qcam.evaluate.results.folder import MAPS, Columns
+from qcam.evaluate.showing.numbers import difference, figure, share
 
 #: Parts of run.json in which runs can differ to a figure's effect, besides their models.
 _TOLD = ("provider", "protocol", "plan", "machine", "kernels", "int8_kernels_saturate_in_pairs")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qcam.evaluate.report.charts import held_against
-from qcam.evaluate.report.numbers import count, figure, share
-from qcam.evaluate.report.runs import Column, Entry, Run
-from qcam.runtime.bundle import PRECISIONS
+from qcam.evaluate.report.runs import Column, Run, held_against, precisions_of
+from qcam.evaluate.report.stored import Entry
+from qcam.evaluate.showing.numbers import count, figure, share
 
 _INCOMPLETE = "The run was interrupted: figures are of the images that were finished. The same qcam-eval command goes on."
 _RANDOM = "seeded weights stand in for trained ones. The machinery runs; no figure made with them means anything."
@@ -19,8 +18,7 @@ def findings(columns: Sequence[Column]) -> list[str]:
     trained = [column for column in columns if column.trained]
     told = trained or list(columns)
     lines = [_null_row(told)]
-    for precision in PRECISIONS[1:]:
-        lines.append(_drift(told, precision))
+    lines += [_drift(told, precision) for precision in _quantized(told)]
     lines += [_simulation(told), _flips(told)]
     if trained and len(trained) < len(columns):
         left = len({column.model for column in columns} - {column.model for column in trained})
@@ -61,41 +59,44 @@ def alarms(runs: Sequence[Run]) -> list[tuple[str, str]]:
         random = [model for model in run.results.models if not run.trained(model)]
         if random:
             found.append((f"Random weights{of}", f"{', '.join(random)}: {_RANDOM}"))
-        found += [
-            (f"Warning{of}", warning) for warning in run.results.run.get("warnings") or [] if "random weights" not in warning
-        ]
+        found += [(f"Warning{of}", warning) for warning in run.record.warnings if "random weights" not in warning]
     return found
 
 
-def _entries(columns: Sequence[Column], comparison: str, precision: str, metric: str) -> list[tuple[Column, Entry]]:
-    found = [(column, column.run.entries.get((comparison, precision, metric, column.model))) for column in columns]
-    return [(column, entry) for column, entry in found if entry is not None and entry["mean"] is not None]
+def _quantized(columns: Sequence[Column]) -> list[str]:
+    return [precision for precision in precisions_of(columns) if precision != "f32"]
+
+
+def _means(columns: Sequence[Column], comparison: str, precision: str) -> list[tuple[float, Column, Entry]]:
+    """Return mean CC of every column that has one, the smallest first."""
+    found = [(column, column.entries.get((comparison, precision, "CC"))) for column in columns]
+    means = [(entry.mean, column, entry) for column, entry in found if entry is not None and entry.mean is not None]
+    return sorted(means, key=lambda of: of[0])
 
 
 def _null_row(columns: Sequence[Column]) -> str:
-    found = _entries(columns, "vs_f32", "f32", "CC")
+    found = _means(columns, "vs_f32", "f32")
     if not found:
         return ""
-    moved = [(column, entry) for column, entry in found if entry["mean"] != 1]
+    moved = [(mean, column) for mean, column, _ in found if mean != 1]
     if not moved:
         return "Null row: f32 run a second time gives the very same CAMs (CC exactly 1), so drift below is quantization's."
-    worst, entry = min(moved, key=lambda pair: pair[1]["mean"])
+    lowest, worst = moved[0]
     return (
-        f"Null row: f32 differs from itself, mean CC down to {figure(entry['mean'])} ({worst.title}). "
+        f"Null row: f32 differs from itself, mean CC down to {figure(lowest)} ({worst.title}). "
         "Drift of that size is not quantization's."
     )
 
 
 def _drift(columns: Sequence[Column], precision: str) -> str:
-    found = _entries(columns, "vs_f32", precision, "CC")
+    found = _means(columns, "vs_f32", precision)
     if not found:
         return ""
-    ranked = sorted(found, key=lambda pair: pair[1]["mean"])
-    (low_column, low), (high_column, high) = ranked[0], ranked[-1]
-    line = f"{precision} against f32: mean CC {figure(low['mean'])} ({low_column.title})"
-    if len(ranked) > 1:
-        line += f" to {figure(high['mean'])} ({high_column.title})"
-    known = [paper[0] for _, entry in found if (paper := held_against(entry)) is not None]
+    (low, low_column, _), (high, high_column, _) = found[0], found[-1]
+    line = f"{precision} against f32: mean CC {figure(low)} ({low_column.title})"
+    if len(found) > 1:
+        line += f" to {figure(high)} ({high_column.title})"
+    known = [paper[0] for _, _, entry in found if (paper := held_against(entry)) is not None]
     if known:
         line += f"; published for these models: {_span(known)}"
     return line + "."
@@ -107,25 +108,25 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _simulation(columns: Sequence[Column]) -> str:
-    found = _entries(columns, "fake_quant_vs_deployed", "int8", "CC")
+    found = _means(columns, "fake_quant_vs_deployed", "int8")
     if not found:
         return ""
-    worst, entry = min(found, key=lambda pair: pair[1]["mean"])
-    return f"Fake-quant simulation predicts the deployed int8 CAM to mean CC {figure(entry['mean'])} at least ({worst.title})."
+    lowest, worst, _ = found[0]
+    return f"Fake-quant simulation predicts the deployed int8 CAM to mean CC {figure(lowest)} at least ({worst.title})."
 
 
 def _flips(columns: Sequence[Column]) -> str:
     wanted = {(column.run.name, column.model) for column in columns}
     told = []
-    for precision in PRECISIONS[1:]:
+    for precision in _quantized(columns):
         found = [
             flip
             for run in dict.fromkeys(column.run for column in columns)
-            for flip in run.results.summary.get("flips") or []
-            if flip["precision"] == precision and (run.name, flip["model"]) in wanted
+            for flip in run.summary.flips
+            if flip.precision == precision and (run.name, flip.model) in wanted
         ]
-        known = sum(flip["flipped"] + flip["kept"] for flip in found)
+        known = sum(flip.flipped + flip.kept for flip in found)
         if known:
-            flipped = sum(flip["flipped"] for flip in found)
+            flipped = sum(flip.flipped for flip in found)
             told.append(f"{precision} {flipped:,} of {known:,} ({share(flipped / known)})")
     return f"Top-1 class changed: {', '.join(told)}." if told else ""

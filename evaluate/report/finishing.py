@@ -12,18 +12,13 @@ import pyarrow.compute as pc
 from qcam.common import telling
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import write_atomically
+from qcam.evaluate.report.csv_file import as_csv
+from qcam.evaluate.report.latex import as_latex
+from qcam.evaluate.report.markdown import main_markdown, placement_markdown, section_markdown
 from qcam.evaluate.report.options import COLORMAPS, ReportOptions
-from qcam.evaluate.report.table import as_markdown, placement_section
-from qcam.evaluate.report.table_files import (
-    Section,
-    as_csv,
-    as_latex,
-    flip_section,
-    interval_section,
-    paired_section,
-    paper_section,
-)
-from qcam.evaluate.results.folder import PROFILE, RESULTS, TABLE, Results
+from qcam.evaluate.report.sections import Section, flip_section, interval_section, paired_section, paper_section
+from qcam.evaluate.report.stored import Summary, read_summary
+from qcam.evaluate.results.folder import PROFILE, RESULTS, SUMMARY, TABLE, Results
 from qcam.evaluate.run.stages import StageClock, to_trace
 
 #: Images that are named of each oddity.
@@ -92,9 +87,18 @@ def title(results: Results) -> str:
     return text
 
 
+def summary_of(results: Results) -> Summary:
+    """Return what summary.json says.
+
+    Raises:
+        ResultsError: If a field is missing or of another type.
+    """
+    return read_summary(results.summary, str(results.folder / SUMMARY))
+
+
 def compared_with_paper(results: Results) -> Section | None:
     """Return the section that holds figures against the paper's; None if no model is one of the paper's."""
-    return paper_section(results.summary["entries"], _untrained(results))
+    return paper_section(summary_of(results).entries, _untrained(results))
 
 
 def write_tables(results: Results) -> None:
@@ -106,17 +110,17 @@ def write_tables(results: Results) -> None:
     Raises:
         QcamError: If the disk refuses.
     """
-    run, summary, folder = results.run, results.summary, results.folder
+    run, summary, folder = results.run, summary_of(results), results.folder
     footer = "".join(f"- {line}\n" for line in [*run["notes"], *run["warnings"]])
     below = (compared_with_paper(results), interval_section(summary), flip_section(summary), paired_section(summary))
     sections = [
-        f"{title(results)}\n\n{as_markdown(summary['entries'])}\n{footer}",
-        *(section.as_markdown() for section in below if section is not None),
-        placement_section(results.placement),
+        f"{title(results)}\n\n{main_markdown(summary.entries)}\n{footer}",
+        *map(section_markdown, below),
+        placement_markdown(results.placement),
     ]
     write_atomically(folder / TABLE, "\n".join(section for section in sections if section))
-    write_atomically(folder / "table.csv", as_csv(summary, _untrained(results)))
-    write_atomically(folder / "table.tex", as_latex(summary))
+    write_atomically(folder / "table.csv", as_csv(summary.entries, _untrained(results)))
+    write_atomically(folder / "table.tex", as_latex(summary.entries))
 
 
 def oddities(results: Results, where: str) -> list[str]:

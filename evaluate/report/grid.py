@@ -5,7 +5,6 @@ Everything is drawn from stored pictures and maps: no image is decoded again, no
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from qcam.evaluate.maps.cam import normalise, upsample
 from qcam.evaluate.report.choice import choose
 from qcam.evaluate.results.folder import Picture, Results, Row, StoredMap
 from qcam.evaluate.results.pictures import photo_of, saliency_of
+from qcam.evaluate.showing.canvas import figure_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,23 +86,6 @@ def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str
         for place, image in enumerate(shown):
             drawing.row(place, pictures[image], maps, rows, _class_name(results, model, told.get(image)))
     return drawing.figure
-
-
-def figure_bytes(figure: Figure, form: str, dpi: int = 300) -> bytes:
-    """Return a figure as a file that is the same whenever it is drawn.
-
-    Args:
-        figure: The figure.
-        form: `png` or `svg`.
-        dpi: Dots per inch of a PNG.
-    """
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"Software": "qcam"} if form == "png" else dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context({"text.parse_math": False, "svg.hashsalt": "qcam"}):
-        figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata)
-    return buffer.getvalue()
 
 
 class _Grid:

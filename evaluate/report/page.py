@@ -12,18 +12,18 @@ from markupsafe import Markup
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.evaluate.maps.metrics import METRICS
-from qcam.evaluate.report import tables
-from qcam.evaluate.report.cards import Card, facts, make_cards
-from qcam.evaluate.report.charts import Chart, heading, row_name
+from qcam.evaluate.report import html_tables
+from qcam.evaluate.report.cards import SORTED_BY, Card, facts, make_cards
 from qcam.evaluate.report.comparison import image_differences, plan_differences
 from qcam.evaluate.report.findings import alarms, between_runs, findings
-from qcam.evaluate.report.numbers import count
+from qcam.evaluate.report.layout import against, is_null, row_title
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.overlays import Sheet, palette
 from qcam.evaluate.report.record import record
-from qcam.evaluate.report.runs import Column, Run
+from qcam.evaluate.report.runs import Column, Run, precisions_of
 from qcam.evaluate.report.svg import inline
-from qcam.runtime.bundle import PRECISIONS
+from qcam.evaluate.showing.canvas import Chart
+from qcam.evaluate.showing.numbers import count
 
 #: Pictures of each model by which the size of the others is told.
 _PROBE = 12
@@ -103,7 +103,7 @@ def _context(
     spans: dict[str, int] = {}
     for column in columns:
         spans[column.model] = spans.get(column.model, 0) + 1
-    groups = tables.main_table(columns)
+    groups = html_tables.main_table(columns)
     per_image = image_differences(runs) if several else []
     context: dict[str, Any] = {
         "title": "qcam: " + " v. ".join(run.name for run in runs),
@@ -118,20 +118,20 @@ def _context(
         "overview": _inline(overview, "overview") if overview else "",
         "groups": groups,
         "any_published": any(cell.published for group in groups for row in group.rows for cell in row.cells),
-        "remarks": tables.paper_remarks(columns),
-        "statuses": tables.status_table(runs),
+        "remarks": html_tables.paper_remarks(columns),
+        "statuses": html_tables.status_table(runs),
         "distributions": [
             (head, [{"title": chart.title, "svg": _inline(chart, f"d{place}-{index}")} for index, chart in enumerate(charts)])
             for place, (head, charts) in enumerate(distributions)
         ],
         "metrics": METRICS,
-        "flips": tables.flip_table(runs),
-        "tests": tables.paired_table(runs),
+        "flips": html_tables.flip_table(runs),
+        "tests": html_tables.paired_table(runs),
         "interval": _interval(runs[0]),
         "depth": [{"svg": _inline(chart, f"depth{place}")} for place, chart in enumerate(depth)],
         "checks": checks,
-        "placement": tables.placement_table(runs),
-        "records": [{"name": run.name, "notes": run.results.run.get("notes") or [], "sections": record(run)} for run in runs],
+        "placement": html_tables.placement_table(runs),
+        "records": [{"name": run.name, "notes": list(run.record.notes), "sections": record(run)} for run in runs],
         "colormap": options.colormap,
         "ramp": Markup(",".join("rgb({},{},{})".format(*colour) for colour in palette(options.colormap)[::9].tolist())),
         "differences": plan_differences(runs) if several else [],
@@ -145,12 +145,13 @@ def _with_pictures(
 ) -> dict[str, Any]:
     """Return everything on the page."""
     keys = {key: None for card in cards for key in card.values}
+    precisions = precisions_of(base["columns"])
     metrics = [
-        (key, f"{metric} {row_name(comparison, precision)}")
-        for comparison in ("vs_f32", "vs_saliency", "fake_quant_vs_deployed")
+        (key, f"{metric} {row_title(comparison, precision)}")
+        for comparison in SORTED_BY
         for metric in ("CC", "SIM", "KLD")
-        for precision in reversed(PRECISIONS)
-        if (key := f"{metric}|{precision}|{comparison}") in keys and (comparison, precision) != ("vs_f32", "f32")
+        for precision in reversed(precisions)
+        if (key := f"{metric}|{precision}|{comparison}") in keys and not is_null(comparison, precision)
     ]
     views = {view.key: view.label for card in cards for view in card.views}
     found: dict[str, Any] = {
@@ -161,7 +162,7 @@ def _with_pictures(
         "card_models": list(dict.fromkeys(card.model for card in cards)),
         "card_metrics": metrics,
         "card_views": list(views.items()),
-        "flip_precisions": [name for name in PRECISIONS if any(name in card.flips for card in cards)],
+        "flip_precisions": [name for name in precisions if any(name in card.flips for card in cards)],
         "whys": list(dict.fromkeys(card.why for card in cards)),
         "chosen": _chosen(runs, cards, options),
     }
@@ -200,8 +201,8 @@ def _lead(runs: Sequence[Run]) -> str:
         run = runs[0]
         models = len(run.results.models)
         precisions = list(dict.fromkeys(p for model in run.results.models for p in run.results.precisions(model)))
-        told = run.results.run.get("machine") or {}
-        where = f" on {told['architecture']}" if told.get("architecture") else ""
+        architecture = run.record.machine.get("architecture")
+        where = f" on {architecture}" if architecture else ""
         return (
             f"{count(models, 'model')} in {', '.join(precisions)}; {count(len(run.results.images), 'image')}; "
             f"{run.provider}{where}. "
@@ -215,7 +216,7 @@ def _lead(runs: Sequence[Run]) -> str:
 
 
 def _interval(run: Run) -> str:
-    told = str(run.results.summary.get("interval") or "")
+    told = run.summary.interval
     return f"Intervals: {told}." if told else ""
 
 
@@ -225,4 +226,4 @@ def _inline(chart: Chart, prefix: str) -> Markup:
 
 def distribution_heading(comparison: str) -> str:
     """Return the heading above the charts of a comparison."""
-    return {"on_model": "What the CAM shows, shown to the model"}.get(comparison, f"CAMs {heading(comparison)}")
+    return {"on_model": "What the CAM shows, shown to the model"}.get(comparison, f"CAMs {against(comparison)}")

@@ -52,6 +52,11 @@ def published(model: str, precision: str, comparison: str, metric: str) -> tuple
     return float(mean), float(std)
 
 
+def in_paper(precision: str, comparison: str, metric: str) -> bool:
+    """Tell whether the paper's table has such a line."""
+    return (precision, comparison, metric) in _TABLE
+
+
 def comparable(comparison: str, metric: str) -> bool:
     """Tell whether a difference from the published figure means anything."""
     return (comparison, metric) != ("vs_saliency", "SIM")

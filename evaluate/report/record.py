@@ -4,63 +4,85 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from qcam.evaluate.report.runs import Run
+from qcam.evaluate.report.stored import ModelRecord, RunRecord
 
 _HEXADECIMAL = re.compile("[0-9a-f]{40,}")
 #: Characters of a fingerprint that are shown.
 _HASH = 12
+#: Names and values.
+Pairs = list[tuple[str, str]]
 
 
-def record(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
+def record(run: Run) -> list[tuple[str, Pairs]]:
     """Return sections of names and values: protocol and options, images, models, machine, versions, conventions, time."""
-    told = run.results.run
-    plan: dict[str, Any] = told.get("plan") or {}
-    protocol = told.get("protocol") or {}
-    fixes = ", ".join(protocol.get("fixes") or []) or "none"
-    general = [("protocol", str(protocol.get("name", "deployed")))]
-    if protocol.get("name") == "paper":
-        general.append(("slips switched off", fixes))
-    general += [("provider", str(told.get("provider", "?"))), ("complete", "yes" if run.complete else "NO")]
-    general.append(("files", "held against their checksums" if run.results.verified else "NOT VERIFIED: without checksums"))
-    images = plan.get("images") or {}
-    general += [
-        ("images", f"{images.get('count', len(run.results.images)):,}"),
-        ("image set", _short(images.get("fingerprint"))),
-        ("salient objects", _short(plan.get("saliency") or "none")),
-        ("PyTorch device", _text(plan.get("device"))),
-        ("images in a shard", _text(plan.get("shard_size"))),
-    ]
-    given = dict(plan.get("options") or {})
-    settings = given.pop("settings", None) or {}
-    given["precisions"] = given.get("precisions") or "all"
-    options = _pairs(given | {name: value for name, value in settings.items() if value not in (None, {}, [])})
-    machine = _pairs(told.get("machine"))
-    kernels = told.get("kernels") or {}
-    machine += [("kernel family", _text(kernels.get("family")))]
-    if kernels.get("reason"):
-        machine.append(("why", str(kernels["reason"])))
-    machine.append(("int8 kernels saturate in pairs", "yes" if told.get("int8_kernels_saturate_in_pairs") else "no"))
-    models = []
-    for model, facts in (told.get("models") or {}).items():
-        weights = facts.get("weights") or {}
-        state = "trained" if weights.get("trained") else "RANDOM"
-        parts = [f"{weights.get('name', '?')} ({state}, {_short(weights.get('sha256'))})", facts.get("geometry", "")]
-        fingerprint = (plan.get("bundles") or {}).get(model)
-        parts += [f"bundle {facts.get('bundle', '?')} {_short(fingerprint)}"]
-        parts += [f"{name}: tap {of['tap']}" for name, of in facts.get("precisions", {}).items() if of.get("tap")]
-        models.append((model, " · ".join(part for part in parts if part)))
-    seconds = [(stage, f"{value:,.1f} s") for stage, value in (told.get("seconds") or {}).items()]
+    told = run.record
     sections = [
-        ("Run", general), ("Options", options), ("Models", models), ("Conventions", _pairs(told.get("conventions"))),
-        ("Machine", machine), ("Versions", _pairs(plan.get("versions"))), ("Time by stage", seconds),
-    ]  # fmt: skip
+        ("Run", _general(run)),
+        ("Options", _options(told)),
+        ("Models", _models(told)),
+        ("Conventions", _pairs(told.conventions)),
+        ("Machine", _machine(told)),
+        ("Versions", _pairs(told.versions)),
+        ("Time by stage", [(stage, f"{value:,.1f} s") for stage, value in told.seconds.items()]),
+    ]
     return [(title, pairs) for title, pairs in sections if pairs]
 
 
-def _pairs(value: Any) -> list[tuple[str, str]]:
-    return [(str(key).replace("_", " "), _text(item)) for key, item in (value or {}).items()]
+def _general(run: Run) -> Pairs:
+    told = run.record
+    pairs = [("protocol", told.protocol)]
+    if told.protocol == "paper":
+        pairs.append(("slips switched off", ", ".join(told.fixes) or "none"))
+    images = len(run.results.images) if told.images is None else told.images
+    return [
+        *pairs,
+        ("provider", told.provider),
+        ("complete", "yes" if run.complete else "NO"),
+        ("files", "held against their checksums" if run.results.verified else "NOT VERIFIED: without checksums"),
+        ("images", f"{images:,}"),
+        ("image set", _short(told.image_set)),
+        ("salient objects", _short(told.plan["saliency"] or "none")),
+        ("PyTorch device", _text(told.plan["device"])),
+        ("images in a shard", _text(told.plan["shard_size"])),
+    ]
+
+
+def _options(told: RunRecord) -> Pairs:
+    precisions = told.options.get("precisions") or "all"
+    chosen = {name: value for name, value in told.settings.items() if value not in (None, {}, [])}
+    return _pairs(told.options | {"precisions": precisions} | chosen)
+
+
+def _models(told: RunRecord) -> Pairs:
+    return [(model, " · ".join(filter(None, _parts(of)))) for model, of in told.models.items()]
+
+
+def _parts(model: ModelRecord) -> list[str]:
+    state = "trained" if model.trained else "RANDOM"
+    return [
+        f"{model.weights} ({state}, {_short(model.weights_sha256)})",
+        model.geometry,
+        f"bundle {model.bundle} {_short(model.fingerprint)}",
+        *(f"{name}: tap {of.tap}" for name, of in model.precisions.items() if of.tap),
+    ]
+
+
+def _machine(told: RunRecord) -> Pairs:
+    why = [("why", told.kernels_why)] if told.kernels_why else []
+    return [
+        *_pairs(told.machine),
+        ("kernel family", told.kernels or "none"),
+        *why,
+        ("int8 kernels saturate in pairs", "yes" if told.saturates else "no"),
+    ]
+
+
+def _pairs(value: Mapping[str, Any]) -> Pairs:
+    return [(key.replace("_", " "), _text(item)) for key, item in value.items()]
 
 
 def _text(value: Any) -> str:

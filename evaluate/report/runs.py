@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
 from qcam.evaluate.maps.metrics import METRICS
-from qcam.evaluate.results.folder import FAITHFULNESS, Columns, Results
+from qcam.evaluate.report.layout import Address, Figures, by_model, in_order
+from qcam.evaluate.report.published import comparable, published
+from qcam.evaluate.report.stored import (
+    Entry,
+    PrecisionRecord,
+    RunRecord,
+    Summary,
+    read_placement,
+    read_run_record,
+    read_summary,
+)
+from qcam.evaluate.results.folder import FAITHFULNESS, PLACEMENT, RUN, SUMMARY, Columns, Results
 
 #: Columns that are kept of every image: a study of 10,000 images has no room for all of them, six models at a time.
 _KEPT = ("image", "image_sha256", "top1", "top1_agrees", *METRICS, *FAITHFULNESS)
-Entry = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +41,36 @@ class Run:
     results: Results
 
     @cached_property
-    def entries(self) -> dict[tuple[str, str, str, str], Entry]:
-        """Return the summary's figures by (comparison, precision, metric, model)."""
-        try:
-            return {
-                (entry["comparison"], entry["precision"], entry["metric"], entry["model"]): entry
-                for entry in self.results.summary["entries"]
-            }
-        except (KeyError, TypeError) as error:
-            raise QcamError(f"{self.results.folder}/summary.json lacks {error}; run qcam-eval again with --force") from error
+    def record(self) -> RunRecord:
+        """Return what run.json says.
+
+        Raises:
+            ResultsError: If a field is of another type.
+        """
+        return read_run_record(self.results.run, str(self.results.folder / RUN))
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Return what summary.json says.
+
+        Raises:
+            ResultsError: If a field is missing or of another type.
+        """
+        return read_summary(self.results.summary, str(self.results.folder / SUMMARY))
+
+    @cached_property
+    def placement(self) -> dict[str, dict[str, PrecisionRecord]]:
+        """Return what placement.json says, by model and precision.
+
+        Raises:
+            ResultsError: If a field is of another type.
+        """
+        return read_placement(self.results.placement, str(self.results.folder / PLACEMENT))
+
+    @cached_property
+    def entries(self) -> dict[str, dict[Address, Entry]]:
+        """Return the summary's figures by model and by where they stand."""
+        return by_model(self.summary.entries)
 
     @cached_property
     def figures(self) -> dict[str, dict[tuple[str, str], Columns]]:
@@ -53,23 +83,21 @@ class Run:
 
     def trained(self, model: str) -> bool:
         """Tell whether a model has weights that mean something."""
-        weights = self.results.run["models"][model].get("weights") or {}
-        return bool(weights.get("trained", True))
+        return self.record.models[model].trained
 
     @property
     def complete(self) -> bool:
         """Tell whether every image was evaluated."""
-        return bool(self.results.run.get("complete")) and bool(self.results.summary.get("complete", True))
+        return self.record.complete and self.summary.complete
 
     @property
     def provider(self) -> str:
         """Return where it ran, and under which protocol if that is not the deployed one."""
-        protocol = self.results.run.get("protocol") or {}
-        told = str(self.results.run.get("provider", "?"))
-        if protocol.get("name", "deployed") == "deployed":
-            return told
-        fixes = ", ".join(protocol.get("fixes") or [])
-        return f"{told}, protocol of the paper's authors" + (f" with {fixes}" if fixes else "")
+        record = self.record
+        if record.protocol == "deployed":
+            return record.provider
+        fixes = f" with {', '.join(record.fixes)}" if record.fixes else ""
+        return f"{record.provider}, protocol of the paper's authors{fixes}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +118,11 @@ class Column:
     def trained(self) -> bool:
         """Tell whether its weights mean something."""
         return self.run.trained(self.model)
+
+    @property
+    def entries(self) -> Figures:
+        """Return its figures in the summary, by where they stand."""
+        return self.run.entries.get(self.model, {})
 
     def values(self, precision: str, comparison: str, metric: str) -> NDArray[np.float64]:
         """Return the defined values of a figure over the images; empty where it was not made."""
@@ -143,8 +176,16 @@ def columns(runs: Sequence[Run]) -> list[Column]:
     ]
 
 
-def published_of(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return the published mean and standard deviation of a figure, None where the paper has none."""
-    from qcam.evaluate.report.published import published
+def precisions_of(columns: Iterable[Column]) -> list[str]:
+    """Return the precisions that any column has figures of, in the order of every table."""
+    return in_order(precision for column in columns for _, precision, _ in column.entries)
 
-    return published(str(entry["model"]), str(entry["precision"]), str(entry["comparison"]), str(entry["metric"]))
+
+def published_of(entry: Entry) -> tuple[float, float] | None:
+    """Return the published mean and standard deviation of a figure, None where the paper has none."""
+    return published(entry.model, entry.precision, entry.comparison, entry.metric)
+
+
+def held_against(entry: Entry) -> tuple[float, float] | None:
+    """Return the published figure that an entry may be held against, None where there is none or it would mean nothing."""
+    return published_of(entry) if comparable(entry.comparison, entry.metric) else None

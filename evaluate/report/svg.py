@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from qcam.evaluate.report.grid import figure_bytes
+from qcam.evaluate.showing.canvas import figure_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qcam.common.errors import QcamError
 from qcam.common.places import file_names, write_inside
-from qcam.evaluate.report.charts import Chart, distribution, overview
+from qcam.evaluate.report.charts import distribution, overview
 from qcam.evaluate.report.checks import check_table, depth_charts, find_checks
 from qcam.evaluate.report.choice import choose
-from qcam.evaluate.report.grid import draw_grid, figure_bytes
+from qcam.evaluate.report.csv_file import RunFigures, as_csv, several_as_csv
+from qcam.evaluate.report.grid import draw_grid
+from qcam.evaluate.report.latex import as_latex
 from qcam.evaluate.report.options import COLORMAPS, ReportOptions
 from qcam.evaluate.report.page import distribution_heading, page
-from qcam.evaluate.report.runs import Run, columns, name_runs
-from qcam.evaluate.report.table_files import as_csv, as_latex
+from qcam.evaluate.report.runs import Column, Run, columns, name_runs
 from qcam.evaluate.results.folder import REPORT, Results
+from qcam.evaluate.showing.canvas import Chart, figure_bytes
 
 #: Folder of the figures, in that of the report.
 FIGURES = "figures"
 #: Rows of a picture grid for a paper: what fits a page.
 _GRID_ROWS = 6
-#: Dots per inch of a PNG for print.
-_DPI = 300
 _METRICS = ("CC", "SIM", "KLD")
 #: Comparisons whose distributions are drawn, in their order.
 _DRAWN = ("vs_f32", "vs_saliency", "fake_quant_vs_deployed", "on_model")
@@ -63,7 +62,7 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
     text = page(runs, every, glance, distributions, depths, check_table(checks), options)
     written = [
         write_inside(output, name, content)
-        for name, content in ((REPORT, text), ("table.csv", _csv(runs)), ("table.tex", _latex(runs)))
+        for name, content in ((REPORT, text), ("table.csv", _csv(runs)), ("table.tex", _latex(every)))
     ]
     charts = [chart for _, found in distributions for chart in found] + depths
     if glance is not None:
@@ -76,16 +75,13 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
 
 
 def _write_figure(output: Path, chart: Chart) -> list[Path]:
-    return [
-        write_inside(output, f"{FIGURES}/{chart.name}.{form}", figure_bytes(chart.figure, form, dpi=_DPI))
-        for form in ("png", "svg")
-    ]
+    return [write_inside(output, f"{FIGURES}/{chart.name}.{form}", figure_bytes(chart.figure, form)) for form in ("png", "svg")]
 
 
 def _grids(runs: Sequence[Run], options: ReportOptions) -> Iterator[Chart]:
     """Draw the picture grid of every model of every run."""
     every = [(run, model) for run in runs for model in run.results.models]
-    bundles = [str(run.results.run["models"][model]["bundle"]) for run, model in every]
+    bundles = [run.record.models[model].bundle for run, model in every]
     several = len(runs) > 1
     wanted = [
         f"grid-{bundle}-{run.name}" if several else f"grid-{bundle}" for bundle, (run, _) in zip(bundles, every, strict=True)
@@ -101,14 +97,8 @@ def _grids(runs: Sequence[Run], options: ReportOptions) -> Iterator[Chart]:
 def _csv(runs: Sequence[Run]) -> str:
     """Return every figure, one line each; with a column for the run where there are several."""
     if len(runs) == 1:
-        return as_csv(runs[0].results.summary, _untrained(runs[0]))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for place, run in enumerate(runs):
-        lines = list(csv.reader(io.StringIO(as_csv(run.results.summary, _untrained(run)))))
-        name = "'" + run.name if run.name[:1] in "=+-@" else run.name  # no formula for a spreadsheet
-        writer.writerows(([["run", *lines[0]]] if place == 0 else []) + [[name, *line] for line in lines[1:]])
-    return buffer.getvalue()
+        return as_csv(runs[0].summary.entries, _untrained(runs[0]))
+    return several_as_csv({run.name: RunFigures(run.summary.entries, _untrained(run)) for run in runs})
 
 
 def _untrained(run: Run) -> list[str]:
@@ -116,15 +106,6 @@ def _untrained(run: Run) -> list[str]:
     return [model for model in run.results.models if not run.trained(model)]
 
 
-def _latex(runs: Sequence[Run]) -> str:
+def _latex(every: Sequence[Column]) -> str:
     """Return the table in the paper's layout; a column for each model and run."""
-    if len(runs) == 1:
-        return as_latex(runs[0].results.summary)
-    entries = [
-        entry | {"model": column.title}
-        for column in columns(runs)
-        for entry in column.run.results.summary["entries"]
-        if entry["model"] == column.model
-    ]
-    return as_latex({**runs[0].results.summary, "entries": entries})
-
+    return as_latex(replace(entry, model=column.title) for column in every for entry in column.entries.values())

@@ -1,0 +1,66 @@
+"""Every figure as CSV, one line each: table.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from qcam.evaluate.report.published import published
+from qcam.evaluate.report.sections import paper_difference
+from qcam.evaluate.report.stored import Entry
+
+_FIGURES = ("model", "precision", "comparison", "metric", "mean", "std", "low", "high", "n", "undefined")
+_PAPER = ("published_mean", "published_std", "difference")
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """The figures of one run.
+
+    Attributes:
+        entries: Of its summary.
+        untrained: Models with random weights: they have neither a published figure nor a difference.
+    """
+
+    entries: Iterable[Entry]
+    untrained: Collection[str] = ()
+
+
+def as_csv(entries: Iterable[Entry], untrained: Collection[str] = ()) -> str:
+    """Return the figures of a run, with the published value and the difference where there is one."""
+    return _text([_FIGURES + _PAPER, *_lines(RunFigures(entries, untrained))])
+
+
+def several_as_csv(runs: Mapping[str, RunFigures]) -> str:
+    """Return the figures of several runs, with a column for the run."""
+    lines = [[_harmless(name), *line] for name, figures in runs.items() for line in _lines(figures)]
+    return _text([("run", *_FIGURES, *_PAPER), *lines])
+
+
+def _lines(figures: RunFigures) -> list[list[object]]:
+    lines = []
+    for entry in figures.entries:
+        values = ["" if (value := getattr(entry, name)) is None else value for name in _FIGURES[1:]]
+        lines.append([_harmless(entry.model), *values, *_paper(entry, held=entry.model not in figures.untrained)])
+    return lines
+
+
+def _paper(entry: Entry, *, held: bool) -> tuple[object, ...]:
+    known = published(entry.model, entry.precision, entry.comparison, entry.metric) if held else None
+    if known is None:
+        return "", "", ""
+    less = paper_difference(entry)
+    return *known, "" if less is None else less
+
+
+def _harmless(name: str) -> str:
+    """Return a name that no spreadsheet takes for a formula."""
+    return "'" + name if name[:1] in ("=", "+", "-", "@") else name
+
+
+def _text(lines: Iterable[Iterable[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()

@@ -1,0 +1,43 @@
+"""Tables in Markdown: table.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from qcam.evaluate.report.placement_table import placement_as_markdown
+from qcam.evaluate.report.sections import Section, main_section
+from qcam.evaluate.report.stored import Entry
+from qcam.runtime.deployed.placement import Placement
+
+
+def main_markdown(entries: Iterable[Entry]) -> str:
+    """Return the study's table."""
+    section = main_section(entries)
+    return _table(section.headings, section.left, section.rows)
+
+
+def section_markdown(section: Section | None) -> str:
+    """Return a section with its title and remarks; empty without one."""
+    if section is None:
+        return ""
+    remarks = "".join(f"\n- {remark}" for remark in section.remarks)
+    end = "\n" if remarks else ""
+    return f"{section.title}:\n\n{_table(section.headings, section.left, section.rows)}{remarks}{end}"
+
+
+def placement_markdown(placements: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the placement of every session, from placement.json."""
+    read = {
+        (model, name): Placement.from_json(value) for model, sessions in placements.items() for name, value in sessions.items()
+    }
+    return "".join(
+        f"\n{model} {name}: {placement.describe()}\n\n{placement_as_markdown(placement)}"
+        for (model, name), placement in read.items()
+    )
+
+
+def _table(headings: Sequence[str], left: int, rows: Iterable[Sequence[str]]) -> str:
+    ruler = ["---"] * left + ["---:"] * (len(headings) - left)
+    lines = [headings, ruler, *(row for row in rows if row)]
+    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)

@@ -1,0 +1,39 @@
+"""What sessions really compute in, in words: integer or float, and whether they fell back to another provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qcam.evaluate.run.facts import ModelFacts
+from qcam.runtime.deployed import Placement
+from qcam.runtime.deployed.providers import PROVIDERS
+
+
+def arithmetic_lines(models: Sequence[ModelFacts], provider: str) -> list[str]:
+    """Say for each model and precision what the provider really computes in, and whether it fell back."""
+    lines = []
+    for model in models:
+        if not model.deployed:
+            continue
+        said = [f"{name}: {_arithmetic(name, session.placement)}" for name, session in model.deployed.items()]
+        ran = {name for session in model.deployed.values() for _, name in session.placement.kernels}
+        where = provider if not fallback_reasons([model]) else f"{', '.join(sorted(ran))} (asked for {provider})"
+        lines.append(f"{model.bundle.model_id} on {where} — " + "; ".join(said))
+    return lines
+
+
+def _arithmetic(precision: str, placement: Placement) -> str:
+    if precision == "f32" and placement.float_kernels:
+        return "float"
+    said = placement.describe()
+    if precision == "int16" and placement.float_kernels and not placement.integer_kernels:
+        providers = {provider for _, provider in placement.kernels}
+        if providers == {PROVIDERS["CPU"]}:
+            return f"{said}: the CPU provider has no 16-bit integer kernels"
+    return said
+
+
+def fallback_reasons(models: Sequence[ModelFacts]) -> list[str]:
+    """Return why sessions are not wholly on the provider that was asked for, each reason once."""
+    reasons = (session.placement.fallback for model in models for session in model.deployed.values())
+    return list(dict.fromkeys(reason for reason in reasons if reason))

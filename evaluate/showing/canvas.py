@@ -1,0 +1,92 @@
+"""The look of every chart: colours by role, fonts, an empty canvas, and files that are the same whenever they are drawn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Colours by role (the report's page has its own for each); precisions after Okabe and Ito, told apart by colour-blind people.
+INK, MUTED, LINE, PAPER, PAGE = "#1b1f24", "#68707a", "#e2e5e9", "#8a4f9e", "#fdfdfc"
+_COLOURS = {"f32": "#6f7780", "int16": "#0072b2", "int8": "#d55e00"}
+#: Width of a chart in inches: a column of a paper, and of the page.
+WIDTH = 3.5
+#: Dots per inch of a PNG for print.
+DPI = 300
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 7.5,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.color": MUTED,
+    "text.parse_math": False,
+    "path.simplify": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and what it is called.
+
+    Attributes:
+        name: Of its files.
+        title: What it shows.
+        description: What can be read from it, in words.
+        figure: The drawing.
+    """
+
+    name: str
+    title: str
+    description: str
+    figure: Figure
+
+
+def colour_of(precision: str) -> str:
+    """Return the colour of a precision; that of text for those of other tools."""
+    return _COLOURS.get(precision, INK)
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """Yield an empty figure of so many inches, and its axes, in the style of every chart."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.add_subplot()
+
+
+def figure_bytes(figure: Figure, form: str, dpi: int = DPI) -> bytes:
+    """Return a figure as a file that is the same whenever it is drawn.
+
+    Args:
+        figure: The figure.
+        form: `png` or `svg`.
+        dpi: Dots per inch of a PNG.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"Software": "qcam"} if form == "png" else dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"text.parse_math": False, "svg.hashsalt": "qcam"}):
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
