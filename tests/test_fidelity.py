@@ -12,7 +12,8 @@ import pytest
 from emulated import EmulatedModel, where_to_run
 from emulation import why_not
 
-from qcam.evaluate.check.checker import LOGITS, Checker
+from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.result import LOGITS
 from qcam.exporters.export import ExportOptions, export_bundle
 from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs

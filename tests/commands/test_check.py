@@ -17,7 +17,7 @@ from rich.console import Console
 
 from qcam.commands import console
 from qcam.common.files import sha256_file
-from qcam.evaluate.check.verdicts import GATES
+from qcam.evaluate.check.gates import GATES
 from qcam.images.embedded import evaluation_photographs
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.codes import quantized_tensors
@@ -49,7 +49,7 @@ def test_a_bundle_holds_and_everything_is_written(tiny_bundle, some_photographs,
             assert picture.width > 800
 
     report = done.report
-    assert (report["schema_version"], report["holds"], report["provider"]) == (1, True, "CPU")
+    assert (report["schema_version"], report["verdict"], report["holds"], report["provider"]) == (2, "holds", True, "CPU")
     assert report["kernels"] == probe.probe_kernels().to_json()
     assert report["kernel"] == known_cpu
     assert report["bundles"]["tiny"]["fingerprint"] == tiny_bundle.fingerprint
@@ -100,7 +100,7 @@ def test_falling_short_is_exit_code_1_and_told_everywhere(tiny_bundle, some_phot
     assert f"does not hold: tiny int16, integer: codes = {share:.6g}, at least 1 wanted" in done.err
     assert "the first that differs" in done.err
     assert done.report["holds"] is done.first["holds"] is False
-    assert done.first["verdict"] == "falls short"
+    assert done.report["verdict"] == done.first["verdict"] == "falls short"
     suites = ElementTree.parse(done.folder / "junit.xml").getroot()
     assert (suites.get("tests"), suites.get("failures")) == ("2", "1")
     (failure,) = suites.iter("failure")
@@ -110,7 +110,8 @@ def test_falling_short_is_exit_code_1_and_told_everywhere(tiny_bundle, some_phot
 def test_a_result_that_no_gate_applies_to_is_not_taken_for_judged(tiny_bundle, some_photographs, known_cpu, check):
     done = check(tiny_bundle.folder, "--images", some_photographs, "--fail-under", "codes=0.9", "--no-other-cpus")
     assert done.code == 0
-    assert [result["verdict"] for result in done.report["results"]] == ["for information", "holds", "holds"]
+    assert [result["verdict"] for result in done.report["results"]] == [None, "holds", "holds"]
+    assert done.report["verdict"] == "holds"
     suites = ElementTree.parse(done.folder / "junit.xml").getroot()
     assert [(suite.get("tests"), suite.get("skipped")) for suite in suites] == [("1", "1"), ("1", "0"), ("1", "0")]
 
@@ -134,7 +135,7 @@ def test_a_result_that_no_gate_applies_to_is_not_taken_for_judged(tiny_bundle, s
         (["{bundle}", "--session-config", "nonsense"], "is not of the form KEY=VALUE"),
         (["{small}", "--precision", "int16"], "holds no int16, only f32, int8"),
         (["{bundle}", "{small}", "--precision", "int16"], "holds no int16, only f32, int8"),
-        (["{bundle}", "--deployed", "nowhere.onnx"], "--deployed nowhere.onnx: there is no such file"),
+        (["{bundle}", "--deployed", "nowhere.onnx"], "deployed file nowhere.onnx: there is no such file"),
         (["{bundle}", "--deployed", "{bundle}/bundle.json"], "bundle.json as an ONNX file"),
         (["{bundle}", "--deployed", "{bundle}/f32.onnx"], "which carries the CAM layer: tensors are matched by name"),
         (["{bundle}", "--deployed", "{bundle}/int16.onnx"], "holds uint16 in the file that was run and uint8 in the bundle's"),
@@ -143,8 +144,8 @@ def test_a_result_that_no_gate_applies_to_is_not_taken_for_judged(tiny_bundle, s
         (["{bundle}", "--deployed", "{made}/shape.onnx"], "values cannot be compared"),
         (["{bundle}", "--deployed", "{made}/classes.onnx"], "classes.onnx returns logits of shape (1, 9) for 10 classes"),
         (["{bundle}", "--deployed", "{made}/outputs.onnx"], "outputs.onnx has no output"),
-        (["{bundle}", "{small}", "--deployed", "{bundle}/int8.onnx"], "--deployed judges one file"),
-        (["{bundle}", "--deployed", "{bundle}/int8.onnx", "--precision", "f32", "--precision", "int8"], "judges one file"),
+        (["{bundle}", "{small}", "--deployed", "{bundle}/int8.onnx"], "a deployed file is judged against one file"),
+        (["{bundle}", "--deployed", "{bundle}/int8.onnx", "--precision", "f32", "--precision", "int8"], "against one file"),
         (["{bundle}", "--output", "{bundle}/bundle.json/check"], "bundle.json; choose another place"),
         (["{bundle}", "--output", "{bundle}/bundle.json"], "is a file"),
     ],
@@ -212,18 +213,35 @@ def made(tiny_bundle, tmp_path_factory):
     return folder
 
 
-def test_what_cannot_be_defined_is_not_taken_for_failing(export_tiny, some_photographs, known_cpu, check, tmp_path):
+@pytest.fixture(scope="module")
+def dead(export_tiny, tmp_path_factory):
     """No class depends on the CAM layer: every CAM is zero, and no figure of CAMs exists."""
-    bundle = export_tiny(tmp_path / "dead", dead=True)
-    arguments = (bundle.folder, "--images", some_photographs, "--no-other-cpus", "--precision", "int8")
+    return export_tiny(tmp_path_factory.mktemp("dead") / "dead", dead=True)
+
+
+def test_what_cannot_be_defined_is_undecided_and_exit_code_3(dead, some_photographs, known_cpu, check):
+    arguments = (dead.folder, "--images", some_photographs, "--no-other-cpus", "--precision", "int8")
     done = check(*arguments)
-    assert done.code == 2
-    assert "cc cannot be judged, the CAMs of all images are constant or not finite: tiny int8" in done.err
+    assert done.code == 3
+    assert "undecided: cc cannot be judged, the CAMs of all images are constant or not finite: tiny int8" in done.err
     assert "CAMs of 4 of 4 images are constant" in done.err
-    assert (done.first["verdict"], done.first["figures"]["cc"], done.first["undefined_cams"]) == ("undefined", None, 4)
+    assert (done.report["verdict"], done.report["holds"]) == ("undecided", False)
+    assert (done.first["verdict"], done.first["figures"]["cc"], done.first["undefined_cams"]) == ("undecided", None, 4)
     (suite,) = ElementTree.parse(done.folder / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "0", "1")
+    assert f"results: {done.folder}/ (check.json, junit.xml, placement.json)" in done.out
     assert check(*arguments, "--fail-under", "codes=1").code == 0
+
+
+def test_where_one_result_falls_short_and_another_is_undecided_it_falls_short(
+    dead, tiny_bundle, some_photographs, known_cpu, check
+):
+    gates = ("--fail-under", "cc=1", "--fail-under", "cc_min=1")
+    done = check(dead.folder, tiny_bundle.folder, "--images", some_photographs, "--precision", "int16", *gates)
+    assert [result["verdict"] for result in done.report["results"]] == ["undecided", "falls short"]
+    assert (done.code, done.report["verdict"]) == (1, "falls short")
+    assert "does not hold: tiny (tiny) int16, integer: cc = " in done.err
+    assert "tiny (dead)" not in done.err.partition("does not hold")[2]
 
 
 def test_unreadable_images_are_named_and_the_others_compared(tiny_bundle, some_photographs, check, tmp_path):

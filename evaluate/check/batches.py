@@ -1,0 +1,48 @@
+"""Photographs become batches of a bundle's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcam.common.errors import ImageSetError
+from qcam.images.decoding import decode
+from qcam.images.sources import ImageFile
+from qcam.runtime.bundle import Bundle
+
+
+def batches(
+    photographs: Sequence[ImageFile], bundle: Bundle, size: int, refused: dict[str, str]
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """Read, crop and normalise photographs.
+
+    Args:
+        photographs: The photographs.
+        bundle: Whose preprocessing is taken.
+        size: Photographs at a time.
+        refused: Name → why it cannot be read; grows.
+
+    Yields:
+        Names, and float32, batch × 3 × height × width; photographs that cannot be read are left out.
+
+    Raises:
+        ImageSetError: If not one can be read.
+    """
+    readable = False
+    for start in range(0, len(photographs), size):
+        names, crops = [], []
+        for photograph in photographs[start : start + size]:
+            decoded = decode(photograph.path)
+            if decoded.image is None:
+                refused[photograph.name] = decoded.refusal
+                continue
+            names.append(photograph.name)
+            crops.append(bundle.preprocessing.crop_image(decoded.image))
+        if names:
+            readable = True
+            yield names, bundle.preprocessing.normalise(np.stack(crops))
+    if not readable:
+        name, reason = next(iter(refused.items()))
+        raise ImageSetError(f"not one of {len(photographs)} images could be read ({name}: {reason}); nothing was compared")

@@ -1,0 +1,201 @@
+"""What a check found as a whole: its verdict, and the files that tell it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qcam.common import machine
+from qcam.common.files import exclusive, readable_json
+from qcam.common.places import file_names, write_inside
+from qcam.evaluate.check.gates import CODE_GATES
+from qcam.evaluate.check.junit import junit_text
+from qcam.evaluate.check.kernels import Kernels
+from qcam.evaluate.check.options import CheckOptions
+from qcam.evaluate.check.pictures import depth_picture
+from qcam.evaluate.check.result import CheckResult, TensorResult
+from qcam.evaluate.check.verdicts import Judged, Verdict, together
+from qcam.evaluate.check.words import blame
+
+#: Version of check.json.
+SCHEMA_VERSION = 2
+CHECK_JSON, JUNIT_XML, PLACEMENT_JSON = "check.json", "junit.xml", "placement.json"
+#: Names of the pictures of agreement over depth.
+PICTURES = "tensors-*.png"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        options: What was asked for.
+        kernels: This CPU's kernels, and those that the mirror followed.
+        judged: Every result with its gates, in the order of the tables.
+        elsewhere: What other CPUs would compute, against this one's deployed run; for information.
+        bundles: Model → folder, whether its weights are trained, fingerprint.
+        placements: Model → precision → which kernel ran which node.
+        remarks: What is no warning, a sentence each.
+        warnings: What has to be looked at, a sentence each; told already while the check ran.
+        refused: Image → why it could not be read.
+        deployed_sha256: Fingerprint of the file that was judged in the bundle's place; None without one.
+    """
+
+    options: CheckOptions
+    kernels: Kernels
+    judged: tuple[Judged, ...]
+    elsewhere: tuple[CheckResult, ...]
+    bundles: Mapping[str, Mapping[str, Any]]
+    placements: Mapping[str, Mapping[str, Any]]
+    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
+    refused: Mapping[str, str]
+    deployed_sha256: str | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the verdict of all results together; undecided where nothing was judged."""
+        return together(item.verdict for item in self.judged) or Verdict.UNDECIDED
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether the verdict is `holds`."""
+        return self.verdict is Verdict.HOLDS
+
+    @property
+    def reason(self) -> str:
+        """Say why the verdict is what it is: a line for each gate missed and the operator to blame; empty if it holds."""
+        if self.verdict is Verdict.HOLDS:
+            return ""
+        if self.verdict is Verdict.UNDECIDED:
+            return _undecided([item for item in self.judged if item.verdict is Verdict.UNDECIDED])
+        lines = []
+        for item in self.judged:
+            if item.verdict is Verdict.FALLS_SHORT:
+                missed = "; ".join(gate.sentence for gate in item.gates if not gate.holds)
+                lines += [f"{item.result.title}: {missed}", blame(item.result)]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of check.json: everything that was measured, and what was run (docs/check.md)."""
+        options, probe = self.options, self.kernels.probe
+        value = {
+            "schema_version": SCHEMA_VERSION,
+            "verdict": self.verdict.value,
+            "holds": self.holds,
+            "bundles": self.bundles,
+            "provider": options.settings.provider,
+            "kernels": None if probe is None else probe.to_json(),
+            "kernel": self.kernels.family.name,
+            "session_config": options.settings.config,
+            "deployed": None if options.deployed is None else str(options.deployed),
+            "deployed_sha256": self.deployed_sha256,
+            "refused_images": self.refused,
+            "warnings": self.warnings,
+            "machine": machine.describe(),
+            "versions": machine.versions(),
+            "other_cpus": [result_json(Judged(result)) for result in self.elsewhere],
+            "results": [result_json(item) for item in self.judged],
+        }
+        found: dict[str, Any] = _finite(value)
+        return found
+
+    def junit(self) -> str:
+        """Return the text of junit.xml."""
+        return junit_text(self.judged)
+
+    def placement(self) -> dict[str, Any]:
+        """Return the content of placement.json: model → precision → which kernel ran which node on which provider."""
+        return {model: dict(precisions) for model, precisions in self.placements.items()}
+
+    def pictures(self) -> dict[str, bytes]:
+        """Return agreement over depth of every result with codes, file name → PNG; none unless every tensor was asked for."""
+        drawn = [item.result for item in self.judged if self.options.every_tensor and item.result.coded]
+        names = file_names([f"{result.model}-{result.precision}-{result.arithmetic}" for result in drawn])
+        return {PICTURES.replace("*", name): depth_picture(result) for result, name in zip(drawn, names, strict=True)}
+
+    def write(self, folder: Path) -> list[str]:
+        """Write all files, check.json last; pictures of an earlier run go.
+
+        Args:
+            folder: Where to; made if it is not there.
+
+        Returns:
+            The names of the files.
+
+        Raises:
+            QcamError: If the disk refuses, or another process writes there.
+        """
+        files: dict[str, bytes | str] = dict(self.pictures())
+        files[PLACEMENT_JSON] = readable_json(self.placement())
+        files[JUNIT_XML] = self.junit()
+        files[CHECK_JSON] = readable_json(self.to_json())
+        with exclusive(folder):
+            for stale in folder.glob(PICTURES):
+                if stale.name not in files:
+                    stale.unlink(missing_ok=True)
+            for name, content in files.items():
+                write_inside(folder, name, content)
+        return list(files)
+
+
+def _undecided(items: list[Judged]) -> str:
+    """Say what cannot be judged, and why."""
+    if not items:
+        return "no gate that was asked for applies to what was judged; gate on other figures"
+    names = [gate.name for gate in items[0].gates if gate.verdict is Verdict.UNDECIDED]
+    why = "the CAM layer hands out no codes" if CODE_GATES.issuperset(names) else (
+        "the CAMs of all images are constant or not finite"
+    )  # fmt: skip
+    titles = "; ".join(item.result.title for item in items)
+    return f"{', '.join(names)} cannot be judged, {why}: {titles}. Look at the model, or gate on other figures"
+
+
+def result_json(item: Judged) -> dict[str, Any]:
+    """Return a result with its gates as JSON-ready values."""
+    result = item.result
+    first = result.first_difference()
+    return {
+        "model": result.model,
+        "precision": result.precision,
+        "arithmetic": result.arithmetic,
+        "kernel": result.kernel,
+        "provider": result.provider,
+        "exact": result.exact,
+        "holds": item.holds,
+        "verdict": None if item.verdict is None else item.verdict.value,
+        "gates": [asdict(gate) | {"holds": gate.holds} for gate in item.gates],
+        "figures": result.figures,
+        "undefined_cams": result.undefined,
+        "largest_code_difference": result.largest_difference,
+        "first_difference": None if first is None else {"tensor": first.name, "operator": first.operator},
+        "worst_images": [image.image for image in result.worst_images()],
+        "missing_tensors": list(result.missing),
+        "remarks": result.remarks,
+        "images": [asdict(image) for image in result.images],
+        "tensors": [_tensor_json(tensor) for tensor in result.tensors],
+    }
+
+
+def _tensor_json(tensor: TensorResult) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "operator": tensor.operator,
+        "elements": tensor.elements,
+        "equal": tensor.share,
+        "largest_difference": tensor.largest,
+        "equal_fed_with_deployed_codes": tensor.forced_share,
+        "largest_difference_fed_with_deployed_codes": tensor.forced_largest if tensor.forced is not None else None,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON-ready values with None for what JSON has no number for: a broken file may return anything."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

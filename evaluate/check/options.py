@@ -1,0 +1,78 @@
+"""What a check is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qcam.common.errors import QcamError
+from qcam.common.vocabulary import Arithmetic, require
+from qcam.evaluate.check.gates import require_gates
+from qcam.runtime.deployed import SessionSettings
+from qcam.runtime.kernels import kernel_family
+
+#: The kernel family that asks this machine's ONNX Runtime.
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What is held against what, and what it has to reach.
+
+    Attributes:
+        precisions: Those to judge; empty: all that a bundle holds, or int8 where a deployed file is judged.
+        arithmetics: How the mirror computes, one result each.
+        kernel: Kernel family of the integer arithmetic; auto asks this machine's ONNX Runtime.
+        gates: Figure → smallest value that holds; empty: those of `default_gates`.
+        settings: How sessions are made.
+        device: PyTorch device of the mirrors: cpu or cuda.
+        batch_size: Images at a time, 1 or more.
+        every_tensor: Whether each operator is also fed with the deployed codes, and agreement drawn over depth.
+        other_cpus: Whether to tell what other CPUs would change.
+        deployed: ONNX file to judge in the bundle's place.
+    """
+
+    precisions: tuple[str, ...] = ()
+    arithmetics: tuple[str, ...] = (Arithmetic.INTEGER,)
+    kernel: str = AUTO
+    gates: Mapping[str, float] = field(default_factory=dict)
+    settings: SessionSettings = field(default_factory=SessionSettings)
+    device: str = "cpu"
+    batch_size: int = 4
+    every_tensor: bool = False
+    other_cpus: bool = True
+    deployed: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            QcamError: If a gate, an arithmetic, a kernel family or the batch size is none, or the deployed file is not there.
+        """
+        require_gates(self.gates)
+        for arithmetic in self.arithmetics:
+            require(Arithmetic, arithmetic, "arithmetic")
+        if not self.arithmetics:
+            raise QcamError("no arithmetic to judge; choose integer or fake_quant")
+        if self.kernel != AUTO:
+            kernel_family(self.kernel)
+        if self.batch_size < 1:
+            raise QcamError(f"batch size {self.batch_size}: give 1 or more")
+        if self.deployed is not None and len(self.precisions) > 1:
+            raise QcamError(_ONE)
+        if self.deployed is not None and not self.deployed.is_file():
+            raise QcamError(f"deployed file {self.deployed}: there is no such file")
+
+
+_ONE = "a deployed file is judged against one file: give one bundle, and one precision if it is not int8"
+
+
+def require_one(options: CheckOptions, bundles: int) -> None:
+    """Refuse to judge one deployed file against several bundles.
+
+    Raises:
+        QcamError: If there is a deployed file, and not one bundle.
+    """
+    if options.deployed is not None and bundles != 1:
+        raise QcamError(_ONE)

@@ -1,0 +1,211 @@
+"""Judges bundles: every precision and arithmetic asked for, each against the deployed run of the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qcam.common import telling
+from qcam.common.errors import ImageSetError
+from qcam.common.files import sha256_file
+from qcam.common.vocabulary import Arithmetic
+from qcam.evaluate.check.batches import batches
+from qcam.evaluate.check.checked import Checked
+from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.elsewhere import lowest_weight_warning, saturation_warning
+from qcam.evaluate.check.gates import CODE_GATES, default_gates
+from qcam.evaluate.check.kernels import Kernels
+from qcam.evaluate.check.options import CheckOptions
+from qcam.evaluate.check.plan import plan
+from qcam.evaluate.check.result import CheckResult
+from qcam.evaluate.check.verdicts import Gate, Judged
+from qcam.evaluate.check.words import some
+from qcam.images.sources import ImageFile
+from qcam.runtime.bundle import Bundle, load_onnx
+from qcam.runtime.codes import quantized_tensors
+from qcam.runtime.deployed.inspection import InspectedModel
+from qcam.runtime.deployed.placement import Placement
+from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import disagreements, find_groups
+from qcam.runtime.kernels import KERNELS, KernelFamily
+from qcam.runtime.mirror.integer.exposure import Exposure, exposure
+
+
+def run_check(bundles: Sequence[Bundle], photographs: Sequence[ImageFile], options: CheckOptions | None = None) -> Checked:
+    """Hold what is simulated against what really runs.
+
+    Warnings are told as they come up (`qcam.common.telling`), and are in the result as well.
+
+    Args:
+        bundles: The bundles.
+        photographs: What both sides are shown.
+        options: What is asked for; None: every precision, integer arithmetic, the default gates.
+
+    Returns:
+        The verdict, and everything that it rests on. Nothing is written.
+
+    Raises:
+        QcamError: If something cannot be judged: a file or provider that cannot be had, nothing to compare.
+    """
+    options = options or CheckOptions()
+    todo = plan(bundles, options)
+    if not photographs:
+        raise ImageSetError("no image to compare; give a folder with photographs")
+    check = _Check(photographs, options)
+    for bundle, precision in todo:
+        check.judge(bundle, precision)
+    return check.finish()
+
+
+class _Check:
+    """A check under way: what has been found so far."""
+
+    def __init__(self, photographs: Sequence[ImageFile], options: CheckOptions) -> None:
+        self._photographs = photographs
+        self._options = options
+        self._kernels = Kernels.of(options)
+        self._judged: list[Judged] = []
+        self._elsewhere: list[CheckResult] = []
+        self._bundles: dict[str, dict[str, Any]] = {}
+        self._placements: dict[str, dict[str, Any]] = {}
+        self._remarks: list[str] = []
+        self._warnings: list[str] = []
+        self._refused: dict[str, str] = {}
+        probe = self._kernels.probe
+        if probe is not None and self._kernels.own is None:
+            family = self._kernels.family
+            self._warn(f"equal codes are promised nowhere, the mirror follows {family}: on this CPU {probe.reason}")
+
+    def judge(self, bundle: Bundle, precision: str) -> None:
+        """Judge one precision of one bundle; its file is read here and nowhere else."""
+        options = self._options
+        model = load_onnx(bundle, precision)
+        graph = Graph(model)
+        tensors = quantized_tensors(graph)
+        own = model if options.deployed is None else None
+        runtime = InspectedModel(bundle, precision, options.settings, tensors, options.deployed, model=own)
+        checker = Checker(bundle, precision, runtime, device=options.device, model=model)
+        self._bundles[bundle.model_id] = {
+            "folder": str(bundle.folder), "trained": bundle.trained, "fingerprint": bundle.fingerprint,
+        }  # fmt: skip
+        self._note_placement(bundle, precision, runtime.deployed.placement)
+        risks = None
+        if options.settings.provider == "CPU" and precision == "int8":
+            risks = self._risks(f"{bundle.model_id} {precision}", bundle, graph, runtime.deployed.placement)
+        trusted = risks is not None and self._kernels.trusted(risks)
+        results = []
+        for arithmetic in options.arithmetics if tensors else (Arithmetic.FAKE_QUANT,):
+            exact = trusted and arithmetic == Arithmetic.INTEGER
+            result = self._run(
+                checker, bundle, arithmetic, self._kernels.family, exact=exact, every_tensor=options.every_tensor
+            )
+            self._judged.append(Judged(result, self._gates(result)))
+            results.append(result)
+        if risks is not None and options.other_cpus and self._kernels.own is not None and options.deployed is None:
+            self._other_cpus(checker, bundle, risks, self._kernels.own, results)
+
+    def finish(self) -> Checked:
+        """Return what was found, with warnings of what is incomplete."""
+        for item in self._judged:
+            self._warn_of_gaps(item.result)
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self._refused.items():
+            reasons.setdefault(reason, []).append(name)
+        for reason, names in reasons.items():
+            self._warn(f"refused: {reason}: {some(names)}")
+        deployed = self._options.deployed
+        return Checked(
+            options=self._options,
+            kernels=self._kernels,
+            judged=tuple(self._judged),
+            elsewhere=tuple(self._elsewhere),
+            bundles=self._bundles,
+            placements=self._placements,
+            remarks=tuple(self._remarks),
+            warnings=tuple(self._warnings),
+            refused=self._refused,
+            deployed_sha256=None if deployed is None else sha256_file(deployed),
+        )
+
+    def _note_placement(self, bundle: Bundle, precision: str, placement: Placement) -> None:
+        self._placements.setdefault(bundle.model_id, {})[precision] = placement.to_json(nodes=True)
+        what = "float" if precision == "f32" and placement.float_kernels else placement.describe()
+        self._remarks.append(f"{bundle.model_id} {precision} on {self._options.settings.provider}: {what}")
+
+    def _risks(self, name: str, bundle: Bundle, graph: Graph, placement: Placement) -> Exposure:
+        """Return what a file of integer kernels risks; warn of kernels and weights that are not what the mirror expects."""
+        groups = find_groups(graph)
+        risks = exposure(graph, groups)
+        if self._options.deployed is None:
+            wrong = disagreements(groups, graph, placement.kernel_of)
+            self._placements[bundle.model_id]["int8"]["disagreements"] = wrong
+            if wrong:
+                self._warn(f"{name}: kernels are not those that the mirror takes for granted: {some(wrong)}")
+        if risks.lowest and (self._options.other_cpus or self._kernels.wraps):
+            self._warn(lowest_weight_warning(name, risks, here=self._kernels.wraps))
+        return risks
+
+    def _run(
+        self, checker: Checker, bundle: Bundle, arithmetic: str, family: KernelFamily, *, exact: bool, every_tensor: bool
+    ) -> CheckResult:
+        """Hold one mirror against the deployed run."""
+        precision = checker.entry.name
+        simulated = "float" if precision == "f32" else f"integer ({family})" if arithmetic == Arithmetic.INTEGER else arithmetic
+        with telling.progress(f"{bundle.model_id} {precision} {simulated}", len(self._photographs)) as advance:
+            return checker.run(
+                lambda: batches(self._photographs, bundle, self._options.batch_size, self._refused),
+                arithmetic,
+                family,
+                exact=exact,
+                every_tensor=every_tensor,
+                advance=advance,
+            )
+
+    def _gates(self, result: CheckResult) -> tuple[Gate, ...]:
+        wanted = self._options.gates or default_gates(
+            exact=result.exact,
+            coded=bool(result.coded),
+            float_logits=result.float_logits,
+            provider=self._options.settings.provider,
+        )
+        figures = result.figures
+        return tuple(
+            Gate(name, threshold, figures[name]) for name, threshold in wanted.items() if result.coded or name not in CODE_GATES
+        )
+
+    def _other_cpus(
+        self, checker: Checker, bundle: Bundle, risks: Exposure, own: KernelFamily, results: Sequence[CheckResult]
+    ) -> None:
+        """Tell what other families' kernels would change; a family that was judged anyway is not run again."""
+        done = {result.kernel: result for result in results if result.arithmetic == Arithmetic.INTEGER}
+        same = []
+        for other in KERNELS.values():
+            if other == own:
+                continue
+            if not risks.differs(own, other):
+                same.append(other.name)
+                continue
+            result = done.get(other.name)
+            if result is None:
+                result = self._run(checker, bundle, Arithmetic.INTEGER, other, exact=False, every_tensor=False)
+            self._elsewhere.append(result)
+            if other.pairs_saturate != own.pairs_saturate:
+                self._warn(saturation_warning(result, other, risks))
+        if same:
+            self._remarks.append(
+                f"{bundle.model_id} int8: {' and '.join(same)} CPUs compute the same codes as this one ({own}): the file has "
+                "nothing that they treat otherwise"
+            )
+
+    def _warn_of_gaps(self, result: CheckResult) -> None:
+        """Warn of tensors that could not be compared and of CAMs that have no figure."""
+        if result.missing:
+            count, every = len(result.missing), len(result.missing) + len(result.coded)
+            self._warn(f"{result.title}: {count} of {every} tensors are not in the deployed file: {some(result.missing)}")
+        if result.undefined:
+            count, every = result.undefined, len(result.images)
+            self._warn(f"{result.title}: CAMs of {count} of {every} images are constant or not finite and have no CC")
+
+    def _warn(self, message: str) -> None:
+        self._warnings.append(message)
+        telling.warn(message)

@@ -1,0 +1,85 @@
+"""What a check found, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from qcam.evaluate.check.result import CheckResult
+from qcam.evaluate.check.verdicts import Judged
+from qcam.evaluate.showing.numbers import agreement, four_digits
+
+_HEADINGS = (
+    "precision", "simulated as", "codes at tap", "all codes", "max diff", "logit error", "top-1", "SIM", "CC", "CC min", "KLD",
+    "verdict",
+)  # fmt: skip
+#: Columns that the headings, and one result, take in a terminal when results stand side by side.
+_HEAD_WIDTH, _CELL_WIDTH = 17, 20
+
+
+def as_tables(judged: Sequence[Judged], title: str, width: int | None = None) -> list[Table]:
+    """Return the verdict as one table a model, one row for each precision and arithmetic.
+
+    Args:
+        judged: What was measured.
+        title: Stands behind the model's name.
+        width: Columns of the terminal; where rows do not fit, results stand side by side instead. None does not limit.
+    """
+    tables = []
+    for model in dict.fromkeys(item.result.model for item in judged):
+        rows = [_cells(item) for item in judged if item.result.model == model]
+        heading = escape(f"{model}, {title}")
+        lengths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
+        if width is None or sum(lengths) + 3 * len(lengths) + 1 <= width:
+            tables.append(_table(heading, _HEADINGS, rows, left=2))
+            continue
+        at_once = max(1, (width - _HEAD_WIDTH) // _CELL_WIDTH)
+        for start in range(0, len(rows), at_once):
+            turned = list(zip(_HEADINGS, *rows[start : start + at_once], strict=True))
+            tables.append(_table(heading, turned[0], turned[1:], left=1))
+    return tables
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, heading in enumerate(headings):
+        table.add_column(escape(heading), justify="left" if index < left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _cells(item: Judged) -> list[str]:
+    result, figures = item.result, item.result.figures
+    error = sum(image.logit_error for image in result.images) / len(result.images)
+    largest = result.largest_difference
+    return [
+        result.precision,
+        result.arithmetic + (f" ({result.kernel})" if result.kernel else ""),
+        agreement(figures["tap"]),
+        agreement(figures["codes"]),
+        "–" if largest is None else f"{largest:.0f}",
+        f"{error:.1e}" if error else "0",
+        agreement(figures["top1"]),
+        *(four_digits(figures[name]) for name in ("sim", "cc", "cc_min", "kld")),
+        "–" if item.verdict is None else item.verdict.value,
+    ]
+
+
+def tensor_table(result: CheckResult) -> Table:
+    """Return every tensor in graph order: equal from the images on, and with its operator fed with the deployed codes."""
+    table = Table(title=escape(f"{result.title}: every tensor"), title_justify="left", title_style="bold")
+    for name in ("tensor", "operator"):
+        table.add_column(name, overflow="fold")
+    for name in ("end to end", "max diff", "fed", "max diff"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for tensor in result.tensors:
+        table.add_row(
+            escape(tensor.name.removesuffix("_QuantizeLinear_Output")), escape(tensor.operator), agreement(tensor.share),
+            f"{tensor.largest:.3g}", agreement(tensor.forced_share), f"{tensor.forced_largest:.3g}",
+        )  # fmt: skip
+    table.caption = "fed: with the deployed codes of its inputs; only an operator that computes something else differs then"
+    table.caption_justify = "left"
+    return table

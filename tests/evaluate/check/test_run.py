@@ -1,0 +1,58 @@
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+
+from qcam.common import telling
+from qcam.common.errors import ImageSetError
+from qcam.evaluate.check.options import CheckOptions
+from qcam.evaluate.check.run import run_check
+from qcam.images.embedded import evaluation_photographs
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often each ONNX file is read."""
+    counted = Counter()
+    load = onnx.load
+
+    def counting(path, *arguments, **further):
+        counted[Path(path)] += 1
+        return load(path, *arguments, **further)
+
+    monkeypatch.setattr(onnx, "load", counting)
+    return counted
+
+
+def test_each_file_is_read_once(tiny_bundle, reads):
+    both = ("integer", "fake_quant")
+    run_check([tiny_bundle], evaluation_photographs()[:1], CheckOptions(arithmetics=both, every_tensor=True))
+    assert reads == {tiny_bundle.path(name): 1 for name in ("f32", "int16", "int8")}
+
+
+def test_a_deployed_file_and_the_bundles_are_read_once_each(tiny_bundle, reads, tmp_path):
+    other = tmp_path / "vendor.onnx"
+    other.write_bytes(tiny_bundle.path("int8").read_bytes())
+    found = run_check([tiny_bundle], evaluation_photographs()[:1], CheckOptions(deployed=other))
+    assert reads == {tiny_bundle.path("int8"): 1, other: 1}
+    assert found.deployed_sha256 == tiny_bundle.precision("int8").sha256
+    assert found.holds
+
+
+def test_warnings_are_told_and_kept_and_nothing_is_printed_or_written(
+    tiny_bundle, known_cpu, capsys, caplog, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    found = run_check([tiny_bundle], evaluation_photographs()[:2], CheckOptions(precisions=("int8",)))
+    assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+    assert [record.getMessage() for record in caplog.records if record.name == telling.LOGGER.name] == list(found.warnings)
+    assert any("is another model on" in warning for warning in found.warnings)
+    assert [item.result.title for item in found.judged] == [f"tiny int8, integer ({known_cpu})"]
+    assert found.placement()["tiny"]["int8"]["integer_coverage"]["count"] == 1
+
+
+def test_no_photographs_are_nothing_to_compare(tiny_bundle):
+    with pytest.raises(ImageSetError, match="no image to compare"):
+        run_check([tiny_bundle], [])
