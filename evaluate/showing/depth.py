@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _HEIGHT = 2.1
-#: Characters of an operator's name below the chart: what fits its width.
-_NAME = 56
+#: Characters of an operator's name below the chart, from its beginning and its end: what fits the width.
+_HEAD, _TAIL = 12, 25
 
 
 @dataclass(frozen=True)
@@ -93,4 +93,4 @@ def _told(line: DepthLine) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+    return name if len(name) <= _HEAD + 1 + _TAIL else f"{name[:_HEAD]}…{name[-_TAIL:]}"
