@@ -1,0 +1,74 @@
+"""`qcam.explain`: the CAMs of one picture are those of a study."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import qcam
+
+
+@pytest.fixture(scope="module")
+def picture(some_photographs):
+    return sorted(some_photographs.iterdir())[0]
+
+
+@pytest.fixture(scope="module")
+def shown(tiny_bundle, picture):
+    return qcam.explain(tiny_bundle, picture, precisions=("int8", "f32"), threads=1)
+
+
+def test_maps_are_those_of_a_study(shown, studied, picture) -> None:
+    assert shown.precisions == ["f32", "int8"]
+    stored = {item.precision: item.array for item in studied.maps(images=[picture.name]) if item.kind == "deployed"}
+    for precision in shown.precisions:
+        np.testing.assert_allclose(shown.maps[precision], stored[precision], rtol=1e-5, atol=1e-7)
+    rows = {row["precision"]: row for row in studied.to_arrow().to_pylist() if row["image"] == picture.name}
+    assert shown.target == {name: rows[name]["target_class"] for name in shown.precisions}
+    assert {name: int(shown.logits[name].argmax()) for name in shown.precisions} == {
+        name: rows[name]["top1"] for name in shown.precisions
+    }
+    assert shown.top1("f32") == f"class {rows['f32']['top1']}"
+
+
+def test_a_file_an_image_and_an_array_are_the_same(shown, tiny_bundle, picture) -> None:
+    with Image.open(picture) as opened:
+        rgb = opened.convert("RGB")
+    for given in (rgb, np.asarray(rgb), str(picture)):
+        again = qcam.explain(str(tiny_bundle.folder), given, threads=1)
+        np.testing.assert_array_equal(again.maps["int8"], shown.maps["int8"])
+
+
+def test_an_overlay_has_the_network_s_input_size(shown) -> None:
+    overlay = shown.overlay("int8")
+    assert (overlay.mode, overlay.size) == ("RGB", (32, 32))
+    np.testing.assert_array_equal(np.asarray(shown.overlay("f32", opacity=0)), shown.picture)
+    with pytest.raises(qcam.QcamError, match="precision 'int16' was not explained; choose one of f32, int8"):
+        shown.overlay("int16")
+    with pytest.raises(qcam.QcamError, match="colour map 'rainbow' is unknown"):
+        shown.overlay("f32", colormap="rainbow")
+
+
+def test_a_notebook_shows_both_pictures_and_loads_nothing(shown) -> None:
+    html = shown._repr_html_()
+    assert html.count('src="data:image/png;base64,') == 2
+    assert "http" not in html
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8), np.uint8), "give 8-bit RGB"),
+        (np.zeros((8, 8, 3), np.float32), "give 8-bit RGB"),
+        ("nowhere.jpg", "nowhere.jpg cannot be used"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tiny_bundle, image, message) -> None:
+    with pytest.raises(qcam.QcamError, match=message):
+        qcam.explain(tiny_bundle, image)
+
+
+def test_there_is_no_label_of_one_picture(tiny_bundle, picture) -> None:
+    with pytest.raises(qcam.QcamError, match="needs a labelled image set"):
+        qcam.explain(tiny_bundle, picture, target="label")

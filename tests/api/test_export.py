@@ -1,0 +1,41 @@
+"""`qcam.export`, and what a notebook shows of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import qcam
+
+
+def test_an_export_is_a_bundle_that_loads(tmp_path) -> None:
+    bundle = qcam.export("squeezenet1_1", weights="random:0", precisions=["f32"], output=tmp_path, crop=64, resize=64)
+    assert bundle.folder == tmp_path / "squeezenet1_1"
+    assert bundle.preprocessing.crop == (64, 64)
+    assert qcam.load_bundle(bundle.folder) == bundle
+    with pytest.raises(qcam.BundleError, match="exists already; replace it with force=True"):
+        qcam.export("squeezenet1_1", weights="random:0", precisions=["f32"], output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "resnet5O"}, r"model 'resnet5O' is unknown \(did you mean resnet50"),
+        ({"method": "typo"}, "calibration method 'typo' is unknown"),
+        ({"scheme": "typo"}, "scheme 'typo' is unknown"),
+        ({"precisions": ["typo"]}, "precision 'typo' is unknown"),
+    ],
+)
+def test_what_means_nothing_is_refused_and_nothing_written(tmp_path, wrong, message) -> None:
+    arguments = {"name": "squeezenet1_1", "weights": "random:0", "output": tmp_path} | wrong
+    with pytest.raises(qcam.QcamError, match=message):
+        qcam.export(arguments.pop("name"), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_notebook_shows_a_bundle_and_runs_nothing_of_its_names(tiny_bundle) -> None:
+    shown = replace(tiny_bundle, model_id="<script>alert(1)</script>")._repr_html_()
+    assert "f32, int16, int8" in shown
+    assert "RANDOM" in shown
+    assert "<script" not in shown
