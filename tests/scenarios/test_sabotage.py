@@ -25,7 +25,7 @@ class Sabotage:
         self.graph = Graph(self.model)
         nodes = self.model.graph.node
         self.operators = [node for node in nodes if node.op_type in ("Conv", "Gemm")]
-        live = self.graph.downstream(self.graph.input)
+        live = self.graph.downstream(self.graph.image_input)
         self.quantizers = [node for node in nodes if node.op_type == "QuantizeLinear" and node.output[0] in live]
 
     def change(self, kind, place):
