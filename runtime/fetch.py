@@ -36,8 +36,9 @@ def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
         A local folder that holds the bundle.
 
     Raises:
-        QcamError: If it cannot be read, is no bundle, a file is not the one that was exported or keeps weights in files
-            that the manifest holds no hash of, or the disk refuses.
+        BundleError: If it cannot be read, is no bundle, a file is not the one that was exported or keeps weights in files
+            that the manifest holds no hash of.
+        QcamError: If the disk refuses.
     """
     place = open_location(location)
     if isinstance(place, Path):

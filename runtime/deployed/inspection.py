@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import BundleError, QcamError, first_line
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx, read_onnx
 from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
 from qcam.runtime.graph import Graph
@@ -70,7 +70,8 @@ class InspectedModel:
             model: What is run, parsed before: the precision's file (`load_onnx`), or `file` (`read_onnx`); None: it is read.
 
         Raises:
-            QcamError: If a session cannot be had, or the other file lacks the tap or the logits.
+            ProviderError: If a session cannot be had.
+            BundleError: If the other file lacks the tap or the logits.
         """
         if model is None:
             model = load_onnx(bundle, precision) if file is None else read_onnx(file)
@@ -106,7 +107,7 @@ class InspectedModel:
             images: float32, batch × 3 × height × width, preprocessed.
 
         Raises:
-            QcamError: If the provider fails.
+            ProviderError: If the provider fails.
         """
         with self._named():
             outputs = self.deployed.run(images)
@@ -122,7 +123,7 @@ class InspectedModel:
         try:
             path.write_bytes(model.SerializeToString())
         except Exception as error:  # protobuf raises its own types, by version
-            raise QcamError(
+            raise BundleError(
                 f"cannot copy {self._file} with its weights inside ({first_line(error)}): one ONNX file holds 2 GiB; "
                 "check a smaller network, or free space in the temporary folder"
             ) from error
@@ -136,7 +137,7 @@ class InspectedModel:
             message = str(error)
             for path in self._temporary:
                 message = message.replace(str(path), str(self._file))
-            raise QcamError(message) from error
+            raise type(error)(message) from error
 
 
 def exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -154,23 +155,23 @@ def _entry_of(model: onnx.ModelProto, entry: PrecisionEntry, file: Path) -> Prec
     """Describe another file's outputs: the bundle's names, the file's own scales."""
     graph = Graph(model)
     if not graph.outputs:
-        raise QcamError(f"{file} has no output; it is no network")
+        raise BundleError(f"{file} has no output; it is no network")
     logits = entry.logits if entry.logits in graph.outputs else graph.outputs[0]
 
     def own(tap: Tap) -> Tap:
         node = graph.producer.get(tap.output)
         if node is None:
-            raise QcamError(
+            raise BundleError(
                 f"{file} has no tensor {tap.output}, which carries the CAM layer: tensors are matched by name; convert it so "
                 "that names are kept (the QDQ format does), or give the --precision that it is"
             )
         if tap.dtype == "float32" and graph.quantize_of(tap.output) is not None:
-            raise QcamError(f"{file} quantizes {tap.output}: it is no {entry.name} network; give the --precision that it is")
+            raise BundleError(f"{file} quantizes {tap.output}: it is no {entry.name} network; give the --precision that it is")
         if node.op_type != "QuantizeLinear":
             return tap
         scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2]) if len(node.input) > 2 else np.uint8(0)
         if scale.size != 1 or str(zero_point.dtype) not in CODE_BITS:
-            raise QcamError(f"{file} quantizes {tap.tensor} per channel or to {zero_point.dtype}; a tap needs one scale")
+            raise BundleError(f"{file} quantizes {tap.tensor} per channel or to {zero_point.dtype}; a tap needs one scale")
         return Tap(node.input[0], tap.output, str(zero_point.dtype), float(scale.reshape(())), int(zero_point.reshape(())))
 
     return replace(entry, logits=logits, tap=own(entry.tap), skips=tuple(own(skip) for skip in entry.skips))

@@ -20,7 +20,7 @@ from qcam.common.errors import first_line
 from qcam.runtime.kernels import KERNELS, UNKNOWN, KernelFamily
 
 #: Answers, in the words of the record.
-EXACT, PAIRS = "exact sums", "sums saturate in pairs"
+EXACT_SUMS, PAIRS = "exact sums", "sums saturate in pairs"
 FLOAT, FIXED, UNFUSED = "float ratios", "fixed-point ratios", "float ratios, no fused multiply-add"
 ROUNDED_TWICE, FUSED = "multiplied, rounded, added", "fused multiply-add"
 HOLDS, WRAPS = "exact sums", "wraps"
@@ -169,7 +169,7 @@ def _ask(question: Question, config: tuple[tuple[str, str], ...]) -> str:
 
 
 def _pairs(family: KernelFamily) -> str:
-    return PAIRS if family.pairs_saturate else EXACT
+    return PAIRS if family.pairs_saturate else EXACT_SUMS
 
 
 def _sums(x: NDArray[Any], w: NDArray[Any], zero: int) -> dict[str, NDArray[np.int64]]:
@@ -184,7 +184,7 @@ def _sums(x: NDArray[Any], w: NDArray[Any], zero: int) -> dict[str, NDArray[np.i
     correction = zero * w.sum(axis=1, dtype=np.int64)
     even = np.pad(products, ((0, 0), (0, 0), (0, products.shape[2] % 2)))
     pairs = np.clip(even[..., ::2] + even[..., 1::2], -(2**15), 2**15 - 1)
-    return {EXACT: products.sum(axis=2) - correction, PAIRS: pairs.sum(axis=2) - correction}
+    return {EXACT_SUMS: products.sum(axis=2) - correction, PAIRS: pairs.sum(axis=2) - correction}
 
 
 def _requantized(sums: NDArray[np.int64], scale: int) -> NDArray[np.uint8]:
@@ -220,9 +220,9 @@ def _depthwise() -> Question:
     channels = 16
     x, w = _large(channels, 9)
     image = np.ascontiguousarray(np.broadcast_to(x[0].reshape(1, 1, 3, 3), (1, channels, 3, 3)))
-    exact = _requantized(_sums(x[:1], w, _ZERO)[EXACT], _SCALE).reshape(1, channels, 1, 1)
+    exact = _requantized(_sums(x[:1], w, _ZERO)[EXACT_SUMS], _SCALE).reshape(1, channels, 1, 1)
     model = _qlinear_conv(image, w.reshape(channels, 1, 3, 3), _ZERO, _SCALE, channels, group=channels)
-    return Question(model, {"x": image}, {EXACT: exact}, lambda _: EXACT)
+    return Question(model, {"x": image}, {EXACT_SUMS: exact}, lambda _: EXACT_SUMS)
 
 
 def _matrix_product() -> Question:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import MissingExtraError, ProviderError
 
 #: Short name → ONNX Runtime's name.
 PROVIDERS = {
@@ -34,12 +34,12 @@ def provider_name(text: str) -> str:
     """Return a provider's short name in its usual spelling, from any spelling or ONNX Runtime's own name.
 
     Raises:
-        QcamError: If there is none of that name.
+        ProviderError: If there is none of that name.
     """
     for short, full in PROVIDERS.items():
         if text.lower() in (short.lower(), full.lower()):
             return short
-    raise QcamError(f"execution provider {text!r} is unknown; choose one of {', '.join(PROVIDERS)}")
+    raise ProviderError(f"execution provider {text!r} is unknown; choose one of {', '.join(PROVIDERS)}")
 
 
 def require_provider(short: str) -> str:
@@ -54,13 +54,16 @@ def require_provider(short: str) -> str:
         ONNX Runtime's name for it.
 
     Raises:
-        QcamError: If no package is installed, or it lacks the provider; says which package to install.
+        MissingExtraError: If no package is installed; says which to install.
+        ProviderError: If it lacks the provider; likewise.
     """
     try:
         import onnxruntime
     except ImportError as error:
         extra = _EXTRA.get(short, "cpu")
-        raise QcamError(f'onnxruntime is not installed ({error}); install it with: pip install "qcam[{extra}]"') from error
+        raise MissingExtraError(
+            f'onnxruntime is not installed ({error}); install it with: pip install "qcam[{extra}]"'
+        ) from error
     full = PROVIDERS[short]
     available = onnxruntime.get_available_providers()
     if full not in available:
@@ -70,7 +73,7 @@ def require_provider(short: str) -> str:
         if short in _EXTRA:
             remedy = f'pip uninstall -y {" ".join(installed)} && pip install "qcam[{_EXTRA[short]}]"'
             message += f"; the onnxruntime packages exclude each other: {remedy}"
-        raise QcamError(message)
+        raise ProviderError(message)
     if short in ("CUDA", "TensorRT") and hasattr(onnxruntime, "preload_dlls"):
         # CUDA's libraries from NVIDIA's Python packages, if they are installed, without LD_LIBRARY_PATH.
         with captured_output():

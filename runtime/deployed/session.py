@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import BundleError, ProviderError, first_line
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.filenodes import FileNodes
@@ -95,8 +95,8 @@ class DeployedModel:
             model: What is run, parsed before (`load_onnx`, `read_onnx`); None: the file is parsed here.
 
         Raises:
-            QcamError: If the file is not what the manifest says, or the provider cannot be had, cannot run the file, or runs
-                only a part of it.
+            BundleError: If the file is not what the manifest says.
+            ProviderError: If the provider cannot be had, cannot run the file, or runs only a part of it.
         """
         self.entry: PrecisionEntry = entry or bundle.precision(precision)
         self._path = file or bundle.path(precision)
@@ -112,10 +112,10 @@ class DeployedModel:
         height, width = bundle.preprocessing.crop
         blank = self.run(np.zeros((1, 3, height, width), np.float32))
         if blank.logits.ndim != 2 or blank.logits.shape[1] != len(bundle.classes):
-            raise QcamError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
+            raise BundleError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
         for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if file is None else ():
             if value.dtype != tap.dtype:
-                raise QcamError(
+                raise BundleError(
                     f"{self._path} returns {tap.output} as {value.dtype}, bundle.json says {tap.dtype}; export the bundle again"
                 )
         with self._folder:
@@ -129,7 +129,7 @@ class DeployedModel:
             images: float32, batch × 3 × height × width, preprocessed.
 
         Raises:
-            QcamError: If the provider fails while running (out of memory, a kernel that is missing).
+            ProviderError: If the provider fails while running (out of memory, a kernel that is missing).
         """
         values = self.values(images, self._outputs)
         return DeployedOutputs(values[0], values[1], tuple(values[2:]))
@@ -148,7 +148,7 @@ class DeployedModel:
                 values = self._session.run(list(outputs), {self._input: images}, self._run_options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             reason = first_line(error)
-            raise QcamError(
+            raise ProviderError(
                 f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {reason}; "
                 "try a smaller --batch-size"
             ) from error
@@ -170,7 +170,7 @@ class DeployedModel:
         fallback = ""
         try:
             name = require_provider(provider)
-        except QcamError as error:
+        except ProviderError as error:
             if not self._settings.allow_fallback:
                 raise
             name, fallback = PROVIDERS["CPU"], str(error)
@@ -187,7 +187,7 @@ class DeployedModel:
                 failure = error
         if failure is not None:
             reason = first_line(failure)
-            raise QcamError(f"{provider} cannot load {self._path}: {reason}; choose another --precision or --provider")
+            raise ProviderError(f"{provider} cannot load {self._path}: {reason}; choose another --precision or --provider")
         if name not in self._session.get_providers():
             fallback = explain_not_loaded(provider, "".join(messages))
         elsewhere = self._compute_elsewhere(name)
@@ -198,7 +198,7 @@ class DeployedModel:
                 "kernel for them; choose another --precision, or --allow-fallback to go on all the same"
             )
         if fallback and not self._settings.allow_fallback:
-            raise QcamError(fallback)
+            raise ProviderError(fallback)
         return fallback
 
     def _session_options(self, onnxruntime: Any) -> Any:
@@ -217,11 +217,11 @@ class DeployedModel:
             options.add_session_config_entry("session.qdqisint8allowed", "1")
         for key, value in self._settings.config.items():
             if key == _OWN_CONFIG:
-                raise QcamError(f"--session-config {key}: qcam needs this one itself")
+                raise ProviderError(f"--session-config {key}: qcam needs this one itself")
             try:
                 options.add_session_config_entry(key, value)
             except Exception as error:  # ONNX Runtime's exceptions share no base class
-                raise QcamError(f"--session-config {key[:80]}: {first_line(error)}") from error
+                raise ProviderError(f"--session-config {key[:80]}: {first_line(error)}") from error
         return options
 
     def _compute_elsewhere(self, wanted: str) -> dict[str, str]:
@@ -260,7 +260,7 @@ def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto
         model: The file, parsed, with its weights, and held against the manifest if there is one; None: it is read.
 
     Raises:
-        QcamError: If it refers to files that lie outside its folder or that the manifest holds no hash of, if a name in it
+        BundleError: If it refers to files that lie outside its folder or that the manifest holds no hash of, if a name in it
             means two things, or if it is not what the manifest says.
     """
     if model is not None:
@@ -269,7 +269,7 @@ def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto
         return FileNodes(model)
     try:
         model = parse_onnx(path)
-    except QcamError:
+    except BundleError:
         return None
     where = str(path)
     if entry is None:
@@ -287,9 +287,9 @@ def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -
     if settings.provider != "TensorRT" or entry.name == "f32":
         return
     if entry.name == "int16":
-        raise QcamError("TensorRT has no 16-bit quantization; leave int16 out with --precision f32 --precision int8")
+        raise ProviderError("TensorRT has no 16-bit quantization; leave int16 out with --precision f32 --precision int8")
     if not entry.quantization.get("activation_symmetric"):
-        raise QcamError(
+        raise ProviderError(
             "TensorRT takes symmetric activations only (zero point 0), this bundle has scheme "
             f"{entry.quantization.get('scheme')}; export it again with qcam-export --scheme s8s8"
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
-from qcam.common.errors import QcamError
+from qcam.common.errors import BundleError, QcamError, UnsupportedGraphError
 from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
@@ -82,7 +82,9 @@ class Mirror:
             tail_only: Whether only `gradient` will be asked for: the weights in front of the tap are not even read then.
 
         Raises:
-            QcamError: If the arithmetic, an operator, an attribute or a constant's type is unknown, before anything runs.
+            QcamError: If the arithmetic is unknown.
+            BundleError: If the file's tap is not what the manifest says.
+            UnsupportedGraphError: If an operator, an attribute or a constant's type is unknown, before anything runs.
         """
         if arithmetic not in ARITHMETICS:
             raise QcamError(f"mirror arithmetic {arithmetic!r} is unknown; choose one of {', '.join(ARITHMETICS)}")
@@ -101,7 +103,7 @@ class Mirror:
         self.quantized: tuple[str, ...] = ()
         if arithmetic == "integer":
             for reason in not_followed(graph):
-                raise QcamError(f"{reason}; mirror arithmetic 'integer' does not follow that, choose 'fake_quant'")
+                raise UnsupportedGraphError(f"{reason}; mirror arithmetic 'integer' does not follow that, choose 'fake_quant'")
             self.groups = find_groups(graph) + find_groups(graph, bits=16)
         taps = [entry.tap.output, *(skip.output for skip in entry.skips)]
         for tap in (entry.tap, *entry.skips):
@@ -113,7 +115,7 @@ class Mirror:
         if entry.tap.dtype != "float32":
             readers = graph.consumers.get(entry.tap.output, [])
             if any(node.op_type != "DequantizeLinear" for node in readers):
-                raise QcamError(f"the codes of {entry.tap.tensor} are read by something else than DequantizeLinear")
+                raise UnsupportedGraphError(f"the codes of {entry.tap.tensor} are read by something else than DequantizeLinear")
             self._entries = [node.output[0] for node in readers]
 
         behind = [node for node in tail.nodes if node.output[0] not in self._entries]
@@ -304,7 +306,7 @@ class Mirror:
             value = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
         except TypeError as error:
             kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-            raise QcamError(f"the mirror cannot hold constant {name} of type {kind}") from error
+            raise UnsupportedGraphError(f"the mirror cannot hold constant {name} of type {kind}") from error
         return self._placed(value)
 
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
@@ -322,7 +324,7 @@ def _check_tap(graph: Graph, tap: Tap) -> None:
         found = (str(zero_point.dtype), float(scale), int(zero_point))
         agrees = found == (tap.dtype, tap.scale, tap.zero_point)
     if not agrees:
-        raise QcamError(f"bundle.json and the ONNX file disagree on the tap {tap.output}; export the bundle again")
+        raise BundleError(f"bundle.json and the ONNX file disagree on the tap {tap.output}; export the bundle again")
 
 
 def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.kernels import KernelFamily
 
 #: Computes an operator: inputs by position (None for one left out), attributes by keyword.
@@ -73,7 +73,7 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily |
         family: The kernel family whose rounding is wanted, where that is known of the operator; None for plain PyTorch.
 
     Raises:
-        QcamError: If the operator is unknown in that version, or the node has an attribute the function does not know.
+        UnsupportedGraphError: If the operator is unknown in that version, or an attribute of the node is.
     """
     domain = "" if node.domain == "ai.onnx" else node.domain
     version = _since_version(node.op_type, domain, opsets)
@@ -83,13 +83,13 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily |
     if exact is not None:
         function = partial(exact, family=family)
     if function is None:
-        raise QcamError(f"the mirror has no operator {label}, needed by node {node.name or node.output[0]}")
+        raise UnsupportedGraphError(f"the mirror has no operator {label}, needed by node {node.name or node.output[0]}")
     parameters = inspect.signature(function).parameters.items()
     known = {name for name, value in parameters if value.kind is value.KEYWORD_ONLY} - {"family"}
     attributes = {}
     for found in node.attribute:
         if found.name not in known:
-            raise QcamError(f"the mirror's {label} does not know attribute {found.name} of node {node.name}")
+            raise UnsupportedGraphError(f"the mirror's {label} does not know attribute {found.name} of node {node.name}")
         value = onnx.helper.get_attribute_value(found)
         attributes[found.name] = value.decode() if isinstance(value, bytes) else value
     return Resolved(function, attributes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import UnsupportedGraphError, first_line
 
 #: Sees the codes of a tensor as they are computed (name, codes as float32) and may return others to go on with.
 Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
@@ -95,7 +95,7 @@ class Program:
             `values`, with the results.
 
         Raises:
-            QcamError: If PyTorch refuses a step, or a step should have more results than its function gives.
+            UnsupportedGraphError: If PyTorch refuses a step, or a step should have more results than its function gives.
         """
         constants = self.constants
         for step in self.steps:
@@ -103,10 +103,10 @@ class Program:
             try:
                 result = step.compute(*arguments, **step.attributes)
             except RuntimeError as error:
-                raise QcamError(f"the mirror cannot compute {step.label}: {first_line(error)}") from error
+                raise UnsupportedGraphError(f"the mirror cannot compute {step.label}: {first_line(error)}") from error
             results = result if isinstance(result, tuple) else (result,)
             if any(step.outputs[len(results) :]):
-                raise QcamError(f"the mirror computes only the first {len(results)} outputs of {step.label}")
+                raise UnsupportedGraphError(f"the mirror computes only the first {len(results)} outputs of {step.label}")
             for name, value in zip(step.outputs, results, strict=False):
                 values[name] = place(value)
                 if observe is not None and name in observed:

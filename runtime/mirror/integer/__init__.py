@@ -24,7 +24,7 @@ def build(setting: kernel.Setting) -> kernel.Kernel:
     """Build the kernel of a group from its constants.
 
     Raises:
-        QcamError: If there is none for its operator, or its attributes are not supported.
+        UnsupportedGraphError: If there is none for its operator, or its attributes are not supported.
     """
     wide_codes = setting.inputs[0].dtype.itemsize > 1 and setting.group.node.op_type not in PASSING_OPERATORS
     return wide.build(setting) if wide_codes else kernel.build(setting)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qcam.runtime.mirror.integer.kernel import EXACT
+from qcam.runtime.mirror.integer.kernel import EXACT_BELOW
 
 #: Computes the sums of products of (input, weight, bias or None).
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -60,9 +60,9 @@ class ExactSum:
         bounds = [_bound(weight[:, cut], low, high) for cut, _ in self._parts]
         largest_bias = 0 if bias is None else int(np.abs(bias).max(initial=0))
         #: No sum can reach 2^24.
-        self._small = kind == torch.float32 and sum(bounds) + largest_bias < EXACT
+        self._small = kind == torch.float32 and sum(bounds) + largest_bias < EXACT_BELOW
         #: One addition of two exact numbers: rounded once, as wanted, without float64.
-        self._two = kind == torch.float32 and len(bounds) == 2 and bounds[0] + largest_bias < EXACT
+        self._two = kind == torch.float32 and len(bounds) == 2 and bounds[0] + largest_bias < EXACT_BELOW
         self._bias = self._wide_bias = None
         if bias is not None and bias.any():
             self._bias = torch.from_numpy(np.array(bias)).to(device, torch.float32)
@@ -83,17 +83,19 @@ class ExactSum:
         """Return the exact sums: float32 where they stay below 2^24, else float64."""
         if self._small and len(self._parts) == 1:
             return self._product(x, self._parts[0][1], self._bias)
-        total: torch.Tensor | None = None
-        for cut, weight in self._parts:
-            part = x if len(self._parts) == 1 else x[:, cut]
-            sums = self._product(part.to(weight.dtype), weight, None).to(torch.float64)
-            total = sums if total is None else total.add_(sums)
-        assert total is not None
+        total = self._sums_of(x, *self._parts[0])
+        for part in self._parts[1:]:
+            total.add_(self._sums_of(x, *part))
         if self._parts[0][1].dtype == torch.float64:
             total.round_()
         if self._wide_bias is not None:
             total.add_(self._wide_bias.reshape(-1, *[1] * (total.dim() - 2)))
         return total
+
+    def _sums_of(self, x: torch.Tensor, cut: slice, weight: torch.Tensor) -> torch.Tensor:
+        """Return the sums over one part of the channels, float64."""
+        part = x if len(self._parts) == 1 else x[:, cut]
+        return self._product(part.to(weight.dtype), weight, None).to(torch.float64)
 
     @staticmethod
     def rounded(total: torch.Tensor) -> torch.Tensor:
@@ -111,7 +113,7 @@ def _cuts(weight: NDArray[Any], low: int, high: int) -> list[slice] | None:
             return None
         edges = [round(index * inputs / count) for index in range(count + 1)]
         parts = [slice(start, stop) for start, stop in pairwise(edges)]
-        if all(_bound(weight[:, part], low, high) < EXACT for part in parts):
+        if all(_bound(weight[:, part], low, high) < EXACT_BELOW for part in parts):
             return parts
     return None
 

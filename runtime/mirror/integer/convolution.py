@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes
 from qcam.runtime.mirror.integer.accumulate import ExactSum
 from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, multipliers, requantize
@@ -26,7 +26,9 @@ def conv(setting: Setting) -> Kernel:
     attributes, (x, w), output = setting.attributes, setting.inputs[:2], setting.output
     raw = setting.constant(1)
     if raw is None or raw.ndim != 4:
-        raise QcamError(f"the mirror's QLinearConv needs a constant weight of 4 dimensions, at {setting.group.label}")
+        raise UnsupportedGraphError(
+            f"the mirror's QLinearConv needs a constant weight of 4 dimensions, at {setting.group.label}"
+        )
     groups = int(attributes.get("group", 1))
     stride = list(attributes.get("strides") or [1, 1])
     dilation = list(attributes.get("dilations") or [1, 1])
@@ -84,7 +86,7 @@ def bias_codes(setting: Setting, outputs: int) -> NDArray[np.int64] | None:
     if bias is not None:
         codes = setting.constants.get(bias.tensor)
         if codes is None:
-            raise QcamError(f"the mirror needs a constant bias, at {group.label}")
+            raise UnsupportedGraphError(f"the mirror needs a constant bias, at {group.label}")
         return _for_outputs(codes.astype(np.int64), group.label, outputs)
     values = setting.constants[group.node.input[2]]
     x, w = setting.inputs[:2]
@@ -95,7 +97,7 @@ def bias_codes(setting: Setting, outputs: int) -> NDArray[np.int64] | None:
 def _for_outputs(bias: NDArray[np.int64], label: str, outputs: int) -> NDArray[np.int64]:
     """Return one bias for each output."""
     if bias.size != 1 and bias.shape not in ((outputs,), (1, outputs)):
-        raise QcamError(f"the mirror takes one bias for each output, not one of shape {bias.shape}, at {label}")
+        raise UnsupportedGraphError(f"the mirror takes one bias for each output, not one of shape {bias.shape}, at {label}")
     return np.broadcast_to(bias.reshape(-1), (outputs,))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.elementwise import logistic
 from qcam.runtime.mirror.integer.kernel import straight_through
@@ -37,7 +37,7 @@ def batch_normalization(
     On ARM64 the reciprocal is NEON's own estimate, twice refined, and x · s + … is rounded once.
     """
     if training_mode:
-        raise QcamError("BatchNormalization in training mode is not supported; export the model in evaluation mode")
+        raise UnsupportedGraphError("BatchNormalization in training mode is not supported; export the model in evaluation mode")
     shape = [1, -1, *[1] * (x.dim() - 2)]
     # The square root in float64, rounded: PyTorch's own in float32 is not always correctly rounded.
     deviation = (variance + float(np.float32(epsilon))).double().sqrt().float()

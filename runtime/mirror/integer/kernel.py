@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
@@ -19,7 +19,7 @@ from qcam.runtime.kernels import KernelFamily
 Kernel = Callable[..., torch.Tensor]
 
 #: Largest magnitude below which float32 holds every whole number.
-EXACT = 2**24
+EXACT_BELOW = 2**24
 #: Codes that are looked up at a time: their indices stay in the processor's cache.
 _PART = 2**18
 
@@ -54,10 +54,10 @@ class Setting:
         """Return what the result's codes mean.
 
         Raises:
-            QcamError: If the result is float.
+            UnsupportedGraphError: If the result is float.
         """
         if self.group.output is None:
-            raise QcamError(f"the mirror's {self.group.kernel} cannot return float32, at {self.group.label}")
+            raise UnsupportedGraphError(f"the mirror's {self.group.kernel} cannot return float32, at {self.group.label}")
         return self.group.output
 
     def constant(self, index: int) -> NDArray[Any] | None:
@@ -94,11 +94,11 @@ def build(setting: Setting) -> Kernel:
     """Build the kernel of a group.
 
     Raises:
-        QcamError: If there is none for its operator, or its attributes are not supported.
+        UnsupportedGraphError: If there is none for its operator, or its attributes are not supported.
     """
     name = setting.group.node.op_type
     if name not in _BUILDERS:
-        raise QcamError(f"the mirror has no integer kernel for {setting.group.label}")
+        raise UnsupportedGraphError(f"the mirror has no integer kernel for {setting.group.label}")
     return _BUILDERS[name](setting)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.integer.accumulate import ExactSum
 from qcam.runtime.mirror.integer.convolution import bias_codes, centred, saturation_of
 from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, multipliers, requantize
@@ -20,7 +20,7 @@ def gemm(setting: Setting) -> Kernel:
     """As QLinearConv; without an output scale f32(acc) · (alpha · a_scale · b_scale), float32."""
     raw = setting.constant(1)
     if raw is None or raw.ndim != 2:
-        raise QcamError(f"the mirror's QGemm needs a constant matrix, at {setting.group.label}")
+        raise UnsupportedGraphError(f"the mirror's QGemm needs a constant matrix, at {setting.group.label}")
     (a, b), output = setting.inputs[:2], setting.group.output
     weight = centred(raw, b)
     if not setting.attributes.get("transB", 0):
@@ -78,7 +78,9 @@ def matmul(setting: Setting) -> Kernel:
 
         return run_constant
     if b.scale.size != 1:
-        raise QcamError(f"the mirror's QLinearMatMul of two activations takes one scale each, at {setting.group.label}")
+        raise UnsupportedGraphError(
+            f"the mirror's QLinearMatMul of two activations takes one scale each, at {setting.group.label}"
+        )
     held = [None if value is None else setting.tensor(value.astype(np.float64)) for value in constants]
 
     saturates = setting.family.pairs_saturate and a.dtype == np.uint8 and b.dtype == np.int8

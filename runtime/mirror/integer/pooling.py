@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from qcam.common.errors import QcamError
-from qcam.runtime.mirror.integer.kernel import EXACT, Kernel, Setting, kernel, limits, requantize
+from qcam.common.errors import UnsupportedGraphError
+from qcam.runtime.mirror.integer.kernel import EXACT_BELOW, Kernel, Setting, kernel, limits, requantize
 from qcam.runtime.mirror.operators.padding import resolve_pads
 from qcam.runtime.mirror.operators.pooling import with_ceil
 
@@ -23,7 +23,9 @@ def average_pool(setting: Setting) -> Kernel:
     (x,), output, attributes = setting.inputs, setting.output, setting.attributes
     window = list(attributes["kernel_shape"])
     if len(window) != 2 or set(attributes.get("dilations") or [1]) != {1}:
-        raise QcamError(f"the mirror's QLinearAveragePool takes plain windows of images only, at {setting.group.label}")
+        raise UnsupportedGraphError(
+            f"the mirror's QLinearAveragePool takes plain windows of images only, at {setting.group.label}"
+        )
     stride = list(attributes.get("strides") or [1, 1])
     include = bool(attributes.get("count_include_pad", 0))
     zero, scale = int(x.zero_point), float(x.scale)
@@ -67,7 +69,7 @@ def global_average_pool(setting: Setting) -> Kernel:
         axes = tuple(range(2, codes.dim()))
         positions = math.prod(codes.shape[2:])
         multiplier = x.scale / (output.scale * np.float32(positions))
-        wide = codes.double() if positions * 255 >= EXACT else codes
+        wide = codes.double() if positions * 255 >= EXACT_BELOW else codes
         return requantize((wide - zero).sum(dim=axes, keepdim=True).float().mul_(float(multiplier)), output)
 
     return run

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes
 from qcam.runtime.mirror.integer.kernel import Kernel, Setting, requantize
 from qcam.runtime.mirror.operators.activation import sigmoid as plain_sigmoid
@@ -40,7 +40,7 @@ def build(setting: Setting) -> Kernel:
         value = setting.constant(index)
         constants.append(None if value is None else _steps(setting.tensor(value).double(), codes, setting.device))
     if len(setting.group.inputs) > len(operands):
-        raise QcamError(f"the mirror needs a quantized bias, at {setting.group.label}")
+        raise UnsupportedGraphError(f"the mirror needs a quantized bias, at {setting.group.label}")
     step = 1.0 if output is None else float(output.scale)
     if matrix:  # whole numbers go through the operator, one multiplication follows
         scales_of_outputs = float(operands[0].scale) * operands[1].scale.astype(np.float64) * factor / step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.operators.padding import resolve_pads, split_pads
 from qcam.runtime.mirror.registry import operator
 
@@ -25,7 +25,7 @@ def conv(
 ) -> torch.Tensor:
     """2-D convolution; asymmetric pads are added in front of it."""
     if weight.dim() != 4:
-        raise QcamError(f"Conv over {weight.dim() - 2} spatial dimensions is not supported; only images are")
+        raise UnsupportedGraphError(f"Conv over {weight.dim() - 2} spatial dimensions is not supported; only images are")
     stride, dilation = strides or [1, 1], dilations or [1, 1]
     size = [(kernel - 1) * step + 1 for kernel, step in zip(weight.shape[2:], dilation, strict=True)]
     explicit, padding = split_pads(resolve_pads(auto_pad, pads, list(x.shape[2:]), size, stride))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.registry import operator
 
 
@@ -23,7 +23,7 @@ def batch_normalization(
 ) -> torch.Tensor:
     """(x - mean) / sqrt(variance + epsilon) · scale + bias, with stored statistics."""
     if training_mode:
-        raise QcamError("BatchNormalization in training mode is not supported; export the model in evaluation mode")
+        raise UnsupportedGraphError("BatchNormalization in training mode is not supported; export the model in evaluation mode")
     return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
 
 

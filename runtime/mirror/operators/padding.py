@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 
 
 def resolve_pads(auto_pad: str, pads: list[int] | None, size: list[int], window: list[int], stride: list[int]) -> list[int]:
@@ -16,14 +16,14 @@ def resolve_pads(auto_pad: str, pads: list[int] | None, size: list[int], window:
         stride: Vertical and horizontal step.
 
     Raises:
-        QcamError: If `auto_pad` is something else.
+        UnsupportedGraphError: If `auto_pad` is something else.
     """
     if auto_pad == "NOTSET":
         return list(pads or [0, 0, 0, 0])
     if auto_pad == "VALID":
         return [0, 0, 0, 0]
     if auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
-        raise QcamError(f"auto_pad {auto_pad} is not supported")
+        raise UnsupportedGraphError(f"auto_pad {auto_pad} is not supported")
     total = [
         max((-(-length // step) - 1) * step + extent - length, 0)
         for length, extent, step in zip(size, window, stride, strict=True)

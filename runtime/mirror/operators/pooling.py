@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.operators.padding import resolve_pads
 from qcam.runtime.mirror.registry import operator
 
@@ -47,7 +47,7 @@ def average_pool(
 ) -> torch.Tensor:
     """Mean over windows; padding counts only with `count_include_pad`, what `ceil_mode` adds never."""
     if dilations and set(dilations) != {1}:
-        raise QcamError("AveragePool with dilations is not supported")
+        raise UnsupportedGraphError("AveragePool with dilations is not supported")
     window, stride = _window(kernel_shape, [1, 1]), strides or [1, 1]
     explicit = resolve_pads(auto_pad, pads, list(x.shape[2:]), window, stride)
     padding = with_ceil(x, explicit, window, stride, ceil_mode)
@@ -79,7 +79,7 @@ def global_max_pool(x: torch.Tensor) -> torch.Tensor:
 
 def _window(kernel_shape: list[int], dilation: list[int]) -> list[int]:
     if len(kernel_shape) != 2:
-        raise QcamError(f"pooling over {len(kernel_shape)} dimensions is not supported; only images are")
+        raise UnsupportedGraphError(f"pooling over {len(kernel_shape)} dimensions is not supported; only images are")
     return [(kernel - 1) * step + 1 for kernel, step in zip(kernel_shape, dilation, strict=True)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.registry import MICROSOFT, operator
 
 _CODE_TYPES = (torch.uint8, torch.int8, torch.uint16, torch.int16)
@@ -49,11 +49,11 @@ def quantize_linear(
 ) -> torch.Tensor:
     """Return the integer codes of x, as float32."""
     if block_size or precision or (zero_point is None and output_dtype not in (0, 2)):
-        raise QcamError("QuantizeLinear with blocks, another precision or an implicit type is not supported")
+        raise UnsupportedGraphError("QuantizeLinear with blocks, another precision or an implicit type is not supported")
     if zero_point is None:
         zero_point = torch.zeros((), dtype=torch.uint8, device=x.device)
     if zero_point.dtype not in _CODE_TYPES:
-        raise QcamError(f"QuantizeLinear to {zero_point.dtype} is not supported; only 8 and 16 bit integers are")
+        raise UnsupportedGraphError(f"QuantizeLinear to {zero_point.dtype} is not supported; only 8 and 16 bit integers are")
     limits = torch.iinfo(zero_point.dtype)
     step, zero = along(scale, x, axis), along(zero_point.to(torch.float32), x, axis)
     codes: torch.Tensor = _Quantize.apply(x, step, zero, limits.min, limits.max)
@@ -73,7 +73,7 @@ def dequantize_linear(
 ) -> torch.Tensor:
     """Return (codes - zero_point) · scale in float32; stored codes are subtracted as integers first."""
     if block_size or output_dtype not in (0, 1):
-        raise QcamError("DequantizeLinear with blocks or to another type than float32 is not supported")
+        raise UnsupportedGraphError("DequantizeLinear with blocks or to another type than float32 is not supported")
     if codes.is_floating_point():  # codes of a QuantizeLinear in this graph, exact in float32
         steps = codes if zero_point is None else codes - along(zero_point.to(torch.float32), codes, axis)
     else:  # constants of the file; a 32-bit bias would not fit float32 before the subtraction

@@ -9,7 +9,7 @@ import onnx
 import torch
 import torch.nn.functional as F
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.registry import operator
 
 
@@ -25,7 +25,7 @@ def dropout(
 ) -> torch.Tensor:
     """X itself: inference drops nothing."""
     if training is not None and bool(training):
-        raise QcamError("Dropout in training mode is not supported; export the model in evaluation mode")
+        raise UnsupportedGraphError("Dropout in training mode is not supported; export the model in evaluation mode")
     return x
 
 
@@ -38,7 +38,7 @@ def constant(*, value: onnx.TensorProto | None = None, value_int: int | None = N
             return torch.from_numpy(np.array(onnx.numpy_helper.to_array(value)))
         except TypeError as error:
             kind = onnx.TensorProto.DataType.Name(value.data_type)
-            raise QcamError(f"the mirror cannot hold a Constant of type {kind}") from error
+            raise UnsupportedGraphError(f"the mirror cannot hold a Constant of type {kind}") from error
     for integers in (value_int, value_ints):
         if integers is not None:
             return torch.tensor(integers, dtype=torch.int64)
@@ -103,7 +103,7 @@ def split(
     lengths = [int(size) for size in sizes.tolist()] if sizes is not None else split
     if lengths is None:
         if num_outputs is None:
-            raise QcamError("Split without sizes and without num_outputs is not supported")
+            raise UnsupportedGraphError("Split without sizes and without num_outputs is not supported")
         length = x.shape[axis]
         part = -(-length // num_outputs)
         lengths = [max(min(part, length - index * part), 0) for index in range(num_outputs)]
@@ -153,7 +153,7 @@ def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up")
     try:
         target = torch.from_numpy(np.zeros(0, onnx.helper.tensor_dtype_to_np_dtype(to))).dtype
     except TypeError as error:
-        raise QcamError(f"Cast to ONNX type {onnx.TensorProto.DataType.Name(to)} is not supported") from error
+        raise UnsupportedGraphError(f"Cast to ONNX type {onnx.TensorProto.DataType.Name(to)} is not supported") from error
     return x.to(target)
 
 
@@ -174,7 +174,7 @@ def pad(
 ) -> torch.Tensor:
     """X with values around it."""
     if mode != "constant":
-        raise QcamError(f"Pad with mode {mode} is not supported")
+        raise UnsupportedGraphError(f"Pad with mode {mode} is not supported")
     amounts = pads.tolist()
     chosen = [int(axis) % x.dim() for axis in axes.tolist()] if axes is not None else list(range(x.dim()))
     before, after = amounts[: len(chosen)], amounts[len(chosen) :]
