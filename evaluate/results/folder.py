@@ -239,7 +239,7 @@ class Results:
         found = {}
         for key, where in places.items():
             part = table.take(pa.array(where))
-            found[key] = {field.name: _values(part[field.name], field.type) for field in ROW_SCHEMA}
+            found[key] = {field.name: _values(_column(part, field), field.type) for field in ROW_SCHEMA}
         return found
 
     def rows(self, *, model: str | None = None, images: Iterable[str] | None = None) -> list[Row]:
@@ -305,6 +305,13 @@ class Results:
         except (OSError, ValueError) as error:
             raise QcamError(f"cannot read {path}: {error}; run qcam-eval again with --force") from error
         return value
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    """Return a column; undefined throughout where results are older than that measure."""
+    if field.name in table.column_names or field.name not in MEASURES + FAITHFULNESS:
+        return table[field.name]
+    return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
 
 
 def _values(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
