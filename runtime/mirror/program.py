@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from qcam.common.errors import BundleError, QcamError, UnsupportedGraphError
 from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
-from qcam.runtime.grouping import KernelGroup, find_groups, source_label
+from qcam.runtime.grouping import KernelGroup, find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
@@ -152,14 +151,6 @@ class Mirror:
         entry = self.entry
         return MirrorOutputs(values[entry.logits], values[entry.tap.output], tuple(values[skip.output] for skip in entry.skips))
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Run the whole graph differentiably, by straight-through estimator; returns batch × classes."""
-        return self._whole.run({self._input: images.to(self.device)}, self._placed)[self.entry.logits]
-
-    def source_of(self, tensor: str) -> str:
-        """Name the operator that a tensor of codes, or the logits, come from."""
-        return source_label(self._graph, {group.result: group for group in find_groups(self._graph)}, tensor)
-
     def gradient(
         self,
         activation: torch.Tensor,
@@ -188,23 +179,6 @@ class Mirror:
                     values[tap.output] = (value.to(self.device) / float(np.float32(tap.scale))).round_() + tap.zero_point
         return self._tail.gradient(given, torch.as_tensor(targets, device=self.device).long(), values, self._placed)
 
-    def gradient_by_whole_graph(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the same gradient by autograd through the whole graph: the proof of `gradient`, at many times its cost.
-
-        Args:
-            images: float32, batch × 3 × height × width, preprocessed.
-            targets: Class to explain for each image, int64, batch.
-
-        Returns:
-            d logit[target] / d activation at the tap, float32.
-        """
-        leaf = images.detach().clone().to(self.device).requires_grad_()
-        values = self._whole.run({self._input: leaf}, self._placed)
-        tap = self.entry.tap
-        scores = values[self.entry.logits].gather(1, targets.to(self.device)[:, None])
-        (gradient,) = torch.autograd.grad(scores.sum(), values[tap.output])
-        return gradient / tap.scale if tap.dtype != "float32" else gradient
-
     def dequantize(self, tap: Tap, values: torch.Tensor | NDArray[Any]) -> torch.Tensor:
         """Return the activation that codes stand for, float32 on the mirror's device, as `Tap.dequantize` does."""
         if tap.dtype == "float32":
@@ -212,14 +186,6 @@ class Mirror:
         if isinstance(values, np.ndarray):
             return torch.from_numpy(tap.dequantize(values)).to(self.device)
         return (values - tap.zero_point) * torch.tensor(np.float32(tap.scale), device=values.device)
-
-    @cached_property
-    def _whole(self) -> Program:
-        """The whole graph, differentiable; made when it is first needed."""
-        constants = self._fold()
-        live = [node for node in self._graph.model.graph.node if any(output not in constants for output in node.output)]
-        wanted = [self.entry.logits, self.entry.tap.output, *(skip.output for skip in self.entry.skips)]
-        return Program(self._steps(live, straight_through=True), wanted, constants)
 
     def _fold(self, nodes: Iterable[onnx.NodeProto] | None = None) -> dict[str, torch.Tensor]:
         """Compute what depends on constants alone: all of it, or as far as some nodes need it."""

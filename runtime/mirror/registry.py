@@ -95,11 +95,6 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily |
     return Resolved(function, attributes)
 
 
-def registered() -> list[tuple[str, str, int]]:
-    """Return every registered (domain, operator, version), sorted."""
-    return sorted(_REGISTRY)
-
-
 def _registration(
     registry: dict[tuple[str, str, int], OperatorFunction], name: str, versions: tuple[int, ...], domain: str
 ) -> Callable[[OperatorFunction], OperatorFunction]:

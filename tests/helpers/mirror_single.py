@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
-from qcam.runtime.mirror.registry import MICROSOFT, registered, resolve
+from qcam.runtime.mirror import registry
+from qcam.runtime.mirror.registry import MICROSOFT, resolve
 
 #: Opset that newest semantics are asked for at, at least; ONNX Runtime's QDQ files are written at 21.
 NEWEST = 21
@@ -91,7 +92,7 @@ def case(
 
 def versions(operator: str, first: int = OLDEST, last: int = 10**6) -> tuple[int, ...]:
     """Return one opset for each registered version of an operator that an opset in [first, last] means."""
-    found = [version for domain, name, version in registered() if (domain, name) == ("", operator)]
+    found = [version for domain, name, version in sorted(registry._REGISTRY) if (domain, name) == ("", operator)]
     opsets = [max(version, first) for version in found]
     if last > NEWEST:
         opsets[-1] = max(opsets[-1], NEWEST)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mirror_single import floats, ints, model_of, run_runtime
 from onnx import TensorProto, helper, numpy_helper
+from whole_graph import WholeGraph
 
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import PrecisionEntry, Tap
@@ -128,11 +129,12 @@ def full_gradient(mirror, batch, targets, tensor):
 
         return watched
 
-    program = mirror._whole
+    whole = WholeGraph(mirror)
+    program = whole.program
     program.steps = [
         replace(step, compute=watch(step.compute)) if tensor in step.outputs else step for step in program.steps
     ]
-    logits = mirror.logits(torch.from_numpy(batch).requires_grad_())
+    logits = whole.logits(torch.from_numpy(batch).requires_grad_())
     (gradient,) = torch.autograd.grad(logits.gather(1, torch.tensor(targets)[:, None]).sum(), seen[0])
     return gradient
 
@@ -157,7 +159,7 @@ def test_forward_equals_onnx_runtime_exactly(dtype):
 @TYPES
 def test_logits_are_those_of_forward(dtype):
     mirror, batch = mirror_of(dtype), torch.from_numpy(images())
-    assert torch.equal(mirror.logits(batch), mirror.forward(batch).logits)
+    assert torch.equal(WholeGraph(mirror).logits(batch), mirror.forward(batch).logits)
 
 
 @TYPES

@@ -1,0 +1,48 @@
+"""A mirror's whole graph, differentiable: the proof of the gradient that its tail gives, at many times the cost."""
+
+from __future__ import annotations
+
+import torch
+
+from qcam.runtime.mirror import Mirror
+from qcam.runtime.mirror.steps import Program
+
+
+class WholeGraph:
+    """All steps of a mirror, from the images to the logits, with straight-through estimators.
+
+    Attributes:
+        program: The steps.
+    """
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        entry = mirror.entry
+        constants = mirror._fold()
+        live = [node for node in mirror._graph.model.graph.node if any(output not in constants for output in node.output)]
+        wanted = [entry.logits, entry.tap.output, *(skip.output for skip in entry.skips)]
+        self.program = Program(mirror._steps(live, straight_through=True), wanted, constants)
+
+    def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.program.run({self._mirror._input: images.to(self._mirror.device)}, self._mirror._placed)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return batch × classes, differentiable."""
+        return self._run(images)[self._mirror.entry.logits]
+
+    def gradient(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return what `Mirror.gradient` does, by autograd through everything.
+
+        Args:
+            images: float32, batch × 3 × height × width, preprocessed.
+            targets: Class to explain for each image, int64, batch.
+
+        Returns:
+            d logit[target] / d activation at the tap, float32.
+        """
+        mirror = self._mirror
+        tap = mirror.entry.tap
+        values = self._run(images.detach().clone().requires_grad_())
+        scores = values[mirror.entry.logits].gather(1, targets.to(mirror.device)[:, None])
+        (gradient,) = torch.autograd.grad(scores.sum(), values[tap.output])
+        return gradient / tap.scale if tap.dtype != "float32" else gradient
