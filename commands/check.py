@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qcam.commands import console
-from qcam.commands.inputs import find_photographs, key_value, load_bundles, read_places, torch_device
+from qcam.commands import console, options
+from qcam.commands.options import COMPARED, INPUT, OUTPUT, key_value, option
 from qcam.common import machine
 from qcam.common.errors import GateError, QcamError, UndecidedError
+from qcam.common.extras import require_packages
 from qcam.common.places import refuse_overlap
+from qcam.common.vocabulary import Arithmetic, Device, words
 from qcam.runtime.kernels import KERNELS
 
 if TYPE_CHECKING:
@@ -54,51 +56,72 @@ interrupted.
 """
 
 
-@click.command(cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of photographs; by default the demo ones.")
-@click.option("--limit", type=click.IntRange(1), help="Take only the first so many images.")
-@click.option("--provider", default="CPU", show_default=True, help="ONNX Runtime provider. Strict: never silently another.")
-@click.option(
-    "--precision",
-    "precisions",
-    multiple=True,
-    type=click.Choice(["f32", "int16", "int8"]),
-    help="May be given several times; by default all that a bundle holds.",
+@click.command("qcam-check", cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
+@option(
+    "--images",
+    group=INPUT,
+    metavar="DIR|URL|TAR|PARQUET",
+    help="Photographs in a folder or in archives, local or behind a URL, or one photograph; by default the demo's.",
 )
-@click.option(
+@options.limit()
+@options.precision()
+@option(
     "--arithmetic",
     "arithmetics",
+    group=COMPARED,
     multiple=True,
-    type=click.Choice(["fake_quant", "integer"]),
+    type=click.Choice(words(Arithmetic)),
     help="How the mirror computes; may be given twice. fake_quant: float32 between quantizers. integer (default): what the "
     "integer kernels compute; for int16 the true 16-bit integer result.",
 )
-@click.option(
+@option("--fail-under", "thresholds", group=COMPARED, multiple=True, metavar="GATE=VALUE", help="Smallest value that holds.")
+@option(
+    "--every-tensor",
+    group=COMPARED,
+    is_flag=True,
+    help="Tell tensor by tensor, and feed each operator with the deployed codes.",
+)
+@option(
     "--kernel",
+    group=COMPARED,
+    advanced=True,
     default="auto",
     show_default=True,
     type=click.Choice(["auto", *KERNELS]),
     help="Kernel family of the integer arithmetic; auto asks this machine's ONNX Runtime.",
 )
-@click.option("--fail-under", "thresholds", multiple=True, metavar="GATE=VALUE", help="Smallest value that holds.")
-@click.option("--every-tensor", is_flag=True, help="Tell tensor by tensor, and feed each operator with the deployed codes.")
-@click.option("--deployed", type=click.Path(path_type=Path), help="ONNX file to judge in the bundle's place.")
-@click.option("--other-cpus/--no-other-cpus", default=True, show_default=True, help="Tell what other CPUs would change.")
-@click.option("--session-config", multiple=True, metavar="KEY=VALUE", help="ONNX Runtime session configuration entry.")
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Images at a time.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime and PyTorch; by default all cores.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True, help="For PyTorch.")
-@click.option(
+@option(
+    "--deployed",
+    group=COMPARED,
+    advanced=True,
+    type=click.Path(path_type=Path),
+    help="ONNX file to judge in the bundle's place.",
+)
+@option(
+    "--other-cpus/--no-other-cpus",
+    group=COMPARED,
+    advanced=True,
+    default=True,
+    show_default=True,
+    help="Tell what other CPUs would change.",
+)
+@option(
     "--output",
+    group=OUTPUT,
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("out") / "check",
     show_default=True,
     help="Folder for check.json, junit.xml, placement.json and pictures.",
 )
+@options.provider()
+@options.session_config()
+@options.batch_size(4)
+@options.threads("Threads of ONNX Runtime and PyTorch; by default all cores.")
+@options.device(Device.CPU)
 def main(
-    bundles: tuple[Path, ...],
-    images: Path | None,
+    bundles: tuple[str, ...],
+    images: str | None,
     limit: int | None,
     provider: str,
     precisions: tuple[str, ...],
@@ -119,14 +142,17 @@ def main(
     The mirror, a PyTorch graph of the very same ONNX file, is held against the deployed run: integer codes of every quantized
     tensor, logits, top-1, and the CAMs of both. Without BUNDLE, all of bundles/ are taken.
     """
+    require_packages("qcam-check", "onnxruntime", "torch", *["matplotlib"] * every_tensor)
     from qcam.evaluate.check.options import CheckOptions, require_one
     from qcam.evaluate.check.run import run_check
     from qcam.evaluate.check.verdicts import Verdict
+    from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
     from qcam.runtime.deployed import SessionSettings, provider_name, require_provider
+    from qcam.runtime.devices import torch_device
 
     threads = threads or machine.available_cores()
     config = dict(key_value(entry, "--session-config") for entry in session_config)
-    options = CheckOptions(
+    wanted = CheckOptions(
         precisions=tuple(dict.fromkeys(precisions)),
         arithmetics=tuple(dict.fromkeys(arithmetics)) or ("integer",),
         kernel=kernel,
@@ -137,13 +163,13 @@ def main(
         other_cpus=other_cpus,
         deployed=deployed,
     )
-    require_provider(options.settings.provider)
+    require_provider(wanted.settings.provider)
     _require_place(output)
     loaded = load_bundles(bundles)
     refuse_overlap(output, read_places(bundles, loaded, images))
-    require_one(options, len(loaded))
+    require_one(wanted, len(loaded))
     photographs = find_photographs(images)[:limit]
-    checked = run_check(loaded, photographs, replace(options, device=torch_device(device, threads)))
+    checked = run_check(loaded, photographs, replace(wanted, device=torch_device(device, threads)))
     _tell(checked)
     _write(checked, output)
     if checked.verdict is Verdict.FALLS_SHORT:

@@ -119,7 +119,7 @@ class _Rules(click.Command):
         """Write the options in their groups, the basic ones or all (as in click)."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
             if record is not None and (ctx.meta.get(_ALL) or not getattr(param, "advanced", False)):
                 groups.setdefault(getattr(param, "group", ""), []).append(record)
         last = groups.pop("", [])  # help and version, or every option of a command without groups

@@ -32,14 +32,14 @@ Examples:
       the paper's salient-object network, from its hub
   qcam-eval --protocol paper --paper-fix eval-mode,calibrated
       what the paper's authors ran, less two of its slips
-  qcam-eval s3://models/resnet50 --images s3://data/val --output s3://out/val \
+  qcam-eval s3://models/resnet50 --images s3://data/val --output s3://out/val
           --engine ray --ray-address auto --require kernel=vnni
       on a Ray cluster, on CPUs of one kernel family (docs/scale.md)
 Results: report.html, table.md, table.csv, table.tex, figures/, results.parquet,
 maps.parquet, pictures.parquet, images.parquet, summary.json, run.json,
 placement.json and grid-MODEL.png in the output folder.
-Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted (the
-same command goes on).
+Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
+(the same command goes on).
 """
 
 

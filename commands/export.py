@@ -26,13 +26,14 @@ DEFAULT_MODEL = "efficientnet_lite0"
 _EPILOG = """\b
 Examples:
   qcam-export
-      the embedded EfficientNet-Lite0, all precisions, into bundles/efficientnet_lite0
-  qcam-export resnet50 mobilenet_v2 --calibration photos/ --calibration-limit 128
-  qcam-export mobilenet_v2 --weights my.safetensors --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5
-  qcam-export timm:resnet26d --weights random:0 --precision f32 --precision int8
+      the embedded EfficientNet-Lite0, all precisions
+  qcam-export resnet50 mobilenet_v2 --calibration photos/
+  qcam-export mobilenet_v2 --weights my.safetensors --mean 0.5 --std 0.5
+  qcam-export timm:resnet26d --weights random:0 --precision f32,int8
   qcam-export mobilenet_v2 --cam-layer features.17
 Then: qcam-eval
-Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam, 130 interrupted.
+Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
+130 interrupted.
 """
 
 

@@ -21,9 +21,8 @@ def photographs(tmp_path):
 
 
 def command(*arguments, cwd, tool="eval"):
-    return subprocess.run(
-        [sys.executable, "-m", f"qcam.commands.{tool}", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    line = [sys.executable, "-m", f"qcam.commands.{tool}", *map(str, arguments)]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_a_run_prints_the_table_and_writes_the_results(tiny_bundle, photographs, tmp_path):
@@ -135,9 +134,8 @@ def test_interrupting_leaves_readable_results_and_the_same_command_goes_on(tiny_
 
 @pytest.mark.parametrize("tool", ["eval", "export"])
 def test_help_teaches_by_example_and_loads_no_torch(tool, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"qcam.commands.{tool}", "--help"], capture_output=True, text=True, cwd=tmp_path
-    )
+    line = [sys.executable, "-X", "importtime", "-m", f"qcam.commands.{tool}", "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0
     assert "Examples:" in done.stdout
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}

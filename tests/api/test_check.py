@@ -1,0 +1,68 @@
+"""`qcam.check`: a verdict that can be asked, printed and kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import qcam
+
+
+@pytest.fixture(scope="module")
+def verdict(tiny_bundle, some_photographs):
+    return qcam.check(tiny_bundle, images=some_photographs, precisions=("f32", "int8"), other_cpus=False)
+
+
+def test_a_verdict_says_what_it_rests_on(verdict, known_cpu) -> None:
+    assert verdict.verdict == "holds"
+    assert verdict.verdict is qcam.Verdict.HOLDS
+    assert verdict.holds
+    assert verdict.reason == ""
+    assert list(verdict.figures) == [("tiny", "f32", "float"), ("tiny", "int8", "integer")]
+    assert verdict.figures["tiny", "int8", "integer"]["codes"] == 1.0
+    assert verdict.tensors["tiny", "int8", "integer"][-1].name
+
+
+def test_it_is_the_check_json_of_the_command(verdict, check, tiny_bundle, some_photographs, tmp_path) -> None:
+    done = check(tiny_bundle.folder, "--images", some_photographs, "--precision", "f32,int8", "--no-other-cpus")
+    ours = json.loads(json.dumps(verdict.to_json()))
+    assert ours["results"] == done.report["results"]
+    assert ours["verdict"] == done.report["verdict"]
+    assert "check.json" in verdict.write(tmp_path / "kept")
+    assert json.loads((tmp_path / "kept" / "check.json").read_text())["results"] == done.report["results"]
+
+
+def test_falling_short_raises_nothing(tiny_bundle, some_photographs) -> None:
+    found = qcam.check(
+        tiny_bundle,
+        images=some_photographs,
+        precisions=["int16"],
+        gates={"codes": 1.0},
+        other_cpus=False,
+    )
+    assert found.verdict == "falls short"
+    assert not found.holds
+    assert "codes" in found.reason
+    assert "falls short" in found._repr_html_()
+    assert "codes" in repr(found)
+
+
+def test_undecided_is_a_verdict_of_its_own(export_tiny, some_photographs, tmp_path) -> None:
+    dead = export_tiny(tmp_path / "dead", dead=True)
+    found = qcam.check(dead, images=some_photographs, precisions=["int8"], gates={"cc": 0.9}, other_cpus=False)
+    assert found.verdict is qcam.Verdict.UNDECIDED
+    assert not found.holds
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"arithmetic": "typo"}, "arithmetic 'typo' is unknown"),
+        ({"kernel": "typo"}, "typo"),
+        ({"gates": {"typo": 1.0}}, "typo"),
+    ],
+)
+def test_what_means_nothing_is_refused(tiny_bundle, some_photographs, wrong, message) -> None:
+    with pytest.raises(qcam.QcamError, match=message):
+        qcam.check(tiny_bundle, images=some_photographs, **wrong)
