@@ -332,7 +332,7 @@ def main(
     from qcam.evaluate.saliency import default_cache, with_absolute_path
     from qcam.evaluate.study.plan import StudyOptions
     from qcam.evaluate.study.running import StudyRequest, plan_study
-    from qcam.runtime.bundle import PRECISIONS
+    from qcam.runtime.bundle import ordered_precisions
     from qcam.runtime.deployed import SessionSettings, provider_name
 
     presentation = Presentation(grid_rows, report, colormap)
@@ -347,7 +347,7 @@ def main(
         bundles=bundles,
         images=images,
         options=StudyOptions(
-            precisions=tuple(name for name in PRECISIONS if name in precisions),
+            precisions=ordered_precisions(precisions),
             settings=settings,
             saliency=saliency,
             target=target,
