@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qcam.evaluate.maps.metrics import undefined_if_constant
 
 Array = NDArray[np.float64]
+Logits = NDArray[np.float32] | NDArray[np.float64]
 
 #: Share of positions that `overlap` compares.
 TOP_SHARE = 0.2
@@ -103,13 +104,13 @@ def drop_and_increase(before: Array, after: Array) -> tuple[Array, NDArray[np.bo
     return drop, after > before
 
 
-def logit_error(logits: NDArray[np.float32], other: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+def logit_error(logits: Logits, other: Logits, reference: Logits) -> float:
     """Relative error of one image's logits in the Euclidean norm: |logits - other| / |reference|, 0 or more.
 
     Args:
         logits: One side, classes.
         other: The other side, classes.
-        reference: The side whose norm is the scale, classes.
+        reference: The side whose norm is the scale, classes; the norm is taken in its own precision.
 
     Returns:
         float64; NaN where values are not finite on both sides.
@@ -119,7 +120,7 @@ def logit_error(logits: NDArray[np.float32], other: NDArray[np.float32], referen
     """
     with np.errstate(invalid="ignore", over="ignore"):
         difference = float(np.linalg.norm(logits.astype(np.float64) - other))
-        size = float(np.linalg.norm(reference))  # in float32
+        size = float(np.linalg.norm(reference))
         if np.isinf(size):  # squares of finite logits may be beyond float32
             size = float(np.linalg.norm(reference.astype(np.float64)))
     return difference / max(size, float(np.finfo(np.float64).tiny))
@@ -173,19 +174,11 @@ def _along(maps: Array, axis: int, cells: int) -> Array:
 
 def _centred_ranks(maps: Array) -> Array:
     """Return the ranks of each map's positions less their mean, ties ranked by their mean; batch × positions."""
+    from scipy.stats import rankdata
+
     flat = maps.reshape(len(maps), -1)
-    positions = flat.shape[1]
-    order = np.argsort(flat, axis=1)
-    ordered = np.take_along_axis(flat, order, axis=1)
-    place = np.broadcast_to(np.arange(positions), flat.shape)
-    # Where runs of equal values begin and end; each takes the mean of its two ends for all of its positions.
-    begins, ends = np.ones(flat.shape, bool), np.ones(flat.shape, bool)
-    begins[:, 1:] = ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
-    first = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
-    last = np.minimum.accumulate(np.where(ends, place, positions)[:, ::-1], axis=1)[:, ::-1]
-    ranks = np.empty(flat.shape)
-    np.put_along_axis(ranks, order, (first + last) / 2.0, axis=1)
-    return ranks - (positions - 1) / 2.0
+    ranks: Array = rankdata(flat, axis=1) - (flat.shape[1] + 1) / 2.0
+    return ranks
 
 
 def _top(maps: Array, share: float) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ from qcam.runtime.deployed import DeployedModel, SessionSettings
 if TYPE_CHECKING:
     import torch
 
-    from qcam.evaluate.study.plan import StudyOptions
+    from qcam.evaluate.run.options import StudyOptions
     from qcam.images.preprocessing import Preprocessing
     from qcam.runtime.mirror import Mirror
 
@@ -477,9 +477,9 @@ def wanted_precisions(bundle: Bundle, asked: Sequence[str]) -> list[str]:
 
 
 def _softmax(logits: NDArray[np.float32]) -> Array:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    result: Array = exponentials / exponentials.sum(axis=1, keepdims=True)
+    from scipy.special import softmax
+
+    result: Array = softmax(logits.astype(np.float64), axis=1)
     return result
 
 
