@@ -182,7 +182,7 @@ class Checker:
             low = cam(activation.cpu().numpy(), gradient.cpu().numpy())
             maps.append(normalise(upsample(low, self.bundle.preprocessing.crop)))
         metrics = all_metrics(*maps)
-        logits = simulated.logits.cpu().numpy()
+        logits, real_logits = (values.astype(np.float64) for values in (simulated.logits.cpu().numpy(), deployed.logits))
         same_tap = None
         if self.entry.tap.dtype != "float32":
             stored = torch.from_numpy(deployed.tap.astype(np.float32)).to(self._device)
@@ -193,8 +193,8 @@ class Checker:
                 ImageResult(
                     image=name,
                     tap=None if same_tap is None else float(same_tap[index]),
-                    logit_error=logit_error(logits[index], deployed.logits[index], deployed.logits[index]),
-                    logits_equal=bool((logits[index] == deployed.logits[index]).all()),
+                    logit_error=logit_error(logits[index], real_logits[index], real_logits[index]),
+                    logits_equal=bool((logits[index] == real_logits[index]).all()),
                     top1=int(simulated.logits[index].argmax()) == int(targets[index]),
                     metrics={metric: None if np.isnan(value) else value for metric, value in values.items()},
                 )
