@@ -32,7 +32,7 @@ from qcam.evaluate.engine.choice import EngineOptions, crew_for
 from qcam.evaluate.engine.messages import Shard
 from qcam.evaluate.engine.worker import Destination, SaliencyRequest, Worker, WorkerSpec
 from qcam.evaluate.run.facts import WorkerFacts
-from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.listing import find_images
 from qcam.runtime.bundle import load_bundle

@@ -30,8 +30,8 @@ from qcam.common.files import readable_json, write_atomically
 from qcam.evaluate.results.folder import RUN, Results, read_run, write_run
 from qcam.evaluate.results.parts import PartStore, join_parts
 from qcam.evaluate.results.summary import summarise
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.study.plan import StudyOptions
 from qcam.images.listing import find_images
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import SessionSettings

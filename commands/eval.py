@@ -32,7 +32,7 @@ Examples:
       the paper's salient-object network, from its hub
   qcam-eval --protocol paper --paper-fix eval-mode,calibrated
       what the paper's authors ran, less two of its slips
-  qcam-eval s3://models/resnet50 --images s3://data/val --output s3://out/val
+  qcam-eval s3://models/resnet50 --images s3://data/val --output s3://out
           --engine ray --ray-address auto --require kernel=vnni
       on a Ray cluster, on CPUs of one kernel family (docs/scale.md)
 Results: report.html, table.md, table.csv, table.tex, figures/, results.parquet,
@@ -329,8 +329,8 @@ def main(
     from qcam.evaluate.engine.choice import EngineOptions
     from qcam.evaluate.engine.worker import SaliencyRequest
     from qcam.evaluate.report.finishing import Presentation
+    from qcam.evaluate.run.options import StudyOptions
     from qcam.evaluate.saliency import default_cache, with_absolute_path
-    from qcam.evaluate.study.plan import StudyOptions
     from qcam.evaluate.study.running import StudyRequest, plan_study
     from qcam.runtime.bundle import ordered_precisions
     from qcam.runtime.deployed import SessionSettings, provider_name

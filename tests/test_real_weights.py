@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs

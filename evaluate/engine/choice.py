@@ -14,8 +14,8 @@ from qcam.common.vocabulary import Engine, require, words
 if TYPE_CHECKING:
     from qcam.evaluate.engine.dispatcher import Dispatcher
     from qcam.evaluate.engine.worker import Destination, SaliencyRequest
+    from qcam.evaluate.run.options import StudyOptions
     from qcam.evaluate.saliency import SaliencySource
-    from qcam.evaluate.study.plan import StudyOptions
     from qcam.runtime.bundle import Bundle
 
 #: Engines by the name that `--engine` takes.

@@ -18,10 +18,11 @@ from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refus
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.results.folder import RUN
 from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
+from qcam.evaluate.run.differing import differences
 from qcam.evaluate.run.evaluator import BundleEvaluator
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource, open_saliency
-from qcam.evaluate.study.plan import StudyOptions, differences
 from qcam.runtime.bundle import Bundle, load_bundle
 from qcam.runtime.devices import torch_device
 

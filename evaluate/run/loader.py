@@ -12,9 +12,9 @@ from qcam.common.errors import QcamError
 from qcam.evaluate.results.folder import Picture
 from qcam.evaluate.results.pictures import geometry, take_picture
 from qcam.evaluate.run.evaluator import Evaluator, Sample
+from qcam.evaluate.run.options import UNREADABLE
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import NoMapError, NoObjectError, SaliencySource, crop_map
-from qcam.evaluate.study.plan import UNREADABLE
 from qcam.images.decoding import CANNOT_BE_READ, Decoded, decode_all
 from qcam.images.sources import ImageFile
 

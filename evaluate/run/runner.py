@@ -10,10 +10,10 @@ from qcam.evaluate.results.parts import ImageOutcome
 from qcam.evaluate.run.evaluator import Evaluator, Finish
 from qcam.evaluate.run.facts import WorkerFacts, gather_facts
 from qcam.evaluate.run.loader import LoadedBatch, Loader
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.pipeline import overlapped
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
-from qcam.evaluate.study.plan import StudyOptions
 from qcam.images.sources import ImageFile
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,13 @@ import pyarrow as pa
 
 from qcam.common import machine, telling
 from qcam.common.files import fingerprint
-from qcam.common.vocabulary import CamMethod, Protocol, Target, require
 from qcam.evaluate.engine.messages import Shard
 from qcam.evaluate.results.folder import IMAGE_SCHEMA, IMAGES, read_arrow, write_arrow
 from qcam.evaluate.results.parts import PlannedPart
+from qcam.evaluate.run.options import UNREADABLE, StudyOptions
 from qcam.images.sources import ImageFile, fingerprint_sources
 from qcam.runtime.bundle import Bundle
-from qcam.runtime.deployed import SessionSettings
 
-#: Fingerprint of an image that cannot be read.
-UNREADABLE = "unreadable"
 #: Fewer images than this are read before a bar could be seen.
 _MANY = 500
 #: What a plan says of the processor.
@@ -31,60 +27,6 @@ _MACHINE = ("cpu_features", "kernels")
 SHARD_SIZE = 16
 #: How many images are named where many differ.
 _NAMED = 3
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """What can change a figure, besides bundles and images.
-
-    Attributes:
-        precisions: Those to evaluate; empty for all that a bundle holds.
-        settings: How sessions are made.
-        saliency: As given on the command line.
-        target: Which class is explained.
-        method: CAM method.
-        batch_size: Images at a time.
-        fake_quant: Whether the fake-quant mirror is run in full.
-        null_row: Whether f32 is run a second time and compared with itself.
-        faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
-        protocol: `deployed`, or `paper` for what the paper's authors ran.
-        fixes: Slips of theirs that are switched off, sorted.
-    """
-
-    precisions: tuple[str, ...]
-    settings: SessionSettings = field(default_factory=SessionSettings)
-    saliency: str = "u2netp"
-    target: str = "f32-top1"
-    method: str = "gradcam++"
-    batch_size: int = 8
-    fake_quant: bool = True
-    null_row: bool = True
-    faithfulness: bool = False
-    protocol: str = "deployed"
-    fixes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse words that mean nothing.
-
-        Raises:
-            QcamError: If target, method or protocol is unknown; lists the choices.
-        """
-        require(Target, self.target, "target")
-        require(CamMethod, self.method, "CAM method")
-        require(Protocol, self.protocol, "protocol")
-
-    def describe(self) -> str:
-        """Say in one line what the figures depend on."""
-        if self.protocol == "paper":
-            repaired = f", slips switched off: {', '.join(self.fixes)}" if self.fixes else ""
-            return f"protocol of the paper's authors{repaired}; salient objects: {self.saliency}"
-        config = ", ".join(f"{key}={value}" for key, value in self.settings.config.items())
-        line = f"{self.method}, target {self.target}, salient objects: {self.saliency}, batches of {self.batch_size}"
-        return line + (f", session configuration {config}" if config else "")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options as JSON-ready values."""
-        return asdict(self) | {"precisions": list(self.precisions), "fixes": list(self.fixes)}
 
 
 @dataclass(frozen=True)
@@ -248,21 +190,6 @@ def image_differences(folder: Path, images: Sequence[ImageFile], hashes: Mapping
     return [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
 
 
-def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Name the entries in which two plans differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in {**before, **now}:
-            found += differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
-        return found
-    return [] if before == now else [f"{where} {_brief(before)} → {_brief(now)}"]
-
-
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 24 else text[:12] + "…" + '"' * text.startswith('"')

@@ -12,7 +12,7 @@ from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
 from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons
 from qcam.evaluate.run.facts import WorkerFacts
-from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.run.options import StudyOptions
 
 _CONVENTIONS = {
     "SIM": "sum min(P, Q), both summing to 1",

@@ -19,8 +19,8 @@ from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
 from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.estimate import describe, estimate
-from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.labels import with_labels
 from qcam.images.sources import ImageFile

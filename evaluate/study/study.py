@@ -27,11 +27,13 @@ from qcam.evaluate.results.folder import PLACEMENT, RESULTS, RUN, SUMMARY, Resul
 from qcam.evaluate.results.parts import DamagedPartError, PlannedPart, find_part, join_parts, write_part
 from qcam.evaluate.results.place import ResultPlace
 from qcam.evaluate.results.summary import summarise
+from qcam.evaluate.run.differing import differences
 from qcam.evaluate.run.evaluator import BundleEvaluator, Evaluator, wanted_precisions
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
-from qcam.evaluate.study.plan import StudyOptions, StudyPlan, differences, image_differences, make_plan, settled, write_images
+from qcam.evaluate.study.plan import StudyPlan, image_differences, make_plan, settled, write_images
 from qcam.evaluate.study.record import run_record
 from qcam.images.sources import ImageFile, absolute_source
 from qcam.runtime.bundle import Bundle

@@ -178,8 +178,8 @@ def study(
     from qcam.evaluate.engine.choice import EngineOptions
     from qcam.evaluate.engine.worker import SaliencyRequest
     from qcam.evaluate.report.finishing import Presentation
+    from qcam.evaluate.run.options import StudyOptions
     from qcam.evaluate.saliency import default_cache, with_absolute_path
-    from qcam.evaluate.study.plan import StudyOptions
     from qcam.evaluate.study.running import StudyRequest
     from qcam.runtime.bundle import PRECISIONS, Bundle
     from qcam.runtime.deployed import SessionSettings, provider_name

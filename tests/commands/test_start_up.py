@@ -25,7 +25,7 @@ def test_help_needs_nothing_heavy(module):
 
 
 def test_a_report_needs_no_torch(tiny_bundle, tmp_path):
-    from qcam.evaluate.study.plan import StudyOptions
+    from qcam.evaluate.run.options import StudyOptions
     from qcam.evaluate.study.study import Study
     from qcam.images.embedded import evaluation_photographs
     from qcam.images.listing import find_images

@@ -9,7 +9,7 @@ from qcam.common.vocabulary import CamMethod, Engine, Target, near, require, wor
 from qcam.evaluate.engine.choice import EngineOptions
 from qcam.evaluate.maps.cam import METHODS
 from qcam.evaluate.run.evaluator import BundleEvaluator
-from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.run.options import StudyOptions
 from qcam.exporters.export import ExportOptions
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.devices import torch_device

@@ -14,8 +14,8 @@ import pytest
 
 from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, RESULTS, RUN, SUMMARY, Results
 from qcam.evaluate.results.summary import summarise
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency import open_saliency
-from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.listing import find_images

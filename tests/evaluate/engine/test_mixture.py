@@ -11,8 +11,8 @@ from qcam.common.errors import QcamError
 from qcam.evaluate.report.finishing import Presentation, finish
 from qcam.evaluate.results.folder import RUN
 from qcam.evaluate.run.facts import WorkerFacts
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study import study as study_module
-from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.record import mixtures
 from qcam.evaluate.study.study import Study
 from qcam.images.embedded import evaluation_photographs

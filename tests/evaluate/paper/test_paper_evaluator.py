@@ -15,9 +15,9 @@ from qcam.evaluate.maps.cam import cam, normalise
 from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
 from qcam.evaluate.results.folder import Row
 from qcam.evaluate.run.evaluator import Sample
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
-from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs

@@ -9,7 +9,7 @@ from qcam.common.errors import QcamError
 from qcam.evaluate.results.folder import RUN
 from qcam.evaluate.results.replaced import ReplacedResults
 from qcam.evaluate.run.evaluator import BundleEvaluator
-from qcam.evaluate.study.plan import StudyOptions
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.listing import find_images

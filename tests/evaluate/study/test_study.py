@@ -28,10 +28,10 @@ from qcam.evaluate.results.folder import (
 )
 from qcam.evaluate.results.summary import columns_of, summarise
 from qcam.evaluate.run.evaluator import BundleEvaluator
+from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study import study as study_module
-from qcam.evaluate.study.plan import StudyOptions
 from qcam.evaluate.study.study import Study
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.labels import with_labels

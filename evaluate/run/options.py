@@ -1,0 +1,66 @@
+"""What can change a figure, besides bundles and images: the options of a study, as every worker is told them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qcam.common.vocabulary import CamMethod, Protocol, Target, require
+from qcam.runtime.deployed import SessionSettings
+
+#: Fingerprint of an image that cannot be read.
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What can change a figure, besides bundles and images.
+
+    Attributes:
+        precisions: Those to evaluate; empty for all that a bundle holds.
+        settings: How sessions are made.
+        saliency: As given on the command line.
+        target: Which class is explained.
+        method: CAM method.
+        batch_size: Images at a time.
+        fake_quant: Whether the fake-quant mirror is run in full.
+        null_row: Whether f32 is run a second time and compared with itself.
+        faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
+        protocol: `deployed`, or `paper` for what the paper's authors ran.
+        fixes: Slips of theirs that are switched off, sorted.
+    """
+
+    precisions: tuple[str, ...]
+    settings: SessionSettings = field(default_factory=SessionSettings)
+    saliency: str = "u2netp"
+    target: str = "f32-top1"
+    method: str = "gradcam++"
+    batch_size: int = 8
+    fake_quant: bool = True
+    null_row: bool = True
+    faithfulness: bool = False
+    protocol: str = "deployed"
+    fixes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing.
+
+        Raises:
+            QcamError: If target, method or protocol is unknown; lists the choices.
+        """
+        require(Target, self.target, "target")
+        require(CamMethod, self.method, "CAM method")
+        require(Protocol, self.protocol, "protocol")
+
+    def describe(self) -> str:
+        """Say in one line what the figures depend on."""
+        if self.protocol == "paper":
+            repaired = f", slips switched off: {', '.join(self.fixes)}" if self.fixes else ""
+            return f"protocol of the paper's authors{repaired}; salient objects: {self.saliency}"
+        config = ", ".join(f"{key}={value}" for key, value in self.settings.config.items())
+        line = f"{self.method}, target {self.target}, salient objects: {self.saliency}, batches of {self.batch_size}"
+        return line + (f", session configuration {config}" if config else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as JSON-ready values."""
+        return asdict(self) | {"precisions": list(self.precisions), "fixes": list(self.fixes)}
