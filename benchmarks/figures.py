@@ -116,6 +116,7 @@ def worktree(commit: str) -> Iterator[Path]:
     _git("worktree", "prune")
     if _git("cat-file", "-e", f"{commit}^{{commit}}"):
         sys.exit(f"error: commit {commit} is not in this repository's history; fetch it whole (git fetch --unshallow)")
+    _git("worktree", "remove", "--force", str(folder))  # what an interrupted call has left
     if _git("worktree", "add", "--force", "--detach", str(folder), commit):
         sys.exit(f"error: git cannot make a worktree of {commit} at {folder}; remove what is there")
     try:
