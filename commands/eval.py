@@ -35,9 +35,9 @@ Examples:
   qcam-eval s3://models/resnet50 --images s3://data/val --output s3://out
           --engine ray --ray-address auto --require kernel=vnni
       on a Ray cluster, on CPUs of one kernel family (docs/scale.md)
-Results: report.html, table.md, table.csv, table.tex, figures/, results.parquet,
-maps.parquet, pictures.parquet, images.parquet, summary.json, run.json,
-placement.json and grid-MODEL.png in the output folder.
+Results: report.html, table.md, table.csv, table.tex, figures/,
+results.parquet, maps.parquet, pictures.parquet, images.parquet, summary.json,
+run.json, placement.json and grid-MODEL.png in the output folder.
 Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
 (the same command goes on).
 """

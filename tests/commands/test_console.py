@@ -376,7 +376,7 @@ def test_a_bug_of_a_real_command_shows_no_traceback(crashes: Path, tmp_path: Pat
     assert done.returncode == 70
     assert "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("bug: ")] == [last]
-    assert last.startswith("bug: KeyError: 'no such key' at qcam.commands.export:")
+    assert last.startswith("bug: KeyError: 'no such key' at qcam.exporters.ordering:")
     assert last.endswith(str(file))
     assert "KeyError: 'no such key'" in file.read_text(encoding="utf-8")
     assert not (tmp_path / "output").exists() or not list((tmp_path / "output").iterdir())
