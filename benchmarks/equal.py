@@ -98,7 +98,7 @@ def _shown(value: Any) -> str:
 
 
 def compare_records(before: Any, after: Any) -> Comparison:
-    """Compare two JSON values leaf by leaf: numbers, truths and nulls are figures, changed words are listed.
+    """Compare two JSON values leaf by leaf: numbers, truths and nulls are figures; words that changed or went are listed.
 
     Entries of lists are found by what they name, not by their place, where they name anything.
     """
@@ -109,8 +109,7 @@ def compare_records(before: Any, after: Any) -> Comparison:
         if name not in second:
             found.different.append(f"{name} is gone")
         elif not _same(old, second[name]):
-            words = isinstance(old, str) and isinstance(second[name], str)
-            (found.listed if words else found.different).append(f"{name}: {old} before, {second[name]} now")
+            (found.listed if isinstance(old, str) else found.different).append(f"{name}: {old} before, {second[name]} now")
     return found
 
 

@@ -71,6 +71,8 @@ def test_records_are_compared_by_name_and_words_are_listed() -> None:
     found = compare_records(before, reworded)
     assert not found.different
     assert found.listed == ["new entry results[].more", "results[a].verdict: undefined before, undecided now"]
+    silent = {"results": [before["results"][0] | {"verdict": None}, before["results"][1]]}
+    assert compare_records(before, silent) == Comparison(6, [], ["results[a].verdict: undefined before, None now"])
     for value in (0.5000000000000001, None, "0.5", 1):
         changed = {"results": [before["results"][0] | {"cc": value}, before["results"][1]]}
         assert len(compare_records(before, changed).different) == 1
