@@ -1,0 +1,34 @@
+"""Which images are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qcam.evaluate.report.choice import choose
+
+
+def ranked(values: dict[str, float], refused: tuple[str, ...] = ()) -> dict[tuple[str, str], dict[str, Any]]:
+    names = list(values)
+    top1 = np.array([np.nan if name in refused else 1.0 for name in names])
+    return {("int8", "vs_f32"): {"image": np.array(names, object), "CC": np.array(list(values.values())), "top1": top1}}
+
+
+def test_half_are_the_worst_a_quarter_the_best_and_the_rest_random() -> None:
+    values = {f"i{place:02d}": place / 20 for place in range(20)}
+    found = choose(ranked(values), 8, seed=1)
+    by_why = {why: [item.image for item in found if item.why == why] for why in ("worst", "best", "random")}
+    assert by_why["worst"] == ["i00", "i01", "i02", "i03"]
+    assert by_why["best"] == ["i18", "i19"]
+    assert len(by_why["random"]) == 2
+    assert [item.image for item in found] == sorted(item.image for item in found)  # worst first
+    assert found == choose(ranked(values), 8, seed=1)
+    assert {tuple(choose(ranked(values), 8, seed=seed)) for seed in range(20)} != {tuple(found)}
+
+
+def test_an_undefined_figure_is_the_worst_and_a_refused_image_is_not_shown() -> None:
+    found = choose(ranked({"a": 0.5, "b": np.nan, "c": 0.1, "d": np.nan}, refused=("d",)), 10)
+    assert [item.image for item in found] == ["b", "c", "a"]
+    assert {item.why for item in found} == {"all"}
+    assert choose({}, 10) == []

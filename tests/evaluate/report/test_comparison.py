@@ -1,0 +1,78 @@
+"""Several runs, image by image."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from studies import reseal
+
+from qcam.evaluate.report.comparison import image_differences, plan_differences
+from qcam.evaluate.report.findings import between_runs
+from qcam.evaluate.report.runs import name_runs
+from qcam.evaluate.results.folder import MAPS, RESULTS, Results
+
+
+@pytest.fixture
+def moved(ran: Path, tmp_path: Path) -> Path:
+    """The run again, with one int8 CAM of `tiny` negated, its CC v. f32 0.25 lower, its top-1 class another."""
+    folder = shutil.copytree(ran, tmp_path / "moved")
+    maps, rows = pq.read_table(folder / MAPS).to_pylist(), pq.read_table(folder / RESULTS).to_pylist()
+    first = next(row["image"] for row in rows if row["image"].startswith("imagenet"))
+    for item in maps:
+        if (item["image"], item["model"], item["precision"], item["kind"]) == (first, "tiny", "int8", "deployed"):
+            item["values"] = [-value for value in item["values"]]
+    for row in rows:
+        if (row["image"], row["model"], row["precision"]) == (first, "tiny", "int8"):
+            row["top1"] = (row["top1"] + 1) % 10
+            if row["comparison"] == "vs_f32":
+                row["CC"] -= 0.25
+    for name, items in ((MAPS, maps), (RESULTS, rows)):
+        pq.write_table(pa.Table.from_pylist(items, pq.read_schema(folder / name)), folder / name)
+    reseal(folder)
+    return folder
+
+
+def test_runs_are_compared_image_by_image(ran: Path, moved: Path) -> None:
+    runs = name_runs([Results(ran), Results(moved)])
+    assert [run.name for run in runs] == ["results", "moved"]
+    assert plan_differences(runs) == []
+    rows = {(row["model"], row["precision"]): row for row in image_differences(runs)}
+    assert len(rows) == 6
+    quiet, loud = rows["tiny", "int16"], rows["tiny", "int8"]
+    assert (quiet["cc"], quiet["cc_min"], quiet["equal"], quiet["top1"]) == ("1", "1", "7 of 7", "0 of 7")
+    assert (quiet["difference"], quiet["largest"], quiet["at"]) == ("0", "0", "")
+    assert (loud["cc_min"].removeprefix("≈ "), loud["equal"], loud["top1"]) == ("−1", "6 of 7", "1 of 7")
+    assert loud["cc"] == f"{5 / 7:.3f}"  # six of 1 and one of -1
+    assert loud["difference"] == f"−{0.25 / 7:.4f}"
+    assert loud["largest"] == "−0.2500"
+    assert loud["at"] == loud["worst"] != ""
+    (line,) = between_runs(list(rows.values()))
+    told = line.replace("≈ ", "")  # exactly -1, or the next number
+    assert told == "moved against results: 41 of 42 CAMs equal, bit for bit; smallest CC between two −1 (tiny int8)."
+
+
+def test_images_of_other_content_are_not_compared(ran: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ran, tmp_path / "other")
+    table = pq.read_table(folder / RESULTS)
+    place = table.schema.get_field_index("image_sha256")
+    other = pc.binary_join_element_wise(table["image_sha256"], "x", "")
+    pq.write_table(table.set_column(place, "image_sha256", other), folder / RESULTS)
+    reseal(folder)
+    rows = image_differences(name_runs([Results(ran), Results(folder)]))
+    assert {row["n"] for row in rows} == {"0"}
+    assert between_runs(rows) == ["No CAM of other can be held against one of results: no model, image and crop in common."]
+
+
+def test_maps_of_another_crop_are_not_compared(ran: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ran, tmp_path / "other")
+    text = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(re.sub(r'"geometry": "[^"]*"', '"geometry": "squash 32×32"', text))
+    reseal(folder)
+    rows = image_differences(name_runs([Results(ran), Results(folder)]))
+    assert {(row["n"], row["cc"], row["maps"]) for row in rows} == {("7", "–", 0)}

@@ -1,0 +1,48 @@
+"""table.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from summaries import rows
+
+from qcam.evaluate.report.csv_file import RunFigures, as_csv, several_as_csv
+from qcam.evaluate.report.stored import read_summary
+from qcam.evaluate.results.summary import columns_of, summarise
+
+
+def summary_of(found):
+    return read_summary(summarise(columns_of(found).items()))
+
+
+@pytest.fixture
+def summary():
+    return summary_of(rows())
+
+
+def test_random_weights_have_nothing_published(summary):
+    lines = list(csv.DictReader(io.StringIO(as_csv(summary.entries, untrained=["mobilenet_v2"]))))
+    assert len(lines) == len(summary.entries)
+    assert {(line["published_mean"], line["published_std"], line["difference"]) for line in lines} == {("", "", "")}
+
+
+def test_csv_has_every_figure_and_no_formula():
+    summary = summary_of(rows("=cmd|'x'"))
+    lines = list(csv.DictReader(io.StringIO(as_csv(summary.entries))))
+    assert len(lines) == len(summary.entries)
+    assert {line["model"] for line in lines} == {"'=cmd|'x'"}
+    known = list(csv.DictReader(io.StringIO(as_csv(summary_of(rows()).entries))))
+    (cc,) = [x for x in known if (x["precision"], x["comparison"], x["metric"]) == ("int8", "vs_f32", "CC")]
+    assert float(cc["published_mean"]) == 0.76
+    assert float(cc["difference"]) == pytest.approx(0.77 - 0.76)
+    (sim,) = [x for x in known if (x["precision"], x["comparison"], x["metric"]) == ("int8", "vs_saliency", "SIM")]
+    assert (sim["published_mean"], sim["difference"]) == ("0.64", "")
+
+
+def test_several_runs_have_a_column_of_their_own(summary):
+    told = several_as_csv({"one": RunFigures(summary.entries), "=two": RunFigures(summary.entries, ["mobilenet_v2"])})
+    lines = list(csv.DictReader(io.StringIO(told)))
+    assert [line["run"] for line in lines] == ["one"] * len(summary.entries) + ["'=two"] * len(summary.entries)
+    assert {line["published_mean"] for line in lines if line["run"] == "'=two"} == {""}

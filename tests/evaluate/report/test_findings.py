@@ -1,0 +1,28 @@
+"""The main results in words."""
+
+from __future__ import annotations
+
+from summaries import figure_of, run_of
+
+from qcam.evaluate.report.findings import findings
+from qcam.evaluate.report.html_tables import main_table
+from qcam.evaluate.report.runs import Column
+
+
+def test_a_null_row_that_is_not_1_is_marked_and_said() -> None:
+    for mean, odd, words in ((1.0, False, "exactly 1"), (0.758, True, "mean CC down to 0.758")):
+        run = run_of([figure_of("f32", mean)])
+        column = Column(run, "mobilenet_v2", "mobilenet_v2")
+        (row,) = main_table([column])[0].rows
+        assert row.line.null
+        assert row.cells[0].odd is odd
+        assert words in findings([column])[0]
+
+
+def test_the_main_results_come_in_words() -> None:
+    both = [figure_of("int8", 0.76), figure_of("int8", 0.5, model="squeezenet1_0")]
+    run = run_of(both, flips=[{"model": "mobilenet_v2", "precision": "int8", "flipped": 3, "kept": 17, "unknown": 0}])
+    told = findings([Column(run, model, model) for model in ("mobilenet_v2", "squeezenet1_0")])
+    drift = "int8 against f32: mean CC 0.500 (squeezenet1_0) to 0.760 (mobilenet_v2); published for these models: 0.76 to 0.89."
+    assert drift in told
+    assert "Top-1 class changed: int8 3 of 20 (15 %)." in told

@@ -1,0 +1,124 @@
+"""The tables of a study as texts."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+from summaries import rows
+
+from qcam.evaluate.report.markdown import main_markdown, section_markdown
+from qcam.evaluate.report.sections import flip_section, interval_section, main_section, paired_section, paper_section
+from qcam.evaluate.report.stored import read_summary
+from qcam.evaluate.report.terminal import main_tables, section_table
+from qcam.evaluate.results.folder import Row
+from qcam.evaluate.results.summary import columns_of, summarise
+
+
+def summary_of(found):
+    return read_summary(summarise(columns_of(found).items()))
+
+
+@pytest.fixture
+def summary():
+    return summary_of(rows())
+
+
+def entry(summary, precision, comparison, metric):
+    (found,) = [e for e in summary.entries if (e.precision, e.comparison, e.metric) == (precision, comparison, metric)]
+    return found
+
+
+def test_the_null_row_stands_in_the_table(summary):
+    titles = [row[0] for row in main_section(summary.entries).rows if row]
+    assert "f32 again v. f32" in titles
+    assert titles.index("f32 again v. f32") < titles.index("int16 v. f32")
+    assert "| f32 again v. f32 | SIM | 0.900 ± 0.000 |" in main_markdown(summary.entries)
+
+
+def test_measured_stands_beside_published(summary):
+    text = section_markdown(paper_section(summary.entries))
+    assert "| int8 v. f32 | SIM | 0.67 ± 0.16; 0.92 ± 0.07; -0.25 |" in text
+    assert "|  | CC | 0.77 ± 0.16; 0.76 ± 0.12; +0.01 |" in text
+    assert "0.64 ± 0.34; not compared |" in text
+    assert "SIM v. salient object is not held against the paper" in text
+    assert section_markdown(paper_section(summary_of(rows("efficientnet_lite0")).entries)) == ""
+    assert "SqueezeNet-1.1" in section_markdown(paper_section(summary_of(rows("squeezenet1_1")).entries))
+
+
+def test_random_weights_are_not_held_against_the_paper(summary):
+    assert paper_section(summary.entries, untrained=["mobilenet_v2"]) is None
+
+
+def test_intervals_stand_in_the_layout_of_the_table(summary):
+    text = section_markdown(interval_section(summary))
+    how = "95 % percentile bootstrap of the mean over images, 2000 resamples, seed 0"
+    assert text.startswith(f"Intervals of the means ({how}):")
+    cc = entry(summary, "int8", "vs_f32", "CC")
+    assert f"|  | CC | {cc.low:.3f} to {cc.high:.3f} |" in text
+    assert "| f32 again v. f32 | SIM | 0.900 |" in text  # no width
+    accuracy = entry(summary, "int8", "vs_label", "accuracy")
+    assert f"| top-1 right | int8 | {accuracy.low:.1%} to {accuracy.high:.1%} |" in text
+    one = [row for row in rows() if row.image == "0.jpg"]
+    assert section_markdown(interval_section(summary_of(one))) == ""  # one image has no interval
+
+
+def test_a_pair_that_does_not_differ_is_said_to():
+    equal = [replace(row, CC=None if row.CC is None else 0.5) for row in rows()]
+    summary = summary_of(equal)
+    same = [test for test in summary.tests if test.metric == "CC"]
+    assert {(t.n, t.differing, t.p, t.effect) for t in same} == {(5, 0, 1.0, 0.0)}
+    text = section_markdown(paired_section(summary))
+    assert text.count("1 (no image differs)") == len(same) == 6
+
+
+def test_a_p_too_small_for_its_digits_is_not_zero():
+    many = [
+        Row(f"{n}.jpg", "", "m", p, "vs_f32", CC=1.0 if p == "f32" else 0.5 + n / 1e6, SIM=0.5, KLD=0.5)
+        for n in range(3000)
+        for p in ("f32", "int8")
+    ]
+    summary = summary_of(many)
+    (cc,) = [test for test in summary.tests if test.metric == "CC"]
+    assert (cc.n, cc.effect) == (3000, -1.0)
+    assert "| < 0.0001 | -1.00 |" in section_markdown(paired_section(summary))
+
+
+def test_what_only_rounds_to_one_does_not_look_exact():
+    made = []
+    for index in range(4):
+        made.append(Row(f"{index}.jpg", "", "m", "f32", "vs_f32", CC=1.0, SIM=1.0, KLD=0.0))
+        near = 1.0 - (index + 1) * 1e-6
+        made.append(Row(f"{index}.jpg", "", "m", "int16", "vs_f32", CC=near, SIM=1.0 if index else near, KLD=1e-6))
+    summary = summary_of(made)
+    text = section_markdown(interval_section(summary))
+    assert "| f32 again v. f32 | SIM | 1.000 |\n|  | CC | 1.000 |\n|  | KLD | 0.000 |" in text
+    assert "| int16 v. f32 | SIM | 1.000 to 1.000 |\n|  | CC | 1.000 to 1.000 |" in text
+    assert "| CC | 4 | -2.5e-06 (-3." in section_markdown(paired_section(summary))
+
+
+def test_sections_are_shown_on_a_terminal_too(summary):
+    console = Console(file=io.StringIO(), width=160)
+    section = paired_section(summary)
+    assert section is not None
+    console.print(section_table(section))
+    told = console.file.getvalue()
+    assert "int8 v. f32 less int16 v. f32" in told
+    assert len(section.rows) == len(summary.tests) == 18
+
+
+def test_flips_and_tests_in_markdown(summary):
+    flips = section_markdown(flip_section(summary))
+    assert "| mobilenet_v2 | int8 | 2 of 5 | 0.500 / 0.783 | 0.600 / 0.883 | 0.400 / 0.117 |" in flips
+    tests = section_markdown(paired_section(summary))
+    assert "| mobilenet_v2 | int8 v. f32 less int16 v. f32 | CC | 5 | -0.2160 (" in tests
+    assert section_markdown(flip_section(read_summary({}))) == section_markdown(paired_section(read_summary({}))) == ""
+
+
+def test_a_table_that_is_too_wide_is_cut_by_models():
+    several = read_summary(summarise(columns_of([row for name in "abc" for row in rows(name)]).items()))
+    assert [len(table.columns) for table in main_tables(several.entries, "t")] == [5]
+    assert [len(table.columns) for table in main_tables(several.entries, "t", 100)] == [4, 3]
+    assert [len(table.columns) for table in main_tables(several.entries, "t", 10)] == [3, 3, 3]
