@@ -68,7 +68,7 @@ fidelity: setup-dev emulators
 
 # docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (a quarter of an hour)
 hostile: setup-dev
-	PYTHONPATH=tests $(BIN)/python -m hostile.compare
+	PYTHONPATH=tests $(BIN)/python -m hostile.compare $(HOSTILE_ARGS)
 
 # docs/figures.md: the figures of an old commit and of this checkout, bit for bit; 1 if one differs (ten minutes)
 figures: setup-dev

@@ -1,4 +1,8 @@
-"""Run the attacks on an old commit and on this checkout, and write what fell into docs/security.md: `make hostile`."""
+"""Run the attacks on an old commit and on this checkout, and write what fell into docs/security.md: `make hostile`.
+
+    make hostile                        # both, at once
+    make hostile HOSTILE_ARGS=--reuse   # the old commit's verdicts as they were found before on this machine, if they were
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ _Found = dict[str, dict[str, object]]
 def main() -> None:
     """Attack both, write the table, and exit with 1 if anything falls here."""
     _BUILD.mkdir(parents=True, exist_ok=True)
+    reuse = "--reuse" in sys.argv and (_BUILD / "before.json").exists()
     old = _BUILD / REFERENCE
     _git("worktree", "prune")
     if _git("cat-file", "-e", f"{REFERENCE}^{{commit}}"):
@@ -29,7 +34,8 @@ def main() -> None:
     if _git("worktree", "add", "--detach", str(old), REFERENCE):
         sys.exit(f"error: git cannot make a worktree of {REFERENCE} at {old}; remove what is there")
     try:
-        running = [_attack(old, "before"), _attack(HERE, "now")]  # at once: each waits for one process at a time
+        # At once: each waits for one process at a time.
+        running = [_attack(tree, name) for tree, name in ((old, "before"), (HERE, "now")) if name == "now" or not reuse]
         for process in running:
             process.wait()
     finally:
@@ -47,7 +53,8 @@ def _attack(tree: Path, name: str) -> subprocess.Popen[bytes]:
     path = _BUILD / f"{name}.json"
     path.unlink(missing_ok=True)
     environment = os.environ | {"PYTHONPATH": str(HERE / "tests"), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "hostile.run", str(tree), "--name", name, "--json", str(path), *sys.argv[1:]]
+    command = [sys.executable, "-m", "hostile.run", str(tree), "--name", name, "--json", str(path)]
+    command += [word for word in sys.argv[1:] if word != "--reuse"]
     return subprocess.Popen(command, env=environment)
 
 
