@@ -101,7 +101,7 @@ def test_a_changed_image_is_named_and_the_rest_is_kept(tiny_bundle, many, tmp_pa
     shutil.copytree(many, folder)
     line = command(tiny_bundle.folder, folder, "out", "--workers", 2)
     code = (
-        "import sys; from pathlib import Path; import qcam.evaluate.study.study as study\n"
+        "import sys; from pathlib import Path; import qcam.evaluate.study.plan as study\n"
         "real = study.fingerprint_images\n"
         "def changing(images):\n"
         "    found = real(images)\n"
