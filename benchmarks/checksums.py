@@ -26,15 +26,15 @@ from memory import augment
 from qcam.commands import console
 from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
-from qcam.evaluate.results import folder as results
-from qcam.evaluate.results import parts
+from qcam.evaluate.results import folder as records
+from qcam.evaluate.results import parts, place
 from qcam.evaluate.study import study
 
 #: What makes or verifies checksums, by the module or class that it is looked up in.
 TIMED: tuple[tuple[Any, str], ...] = (
     (parts, "sha256_bytes"), (parts, "sha256_file"), (parts, "_contents"), (parts, "_difference"),
-    (study, "sha256_bytes"), (study, "sha256_file"), (study, "unlike"), (study.Study, "_require_every_image"),
-    (results, "unlike"), (results, "_digest"),
+    (place, "sha256_bytes"), (place, "sha256_file"), (place, "unlike"), (study.Study, "_require_every_image"),
+    (records, "unlike"), (records, "_digest"),
 )  # fmt: skip
 
 
