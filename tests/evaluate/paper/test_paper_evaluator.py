@@ -228,9 +228,7 @@ def test_an_interrupted_study_goes_on_where_the_observers_were(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Figures depend on the order of the images, so a part carries the observers' state: the same results to the bit."""
-    from qcam.evaluate.study import study as module
-
-    monkeypatch.setattr(module, "SHARD_SIZE", 2)
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     named = replace(bundle, precisions=tuple(_entry(name) for name in PRECISIONS))
     images = evaluation_photographs()[:6]
 
@@ -259,6 +257,9 @@ def test_an_interrupted_study_goes_on_where_the_observers_were(
     second = study("out")
     second.prepare("cpu", force=False)
     assert second.todo == [2]
+    last = sorted((tmp_path / "out" / "parts").glob("*.parquet"))[1]
+    last.write_bytes(last.read_bytes()[:-1])  # what lies behind the last good part is done again
+    assert second.todo == [1, 2]
     second.run()
     assert (tmp_path / "out" / "results.parquet").read_bytes() == (tmp_path / "whole" / "results.parquet").read_bytes()
     record = second.results().run
