@@ -97,4 +97,4 @@ def require(vocabulary: type[Word], text: str, what: str) -> Word:
 
 def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Return those of the known names that are most like a name, the most like first; none if nothing is near."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+    return difflib.get_close_matches(name, list(dict.fromkeys(known)), n=count, cutoff=0.6)

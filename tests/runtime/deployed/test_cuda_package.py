@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,8 @@ def cuda_python(tmp_path_factory):
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # A copy, so that building the package leaves nothing in the checkout.
     source = tmp_path_factory.mktemp("source") / "qcam"
-    rooms = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"].values()
     source.mkdir()
-    for name in (*rooms, "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("src", "pyproject.toml", "README.md", "LICENSE"):  # what src/ links to is copied
         path = ROOT / name
         shutil.copytree(path, source / name) if path.is_dir() else shutil.copy(path, source / name)
     subprocess.run([*pip, f"{source}[cuda]"], check=True)
