@@ -323,7 +323,8 @@ def main(
     a PyTorch fake-quant simulation of the same file predicts. Without BUNDLE, all of bundles/ are taken.
     """
     paper = protocol == Protocol.PAPER
-    if not dry_run:
+    # With any other provider sessions come first: one that cannot be had is told before what its run would need.
+    if not dry_run and (paper or provider.upper() == "CPU"):
         require_study_packages("qcam-eval", drawn=report or bool(grid_rows))
     from qcam.commands.outcome import show, show_end
     from qcam.evaluate.engine.choice import EngineOptions
