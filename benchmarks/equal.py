@@ -31,17 +31,20 @@ class Comparison:
         values: How many values were compared.
         different: Figures that differ, in words.
         listed: What changed but is no figure: titles, words, new columns.
+        rounded: Figures that were expected to round otherwise (`compare_records`), and do.
     """
 
     values: int = 0
     different: list[str] = field(default_factory=list)
     listed: list[str] = field(default_factory=list)
+    rounded: list[str] = field(default_factory=list)
 
     def add(self, other: Comparison) -> None:
         """Take up what another comparison found."""
         self.values += other.values
         self.different += other.different
         self.listed += other.listed
+        self.rounded += other.rounded
 
 
 def compare_tables(before: Path, after: Path, keys: Sequence[str]) -> Comparison:
@@ -97,10 +100,16 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def compare_records(before: Any, after: Any) -> Comparison:
+def compare_records(before: Any, after: Any, rounding: Mapping[str, float] | None = None) -> Comparison:
     """Compare two JSON values leaf by leaf: numbers, truths and nulls are figures; words that changed or went are listed.
 
     Entries of lists are found by what they name, not by their place, where they name anything.
+
+    Args:
+        before: The older value.
+        after: The newer one.
+        rounding: Last name of a path → relative difference up to which its floats may round otherwise, since they are
+            computed in another order on purpose. All others are compared bit for bit.
     """
     first, second = dict(leaves(before)), dict(leaves(after))
     found = Comparison(len(first))
@@ -109,8 +118,20 @@ def compare_records(before: Any, after: Any) -> Comparison:
         if name not in second:
             found.different.append(f"{name} is gone")
         elif not _same(old, second[name]):
-            (found.listed if isinstance(old, str) else found.different).append(f"{name}: {old} before, {second[name]} now")
+            text = f"{name}: {old} before, {second[name]} now"
+            allowed = (rounding or {}).get(name.rpartition(".")[2], 0.0)
+            if isinstance(old, str):
+                found.listed.append(text)
+            elif _near(old, second[name], allowed):
+                found.rounded.append(text)
+            else:
+                found.different.append(text)
     return found
+
+
+def _near(before: Any, now: Any, allowed: float) -> bool:
+    """Tell whether two leaves are floats that differ by no more than a share of the first."""
+    return allowed > 0 and isinstance(before, float) and isinstance(now, float) and abs(now - before) <= allowed * abs(before)
 
 
 def _same(before: Any, now: Any) -> bool:

@@ -25,7 +25,7 @@ from qcam.commands import console
 from qcam.common import machine
 from qcam.common.files import fingerprint, readable_json, write_atomically
 from qcam.evaluate.check.checker import Checker
-from qcam.evaluate.maps.cam import cam, normalise, upsample
+from qcam.evaluate.maps.cam import cam, enlarge
 from qcam.evaluate.maps.metrics import correlation
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle
 from qcam.images.decoding import decode
@@ -156,7 +156,7 @@ def _deployed(bundle: Bundle, real: EmulatedModel, batches: Any) -> dict[str, ND
         parts["logits"].append(outputs.logits)
         parts["tap"].append(outputs.tap)
         maps = cam(taps[0].numpy(), gradient.numpy())
-        parts["cam"].append(normalise(upsample(maps, bundle.preprocessing.crop)))
+        parts["cam"].append(enlarge(maps, bundle.preprocessing.crop))
         parts["codes"].append(
             np.concatenate([inspected.codes[name].reshape(len(images), -1) for name in real.tensors], axis=1).astype(np.int16)
         )

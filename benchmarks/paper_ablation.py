@@ -25,7 +25,7 @@ from qcam.common.files import fingerprint, readable_json, sha256_file, write_ato
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
 from qcam.evaluate.report.published import published
-from qcam.evaluate.run.evaluator import Sample
+from qcam.evaluate.run.protocol import Sample
 from qcam.evaluate.run.stages import StageClock
 from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs

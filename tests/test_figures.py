@@ -79,6 +79,17 @@ def test_records_are_compared_by_name_and_words_are_listed() -> None:
     assert compare_records(before, {"results": before["results"][:1]}).different
 
 
+def test_only_what_is_named_may_round_otherwise() -> None:
+    before = {"results": [{"model": "a", "logit_error": 0.25, "cc": 0.25}]}
+    for now, rounded in ((0.25 * (1 + 1e-9), True), (0.25 * (1 + 1e-7), False), (None, False)):
+        changed = {"results": [before["results"][0] | {"logit_error": now}]}
+        found = compare_records(before, changed, {"logit_error": 1e-8})
+        assert (bool(found.rounded), bool(found.different)) == (rounded, not rounded)
+        assert compare_records(before, changed).different
+    other = {"results": [before["results"][0] | {"cc": 0.25 * (1 + 1e-9)}]}
+    assert compare_records(before, other, {"logit_error": 1e-8}).different
+
+
 def test_numbers_of_a_csv_table_are_compared_as_written(tmp_path: Path) -> None:
     before, now = tmp_path / "before.csv", tmp_path / "now.csv"
     before.write_text("model,metric,mean,low\na,CC,0.5,\na,SIM,0.25,0.1\n")

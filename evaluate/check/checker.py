@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from qcam.common.errors import BundleError, ImageSetError
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult
-from qcam.evaluate.maps.cam import cam, normalise, upsample
+from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.maps.measures import logit_error
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
+from qcam.evaluate.run.explained import explain
 from qcam.runtime.bundle import Bundle, Tap, load_onnx
 from qcam.runtime.deployed.inspection import Inspected
 from qcam.runtime.graph import Graph, attribute
@@ -177,10 +178,8 @@ class Checker:
         fake = [mirror.dequantize(tap, values) for tap, values in zip(own, (simulated.tap, *simulated.skips), strict=True)]
         maps = []
         for activation, *skips in (fake, real):
-            held = [_representable(tap, value) for tap, value in zip(own, (activation, *skips), strict=True)]
-            gradient = mirror.gradient(held[0], targets, held[1:])
-            low = cam(activation.cpu().numpy(), gradient.cpu().numpy())
-            maps.append(normalise(upsample(low, self.bundle.preprocessing.crop)))
+            at = [_representable(tap, value) for tap, value in zip(own, (activation, *skips), strict=True)]
+            maps.append(enlarge(explain(mirror, activation, targets, skips, at=at), self.bundle.preprocessing.crop))
         metrics = all_metrics(*maps)
         logits, real_logits = (values.astype(np.float64) for values in (simulated.logits.cpu().numpy(), deployed.logits))
         same_tap = None

@@ -127,6 +127,19 @@ def upsample(maps: Array, size: tuple[int, int]) -> Array:
     return enlarged
 
 
+def enlarge(maps: Array, size: tuple[int, int]) -> Array:
+    """Return maps as they are shown and compared: enlarged to `size`, height and width, then each stretched to 0..1.
+
+    Args:
+        maps: batch × height × width.
+        size: Height and width of the result.
+
+    Returns:
+        float64, batch × size.
+    """
+    return normalise(upsample(maps, size))
+
+
 def _bilinear(length: int, target: int) -> Array:
     """Return the matrix (target × length) that resamples one axis; positions beyond the centres repeat the edge."""
     position = np.clip((np.arange(target) + 0.5) * length / target - 0.5, 0, length - 1)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,7 @@ from PIL import Image
 from torch import nn
 
 from qcam.common.errors import QcamError
-from qcam.evaluate.maps.cam import cam, normalise, upsample
-from qcam.evaluate.maps.measures import area_average, energy_in_object, logit_error, overlap, rank_correlation
-from qcam.evaluate.maps.metrics import all_metrics, is_constant
+from qcam.evaluate.maps.cam import Array, enlarge, normalise
 from qcam.evaluate.paper.batch_norm import is_folded, restore_statistics
 from qcam.evaluate.paper.fake_quant import (
     calibrated,
@@ -37,7 +36,9 @@ from qcam.evaluate.paper.fake_quant import (
 )
 from qcam.evaluate.paper.options import FIXES, PaperOptions
 from qcam.evaluate.results.folder import Row, StoredMap
-from qcam.evaluate.run.evaluator import Finish, Sample
+from qcam.evaluate.run.comparing import Compared, References
+from qcam.evaluate.run.explained import Run, explain
+from qcam.evaluate.run.protocol import Finish, Sample
 from qcam.evaluate.run.stages import StageClock
 from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs
@@ -45,8 +46,6 @@ from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LITE0, load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle
-
-Array = NDArray[np.float64]
 
 #: The layers of the authors' code.
 CAM_LAYERS = {
@@ -65,12 +64,23 @@ _FILES = (".pth", ".pt", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One precision on one image."""
+class _Layer:
+    """The score of one image and the layer's output that led to it.
 
-    logits: NDArray[np.float32]
-    small: Array  # at the layer's resolution
-    shown: Array  # as it is compared, 0..1
+    Attributes:
+        logits: 1 × classes, with their graph.
+        output: The layer's output, a leaf of that graph.
+    """
+
+    logits: torch.Tensor
+    output: torch.Tensor
+
+    def gradient(
+        self, activation: torch.Tensor, targets: NDArray[np.int64], skips: Iterable[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """Return d score / d output: here the activation is the output, and nothing leads past it."""
+        (gradient,) = torch.autograd.grad(self.logits[0, int(targets[0])], self.output)
+        return gradient
 
 
 class PaperEvaluator:
@@ -197,9 +207,9 @@ class PaperEvaluator:
         Returns:
             What computes rows (image by image, precision, comparison) and CAMs at the layer's own resolution.
         """
-        ran: list[tuple[Sample, dict[str, _Run], _Run, dict[str, int]]] = []
+        ran: list[tuple[Sample, dict[str, Run], Run, dict[str, int]]] = []
         for sample in samples:
-            runs: dict[str, _Run] = {}
+            runs: dict[str, Run] = {}
             targets: dict[str, int] = {}
             for precision in self.precisions:
                 with clock.stage(f"paper {precision}"):
@@ -213,7 +223,7 @@ class PaperEvaluator:
             with clock.stage("metrics"):
                 rows = [row for each in ran for row in self._rows(*each)]
             maps = [
-                StoredMap.of(run.small, sample.name, model, name, "deployed")
+                StoredMap.of(run.maps[0], sample.name, model, name, "deployed")
                 for sample, runs, _, _ in ran
                 for name, run in runs.items()
             ]
@@ -221,7 +231,7 @@ class PaperEvaluator:
 
         return finish
 
-    def _run(self, precision: str, sample: Sample, which: str, f32_target: int | None) -> tuple[_Run, int]:
+    def _run(self, precision: str, sample: Sample, which: str, f32_target: int | None) -> tuple[Run, int]:
         model = self._models[precision]
         held: list[torch.Tensor] = []
 
@@ -239,19 +249,17 @@ class PaperEvaluator:
             handle.remove()
         shared = "f32-top1" in self._options.fixes and f32_target is not None
         target = int(f32_target) if shared and f32_target is not None else int(logits[0].argmax())
-        (gradient,) = torch.autograd.grad(logits[0, target], held[0])
         method = "gradcam++" if "alpha" in self._options.fixes else "gradcam++-torchcam"
-        small = cam(held[0].detach().cpu().numpy(), gradient.cpu().numpy(), method)[0]
-        return _Run(logits.detach().cpu().numpy()[0], small, self._shown(small, sample)), target
+        maps = explain(_Layer(logits, held[0]), held[0].detach(), np.array([target]), method=method)
+        return Run(logits.detach().cpu().numpy(), maps, partial(self._enlarge, self._size(sample))), target
 
-    def _shown(self, small: Array, sample: Sample) -> Array:
+    def _enlarge(self, size: tuple[int, int], maps: Array) -> Array:
         """Return a map as it is compared: bicubic to the image's size, min-max, 8 bits; or bilinear to the crop's size."""
         if "float-maps" in self._options.fixes:
-            enlarged: Array = normalise(upsample(small[None], self.preprocessing.crop))[0]
-            return enlarged
-        picture = Image.fromarray(normalise(small[None])[0].astype(np.float32))
-        large = np.asarray(picture.resize(self._size(sample), Image.Resampling.BICUBIC), np.float64)
-        eighths: Array = np.rint(normalise(large[None])[0] * 255) / 255
+            return enlarge(maps, self.preprocessing.crop)
+        picture = Image.fromarray(normalise(maps)[0].astype(np.float32))
+        large = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), np.float64)
+        eighths: Array = np.rint(normalise(large[None]) * 255) / 255
         return eighths
 
     def _size(self, sample: Sample) -> tuple[int, int]:
@@ -259,60 +267,22 @@ class PaperEvaluator:
         height, width = self.preprocessing.crop
         return (width, height) if "crop" in self._options.fixes or 0 in sample.size else sample.size
 
-    def _reference(self, sample: Sample, shape: tuple[int, ...]) -> Array:
+    @staticmethod
+    def _reference(sample: Sample, size: tuple[int, int]) -> Array | None:
         if sample.saliency is None:
-            return np.zeros(shape)
+            return None
         picture = Image.fromarray(np.ascontiguousarray(sample.saliency, np.float32))
-        large = np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR), np.float64)
-        reference: Array = normalise(large[None])[0]
-        return reference
+        return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float64)
 
-    def _rows(self, sample: Sample, runs: dict[str, _Run], again: _Run, targets: dict[str, int]) -> list[Row]:
-        saliency = self._reference(sample, runs["f32"].shown.shape)
+    def _rows(self, sample: Sample, runs: dict[str, Run], again: Run, targets: dict[str, int]) -> list[Row]:
+        height, width = runs["f32"].shown.shape[1:]
+        saliency = References.of([(self._reference(sample, (height, width)), sample.no_saliency)], (height, width))
         rows = []
-        for precision, first in runs.items():
-            for comparison in ("vs_saliency", "vs_f32"):
-                null = (precision, comparison) == ("f32", "vs_f32")
-                run = again if null else first
-                other = runs["f32"] if comparison == "vs_f32" else None
-                reference = saliency if other is None else other.shown
-                p, q = run.shown[None], reference[None]
-                small = area_average(saliency[None], run.small.shape) if other is None else other.small[None]
-                values: dict[str, Any] = {name: float(value[0]) for name, value in all_metrics(p, q).items()}
-                values["rank_correlation"] = float(rank_correlation(run.small[None], small)[0])
-                values["overlap"] = float(overlap(p, q)[0])
-                if other is None:
-                    values["energy_in_object"] = float(energy_in_object(p, q)[0])
-                finite = bool(np.isfinite(run.logits).all() and np.isfinite(run.small).all())
-                status = "ok"
-                if not finite:
-                    status = "not_finite: the network returned NaN or infinity"
-                elif other is None and sample.saliency is None:
-                    status = sample.no_saliency
-                elif is_constant(p)[0]:
-                    status = "constant_cam"
-                elif is_constant(q)[0]:
-                    status = "constant_reference"
-                top1 = int(run.logits.argmax())
-                rows.append(
-                    Row(
-                        image=sample.name,
-                        image_sha256=sample.sha256,
-                        model=self.bundle.model_id,
-                        precision=precision,
-                        comparison=comparison,
-                        **{name: value for name, value in values.items() if status == "ok" and np.isfinite(value)},
-                        target_class=targets[precision],
-                        top1=top1 if finite else None,
-                        label=sample.label,
-                        top1_agrees=None if other is None or not finite else top1 == int(other.logits.argmax()),
-                        logit_error=None
-                        if other is None or not finite
-                        else logit_error(run.logits, other.logits, other.logits),
-                        status=status,
-                        remark=sample.remark,
-                    )
-                )
+        for precision, run in runs.items():
+            classes = np.array([targets[precision]])
+            against = [Compared(self.bundle.model_id, precision, name, [sample], classes) for name in ("vs_saliency", "vs_f32")]
+            rows += against[0].with_objects(run, saliency)
+            rows += against[1].with_f32(again if precision == "f32" else run, runs["f32"])
         return rows
 
     def _quantized(self) -> list[str]:

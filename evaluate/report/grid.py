@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcam.common.places import file_names, write_inside
-from qcam.evaluate.maps.cam import normalise, upsample
+from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.report.choice import choose
 from qcam.evaluate.results.folder import Picture, Results, Row, StoredMap
 from qcam.evaluate.results.pictures import photo_of, saliency_of
@@ -136,7 +136,7 @@ class _Grid:
             if item is None:
                 axis.text(0.5, 0.5, "no map", ha="center", va="center", transform=axis.transAxes)
                 continue
-            cam = normalise(upsample(item.array[None], (seen.shape[0], seen.shape[1])))[0]
+            cam = enlarge(item.array[None], (seen.shape[0], seen.shape[1]))[0]
             colours = np.asarray(self._colours(cam))[..., :3]
             axis.imshow(np.clip((1 - OPACITY) * seen / 255.0 + OPACITY * colours, 0, 1), interpolation="none")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.evaluate.maps.cam import normalise, upsample
+from qcam.evaluate.maps.cam import enlarge
 
 #: Longest side of a CAM in pixels: between its few cells there is only interpolation, which a browser does as well.
 _CAM = 56
@@ -37,7 +37,7 @@ def cam_png(cam: NDArray[np.float64], size: tuple[int, int], colours: NDArray[np
     scale = _CAM / max(size)
     height, width = (max(1, round(side * scale)) for side in (size[1], size[0]))
     clean = np.nan_to_num(cam, nan=0.0, posinf=0.0, neginf=0.0)
-    levels = np.round(normalise(upsample(clean[None], (height, width)))[0] * (len(colours) - 1)).astype(np.uint8)
+    levels = np.round(enlarge(clean[None], (height, width))[0] * (len(colours) - 1)).astype(np.uint8)
     image = Image.fromarray(levels, mode="P")
     image.putpalette(colours.tobytes())
     return _bytes(image, "PNG", optimize=True)
@@ -58,7 +58,7 @@ def overlay(picture: NDArray[np.uint8], cam: NDArray[np.float64], colormap: str,
     height, width = picture.shape[:2]
     clean = np.nan_to_num(cam, nan=0.0, posinf=0.0, neginf=0.0)
     colours = palette(colormap)
-    levels = np.round(normalise(upsample(clean[None], (height, width)))[0] * (len(colours) - 1)).astype(int)
+    levels = np.round(enlarge(clean[None], (height, width))[0] * (len(colours) - 1)).astype(int)
     mixed = (1 - opacity) * picture + opacity * colours[levels]
     return Image.fromarray(np.clip(np.round(mixed), 0, 255).astype(np.uint8))
 

@@ -2,128 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
 from qcam.common.vocabulary import CamMethod, Target, require, words
-from qcam.evaluate.maps.cam import Array, cam, normalise, upsample
-from qcam.evaluate.maps.measures import (
-    area_average,
-    drop_and_increase,
-    energy_in_object,
-    explanation_crops,
-    logit_error,
-    overlap,
-    rank_correlation,
-)
-from qcam.evaluate.maps.metrics import all_metrics, is_constant
+from qcam.evaluate.maps.cam import Array, enlarge
+from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
 from qcam.evaluate.results.folder import Row, StoredMap
+from qcam.evaluate.run.comparing import Compared, References
+from qcam.evaluate.run.explained import Run, explain
+from qcam.evaluate.run.protocol import Finish, Sample
 from qcam.evaluate.run.stages import StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 
 if TYPE_CHECKING:
-    import torch
-
     from qcam.evaluate.run.options import StudyOptions
-    from qcam.images.preprocessing import Preprocessing
     from qcam.runtime.mirror import Mirror
 
 #: Which class is explained, by the name that `--target` takes.
 TARGETS = tuple(words(Target))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image as a model sees it.
-
-    Attributes:
-        name: The image's name in its set.
-        sha256: Fingerprint of its file.
-        label: True class where known.
-        remark: What was chosen when it was decoded.
-        crop: uint8, height × width × 3.
-        saliency: Salient-object map under the same crop, float32, height × width, or None.
-        no_saliency: Why there is none, as a row's status says it.
-        size: The whole image's width and height, in pixels.
-    """
-
-    name: str
-    sha256: str
-    label: int | None
-    remark: str
-    crop: NDArray[np.uint8]
-    saliency: NDArray[np.float32] | None
-    no_saliency: str = ""
-    size: tuple[int, int] = (0, 0)
-
-
-#: Computes the rest of a batch that has been run: rows, image by image, and CAMs.
-Finish = Callable[[], tuple[list[Row], list[StoredMap]]]
-
-
-class Evaluator(Protocol):
-    """What a study drives: one bundle under one protocol, on batches of samples.
-
-    Attributes:
-        bundle: The bundle.
-        preprocessing: How photographs become its inputs under this protocol.
-        sequential: Whether an image's figures depend on the images before it: then shards run in order, and each part
-            carries the state that the next one starts from.
-    """
-
-    bundle: Bundle
-    preprocessing: Preprocessing
-    sequential: bool
-
-    def build(self, device: str) -> None:
-        """Build what needs PyTorch, on a PyTorch device, before anything is written."""
-        ...
-
-    def refused(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
-        """Return the rows of an image that could not be decoded."""
-        ...
-
-    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
-        """Run a batch; return what computes its rows (image by image) and CAMs, in whatever thread it is called."""
-        ...
-
-    def state(self) -> str:
-        """Return what the images so far have left behind; empty where `sequential` is false."""
-        ...
-
-    def restore(self, text: str) -> None:
-        """Go on from a state."""
-        ...
-
-    def facts(self) -> dict[str, Any]:
-        """Return precision → what was run, JSON-ready."""
-        ...
-
-    def notes(self) -> list[str]:
-        """Return what has to be said below a table."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Maps and logits of one precision over a batch, deployed or fake-quant."""
-
-    logits: NDArray[np.float32]
-    maps: Array  # at the tap's resolution
-    codes: NDArray[Any]
-    size: tuple[int, int]  # the network's input's
-
-    @cached_property
-    def shown(self) -> Array:
-        """Return the maps at the network's input size, 0..1."""
-        return normalise(upsample(self.maps, self.size))
 
 
 @dataclass(frozen=True)
@@ -191,6 +95,7 @@ class BundleEvaluator:
             raise QcamError(f"{bundle.folder}: --target f32-top1 needs precision f32; add it, or use --target own-top1")
         self.deployed = {name: DeployedModel(bundle, name, settings) for name in precisions}
         self._mirrors: dict[str, Mirror] = {}
+        self._enlarge = partial(enlarge, size=self.preprocessing.crop)
 
     @classmethod
     def of(cls, bundle: Bundle, options: StudyOptions) -> BundleEvaluator:
@@ -301,7 +206,7 @@ class BundleEvaluator:
         """
         images = self.preprocessing.normalise(np.stack([sample.crop for sample in samples]))
         found: dict[str, Explained] = {}
-        f32: _Run | None = None
+        f32: Run | None = None
         for precision in self.deployed:
             run, _, targets = self._run(precision, images, samples, f32, StageClock(), again=True)
             f32 = run if precision == "f32" else f32
@@ -321,49 +226,37 @@ class BundleEvaluator:
         precision: str,
         images: NDArray[np.float32],
         samples: Sequence[Sample],
-        f32: _Run | None,
+        f32: Run | None,
         clock: StageClock,
         *,
         again: bool = False,
-    ) -> tuple[_Run, _Run | None, NDArray[np.int64]]:
+    ) -> tuple[Run, Run | None, NDArray[np.int64]]:
         session, mirror = self.deployed[precision], self._mirrors[precision]
         with clock.stage(f"deployed {precision}" + " again" * again):
             outputs = session.run(images)
         targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
         taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)]
-        maps = self._cam(mirror, taps[0], taps[1:], targets, clock, "tail gradient")
-        real = _Run(outputs.logits, maps, outputs.tap, self.preprocessing.crop)
+        maps = explain(mirror, taps[0], targets, taps[1:], method=self._method, timed=clock.stage)
+        real = Run(outputs.logits, maps, self._enlarge, outputs.tap)
         if not self._fake_quant or again:
             return real, None, targets
         with clock.stage(f"mirror forward {precision}"):
             passed = mirror.forward(images)
         taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (passed.tap, *passed.skips), strict=True)]
-        maps = self._cam(mirror, taps[0], taps[1:], targets, clock, "mirror tail gradient")
+        maps = explain(
+            mirror, taps[0], targets, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
+        )
         codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
-        return real, _Run(passed.logits.cpu().numpy(), maps, codes, self.preprocessing.crop), targets
+        return real, Run(passed.logits.cpu().numpy(), maps, self._enlarge, codes), targets
 
     def _explain(
-        self, precision: str, crops: NDArray[np.uint8], run: _Run, targets: NDArray[np.int64]
+        self, precision: str, crops: NDArray[np.uint8], run: Run, targets: NDArray[np.int64]
     ) -> tuple[Array, NDArray[np.bool_]]:
         """Show the deployed model what its CAM leaves of each picture; return drop and increase of the class's probability."""
         left = self.preprocessing.normalise(explanation_crops(crops, run.shown))
         after = self.deployed[precision].run(left).logits
         places = np.arange(len(targets))
         return drop_and_increase(_softmax(run.logits)[places, targets], _softmax(after)[places, targets])
-
-    def _cam(
-        self,
-        mirror: Mirror,
-        activation: torch.Tensor,
-        skips: Sequence[torch.Tensor],
-        targets: NDArray[np.int64],
-        clock: StageClock,
-        stage: str,
-    ) -> Array:
-        with clock.stage(stage):
-            gradient = mirror.gradient(activation, targets, skips)
-        with clock.stage("cam"):
-            return cam(activation.cpu().numpy(), gradient.cpu().numpy(), self._method)
 
     def _targets(
         self, logits: NDArray[np.float32], samples: Sequence[Sample], f32: NDArray[np.float32] | None
@@ -377,80 +270,28 @@ class BundleEvaluator:
         return classes
 
     def _rows(self, batch: _Batch) -> list[Row]:
-        blank = np.zeros(self.preprocessing.crop)
-        saliency = normalise(
-            np.stack([blank if sample.saliency is None else sample.saliency.astype(np.float64) for sample in batch.samples])
-        )
+        references = References.of([(sample.saliency, sample.no_saliency) for sample in batch.samples], self.preprocessing.crop)
         by_image: list[list[Row]] = [[] for _ in batch.samples]
         for precision in self.deployed:
             for comparison in self._comparisons(precision):
-                for rows, row in zip(by_image, self._compare(batch, precision, comparison, saliency), strict=True):
+                for rows, row in zip(by_image, self._compare(batch, precision, comparison, references), strict=True):
                     rows.append(row)
         return [row for rows in by_image for row in rows]
 
-    def _compare(self, batch: _Batch, precision: str, comparison: str, saliency: Array) -> list[Row]:
+    def _compare(self, batch: _Batch, precision: str, comparison: str, saliency: References) -> list[Row]:
         """Return one row per sample."""
+        made = Compared(self.bundle.model_id, precision, comparison, batch.samples, batch.targets[precision])
         run = batch.deployed[precision]
-        evaluated, other, references = run, None, saliency
-        if comparison == "vs_f32":
-            other = batch.deployed["f32"]
-            if precision == "f32":
-                assert batch.again is not None
-                run = evaluated = batch.again  # the null row
-            references = other.shown
-        elif comparison == "fake_quant_vs_deployed":
-            evaluated = other = batch.simulated[precision]
-            references = run.shown
-        top1 = run.logits.argmax(axis=1)
-        values: dict[str, NDArray[Any]] = {}
-        constant = reference_constant = np.zeros(len(batch.samples), bool)
+        if comparison == "vs_saliency":
+            return made.with_objects(run, saliency)
         if comparison == "on_model":
-            values["drop"], values["increase"] = batch.faithfulness[precision]
-            constant = is_constant(run.shown)
-        else:
-            values |= all_metrics(evaluated.shown, references)
-            small = area_average(saliency, run.maps.shape[1:]) if other is None else (run if other is evaluated else other).maps
-            values["rank_correlation"] = rank_correlation(evaluated.maps, small)
-            values["overlap"] = overlap(evaluated.shown, references)
-            if comparison == "vs_saliency":
-                values["energy_in_object"] = energy_in_object(run.shown, saliency)
-            constant, reference_constant = is_constant(evaluated.shown), is_constant(references)
-        rows = []
-        for index, sample in enumerate(batch.samples):
-            finite = bool(np.isfinite(run.logits[index]).all() and np.isfinite(run.maps[index]).all())
-            status = "ok"
-            if not finite or (other is not None and not np.isfinite(other.logits[index]).all()):
-                status = "not_finite: the network returned NaN or infinity"
-            elif comparison == "vs_saliency" and sample.saliency is None:
-                status = sample.no_saliency
-            elif constant[index]:
-                status = "constant_cam"
-            elif reference_constant[index]:
-                status = "constant_reference"
-            found = {name: column[index].item() for name, column in values.items()} if status == "ok" else {}
-            rows.append(
-                Row(
-                    image=sample.name,
-                    image_sha256=sample.sha256,
-                    model=self.bundle.model_id,
-                    precision=precision,
-                    comparison=comparison,
-                    **{name: None if value != value else value for name, value in found.items()},
-                    target_class=int(batch.targets[precision][index]),
-                    top1=int(top1[index]) if finite else None,
-                    label=sample.label,
-                    top1_agrees=None
-                    if other is None or not finite
-                    else bool(top1[index] == other.logits[index].argmax()),
-                    logit_error=None
-                    if other is None or status.startswith("not_finite")
-                    else _relative(comparison, run, other, index),
-                    codes_equal=_codes_equal(comparison, run, other, index),
-                    status=status,
-                    remark=sample.remark,
-                )
-            )
-        return rows
+            return made.on_model(run, *batch.faithfulness[precision])
+        if comparison == "fake_quant_vs_deployed":
+            return made.with_simulation(run, batch.simulated[precision])
+        f32 = batch.deployed["f32"]
+        if precision == "f32" and batch.again is not None:
+            run = batch.again  # the null row
+        return made.with_f32(run, f32)
 
 
 @dataclass
@@ -458,11 +299,11 @@ class _Batch:
     """What was run of some samples: precision → run."""
 
     samples: Sequence[Sample]
-    deployed: dict[str, _Run]
-    simulated: dict[str, _Run]
+    deployed: dict[str, Run]
+    simulated: dict[str, Run]
     targets: dict[str, NDArray[np.int64]]
     faithfulness: dict[str, tuple[Array, NDArray[np.bool_]]]
-    again: _Run | None = None
+    again: Run | None = None
 
 
 def wanted_precisions(bundle: Bundle, asked: Sequence[str]) -> list[str]:
@@ -481,15 +322,3 @@ def _softmax(logits: NDArray[np.float32]) -> Array:
 
     result: Array = softmax(logits.astype(np.float64), axis=1)
     return result
-
-
-def _relative(comparison: str, run: _Run, other: _Run, index: int) -> float:
-    """Return the relative error; the reference is f32, or the deployed run for the fake-quant one."""
-    reference = other if comparison == "vs_f32" else run
-    return logit_error(run.logits[index], other.logits[index], reference.logits[index])
-
-
-def _codes_equal(comparison: str, run: _Run, other: _Run | None, index: int) -> float | None:
-    if comparison != "fake_quant_vs_deployed" or other is None or run.codes.dtype.kind == "f":
-        return None
-    return float(np.mean(run.codes[index] == other.codes[index]))

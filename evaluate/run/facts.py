@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcam.common import machine
-from qcam.evaluate.run.evaluator import BundleEvaluator, Evaluator
+from qcam.evaluate.run.evaluator import BundleEvaluator
+from qcam.evaluate.run.protocol import Evaluator
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import Bundle, PrecisionEntry
 from qcam.runtime.deployed import Placement, SessionSettings

@@ -11,8 +11,8 @@ from PIL import Image
 from qcam.common.errors import QcamError
 from qcam.evaluate.results.folder import Picture
 from qcam.evaluate.results.pictures import geometry, take_picture
-from qcam.evaluate.run.evaluator import Evaluator, Sample
 from qcam.evaluate.run.options import UNREADABLE
+from qcam.evaluate.run.protocol import Evaluator, Sample
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import NoMapError, NoObjectError, SaliencySource, crop_map
 from qcam.images.decoding import CANNOT_BE_READ, Decoded, decode_all

@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 
 from qcam.evaluate.results.parts import ImageOutcome
-from qcam.evaluate.run.evaluator import Evaluator, Finish
 from qcam.evaluate.run.facts import WorkerFacts, gather_facts
 from qcam.evaluate.run.loader import LoadedBatch, Loader
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.pipeline import overlapped
+from qcam.evaluate.run.protocol import Evaluator, Finish
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
 from qcam.images.sources import ImageFile

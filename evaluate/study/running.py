@@ -30,7 +30,7 @@ from qcam.runtime.devices import torch_device
 
 if TYPE_CHECKING:
     from qcam.evaluate.results.remote import RemoteFolder
-    from qcam.evaluate.run.evaluator import Evaluator
+    from qcam.evaluate.run.protocol import Evaluator
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from qcam.evaluate.results.parts import DamagedPartError, PlannedPart, find_part
 from qcam.evaluate.results.place import ResultPlace
 from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.run.differing import differences
-from qcam.evaluate.run.evaluator import BundleEvaluator, Evaluator, wanted_precisions
+from qcam.evaluate.run.evaluator import BundleEvaluator, wanted_precisions
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.protocol import Evaluator
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource

@@ -131,8 +131,9 @@ def explain(
     require_packages("qcam.explain", "onnxruntime", "torch")
     from qcam.common import machine
     from qcam.common.vocabulary import Target
-    from qcam.evaluate.run.evaluator import BundleEvaluator, Sample, wanted_precisions
+    from qcam.evaluate.run.evaluator import BundleEvaluator, wanted_precisions
     from qcam.evaluate.run.inputs import load_bundles
+    from qcam.evaluate.run.protocol import Sample
     from qcam.runtime.deployed import SessionSettings, provider_name, require_provider
     from qcam.runtime.devices import torch_device
 

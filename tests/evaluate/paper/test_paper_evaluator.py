@@ -14,8 +14,8 @@ from qcam.common.errors import QcamError
 from qcam.evaluate.maps.cam import cam, normalise
 from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
 from qcam.evaluate.results.folder import Row
-from qcam.evaluate.run.evaluator import Sample
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.protocol import Sample
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.study.study import Study
@@ -107,14 +107,14 @@ def test_a_map_is_bicubic_to_the_image_s_size_in_eight_bits(bundle: Bundle) -> N
     evaluator = make(bundle)
     small = np.random.default_rng(0).random((2, 2))
     sample = samples(evaluator, 1)[0]
-    shown = evaluator._shown(small, sample)
     width, height = sample.size
+    shown = evaluator._enlarge((width, height), small[None])[0]
     assert shown.shape == (height, width)
     np.testing.assert_array_equal(shown * 255, np.rint(shown * 255))
     assert (shown.min(), shown.max()) == (0, 1)
     large = np.asarray(Image.fromarray(normalise(small[None])[0].astype(np.float32)).resize((width, height), 3), float)
     assert np.abs(normalise(large[None])[0] - shown).max() <= 0.5 / 255 + 1e-9
-    floating = make(bundle, "float-maps")._shown(small, sample)
+    floating = make(bundle, "float-maps")._enlarge((width, height), small[None])[0]
     assert floating.shape == (64, 64)
     assert len(np.unique(floating)) > 256
 
@@ -313,7 +313,7 @@ def test_a_map_is_empty_exactly_where_the_last_quantizer_clamps_the_winning_logi
         crop = evaluator.preprocessing.crop_image(image)
         sample = Sample(photograph.name, photograph.name, photograph.label, "", crop, None, "", image.size)
         run, target = evaluator._run("int16", sample, "first", None)
-        empty.append(run.small.max() == 0)
+        empty.append(run.maps.max() == 0)
         code = torch.round(seen[-1][0, target] / quantizer.scale) + quantizer.zero_point
         clamped.append(not quantizer.quant_min <= code.item() <= quantizer.quant_max)
     assert empty == clamped

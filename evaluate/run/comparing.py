@@ -1,0 +1,144 @@
+"""Two runs, or a run and salient objects, become rows: every figure, and the status that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcam.evaluate.maps.cam import Array, normalise
+from qcam.evaluate.maps.measures import area_average, energy_in_object, logit_error, overlap, rank_correlation
+from qcam.evaluate.maps.metrics import all_metrics, is_constant
+from qcam.evaluate.results.folder import Row
+from qcam.evaluate.run.explained import Run
+from qcam.evaluate.run.protocol import Sample
+
+_NOT_FINITE = "not_finite: the network returned NaN or infinity"
+
+
+@dataclass(frozen=True)
+class References:
+    """Salient-object maps of a batch, 0..1.
+
+    Attributes:
+        maps: float64, batch × height × width; zero where an image has none.
+        missing: Why an image has none, as a row's status says it; empty where it has one.
+    """
+
+    maps: Array
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[NDArray[Any] | None, str]], size: tuple[int, int]) -> References:
+        """Stack maps of height × width, or None, with the reason for None."""
+        blank = np.zeros(size)
+        stacked = normalise(np.stack([blank if each is None else each.astype(np.float64) for each, _ in found]))
+        return cls(stacked, tuple("" if each is not None else reason for each, reason in found))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One comparison of one precision over a batch; each method returns one row per sample.
+
+    Attributes:
+        model: The model's id.
+        precision: The precision.
+        comparison: One of `Comparison`.
+        samples: The images.
+        targets: The class that was explained of each.
+    """
+
+    model: str
+    precision: str
+    comparison: str
+    samples: Sequence[Sample]
+    targets: NDArray[np.int64]
+
+    def with_objects(self, run: Run, saliency: References) -> list[Row]:
+        """Hold a run's maps against salient objects."""
+        values = self._maps(run, run.shown, saliency.maps, area_average(saliency.maps, run.maps.shape[1:]))
+        values["energy_in_object"] = energy_in_object(run.shown, saliency.maps)
+        constants = is_constant(run.shown), is_constant(saliency.maps)
+        return self._rows(values, run, None, constants, missing=saliency.missing)
+
+    def with_f32(self, run: Run, f32: Run) -> list[Row]:
+        """Hold a run against f32's."""
+        values = self._maps(run, run.shown, f32.shown, f32.maps)
+        errors = self._logit_errors(run, f32, f32)
+        return self._rows(values, run, f32, (is_constant(run.shown), is_constant(f32.shown)), errors=errors)
+
+    def with_simulation(self, deployed: Run, simulated: Run) -> list[Row]:
+        """Hold a simulated run against the deployed one, which is the reference; classes are the deployed run's."""
+        values = self._maps(simulated, simulated.shown, deployed.shown, deployed.maps)
+        errors = self._logit_errors(deployed, simulated, deployed)
+        equal = None
+        if deployed.codes is not None and simulated.codes is not None and deployed.codes.dtype.kind != "f":
+            equal = [float(np.mean(ours == theirs)) for ours, theirs in zip(deployed.codes, simulated.codes, strict=True)]
+        constants = is_constant(simulated.shown), is_constant(deployed.shown)
+        return self._rows(values, deployed, simulated, constants, errors=errors, codes_equal=equal)
+
+    def on_model(self, run: Run, drop: Array, increase: NDArray[np.bool_]) -> list[Row]:
+        """Tell what the model makes of what its CAMs leave of the pictures."""
+        nothing = np.zeros(len(self.samples), bool)
+        return self._rows({"drop": drop, "increase": increase}, run, None, (is_constant(run.shown), nothing))
+
+    @staticmethod
+    def _maps(run: Run, shown: Array, references: Array, small: Array) -> dict[str, NDArray[Any]]:
+        """Return every measure of two maps: the large ones, and their ranks at the tap's resolution."""
+        values: dict[str, NDArray[Any]] = dict(all_metrics(shown, references))
+        values["rank_correlation"] = rank_correlation(run.maps, small)
+        values["overlap"] = overlap(shown, references)
+        return values
+
+    @staticmethod
+    def _logit_errors(run: Run, other: Run, reference: Run) -> list[float]:
+        return [logit_error(*logits) for logits in zip(run.logits, other.logits, reference.logits, strict=True)]
+
+    def _rows(
+        self,
+        values: dict[str, NDArray[Any]],
+        run: Run,
+        other: Run | None,
+        constants: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+        *,
+        missing: Sequence[str] = (),
+        errors: Sequence[float] | None = None,
+        codes_equal: Sequence[float] | None = None,
+    ) -> list[Row]:
+        rows = []
+        for index, sample in enumerate(self.samples):
+            finite = bool(np.isfinite(run.logits[index]).all() and np.isfinite(run.maps[index]).all())
+            both = finite and (other is None or bool(np.isfinite(other.logits[index]).all()))
+            status = "ok"
+            if not both:
+                status = _NOT_FINITE
+            elif missing and missing[index]:
+                status = missing[index]
+            elif constants[0][index]:
+                status = "constant_cam"
+            elif constants[1][index]:
+                status = "constant_reference"
+            found = {name: column[index].item() for name, column in values.items()} if status == "ok" else {}
+            top1 = int(run.logits[index].argmax())
+            rows.append(
+                Row(
+                    image=sample.name,
+                    image_sha256=sample.sha256,
+                    model=self.model,
+                    precision=self.precision,
+                    comparison=self.comparison,
+                    **{name: None if value != value else value for name, value in found.items()},
+                    target_class=int(self.targets[index]),
+                    top1=top1 if finite else None,
+                    label=sample.label,
+                    top1_agrees=None if other is None or not finite else top1 == int(other.logits[index].argmax()),
+                    logit_error=errors[index] if errors is not None and both else None,
+                    codes_equal=None if codes_equal is None else codes_equal[index],
+                    status=status,
+                    remark=sample.remark,
+                )
+            )
+        return rows

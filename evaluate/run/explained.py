@@ -1,0 +1,89 @@
+"""The CAM of a run, whoever ran: the activation at the tap, and the gradient of the explained class's score there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcam.evaluate.maps.cam import Array, cam
+
+if TYPE_CHECKING:
+    import torch
+
+#: Takes the name of a stage; the block under what it returns is that stage.
+Timed = Callable[[str], AbstractContextManager[object]]
+
+
+class Differentiable(Protocol):
+    """What the gradient comes from: a mirror, or a network in PyTorch."""
+
+    def gradient(
+        self, activation: torch.Tensor, targets: NDArray[np.int64], skips: Iterable[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """Return d score / d activation.
+
+        Args:
+            activation: The tap's values, float32, batch × channels × height × width.
+            targets: The class of each image, batch.
+            skips: What else leads past the tap.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Logits and CAMs of one precision over a batch, deployed or simulated.
+
+    Attributes:
+        logits: float32, batch × classes.
+        maps: CAMs at the tap's resolution, float64, batch × height × width; not negative, not normalised.
+        enlarge: Makes of maps what is compared, float64, batch × height × width, 0..1.
+        codes: The tap's codes, or values where it is float; None where there is no file.
+    """
+
+    logits: NDArray[np.float32]
+    maps: Array
+    enlarge: Callable[[Array], Array]
+    codes: NDArray[Any] | None = None
+
+    @cached_property
+    def shown(self) -> Array:
+        """The maps as they are compared, each 0..1."""
+        return self.enlarge(self.maps)
+
+
+def explain(
+    network: Differentiable,
+    activation: torch.Tensor,
+    targets: NDArray[np.int64],
+    skips: Sequence[torch.Tensor] = (),
+    *,
+    method: str = "gradcam++",
+    at: Sequence[torch.Tensor] = (),
+    timed: Timed = lambda _stage: nullcontext(),
+) -> Array:
+    """Compute the CAMs of a run.
+
+    Args:
+        network: What the gradient comes from.
+        activation: The run's own activation at the tap, dequantized, batch × channels × height × width.
+        targets: The class of each image, batch.
+        skips: The run's own skip tensors, dequantized.
+        method: One of `CamMethod`.
+        at: Where the gradient is taken, activation and skips, if not at the run's own.
+        timed: Where the time of the stages "tail gradient" and "cam" goes.
+
+    Returns:
+        float64, batch × height × width, not negative, not normalised.
+    """
+    place, *others = at or (activation, *skips)
+    with timed("tail gradient"):
+        gradient = network.gradient(place, targets, others)
+    with timed("cam"):
+        return cam(activation.cpu().numpy(), gradient.cpu().numpy(), method)

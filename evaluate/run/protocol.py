@@ -1,0 +1,89 @@
+"""What a study drives: evaluators, and the samples that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcam.evaluate.results.folder import Row, StoredMap
+from qcam.evaluate.run.stages import StageClock
+from qcam.runtime.bundle import Bundle
+
+if TYPE_CHECKING:
+    from qcam.images.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as a model sees it.
+
+    Attributes:
+        name: The image's name in its set.
+        sha256: Fingerprint of its file.
+        label: True class where known.
+        remark: What was chosen when it was decoded.
+        crop: uint8, height × width × 3.
+        saliency: Salient-object map under the same crop, float32, height × width, or None.
+        no_saliency: Why there is none, as a row's status says it.
+        size: The whole image's width and height, in pixels.
+    """
+
+    name: str
+    sha256: str
+    label: int | None
+    remark: str
+    crop: NDArray[np.uint8]
+    saliency: NDArray[np.float32] | None
+    no_saliency: str = ""
+    size: tuple[int, int] = (0, 0)
+
+
+#: Computes the rest of a batch that has been run: rows, image by image, and CAMs.
+Finish = Callable[[], tuple[list[Row], list[StoredMap]]]
+
+
+class Evaluator(Protocol):
+    """What a study drives: one bundle under one protocol, on batches of samples.
+
+    Attributes:
+        bundle: The bundle.
+        preprocessing: How photographs become its inputs under this protocol.
+        sequential: Whether an image's figures depend on the images before it: then shards run in order, and each part
+            carries the state that the next one starts from.
+    """
+
+    bundle: Bundle
+    preprocessing: Preprocessing
+    sequential: bool
+
+    def build(self, device: str) -> None:
+        """Build what needs PyTorch, on a PyTorch device, before anything is written."""
+        ...
+
+    def refused(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
+        """Return the rows of an image that could not be decoded."""
+        ...
+
+    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
+        """Run a batch; return what computes its rows (image by image) and CAMs, in whatever thread it is called."""
+        ...
+
+    def state(self) -> str:
+        """Return what the images so far have left behind; empty where `sequential` is false."""
+        ...
+
+    def restore(self, text: str) -> None:
+        """Go on from a state."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return precision → what was run, JSON-ready."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Return what has to be said below a table."""
+        ...
