@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ import click
 
 from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, key_value, option
-from qcam.common import machine
 from qcam.common.errors import GateError, QcamError, UndecidedError
 from qcam.common.extras import require_packages
 from qcam.common.places import refuse_overlap
@@ -143,39 +141,39 @@ def main(
     tensor, logits, top-1, and the CAMs of both. Without BUNDLE, all of bundles/ are taken.
     """
     require_packages("qcam-check", "onnxruntime", "torch", *["matplotlib"] * every_tensor)
-    from qcam.evaluate.check.options import CheckOptions, require_one
-    from qcam.evaluate.check.run import run_check
-    from qcam.evaluate.check.verdicts import Verdict
-    from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
-    from qcam.runtime.deployed import SessionSettings, provider_name, require_provider
-    from qcam.runtime.devices import torch_device
+    from qcam import Verdict, check
+    from qcam.evaluate.run.inputs import load_bundles, read_places
+    from qcam.runtime.deployed import provider_name, require_provider
 
-    threads = threads or machine.available_cores()
+    gates = _thresholds(thresholds)
     config = dict(key_value(entry, "--session-config") for entry in session_config)
-    wanted = CheckOptions(
-        precisions=tuple(dict.fromkeys(precisions)),
-        arithmetics=tuple(dict.fromkeys(arithmetics)) or ("integer",),
-        kernel=kernel,
-        gates=_thresholds(thresholds),
-        settings=SessionSettings(provider=provider_name(provider), threads=threads, config=config),
-        batch_size=batch_size,
-        every_tensor=every_tensor,
-        other_cpus=other_cpus,
-        deployed=deployed,
-    )
-    require_provider(wanted.settings.provider)
+    require_provider(provider_name(provider))
     _require_place(output)
     loaded = load_bundles(bundles)
     refuse_overlap(output, read_places(bundles, loaded, images))
-    require_one(wanted, len(loaded))
-    photographs = find_photographs(images)[:limit]
-    checked = run_check(loaded, photographs, replace(wanted, device=torch_device(device, threads)))
-    _tell(checked)
-    _write(checked, output)
-    if checked.verdict is Verdict.FALLS_SHORT:
-        raise GateError(checked.reason)
-    if checked.verdict is Verdict.UNDECIDED:
-        raise UndecidedError(f"{checked.reason} (--fail-under)")
+    verdict = check(
+        loaded,
+        images=images,
+        limit=limit,
+        precisions=precisions,
+        arithmetic=arithmetics or "integer",
+        kernel=kernel,
+        gates=gates,
+        every_tensor=every_tensor,
+        other_cpus=other_cpus,
+        deployed=deployed,
+        provider=provider,
+        session_config=config,
+        batch_size=batch_size,
+        threads=threads,
+        device=device,
+    )
+    _tell(verdict.checked)
+    _write(verdict.checked, output)
+    if verdict.verdict is Verdict.FALLS_SHORT:
+        raise GateError(verdict.reason)
+    if verdict.verdict is Verdict.UNDECIDED:
+        raise UndecidedError(f"{verdict.reason} (--fail-under)")
 
 
 def _tell(checked: Checked) -> None:

@@ -22,11 +22,12 @@ class CheckVerdict:
         verdict: `holds`, `falls short` or `undecided`, a `qcam.Verdict`, which is a string.
         reason: Why it does not hold; empty if it does.
         warnings: What is to be known, a sentence each.
+        checked: Everything that was found; its form may change between versions.
     """
 
     def __init__(self, checked: Checked) -> None:
         """Wrap what a check found."""
-        self._checked = checked
+        self.checked: Checked = checked
         self.verdict: Verdict = checked.verdict
         self.reason: str = checked.reason
         self.warnings: tuple[str, ...] = tuple(checked.warnings)
@@ -34,21 +35,21 @@ class CheckVerdict:
     @property
     def holds(self) -> bool:
         """Tell whether every gate holds; an undecided one does not."""
-        return self._checked.holds
+        return self.checked.holds
 
     @property
     def figures(self) -> dict[tuple[str, str, str], dict[str, float | None]]:
         """Return (model, precision, arithmetic) → figure → value, None where undefined (docs/check.md)."""
-        return {_key(item.result): dict(item.result.figures) for item in self._checked.judged}
+        return {_key(item.result): dict(item.result.figures) for item in self.checked.judged}
 
     @property
     def tensors(self) -> dict[tuple[str, str, str], list[TensorResult]]:
         """Return (model, precision, arithmetic) → agreement tensor by tensor, in graph order, the logits last."""
-        return {_key(item.result): list(item.result.tensors) for item in self._checked.judged}
+        return {_key(item.result): list(item.result.tensors) for item in self.checked.judged}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that was measured, and what was run: the content of check.json (docs/check.md)."""
-        return self._checked.to_json()
+        return self.checked.to_json()
 
     @names_extras("the pictures of a check")
     def write(self, folder: str | Path) -> list[str]:
@@ -63,7 +64,7 @@ class CheckVerdict:
         Raises:
             QcamError: If the disk refuses.
         """
-        return self._checked.write(Path(folder))
+        return self.checked.write(Path(folder))
 
     def __repr__(self) -> str:
         return f"<CheckVerdict {self.verdict.value}{': ' if self.reason else ''}{self.reason}>"
@@ -73,7 +74,7 @@ class CheckVerdict:
 
         head = ["model", "precision", "simulated as", "all codes", "codes at tap", "top-1", "CC", "CC min", "verdict"]
         rows = []
-        for item in self._checked.judged:
+        for item in self.checked.judged:
             values = item.result.figures
             shown = [
                 "–" if values[name] is None else f"{values[name]:.4f}" for name in ("codes", "tap", "top1", "cc", "cc_min")
