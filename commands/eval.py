@@ -181,6 +181,20 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     help="How the network of onnx:FILE wants its input: u2net, isnet …",
 )
 @option(
+    "--mask-classes",
+    group=COMPARED,
+    advanced=True,
+    metavar="any|levels|ID,…",
+    help="With masks:DIR, what is the object: any id but 0, grey levels, or these ids; by default the mask's form decides.",
+)
+@option(
+    "--mask-void",
+    group=COMPARED,
+    advanced=True,
+    metavar="none|ID,…",
+    help="With masks:DIR, ids that count neither way; by default 255 where ids occur below it.",
+)
+@option(
     "--saliency-option",
     "saliency_options",
     group=NETWORKS,
@@ -284,6 +298,8 @@ def main(
     saliency: str,
     saliency_preset: str | None,
     saliency_options: tuple[str, ...],
+    mask_classes: str | None,
+    mask_void: str | None,
     saliency_cache: str | None,
     trust_remote_code: bool,
     provider: str,
@@ -366,6 +382,8 @@ def main(
             dict(key_value(entry, "--saliency-option") for entry in saliency_options),
             trust_remote_code,
             cache,
+            mask_classes,
+            mask_void,
         ),
         labels=labels,
         limit=limit,

@@ -40,6 +40,8 @@ class SaliencyRequest:
         options: Of a network.
         trust_remote_code: Whether a model's own code may run.
         cache: Where maps are kept.
+        mask_classes: Of a folder of masks.
+        mask_void: Of a folder of masks.
     """
 
     text: str
@@ -47,6 +49,8 @@ class SaliencyRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     trust_remote_code: bool = False
     cache: Path | None = None
+    mask_classes: str | None = None
+    mask_void: str | None = None
 
     def open(self, threads: int, device: str) -> SaliencySource | None:
         """Open the source (errors as from `open_saliency`).
@@ -63,6 +67,8 @@ class SaliencyRequest:
             trust_remote_code=self.trust_remote_code,
             cache=self.cache,
             device=device,
+            mask_classes=self.mask_classes,
+            mask_void=self.mask_void,
         )
 
 

@@ -40,6 +40,7 @@ from qcam.evaluate.run.comparing import Compared, References
 from qcam.evaluate.run.explained import Run, explain
 from qcam.evaluate.run.protocol import Finish, Sample
 from qcam.evaluate.run.stages import StageClock
+from qcam.evaluate.saliency.source import resized_map
 from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs
 from qcam.images.preprocessing import Preprocessing
@@ -271,8 +272,7 @@ class PaperEvaluator:
     def _reference(sample: Sample, size: tuple[int, int]) -> Array | None:
         if sample.saliency is None:
             return None
-        picture = Image.fromarray(np.ascontiguousarray(sample.saliency, np.float32))
-        return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float64)
+        return resized_map(sample.saliency, size).astype(np.float64)
 
     def _rows(self, sample: Sample, runs: dict[str, Run], again: Run, targets: dict[str, int]) -> list[Row]:
         height, width = runs["f32"].shown.shape[1:]

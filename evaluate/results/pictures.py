@@ -32,7 +32,7 @@ def take_picture(image: str, name: str, crop: NDArray[np.uint8], saliency: NDArr
         image: The image's name.
         name: The geometry's name.
         crop: uint8, height × width × 3: what the network sees.
-        saliency: float32, height × width, 0..1, or None.
+        saliency: float32, height × width, 0..1, or None; what is void (NaN) is shown black.
     """
     height, width = crop.shape[:2]
     photo = Image.fromarray(crop)
@@ -41,7 +41,7 @@ def take_picture(image: str, name: str, crop: NDArray[np.uint8], saliency: NDArr
     photo.save(buffer, format="JPEG", quality=_QUALITY)
     grey = None
     if saliency is not None:
-        levels = Image.fromarray(np.round(np.clip(saliency, 0, 1) * 255).astype(np.uint8))
+        levels = Image.fromarray(np.round(np.clip(np.nan_to_num(saliency), 0, 1) * 255).astype(np.uint8))
         levels.thumbnail((_SALIENCY, _SALIENCY), Image.Resampling.BOX)
         held = io.BytesIO()
         levels.save(held, format="PNG")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,29 @@ class References:
     """Salient-object maps of a batch, 0..1.
 
     Attributes:
-        maps: float64, batch × height × width; zero where an image has none.
+        maps: float64, batch × height × width; zero where an image has none, and where a map is void.
+        void: What counts neither way, of the shape of `maps`; None if nothing is void.
         missing: Why an image has none, as a row's status says it; empty where it has one.
     """
 
     maps: Array
+    void: NDArray[np.bool_] | None
     missing: tuple[str, ...]
 
     @classmethod
     def of(cls, found: Sequence[tuple[NDArray[Any] | None, str]], size: tuple[int, int]) -> References:
-        """Stack maps of height × width, or None, with the reason for None."""
+        """Stack maps of height × width, NaN where they are void, or None, with the reason for None."""
         blank = np.zeros(size)
-        stacked = normalise(np.stack([blank if each is None else each.astype(np.float64) for each, _ in found]))
-        return cls(stacked, tuple("" if each is not None else reason for each, reason in found))
+        stacked = np.stack([blank if each is None else each.astype(np.float64) for each, _ in found])
+        missing = tuple("" if each is not None else reason for each, reason in found)
+        void = np.isnan(stacked)
+        if not void.any():
+            return cls(normalise(stacked), None, missing)
+        for each, left_out in zip(stacked, void, strict=True):  # the range is that of what is known
+            known = each[~left_out]
+            each[~left_out] = normalise(known[None, None])[0, 0] if known.size else known
+            each[left_out] = 0.0
+        return cls(stacked, void, missing)
 
 
 @dataclass(frozen=True)
@@ -59,10 +69,16 @@ class Compared:
 
     def with_objects(self, run: Run, saliency: References) -> list[Row]:
         """Hold a run's maps against salient objects."""
-        values = self._maps(run, run.shown, saliency.maps, area_average(saliency.maps, run.maps.shape[1:]))
+        small = area_average(saliency.maps, run.maps.shape[1:])
+        values = self._maps(run, run.shown, saliency.maps, small)
         values["energy_in_object"] = energy_in_object(run.shown, saliency.maps)
         constants = is_constant(run.shown), is_constant(saliency.maps)
-        return self._rows(values, run, None, constants, missing=saliency.missing)
+        if saliency.void is not None:
+            _leave_out(values, constants, run, saliency.maps, saliency.void)
+        rows = self._rows(values, run, None, constants, missing=saliency.missing)
+        return [
+            replace(row, remark=_joined(row.remark, each.saliency_remark)) for row, each in zip(rows, self.samples, strict=True)
+        ]
 
     def with_f32(self, run: Run, f32: Run) -> list[Row]:
         """Hold a run against f32's."""
@@ -142,3 +158,37 @@ class Compared:
                 )
             )
         return rows
+
+
+def _leave_out(
+    values: dict[str, NDArray[Any]],
+    constants: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    run: Run,
+    references: Array,
+    void: NDArray[np.bool_],
+) -> None:
+    """Compute figures again, without the positions that are void, for the images that have any.
+
+    Maps are stretched to 0..1 over what is known. Small cells are averages over what is known in them; cells that are void by more than half are left out.
+    """
+    for index in np.flatnonzero(void.any(axis=(1, 2))):
+        known = ~void[index]
+        if not known.any():
+            constants[1][index] = True
+            continue
+        shown, reference = (normalise(maps[index][known][None, None]) for maps in (run.shown, references))
+        share = area_average(known[None].astype(np.float64), run.maps.shape[1:])[0]
+        cells = share >= 0.5
+        small = area_average(references[index : index + 1], run.maps.shape[1:])[0][cells] / share[cells]
+        found = all_metrics(shown, reference) | {
+            "overlap": overlap(shown, reference),
+            "energy_in_object": energy_in_object(shown, reference),
+            "rank_correlation": rank_correlation(run.maps[index][cells][None, None], small[None, None]),
+        }
+        for name, value in found.items():
+            values[name][index] = value[0]
+        constants[0][index], constants[1][index] = is_constant(shown)[0], is_constant(reference)[0]
+
+
+def _joined(*remarks: str) -> str:
+    return "; ".join(filter(None, remarks))

@@ -96,11 +96,12 @@ class Loader:
                 batch.samples[model].append(sample)
 
     def _crop(self, file: ImageFile, decoded: Decoded, image: Image.Image) -> tuple[dict[str, Sample], list[Picture]]:
-        whole, missing = None, "no_reference: no salient-object maps were asked for"
+        whole, missing, read = None, "no_reference: no salient-object maps were asked for", ""
         if self._saliency is not None:
             with self._clock.stage("saliency"):
                 try:
                     whole, missing = self._saliency.whole_map(image, file, decoded.sha256), ""
+                    read = self._saliency.remark(file)
                 except NoObjectError as error:
                     missing = f"no_object: {error}"
                 except NoMapError as error:
@@ -114,7 +115,7 @@ class Loader:
                 key = repr(preprocessing)
                 if key not in cache:
                     cut, why = (None, missing) if whole is None else (crop_map(whole, image.size, preprocessing), "")
-                    if cut is not None and self._saliency is not None and cut.max() < self._saliency.threshold:
+                    if cut is not None and self._saliency is not None and not (cut >= self._saliency.threshold).any():
                         cut, why = None, "no_object: the crop holds none of the salient object"
                     cache[key] = (preprocessing.crop_image(image), cut, why)
                 crop, saliency, why = cache[key]
@@ -122,6 +123,6 @@ class Loader:
                 if name not in pictures:
                     pictures[name] = take_picture(file.name, name, crop, saliency)
                 result[evaluator.bundle.model_id] = Sample(
-                    file.name, decoded.sha256, file.label, decoded.remark, crop, saliency, why, image.size
+                    file.name, decoded.sha256, file.label, decoded.remark, crop, saliency, why, image.size, read
                 )
         return result, list(pictures.values())

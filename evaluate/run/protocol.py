@@ -27,9 +27,10 @@ class Sample:
         label: True class where known.
         remark: What was chosen when it was decoded.
         crop: uint8, height × width × 3.
-        saliency: Salient-object map under the same crop, float32, height × width, or None.
+        saliency: Salient-object map under the same crop, float32, height × width, NaN where it is void, or None.
         no_saliency: Why there is none, as a row's status says it.
         size: The whole image's width and height, in pixels.
+        saliency_remark: What was decided when the salient-object map was read.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Sample:
     saliency: NDArray[np.float32] | None
     no_saliency: str = ""
     size: tuple[int, int] = (0, 0)
+    saliency_remark: str = ""
 
 
 #: Computes the rest of a batch that has been run: rows, image by image, and CAMs.

@@ -17,11 +17,11 @@ from qcam.common.files import fingerprint, sha256_file
 from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
 from qcam.evaluate.saliency.remote_code import code_files, fetched_folder, model_place, require_trust
 from qcam.evaluate.saliency.settings import NetworkSettings
-from qcam.evaluate.saliency.source import NoMapError
+from qcam.evaluate.saliency.source import NoMapError, Silent
 from qcam.images.sources import ImageFile
 
 
-class BirefnetSaliency:
+class BirefnetSaliency(Silent):
     """An image-segmentation model that returns a list of logits, the last of which is the map.
 
     By its preset: input 1024 × 1024, bilinear, ImageNet's mean and standard deviation; a sigmoid makes probabilities, which are
@@ -72,10 +72,10 @@ class BirefnetSaliency:
             with torch.no_grad():
                 outputs = self._model(batch)
                 maps = list(outputs) if isinstance(outputs, (list, tuple)) else list(outputs.values())
-                raw = maps[settings.output].float().cpu().numpy()
+                raw = maps[settings.index].float().cpu().numpy()
         except Exception as error:  # the model's own code can raise anything
             raise NoMapError(f"the salient-object network failed: {first_line(error)}") from error
-        return finished_map(raw, settings, sigmoid=settings.activation != "none")
+        return finished_map(raw, settings)
 
 
 def _load(folder: Path, *, trusted: bool) -> Any:

@@ -71,6 +71,10 @@ class CachedSaliency:
         result: NDArray[np.float32] = held.astype(np.float32) / _SCALE
         return result
 
+    def remark(self, file: ImageFile) -> str:
+        """Return the source's remark."""
+        return self._source.remark(file)
+
     def _compute(self, image: Image.Image, file: ImageFile, sha256: str) -> NDArray[np.float16] | str:
         try:
             found = self._source.whole_map(image, file, sha256)

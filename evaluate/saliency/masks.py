@@ -2,60 +2,159 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from qcam.common.errors import ImageSetError
 from qcam.common.files import fingerprint
+from qcam.common.storage import reason
+from qcam.evaluate.saliency.mask_levels import OWN_FORM, MaskError, MaskRules, read_mask
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError
-from qcam.images.decoding import decode
 from qcam.images.listing import find_images
-from qcam.images.sources import ImageFile, fingerprint_source
+from qcam.images.sources import MAX_BYTES, ImageFile, TooLargeError, fingerprint_source, read_source
+
+#: What mask sets put behind the image's name, before the ending.
+SUFFIXES = (
+    "mask", "masks", "gt", "ground_truth", "groundtruth", "seg", "segmentation", "label", "labels", "annotation", "instance",
+    "alpha", "matte", "saliency", "sal",
+)  # fmt: skip
+#: Part of the fingerprint: raised when masks are read by other rules.
+READING = 2
 
 
 class MaskSaliency:
-    """Ground-truth masks or precomputed maps from a folder, found by the image's name with any picture ending.
+    """Ground-truth masks or precomputed maps from a folder, found by the image's name (docs/inputs.md).
 
     Attributes:
         name: As given on the command line.
-        fingerprint: Of all files in the folder.
+        fingerprint: Of all files in the folder, and of how they are read.
         threshold: The least level above black: precomputed maps may be faint.
     """
 
     threshold = 1 / 255
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, rules: MaskRules = OWN_FORM) -> None:
         """List the folder.
+
+        Args:
+            name: As given on the command line.
+            folder: The folder.
+            rules: What is asked for in place of what a mask's own form says.
 
         Raises:
             QcamError: If it does not exist or holds no picture.
         """
         self.name = name
+        self._folder = folder
+        self._rules = rules
         files = find_images(folder)
-        self._masks = {str(Path(file.name).with_suffix("")): file for file in files}
-        self.fingerprint = fingerprint({file.name: fingerprint_source(file.path) for file in files})
+        self._masks: dict[str, list[ImageFile]] = {}
+        for file in files:
+            self._masks.setdefault(_stem(file.name), []).append(file)
+        self._remarks: dict[str, str] = {}
+        hashes = {file.name: fingerprint_source(file.path) for file in files}
+        self.fingerprint = fingerprint({"files": hashes, "rules": repr(rules), "reading": READING})
+
+    def account(self, images: Sequence[ImageFile]) -> str:
+        """Say how masks and images go together: one line.
+
+        Args:
+            images: The image set.
+
+        Raises:
+            ImageSetError: If no image has a mask, or one has several.
+        """
+        ways: Counter[str] = Counter()
+        used = set()
+        for image in images:
+            found = self._find(image)
+            if found is not None:
+                mask, way = found
+                used.add(mask.name)
+                ways[way] += 1
+        total = sum(map(len, self._masks.values()))
+        if not used:
+            first = next(iter(self._masks.values()))[0].name
+            raise ImageSetError(
+                f"none of the {total} masks in {self._folder} (first: {first}) belongs to any of the {len(images)} images "
+                f"(first: {images[0].name}); a mask has the image's name, below the same sub-folders"
+            )
+        line = f"{sum(ways.values())} of {len(images)} images have a mask"
+        by_suffix = {way: count for way, count in ways.items() if way}
+        if by_suffix:
+            line += "; matched by what stands behind the name: " + ", ".join(f"{way} ({n})" for way, n in by_suffix.items())
+        if total > len(used):
+            line += f"; {total - len(used)} masks fit no image"
+        return line
+
+    def _find(self, image: ImageFile) -> tuple[ImageFile, str] | None:
+        """Return an image's mask, and what stands behind the name where that is not the image's own.
+
+        Raises:
+            ImageSetError: If there are several.
+        """
+        stem = _stem(image.name)
+        whole = unicodedata.normalize("NFC", image.name)
+        ways = {"": stem, PurePosixPath(image.name).suffix: whole}
+        ways |= {f"{joint}{suffix}": f"{stem}{joint}{suffix}" for suffix in SUFFIXES for joint in "_-."}
+        for way, wanted in ways.items():
+            found = self._masks.get(wanted, [])
+            if len(found) > 1:
+                names = " and ".join(file.name for file in found[:3])
+                raise ImageSetError(f"{image.name} has several masks in {self._folder}: {names}; leave one of them")
+            if found:
+                return found[0], way
+        return None
 
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
-        """Return the mask of the whole image at its own size, float32, 0..1.
+        """Return the mask of the whole image at its own size, float32, 0..1, NaN where it is void.
 
         Raises:
             NoObjectError: If it is black all over.
-            NoMapError: If there is none, it cannot be read, or its size is not the image's.
+            NoMapError: If there is none, it cannot be read, its size is not the image's, or it is object all over.
         """
-        stem = str(Path(file.name).with_suffix(""))
-        mask = self._masks.get(stem)
-        if mask is None:
-            raise NoMapError(f"no mask named {stem}.* in the mask folder")
-        name = Path(mask.name).name
-        decoded = decode(mask.path)
-        if decoded.image is None:
-            raise NoMapError(f"mask {name}: {decoded.refusal}")
-        if decoded.image.size != image.size:
-            found, wanted = decoded.image.size, image.size
-            raise NoMapError(f"mask {name} is {found[0]}×{found[1]}, the image {wanted[0]}×{wanted[1]}")
-        levels = np.asarray(decoded.image.convert("L"), np.float32) / np.float32(255)
-        if not levels.any():
-            raise NoObjectError(f"mask {name} is black all over")
-        return levels
+        self._remarks.pop(file.name, None)
+        try:
+            found = self._find(file)
+        except ImageSetError as error:
+            raise NoMapError(str(error)) from error
+        if found is None:
+            raise NoMapError(f"no mask named {_stem(file.name)}.* in the mask folder")
+        name = PurePosixPath(found[0].name).name
+        try:
+            mask = read_mask(read_source(found[0].path), self._rules)
+        except MaskError as error:
+            raise NoMapError(f"mask {name}: {error}") from error
+        except TooLargeError as error:
+            raise NoMapError(f"mask {name}: file larger than {MAX_BYTES >> 20} MiB") from error
+        except OSError as error:
+            raise NoMapError(f"mask {name}: cannot be read: {reason(error)}") from error
+        height, width = mask.values.shape
+        if (width, height) != image.size:
+            raise NoMapError(f"mask {name} is {width}×{height}, the image {image.size[0]}×{image.size[1]}")
+        known = mask.values[~np.isnan(mask.values)]
+        but = " where it is not void" if mask.void else ""
+        if not known.size:
+            raise NoMapError(f"mask {name} is void all over")
+        if not known.any():
+            raise NoObjectError(f"mask {name} is black all over{but}")
+        if known.min() == known.max():
+            raise NoMapError(f"mask {name} is object all over{but} ({mask.form}), so nothing can be compared with it")
+        void = f", {mask.void:.1%} void" if mask.void else ""
+        self._remarks[file.name] = f"mask: {mask.form}{void}"
+        return mask.values
+
+    def remark(self, file: ImageFile) -> str:
+        """Say what the mask that was last read for an image was taken for."""
+        return self._remarks.get(file.name, "")
+
+
+def _stem(name: str) -> str:
+    """Return a name without its ending, in one Unicode form."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))

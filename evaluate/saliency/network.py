@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ from PIL import Image
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint, sha256_bytes
 from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
-from qcam.evaluate.saliency.settings import NetworkSettings
-from qcam.evaluate.saliency.source import NoMapError
+from qcam.evaluate.saliency.settings import OUTPUTS, NetworkSettings
+from qcam.evaluate.saliency.source import NoMapError, Silent
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import read_onnx
 from qcam.runtime.tables import SHAPE_OPERATORS
 
 
-class NetworkSaliency:
+class NetworkSaliency(Silent):
     """A salient-object network in ONNX Runtime on the CPU.
 
     Attributes:
@@ -39,22 +40,22 @@ class NetworkSaliency:
         self.name = name
         if not path.is_file():
             raise QcamError(f"no salient-object network at {path}; give --saliency onnx:FILE, masks:DIR or none")
-        self._settings = settings
         self.threshold = settings.background
         model = read_onnx(path)  # with the weights of all its tensors, wherever they lie: they belong to the fingerprint
         weights = sha256_bytes(model.SerializeToString(deterministic=True))
-        self.fingerprint = fingerprint({"model": weights, "settings": repr(settings), "procedure": PROCEDURE})
         outputs = [output.name for output in model.graph.output]
-        if not -len(outputs) <= settings.output < len(outputs):
-            raise QcamError(f"{path} has {len(outputs)} outputs, number {settings.output} was asked for")
-        self._output = outputs[settings.output]
+        if not -len(outputs) <= settings.index < len(outputs):
+            raise QcamError(f"{path} has {len(outputs)} outputs, number {settings.index} was asked for")
+        self._output = outputs[settings.index]
         makers = {output: node for node in model.graph.node for output in node.output}
         last = makers.get(self._output)
-        while last is not None and last.op_type in (*SHAPE_OPERATORS, "Cast", "Resize"):
+        for _ in model.graph.node:  # no more steps than nodes: a file may hold a circle
+            if last is None or last.op_type not in (*SHAPE_OPERATORS, "Cast", "Resize"):
+                break
             last = makers.get(last.input[0])
-        # A network that ends in a sigmoid gives probabilities, any other gives logits.
-        ends_in_sigmoid = last is not None and last.op_type == "Sigmoid"
-        self._needs_sigmoid = settings.activation == "sigmoid" or (settings.activation == "auto" and not ends_in_sigmoid)
+        settings = _declared(path, settings, "" if last is None else last.op_type)
+        self._settings = settings
+        self.fingerprint = fingerprint({"model": weights, "settings": repr(settings), "procedure": PROCEDURE})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -80,4 +81,34 @@ class NetworkSaliency:
             raw = self._session.run([self._output], {self._input: batch})[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise NoMapError(f"the salient-object network failed: {first_line(error)}") from error
-        return finished_map(raw, self._settings, sigmoid=self._needs_sigmoid)
+        return finished_map(raw, self._settings)
+
+
+def _declared(path: Path, settings: NetworkSettings, last: str) -> NetworkSettings:
+    """Return the settings with what the output is; nothing is guessed.
+
+    Args:
+        path: The file, for the error.
+        settings: As asked for.
+        last: The operator that the output comes from.
+
+    Raises:
+        QcamError: If neither the settings nor the graph say it, or they contradict each other.
+    """
+    if last == "Sigmoid":
+        if settings.output not in ("", "probabilities"):
+            raise QcamError(
+                f"{path} ends in Sigmoid, so its output is probabilities, and {settings.output} was declared; "
+                "give {saliency_option} output=probabilities"
+            )
+        return replace(settings, output="probabilities")
+    if not settings.output:
+        raise QcamError(
+            f"{path} ends in {last or 'its input'}, which does not say what its output is; "
+            f"give {{saliency_option}} output={', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}"
+        )
+    if settings.output == "logits" and last in ("HardSigmoid", "Softmax"):
+        raise QcamError(
+            f"{path} ends in {last}, so its output is no logits, as was declared; give {{saliency_option}} output=probabilities"
+        )
+    return settings

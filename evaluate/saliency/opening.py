@@ -9,6 +9,7 @@ from qcam.common.assets import U2NETP, asset_files
 from qcam.common.errors import QcamError
 from qcam.evaluate.saliency.birefnet import BirefnetSaliency
 from qcam.evaluate.saliency.cache import CachedSaliency
+from qcam.evaluate.saliency.mask_levels import MaskRules
 from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.saliency.network import NetworkSaliency
 from qcam.evaluate.saliency.settings import network_settings
@@ -27,6 +28,8 @@ def open_saliency(
     trust_remote_code: bool = False,
     cache: Path | None = None,
     device: str = "cpu",
+    mask_classes: str | None = None,
+    mask_void: str | None = None,
 ) -> SaliencySource | None:
     """Make the source that `--saliency` names.
 
@@ -39,6 +42,8 @@ def open_saliency(
         trust_remote_code: Whether the code that a birefnet model brings may run.
         cache: Folder in which networks' maps are kept; None keeps none.
         device: PyTorch's name of the device that birefnet runs on.
+        mask_classes: What of masks is the object (`MaskRules.of`).
+        mask_void: What of masks counts neither way (`MaskRules.of`).
 
     Raises:
         QcamError: If it is something else or cannot be had.
@@ -47,12 +52,14 @@ def open_saliency(
     options = options or {}
     if (preset is not None and kind != "onnx") or (options and kind not in ("onnx", "u2netp", "birefnet")):
         raise QcamError(f"--saliency-preset belongs to onnx:FILE, --saliency-option to a network; --saliency is {text}")
+    if (mask_classes is not None or mask_void is not None) and kind != "masks":
+        raise QcamError(f"{{mask_classes}} and {{mask_void}} belong to masks:DIR; {{saliency}} is {text}")
     if text == "none":
         return None
     if text == "spectral":
         return SpectralSaliency()
     if kind == "masks" and where:
-        return MaskSaliency(text, Path(where))
+        return MaskSaliency(text, Path(where), MaskRules.of(mask_classes, mask_void))
     if text == "u2netp":
         (file,) = asset_files(U2NETP)
         network = NetworkSaliency(text, file, network_settings("u2netp", options), threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -10,7 +12,7 @@ from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError
 
 #: Part of every network's fingerprint: raised when a change here would change a map.
-PROCEDURE = 1
+PROCEDURE = 2
 #: How far an output that is called a probability may lie outside 0..1, by rounding.
 _ROUNDING = 1e-3
 
@@ -33,13 +35,12 @@ def network_input(image: Image.Image, settings: NetworkSettings, size: tuple[int
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
 
 
-def finished_map(raw: NDArray[np.floating], settings: NetworkSettings, *, sigmoid: bool) -> NDArray[np.float32]:
+def finished_map(raw: NDArray[Any], settings: NetworkSettings) -> NDArray[np.float32]:
     """Make a map of a network's output.
 
     Args:
-        raw: Probabilities or logits; height × width, or with further axes of length 1.
-        settings: Background and stretch.
-        sigmoid: Whether `raw` is logits.
+        raw: The output; height × width, or with further axes of length 1.
+        settings: What the output is, background and stretch.
 
     Returns:
         float32, 0..1, height × width.
@@ -47,18 +48,27 @@ def finished_map(raw: NDArray[np.floating], settings: NetworkSettings, *, sigmoi
     Raises:
         NoObjectError: If no probability reaches `settings.background`. The map is not stretched then: noise would look like
             an object.
-        NoMapError: If it is not one map, or its values are not finite or no probabilities.
+        NoMapError: If it is not one map, or its values are not finite, or not what the output was declared to be.
     """
     values = np.squeeze(raw).astype(np.float64)
     if values.ndim != 2:
         raise NoMapError(f"the salient-object network returned shape {values.shape}, not one map")
     if not np.isfinite(values).all():
         raise NoMapError("the salient-object network returned NaN or infinity")
-    if sigmoid:
-        values = 1.0 / (1.0 + np.exp(-np.clip(values, -700.0, 700.0)))
     low, high = float(values.min()), float(values.max())
-    if low < -_ROUNDING or high > 1.0 + _ROUNDING:
-        raise NoMapError(f"the salient-object network's output reaches from {low:.3g} to {high:.3g}; try activation=sigmoid")
+    reach = f"the salient-object network's output reaches from {low:.3g} to {high:.3g}"
+    if settings.output == "logits":
+        # Of logits, all in 0..1 would mean that nothing is background and nothing an object.
+        if 0 <= low < high <= 1:
+            raise NoMapError(f"{reach}, which are no logits; try output=probabilities")
+        values = 1.0 / (1.0 + np.exp(-np.clip(values, -700.0, 700.0)))
+        low, high = float(values.min()), float(values.max())
+    elif settings.output == "bytes":
+        if low < 0 or high > 255 or 0 < high <= 1:
+            raise NoMapError(f"{reach}, which are no bytes; try output=probabilities or output=logits")
+        values, low, high = values / 255.0, low / 255.0, high / 255.0
+    elif low < -_ROUNDING or high > 1.0 + _ROUNDING:
+        raise NoMapError(f"{reach}, which are no probabilities; try output=logits or output=bytes")
     if high < settings.background:
         raise NoObjectError(f"largest probability {high:.2f}, {settings.background:g} wanted")
     if settings.stretch and high > low:  # a constant one stays as it is, for the caller to count

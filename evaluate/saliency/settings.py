@@ -16,7 +16,8 @@ from qcam.evaluate.saliency.source import BACKGROUND
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-ACTIVATIONS = ("auto", "none", "sigmoid")
+#: What a network's output may be; "" is undeclared.
+OUTPUTS = ("logits", "probabilities", "bytes")
 RESAMPLINGS = ("lanczos", "bilinear")
 
 
@@ -28,11 +29,11 @@ class NetworkSettings:
         mean: Subtracted from R, G, B.
         std: Divides R, G, B.
         scale_by_maximum: Whether pixels are divided by the image's own maximum (U²-Net) rather than by 255.
-        output: Index of the output that is the map; negative from the last.
+        index: Index of the output that is the map; negative from the last.
         size: Side of the square input where the file leaves it open.
         resampling: Filter that squashes the image to the input: `lanczos` or `bilinear`, both with antialiasing.
-        activation: `sigmoid` if the output is logits, `none` if probabilities, `auto`: an ONNX graph that ends in a sigmoid
-            gives probabilities, anything else logits.
+        output: What the output is: `logits`, `probabilities` or `bytes` (0..255); empty: not declared, so that an ONNX graph
+            has to say it by ending in a sigmoid.
         stretch: Whether a map in which something was found is stretched to 0..1, as U²-Net's authors do.
         background: Probability that some position has to reach; a map below is all background.
     """
@@ -40,10 +41,10 @@ class NetworkSettings:
     mean: tuple[float, float, float] = _IMAGENET_MEAN
     std: tuple[float, float, float] = _IMAGENET_STD
     scale_by_maximum: bool = False
-    output: int = 0
+    index: int = 0
     size: int = 320
     resampling: str = "lanczos"
-    activation: str = "auto"
+    output: str = ""
     stretch: bool = True
     background: float = BACKGROUND
 
@@ -51,11 +52,11 @@ class NetworkSettings:
 #: Settings by the name that `--saliency-preset` takes.
 PRESETS = {
     "plain": NetworkSettings(),
-    "u2net": NetworkSettings(scale_by_maximum=True),
-    "u2netp": NetworkSettings(scale_by_maximum=True),
-    "silueta": NetworkSettings(scale_by_maximum=True),
-    "isnet": NetworkSettings(mean=(0.5,) * 3, std=(1.0,) * 3, size=1024, resampling="bilinear"),
-    "birefnet": NetworkSettings(output=-1, size=1024, resampling="bilinear", stretch=False),
+    "u2net": NetworkSettings(scale_by_maximum=True, output="probabilities"),
+    "u2netp": NetworkSettings(scale_by_maximum=True, output="probabilities"),
+    "silueta": NetworkSettings(scale_by_maximum=True, output="probabilities"),
+    "isnet": NetworkSettings(mean=(0.5,) * 3, std=(1.0,) * 3, size=1024, resampling="bilinear", output="probabilities"),
+    "birefnet": NetworkSettings(index=-1, size=1024, resampling="bilinear", stretch=False, output="logits"),
 }
 
 
@@ -64,8 +65,10 @@ def network_settings(preset: str | None, options: Mapping[str, str]) -> NetworkS
 
     Args:
         preset: One of `PRESETS`; None for `plain`: ImageNet's mean and standard deviation, pixels by 255.
-        options: `size`, `mean`, `std` (one number or three with commas), `scale` (255 or maximum), `output`, `resampling`
-            (lanczos or bilinear), `activation` (auto, none or sigmoid), `stretch` (yes or no), `background` (0..1), as text.
+        options: `size`, `mean`, `std` (one number or three with commas), `scale` (255 or maximum), `output` (logits,
+            probabilities or bytes), `index` (of the output), `resampling` (lanczos or bilinear), `stretch` (yes or no),
+            `background` (0..1), as text. As in earlier versions, `output` may be the index, and `activation` says
+            sigmoid (logits) or none (probabilities).
 
     Raises:
         QcamError: If the preset, an option or its value is unknown.
@@ -73,7 +76,7 @@ def network_settings(preset: str | None, options: Mapping[str, str]) -> NetworkS
     if preset is not None and preset not in PRESETS:
         raise QcamError(f"saliency preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
     settings = PRESETS[preset or "plain"]
-    for key, text in options.items():
+    for key, text in _renamed(options).items():
         if key not in _OPTIONS:
             raise QcamError(f"saliency option {key!r} is unknown; choose one of {', '.join(_OPTIONS)}")
         field, read, wanted = _OPTIONS[key]
@@ -82,6 +85,26 @@ def network_settings(preset: str | None, options: Mapping[str, str]) -> NetworkS
         except (ValueError, KeyError) as error:
             raise QcamError(f"saliency option {key}={text}: give {wanted}") from error
     return settings
+
+
+def _renamed(options: Mapping[str, str]) -> dict[str, str]:
+    """Return options by today's names: `output=1` was the index, and `activation` said what the output is.
+
+    Raises:
+        QcamError: If an old name and its new one are both there.
+    """
+    found: dict[str, str] = {}
+    for key, text in options.items():
+        if key == "output" and text.lstrip("-").isdecimal():
+            key = "index"
+        elif key == "activation":
+            if text == "auto":
+                continue
+            key, text = "output", {"sigmoid": "logits", "none": "probabilities"}.get(text, text)
+        if key in found and found[key] != text:
+            raise QcamError(f"saliency option {key} is given twice, as {found[key]} and as {text}; leave one out")
+        found[key] = text
+    return found
 
 
 def _colours(text: str) -> tuple[float, float, float]:
@@ -119,9 +142,9 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "mean": ("mean", _colours, "one number or three with commas"),
     "std": ("std", _divisors, "one number or three with commas, none of them 0"),
     "scale": ("scale_by_maximum", {"255": False, "maximum": True}.__getitem__, "255 or maximum"),
-    "output": ("output", _between(-10_000, 10_000, int), "the index of an output, from 0, or from -1 for the last"),
+    "output": ("output", _one_of(OUTPUTS), f"what the output is: {', '.join(OUTPUTS)}"),
+    "index": ("index", _between(-10_000, 10_000, int), "the index of an output, from 0, or from -1 for the last"),
     "resampling": ("resampling", _one_of(RESAMPLINGS), " or ".join(RESAMPLINGS)),
-    "activation": ("activation", _one_of(ACTIVATIONS), " or ".join(ACTIVATIONS)),
     "stretch": ("stretch", {"yes": True, "no": False}.__getitem__, "yes or no"),
     "background": ("background", _between(0.0, 1.0, float), "a probability, 0 to 1"),
 }

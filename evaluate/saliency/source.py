@@ -37,7 +37,7 @@ class SaliencySource(Protocol):
     threshold: float
 
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
-        """Return the map of the whole image, float32, 0..1, height × width of the source's own resolution.
+        """Return the map of the whole image, float32, 0..1, height × width of the source's own resolution; NaN is void.
 
         Args:
             image: The decoded image, RGB.
@@ -50,6 +50,18 @@ class SaliencySource(Protocol):
         """
         ...
 
+    def remark(self, file: ImageFile) -> str:
+        """Say what was decided when the map of an image was last read; empty if nothing was."""
+        ...
+
+
+class Silent:
+    """A source that decides nothing image by image."""
+
+    def remark(self, file: ImageFile) -> str:
+        """Return nothing."""
+        return ""
+
 
 def crop_map(whole: NDArray[np.float32], size: tuple[int, int], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Cut from a whole image's map what the network sees of the image, at the network's input size.
@@ -60,11 +72,36 @@ def crop_map(whole: NDArray[np.float32], size: tuple[int, int], preprocessing: P
         preprocessing: The network's preprocessing.
 
     Returns:
-        float32, crop height × width, within the range of `whole`.
+        float32, crop height × width, within the range of `whole`, NaN where it is void.
     """
     left, top, right, bottom = preprocessing.crop_box(size)
     across, down = whole.shape[1] / size[0], whole.shape[0] / size[1]
     box = (left * across, top * down, min(right * across, whole.shape[1]), min(bottom * down, whole.shape[0]))
-    height, width = preprocessing.crop
-    picture = Image.fromarray(np.ascontiguousarray(whole, dtype=np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box), np.float32)
+    return resized_map(whole, preprocessing.crop, box)
+
+
+def resized_map(
+    whole: NDArray[np.floating], size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> NDArray[np.float32]:
+    """Resize a map bilinearly; what is void (NaN) lends nothing to its neighbours, and stays void where it is more than half.
+
+    Args:
+        whole: A map.
+        size: Height and width of the result.
+        box: The part of `whole` that is taken: left, top, right, bottom; None: all of it.
+
+    Returns:
+        float32, height × width, within the range of `whole`, NaN where it is void.
+    """
+    void = np.isnan(whole)
+
+    def resized(values: NDArray[np.floating]) -> NDArray[np.float32]:
+        picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+        return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box), np.float32)
+
+    if not void.any():
+        return resized(whole)
+    share = resized((~void).astype(np.float32))
+    values = resized(np.where(void, np.float32(0), whole)) / np.maximum(share, np.float32(1e-6))
+    top = np.float32(np.nanmax(whole)) if not void.all() else np.float32(0)
+    return np.where(share >= np.float32(0.5), np.minimum(values, top), np.float32(np.nan)).astype(np.float32)

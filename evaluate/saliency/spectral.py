@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qcam.common.files import fingerprint
-from qcam.evaluate.saliency.source import NoObjectError
+from qcam.evaluate.saliency.source import NoObjectError, Silent
 from qcam.images.sources import ImageFile
 
 #: Side of the square the image is shrunk to, in pixels.
@@ -25,7 +25,7 @@ _GAUSSIAN = np.exp(-(np.arange(-2.0, 3.0) ** 2) / (2 * 8.0**2))
 _GAUSSIAN /= _GAUSSIAN.sum()
 
 
-class SpectralSaliency:
+class SpectralSaliency(Silent):
     """The spectral residual's map, 64 × 64, largest value 1.
 
     Attributes:

@@ -116,6 +116,8 @@ def study(
     saliency_preset: str | None = None,
     saliency_options: Mapping[str, str] | None = None,
     trust_remote_code: bool = False,
+    mask_classes: str | None = None,
+    mask_void: str | None = None,
     output: str | Path | None = None,
     force: bool = False,
     precisions: Sequence[str] = (),
@@ -148,6 +150,9 @@ def study(
         saliency_preset: How the network of onnx:FILE wants its input.
         saliency_options: What replaces the preset's settings.
         trust_remote_code: Whether a birefnet model's own code may run.
+        mask_classes: With masks:DIR, what is the object: any (id but 0), levels, or ids with commas; None: each mask's form
+            decides.
+        mask_void: With masks:DIR, ids that count neither way, with commas, or none; None: 255 where ids occur below it.
         output: Folder or URL of the results; None for a folder below out/, named after the image set.
         force: Whether results of other settings are replaced.
         precisions: Those to evaluate; empty for all that a bundle holds.
@@ -201,7 +206,13 @@ def study(
             faithfulness=faithfulness,
         ),
         saliency=SaliencyRequest(
-            with_absolute_path(saliency), saliency_preset, dict(saliency_options or {}), trust_remote_code, default_cache()
+            with_absolute_path(saliency),
+            saliency_preset,
+            dict(saliency_options or {}),
+            trust_remote_code,
+            default_cache(),
+            mask_classes,
+            mask_void,
         ),
         labels=None if labels is None else Path(labels),
         limit=limit,

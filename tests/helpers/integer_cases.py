@@ -142,9 +142,7 @@ class Nodes:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=f"{operator}_{output}", **attributes))
         return output
 
-    def inputs(
-        self, *shapes: Sequence[int], scale: float | None = None, dtypes: Sequence[Any] | None = None
-    ) -> list[Codes]:
+    def inputs(self, *shapes: Sequence[int], scale: float | None = None, dtypes: Sequence[Any] | None = None) -> list[Codes]:
         """Return operands, each quantized from its own part of the graph's input."""
         values, made = [], []
         dtypes = dtypes or [self.dtype] * len(shapes)

@@ -45,9 +45,7 @@ def finish(nodes: Nodes, tensor: str, kernel: str | None, *, clip: bool = False,
     return nodes.case(result.name, kernel)
 
 
-def weight(
-    nodes: Nodes, shape: tuple[int, ...], dtype: Any, axis: int, channels: int
-) -> tuple[str, np.ndarray]:
+def weight(nodes: Nodes, shape: tuple[int, ...], dtype: Any, axis: int, channels: int) -> tuple[str, np.ndarray]:
     """Return a constant weight, by one scale or one a channel, and its scales."""
     choices = nodes.choices
     codes = choices.codes(dtype, shape)
@@ -288,12 +286,11 @@ def unfused(choices: Choices) -> Case:
 def passing(choices: Choices) -> Case:
     """An operator that works on codes as they are, its result quantized as its operand."""
     nodes = Nodes(choices, choices.pick(U8, S8))
+
     def ints(name: str, *values: int) -> str:
         return nodes.constant(name, np.array(values, np.int64))
 
-    operator = choices.pick(
-        "MaxPool", "Reshape", "Transpose", "Flatten", "Slice", "Unsqueeze", "Squeeze", "Gather", "Expand"
-    )
+    operator = choices.pick("MaxPool", "Reshape", "Transpose", "Flatten", "Slice", "Unsqueeze", "Squeeze", "Gather", "Expand")
     shape = (1 if operator in ("Squeeze", "Expand") else 2, choices.integer(1, 18), 4, 6)
     (x,) = nodes.inputs(shape)
     if operator == "MaxPool":

@@ -1,7 +1,7 @@
 """Run the attacks on an old commit and on this checkout, and write what fell into docs/security.md: `make hostile`.
 
-    make hostile                        # both, at once
-    make hostile HOSTILE_ARGS=--reuse   # the old commit's verdicts as they were found before on this machine, if they were
+make hostile                        # both, at once
+make hostile HOSTILE_ARGS=--reuse   # the old commit's verdicts as they were found before on this machine, if they were
 """
 
 from __future__ import annotations

@@ -98,7 +98,9 @@ def test_observers_go_on_adapting_by_a_hundredth_and_calibrated_ones_do_not(net:
     moving(100 * small)
     seen: list[torch.Tensor] = []
     float_conv = nn.functional.conv2d(
-        100 * small, moving.get_submodule("conv").weight_fake_quant(net.conv.weight), net.conv.bias  # type: ignore[union-attr,operator]
+        100 * small,
+        moving.get_submodule("conv").weight_fake_quant(net.conv.weight),
+        net.conv.bias,  # type: ignore[union-attr,operator]
     )
     seen.append(float_conv)
     assert largest(moving) == pytest.approx(first + 0.01 * (seen[0].max().item() - first), rel=1e-5)

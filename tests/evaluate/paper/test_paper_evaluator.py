@@ -296,8 +296,6 @@ def test_real_weights_the_null_row_tells_noise_from_quantization(lite0_bundle: B
     assert found[("int16", "eval-mode")] > 0.99
 
 
-
-
 @pytest.mark.slow
 def test_a_map_is_empty_exactly_where_the_last_quantizer_clamps_the_winning_logit(lite0_bundle: Bundle) -> None:
     """The Linear layer's output is fake-quantized: a logit above the range seen so far has no gradient, and so no map."""

@@ -148,7 +148,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, capsys: py
 @pytest.mark.parametrize("text", ["masks", "spectral"])
 def test_what_is_cheap_is_not_kept(tmp_path: Path, text: str) -> None:
     (tmp_path / "masks").mkdir()
-    Image.new("L", (4, 4), 255).save(tmp_path / "masks" / "a.png")
+    Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(tmp_path / "masks" / "a.png")
     source = open_saliency(f"masks:{tmp_path / 'masks'}" if text == "masks" else text, cache=tmp_path / "cache")
     assert source is not None
     source.whole_map(Image.radial_gradient("L").convert("RGB").resize((4, 4)), FILE, "ab" * 32)

@@ -34,6 +34,8 @@ from qcam.images.sources import ImageFile
 PREPROCESSING = Preprocessing(256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WEIGHT = np.array([1.5, -0.5, 2.0], np.float32)
 BIAS = np.float32(-0.25)
+#: Of the small network without a sigmoid.
+LOGITS = NetworkSettings(output="logits")
 
 
 def write_network(
@@ -45,6 +47,7 @@ def write_network(
     maps: int = 1,
     reshape: tuple[int, ...] = (),
     inputs: int = 1,
+    bias: float = float(BIAS),
 ) -> Path:
     """Write a network that weighs R, G and B with a 1×1 convolution; its last output is the map."""
     as_numpy = helper.tensor_dtype_to_np_dtype(kind)
@@ -65,7 +68,7 @@ def write_network(
         [helper.make_tensor_value_info(last, kind, None)],
         [
             numpy_helper.from_array(weight, "weight"),
-            numpy_helper.from_array(np.full(maps, BIAS, as_numpy), "bias"),
+            numpy_helper.from_array(np.full(maps, bias, as_numpy), "bias"),
             *([numpy_helper.from_array(np.array(reshape, np.int64), "shape")] if reshape else []),
         ],
     )
@@ -107,7 +110,7 @@ def test_a_network_s_map_is_its_probability_stretched(
     tmp_path: Path, sigmoid: bool, shape: tuple[object, ...], side: int
 ) -> None:
     path = write_network(tmp_path / "net.onnx", sigmoid=sigmoid, shape=shape)
-    source = open_saliency(f"onnx:{path}", threads=1)
+    source = open_saliency(f"onnx:{path}", threads=1, options={} if sigmoid else {"output": "logits"})
     assert source is not None
     found = source.whole_map(picture(), file())
     assert (found.shape, found.dtype) == ((side, side), np.float32)
@@ -117,8 +120,8 @@ def test_a_network_s_map_is_its_probability_stretched(
 
 def test_logits_and_probabilities_give_the_same_map(tmp_path: Path) -> None:
     maps = [
-        NetworkSaliency("x", write_network(tmp_path / f"{sigmoid}.onnx", sigmoid=sigmoid), NetworkSettings(), 1)
-        for sigmoid in (False, True)
+        NetworkSaliency("x", write_network(tmp_path / f"{sigmoid}.onnx", sigmoid=sigmoid), replace(LOGITS, output=output), 1)
+        for sigmoid, output in ((False, "logits"), (True, ""))
     ]
     logits, probabilities = (source.whole_map(picture(), file()) for source in maps)
     np.testing.assert_allclose(logits, probabilities, atol=2e-6)
@@ -129,9 +132,9 @@ def test_scaling_by_the_maximum_makes_dark_pictures_bright(tmp_path: Path) -> No
     dark = Image.fromarray(np.asarray(picture()) // 4)
     largest = float(np.asarray(dark.resize((16, 16), Image.Resampling.LANCZOS)).max())
     assert largest < 64
-    scaled = NetworkSaliency("x", path, NetworkSettings(scale_by_maximum=True, background=0), 1).whole_map(dark, file())
+    scaled = NetworkSaliency("x", path, replace(LOGITS, scale_by_maximum=True, background=0), 1).whole_map(dark, file())
     np.testing.assert_allclose(scaled, expected_map(dark, 16, divisor=largest), atol=2e-6)
-    plain = NetworkSaliency("x", path, NetworkSettings(background=0), 1).whole_map(dark, file())
+    plain = NetworkSaliency("x", path, replace(LOGITS, background=0), 1).whole_map(dark, file())
     np.testing.assert_allclose(plain, expected_map(dark, 16), atol=2e-6)
     assert np.abs(scaled - plain).max() > 0.05
 
@@ -139,7 +142,7 @@ def test_scaling_by_the_maximum_makes_dark_pictures_bright(tmp_path: Path) -> No
 @pytest.mark.parametrize("stretch", [False, True])
 def test_a_map_that_is_all_background_is_told_and_never_stretched(tmp_path: Path, stretch: bool) -> None:
     """The network answers 0.44 to black and 0.99 to white: below the threshold, a faint pattern must not become an object."""
-    settings = NetworkSettings(mean=(0.0,) * 3, std=(1.0,) * 3, stretch=stretch)
+    settings = replace(LOGITS, mean=(0.0,) * 3, std=(1.0,) * 3, stretch=stretch)
     source = NetworkSaliency("x", write_network(tmp_path / "net.onnx"), settings, 1)
     faint = np.zeros((20, 20, 3), np.uint8)
     faint[5:9, 5:9] = 8  # probability 0.47 there, 0.44 around it
@@ -153,7 +156,7 @@ def test_a_map_that_is_all_background_is_told_and_never_stretched(tmp_path: Path
 
 
 def test_a_constant_map_that_is_no_background_stays_constant(tmp_path: Path) -> None:
-    source = NetworkSaliency("x", write_network(tmp_path / "net.onnx"), NetworkSettings(), 1)
+    source = NetworkSaliency("x", write_network(tmp_path / "net.onnx"), LOGITS, 1)
     found = source.whole_map(Image.new("RGB", (20, 20), (255,) * 3), file())
     assert found.dtype == np.float32
     assert found.min() == found.max() > 0.5
@@ -170,7 +173,7 @@ def test_a_constant_map_that_is_no_background_stays_constant(tmp_path: Path) -> 
     ids=["two-maps", "vector", "fails"],
 )
 def test_an_image_without_a_map_is_told(tmp_path: Path, options: dict[str, object], said: str) -> None:
-    source = open_saliency(f"onnx:{write_network(tmp_path / 'net.onnx', **options)}", 1)
+    source = open_saliency(f"onnx:{write_network(tmp_path / 'net.onnx', **options)}", 1, options={"output": "logits"})
     assert source is not None
     with pytest.raises(NoMapError, match=said):
         source.whole_map(picture(), file())
@@ -189,7 +192,7 @@ def test_an_image_without_a_map_is_told(tmp_path: Path, options: dict[str, objec
 def test_networks_that_take_something_else_are_refused(tmp_path: Path, options: dict[str, object], said: str) -> None:
     path = write_network(tmp_path / "net.onnx", **options)
     with pytest.raises(QcamError, match=said):
-        open_saliency(f"onnx:{path}", 1)
+        open_saliency(f"onnx:{path}", 1, options={"output": "logits"})
 
 
 def test_a_network_without_input_is_refused(tmp_path: Path) -> None:
@@ -198,35 +201,104 @@ def test_a_network_without_input_is_refused(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Constant", [], ["map"], value=value)], "g", [], [output])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "n.onnx")
     with pytest.raises(QcamError, match="but no input"):
-        open_saliency(f"onnx:{tmp_path / 'n.onnx'}", 1)
+        open_saliency(f"onnx:{tmp_path / 'n.onnx'}", 1, options={"output": "logits"})
 
 
 @pytest.mark.parametrize("output", [1, -2])
 def test_an_output_that_does_not_exist_is_refused(tmp_path: Path, output: int) -> None:
     path = write_network(tmp_path / "net.onnx")
     with pytest.raises(QcamError, match=f"has 1 outputs, number {output} was asked for"):
-        NetworkSaliency("x", path, NetworkSettings(output=output), 1)
+        NetworkSaliency("x", path, NetworkSettings(index=output), 1)
 
 
 def test_a_size_that_the_file_does_not_allow_is_refused(tmp_path: Path) -> None:
     path = write_network(tmp_path / "net.onnx")
     assert open_saliency(f"onnx:{path}", 1, preset="isnet") is not None  # a preset's size gives way to the file's
-    assert open_saliency(f"onnx:{path}", 1, options={"size": "16"}) is not None
+    assert open_saliency(f"onnx:{path}", 1, options={"size": "16", "output": "logits"}) is not None
     with pytest.raises(QcamError, match=r"takes 16×16 pixels only; leave out --saliency-option size=32"):
-        open_saliency(f"onnx:{path}", 1, options={"size": "32"})
+        open_saliency(f"onnx:{path}", 1, options={"size": "32", "output": "logits"})
 
 
-def test_logits_taken_for_probabilities_are_told(tmp_path: Path) -> None:
-    settings = NetworkSettings(activation="none")
-    source = NetworkSaliency("x", write_network(tmp_path / "net.onnx"), settings, 1)
-    with pytest.raises(NoMapError, match=r"output reaches from -\d.* to \d.*; try activation=sigmoid"):
-        source.whole_map(picture(), file())
+@pytest.mark.parametrize(
+    ("declared", "scale", "said"),
+    [
+        ("probabilities", 1.0, r"reaches from -\d.* to \d.*, which are no probabilities; try output=logits or output=bytes"),
+        ("bytes", 1.0, r"reaches from -\d.*, which are no bytes; try output=probabilities or output=logits"),
+        ("logits", 0.0, "which are no logits; try output=probabilities"),
+        ("bytes", 0.0, "which are no bytes; try output=probabilities"),
+    ],
+)
+def test_k6_what_the_values_refute_is_told(tmp_path: Path, declared: str, scale: float, said: str) -> None:
+    """The small network's values reach from below 0 to above 1; squeezed, they lie within 0..1."""
+    settings = NetworkSettings(output=declared)
+    if scale == 0.0:
+        settings = replace(settings, mean=(0.0,) * 3, std=(8.0,) * 3)
+    path = write_network(tmp_path / "net.onnx", bias=0.0 if scale == 0.0 else float(BIAS))
+    with pytest.raises(NoMapError, match=said):
+        NetworkSaliency("x", path, settings, 1).whole_map(picture(), file())
+
+
+def ending(path: Path, *operators: tuple[str, dict[str, float]]) -> Path:
+    """Write the small network with further operators behind its convolution."""
+    model = onnx.load(write_network(path))
+    last = "logits"
+    for index, (operator, attributes) in enumerate(operators):
+        inputs = [last]
+        for name, value in attributes.items() if operator in ("Clip", "Mul") else ():
+            model.graph.initializer.append(numpy_helper.from_array(np.float32(value), f"{name}{index}"))
+            inputs.append(f"{name}{index}")
+        model.graph.node.append(
+            helper.make_node(operator, inputs, [f"made{index}"], **({} if operator in ("Clip", "Mul") else attributes))
+        )
+        last = f"made{index}"
+    model.graph.output[0].name = last
+    onnx.save(model, path)
+    return path
+
+
+ENDINGS = {
+    "Clip": (("Clip", {"min": 0.0, "max": 1.0}),),
+    "HardSigmoid": (("HardSigmoid", {}),),
+    "Mul": (("Sigmoid", {}), ("Mul", {"by": 255.0})),
+    "Conv": (),
+}
+
+
+@pytest.mark.parametrize("last", ENDINGS)
+def test_k6_what_a_graph_does_not_say_has_to_be_declared(tmp_path: Path, last: str) -> None:
+    path = ending(tmp_path / "net.onnx", *ENDINGS[last])
+    with pytest.raises(QcamError, match=rf"net\.onnx ends in {last}, .*output=logits, probabilities or bytes"):
+        open_saliency(f"onnx:{path}", 1)
+
+
+@pytest.mark.parametrize(
+    ("last", "declared"), [("Clip", "probabilities"), ("HardSigmoid", "probabilities"), ("Mul", "bytes"), ("Conv", "logits")]
+)
+def test_k6_what_is_declared_is_taken(tmp_path: Path, last: str, declared: str) -> None:
+    path = ending(tmp_path / "net.onnx", *ENDINGS[last])
+    source = open_saliency(f"onnx:{path}", 1, options={"output": declared, "stretch": "no"})
+    assert source is not None
+    found = source.whole_map(picture(), file())
+    normalised = (np.asarray(picture().resize((16, 16), 1), np.float64) / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    value = normalised @ WEIGHT.astype(np.float64) + float(BIAS)
+    wanted = {"Clip": np.clip(value, 0, 1), "HardSigmoid": np.clip(0.2 * value + 0.5, 0, 1)}.get(last, 1 / (1 + np.exp(-value)))
+    np.testing.assert_allclose(found, wanted, atol=2e-6 + 2.0**-12)
+
+
+def test_k6_a_declaration_that_the_graph_refutes_is_refused(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "net.onnx", sigmoid=True)
+    with pytest.raises(QcamError, match="ends in Sigmoid, so its output is probabilities, and logits was declared"):
+        open_saliency(f"onnx:{path}", 1, options={"output": "logits"})
+    assert open_saliency(f"onnx:{path}", 1) is not None  # it declares itself
+    hard = ending(tmp_path / "hard.onnx", *ENDINGS["HardSigmoid"])
+    with pytest.raises(QcamError, match="ends in HardSigmoid, so its output is no logits"):
+        open_saliency(f"onnx:{hard}", 1, options={"output": "logits"})
 
 
 def test_presets_say_how_the_image_is_squashed(tmp_path: Path) -> None:
     """IS-Net's and BiRefNet's own code interpolates bilinearly, U²-Net is served with Lanczos."""
     path = write_network(tmp_path / "net.onnx")
-    settings = NetworkSettings(resampling="bilinear")
+    settings = replace(LOGITS, resampling="bilinear")
     found = NetworkSaliency("x", path, settings, 1).whole_map(picture(), file())
     pixels = np.asarray(picture().resize((16, 16), Image.Resampling.BILINEAR), np.float64) / 255
     normalised = (pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
@@ -239,21 +311,20 @@ def test_a_network_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path) -> N
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(QcamError, match=r"cannot load salient-object network .*net\.onnx: .*NoSuchOperator"):
-        open_saliency(f"onnx:{tmp_path / 'net.onnx'}", 1)
+        open_saliency(f"onnx:{tmp_path / 'net.onnx'}", 1, options={"output": "logits"})
 
 
 def test_a_network_s_fingerprint_changes_with_file_and_settings(tmp_path: Path) -> None:
     first = write_network(tmp_path / "a.onnx")
     second = write_network(tmp_path / "b.onnx", sigmoid=True)
-    settings = NetworkSettings()
     prints = [
-        NetworkSaliency("x", first, settings, 1).fingerprint,
-        NetworkSaliency("x", second, settings, 1).fingerprint,
-        NetworkSaliency("x", first, replace(settings, scale_by_maximum=True), 1).fingerprint,
-        NetworkSaliency("x", first, replace(settings, mean=(0.5, 0.5, 0.5)), 1).fingerprint,
+        NetworkSaliency("x", first, LOGITS, 1).fingerprint,
+        NetworkSaliency("x", second, NetworkSettings(), 1).fingerprint,
+        NetworkSaliency("x", first, replace(LOGITS, scale_by_maximum=True), 1).fingerprint,
+        NetworkSaliency("x", first, replace(LOGITS, mean=(0.5, 0.5, 0.5)), 1).fingerprint,
     ]
     assert len(set(prints)) == 4
-    assert NetworkSaliency("other name", first, settings, 2).fingerprint == prints[0]
+    assert NetworkSaliency("other name", first, LOGITS, 2).fingerprint == prints[0]
 
 
 def in_another_file(tensor: TensorProto, location: str) -> bytes:
@@ -268,20 +339,20 @@ def in_another_file(tensor: TensorProto, location: str) -> bytes:
 def test_a_network_s_fingerprint_stays_what_it_was(tmp_path: Path) -> None:
     """Maps in caches are found by it."""
     path = write_network(tmp_path / "net.onnx")
-    known = "3559a1fd9116d056bcb255253b907266fcb026332ac22c06e70903a560228ce0"
-    assert NetworkSaliency("x", path, NetworkSettings(), 1).fingerprint == known
+    known = "afd73aa4cb383db34171fa4fbd38d3926e42a53178c0e65fb2276910c2bd0a31"
+    assert NetworkSaliency("x", path, LOGITS, 1).fingerprint == known
     model = onnx.load(path)
     for tensor in model.graph.initializer:
         (tmp_path / f"{tensor.name}.bin").write_bytes(in_another_file(tensor, f"{tensor.name}.bin"))
     path.write_bytes(model.SerializeToString())
-    known = "4965a93424fee45c9358c7d93a8c0cad14f4380f0ed550aefa6ea532b37344e6"
-    assert NetworkSaliency("x", path, NetworkSettings(), 1).fingerprint == known
+    known = "d95a3fee29ff7c3aaf224a277877a4c26b311fbdeb3b334a0f27ee3d4ca9eb74"
+    assert NetworkSaliency("x", path, LOGITS, 1).fingerprint == known
 
 
 @pytest.mark.parametrize("place", ["initializer", "constant", "subgraph"])
 def test_weights_in_other_files_belong_to_the_fingerprint(tmp_path: Path, place: str) -> None:
     path = write_network(tmp_path / "net.onnx")
-    inside = NetworkSaliency("x", path, NetworkSettings(), 1).whole_map(picture(), file())
+    inside = NetworkSaliency("x", path, LOGITS, 1).whole_map(picture(), file())
     model = onnx.load(path)
     weight = model.graph.initializer[0]
     (tmp_path / "w.bin").write_bytes(in_another_file(weight, "w.bin"))
@@ -298,15 +369,15 @@ def test_weights_in_other_files_belong_to_the_fingerprint(tmp_path: Path, place:
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
         model.graph.node.insert(0, helper.make_node("If", ["yes"], ["weight"], then_branch=branch, else_branch=other))
     path.write_bytes(model.SerializeToString())
-    first = NetworkSaliency("x", path, NetworkSettings(), 1)
+    first = NetworkSaliency("x", path, LOGITS, 1)
     np.testing.assert_array_equal(first.whole_map(picture(), file()), inside)
     (tmp_path / "w.bin").write_bytes((-WEIGHT).tobytes())
-    assert NetworkSaliency("x", path, NetworkSettings(), 1).fingerprint != first.fingerprint
+    assert NetworkSaliency("x", path, LOGITS, 1).fingerprint != first.fingerprint
     (tmp_path / "w.bin").unlink()
     (tmp_path.parent / "w.bin").write_bytes(WEIGHT.tobytes())
     (tmp_path / "w.bin").symlink_to(tmp_path.parent / "w.bin")
     with pytest.raises(QcamError, match=r"net\.onnx: weight .* would be read from outside the folder \(w\.bin\)"):
-        NetworkSaliency("x", path, NetworkSettings(), 1)
+        NetworkSaliency("x", path, LOGITS, 1)
 
 
 # ---- U²-NetP
@@ -355,76 +426,6 @@ def test_u2netp_that_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch:
         MissingExtraError, match=r"U²-NetP.*: neither in .*assets.u2netp nor .*; fetch with qcam-fetch u2netp, or"
     ):
         open_saliency("u2netp")
-
-
-# ---- masks
-
-
-@pytest.fixture
-def mask_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "masks"
-    (folder / "dogs").mkdir(parents=True)
-    values = np.random.default_rng(0).integers(0, 256, (30, 40), np.uint8)
-    Image.fromarray(values).save(folder / "gray.png")
-    Image.fromarray(np.repeat(values[..., None], 3, 2)).save(folder / "rgb.bmp")
-    Image.fromarray(values.astype(np.uint16) * 257).save(folder / "deep.png")
-    Image.fromarray(values > 127).save(folder / "bits.png")
-    Image.fromarray(values).save(folder / "dogs" / "dog.1.png")
-    Image.fromarray(values[:-1]).save(folder / "small.png")
-    (folder / "broken.png").write_bytes((folder / "gray.png").read_bytes()[:100])
-    return folder
-
-
-@pytest.mark.parametrize("name", ["gray.jpg", "gray.png", "rgb.jpeg", "deep.webp", "dogs/dog.1.jpg"])
-def test_masks_are_found_by_name_and_scaled(mask_folder: Path, name: str) -> None:
-    source = open_saliency(f"masks:{mask_folder}")
-    assert isinstance(source, MaskSaliency)
-    assert source.name == f"masks:{mask_folder}"
-    found = source.whole_map(picture(), file(name))
-    values = np.random.default_rng(0).integers(0, 256, (30, 40), np.uint8)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, values / 255, atol=1e-7)
-
-
-def test_binary_masks_are_0_and_1(mask_folder: Path) -> None:
-    found = MaskSaliency("x", mask_folder).whole_map(picture(), file("bits.jpg"))
-    assert set(np.unique(found)) == {0.0, 1.0}
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("absent.jpg", r"no mask named absent\.\* in the mask folder"),
-        ("dog.1.jpg", r"no mask named dog\.1\.\*"),  # it is in a folder; the image is not
-        ("dogs/gray.jpg", r"no mask named dogs/gray\.\*"),
-        ("small.jpg", r"mask small\.png is 40×29, the image 40×30"),
-        ("broken.jpg", r"mask broken\.png: damaged or truncated"),
-    ],
-)
-def test_images_without_a_usable_mask_are_told(mask_folder: Path, name: str, said: str) -> None:
-    with pytest.raises(NoMapError, match=said):
-        MaskSaliency("x", mask_folder).whole_map(picture(), file(name))
-
-
-def test_a_black_mask_is_no_object(tmp_path: Path) -> None:
-    values = np.zeros((30, 40), np.uint8)
-    Image.fromarray(values).save(tmp_path / "picture.png")
-    with pytest.raises(NoObjectError, match=r"mask picture\.png is black all over"):
-        MaskSaliency("x", tmp_path).whole_map(picture(), file())
-    values[0, 0] = 1
-    Image.fromarray(values).save(tmp_path / "picture.png")
-    source = MaskSaliency("x", tmp_path)
-    assert source.whole_map(picture(), file()).max() == pytest.approx(1 / 255)
-    assert source.threshold <= 1 / 255
-
-
-def test_the_masks_fingerprint_changes_with_any_file(mask_folder: Path) -> None:
-    before = MaskSaliency("x", mask_folder).fingerprint
-    assert MaskSaliency("y", mask_folder).fingerprint == before
-    Image.new("L", (40, 30)).save(mask_folder / "gray.png")
-    changed = MaskSaliency("x", mask_folder).fingerprint
-    (mask_folder / "gray.png").rename(mask_folder / "grey.png")
-    assert len({before, changed, MaskSaliency("x", mask_folder).fingerprint}) == 3
 
 
 # ---- open_saliency

@@ -23,7 +23,7 @@ def test_presets_are_those_of_the_networks_own_repositories() -> None:
     assert (PRESETS["u2netp"].size, PRESETS["u2netp"].mean[0], PRESETS["u2netp"].std[0]) == (320, 0.485, 0.229)
     assert (PRESETS["isnet"].size, PRESETS["isnet"].mean, PRESETS["isnet"].std) == (1024, (0.5,) * 3, (1.0,) * 3)
     assert not PRESETS["isnet"].scale_by_maximum
-    assert (PRESETS["birefnet"].size, PRESETS["birefnet"].stretch, PRESETS["birefnet"].output) == (1024, False, -1)
+    assert (PRESETS["birefnet"].size, PRESETS["birefnet"].stretch, PRESETS["birefnet"].index) == (1024, False, -1)
     assert (PRESETS["u2net"].resampling, PRESETS["birefnet"].resampling) == ("lanczos", "bilinear")
 
 
@@ -31,7 +31,7 @@ def test_options_override_a_preset() -> None:
     options = {"size": "64", "mean": "0.5", "std": "0.1,0.2,0.3", "scale": "maximum", "output": "2", "activation": "none"}
     found = network_settings("birefnet", options | {"stretch": "yes", "background": "0.25", "resampling": "lanczos"})
     assert (found.size, found.mean, found.std) == (64, (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
-    assert (found.scale_by_maximum, found.output, found.activation) == (True, 2, "none")
+    assert (found.scale_by_maximum, found.index, found.output) == (True, 2, "probabilities")
     assert (found.stretch, found.background, found.resampling) == (True, 0.25, "lanczos")
 
 
@@ -46,16 +46,34 @@ def test_options_override_a_preset() -> None:
         (None, {"mean": "1,2"}, "one number or three"),
         (None, {"mean": "nan"}, "one number or three"),
         (None, {"scale": "7"}, "255 or maximum"),
-        (None, {"activation": "relu"}, "auto or none or sigmoid"),
+        (None, {"activation": "relu"}, "what the output is: logits, probabilities, bytes"),
         (None, {"background": "2"}, "a probability"),
         (None, {"background": "nan"}, "a probability"),
         (None, {"resampling": "nearest"}, "lanczos or bilinear"),
-        (None, {"output": "last"}, "the index of an output"),
+        (None, {"index": "last"}, "the index of an output"),
     ],
 )
 def test_unknown_settings_name_the_choices(preset: str | None, options: dict[str, str], said: str) -> None:
     with pytest.raises(QcamError, match=said):
         network_settings(preset, options)
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ({"output": "1"}, {"index": "1"}),
+        ({"output": "-1", "activation": "sigmoid"}, {"index": "-1", "output": "logits"}),
+        ({"activation": "none"}, {"output": "probabilities"}),
+        ({"activation": "auto"}, {}),
+    ],
+)
+def test_options_of_earlier_versions_mean_the_same(old: dict[str, str], now: dict[str, str]) -> None:
+    assert network_settings("plain", old) == network_settings("plain", now)
+
+
+def test_an_old_name_and_a_new_one_do_not_contradict_each_other() -> None:
+    with pytest.raises(QcamError, match="option output is given twice, as logits and as probabilities"):
+        network_settings(None, {"output": "logits", "activation": "none"})
 
 
 @pytest.mark.parametrize("text", ["none", "spectral", "masks:somewhere"])
@@ -87,15 +105,15 @@ def brightness_network(path: Path) -> Path:
     return path
 
 
-def test_output_activation_size_and_stretch_do_what_they_say(tmp_path: Path) -> None:
+def test_output_index_size_and_stretch_do_what_they_say(tmp_path: Path) -> None:
     path = brightness_network(tmp_path / "net.onnx")
-    options = {"size": "8", "mean": "0", "std": "1", "output": "1", "activation": "sigmoid", "stretch": "no", "background": "0"}
+    options = {"size": "8", "mean": "0", "std": "1", "index": "1", "output": "logits", "stretch": "no", "background": "0"}
     source = open_saliency(f"onnx:{path}", 1, preset="plain", options=options)
     assert source is not None
     found = source.whole_map(Image.new("RGB", (20, 10), (51, 0, 0)), FILE)
     assert found.shape == (8, 8)
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-4 * 0.2)), rtol=2.0**-11)
-    plain = open_saliency(f"onnx:{path}", 1, options=options | {"output": "0", "activation": "none"})
+    plain = open_saliency(f"onnx:{path}", 1, options=options | {"index": "0", "output": "probabilities"})
     assert plain is not None
     np.testing.assert_allclose(plain.whole_map(Image.new("RGB", (20, 10), (51, 0, 0)), FILE), 0.2, rtol=2.0**-11)
     assert plain.fingerprint != source.fingerprint

@@ -347,9 +347,7 @@ def test_force_deletes_nothing_that_is_not_ours(tiny_bundle, photographs, tmp_pa
 
 
 @pytest.mark.parametrize(("batch_size", "threads", "backwards"), [(1, 2, False), (3, 2, False), (64, 1, False), (64, 2, True)])
-def test_figures_do_not_depend_on_batch_threads_or_order(
-    tiny_bundle, photographs, tmp_path, batch_size, threads, backwards
-):
+def test_figures_do_not_depend_on_batch_threads_or_order(tiny_bundle, photographs, tmp_path, batch_size, threads, backwards):
     images = find_images(photographs)
     options = StudyOptions(PRECISIONS, SessionSettings(threads=threads), saliency="none", batch_size=batch_size)
     given = images[::-1] if backwards else images
@@ -550,9 +548,7 @@ def flip(path):
 @pytest.mark.parametrize("name", [RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT])
 @pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(b"")])
 @pytest.mark.usefixtures("on_terminal")
-def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(
-    tiny_bundle, photographs, tmp_path, capsys, name, spoil
-):
+def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(tiny_bundle, photographs, tmp_path, capsys, name, spoil):
     images = find_images(photographs)[:4]
     finish(make(tiny_bundle, images, tmp_path / "out"))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -131,9 +131,7 @@ def full_gradient(mirror, batch, targets, tensor):
 
     whole = WholeGraph(mirror)
     program = whole.program
-    program.steps = [
-        replace(step, compute=watch(step.compute)) if tensor in step.outputs else step for step in program.steps
-    ]
+    program.steps = [replace(step, compute=watch(step.compute)) if tensor in step.outputs else step for step in program.steps]
     logits = whole.logits(torch.from_numpy(batch).requires_grad_())
     (gradient,) = torch.autograd.grad(logits.gather(1, torch.tensor(targets)[:, None]).sum(), seen[0])
     return gradient
