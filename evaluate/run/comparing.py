@@ -169,7 +169,8 @@ def _leave_out(
 ) -> None:
     """Compute figures again, without the positions that are void, for the images that have any.
 
-    Maps are stretched to 0..1 over what is known. Small cells are averages over what is known in them; cells that are void by more than half are left out.
+    Maps are stretched to 0..1 over what is known. Small cells are averages over what is known in them; cells that are void by
+    more than half are left out.
     """
     for index in np.flatnonzero(void.any(axis=(1, 2))):
         known = ~void[index]
