@@ -106,7 +106,7 @@ class BundleEvaluator:
         """
         return cls(
             bundle,
-            wanted_precisions(bundle, options.precisions),
+            wanted_precisions(bundle, options.precisions, reference=True),
             options.settings,
             target=options.target,
             method=options.method,
@@ -306,15 +306,22 @@ class _Batch:
     again: Run | None = None
 
 
-def wanted_precisions(bundle: Bundle, asked: Sequence[str]) -> list[str]:
+def wanted_precisions(bundle: Bundle, asked: Sequence[str], *, reference: bool = False) -> list[str]:
     """Return the precisions to evaluate, f32 first whatever the order they were asked for in: others explain its class.
+
+    Args:
+        bundle: The bundle.
+        asked: Those asked for; empty for all that it holds.
+        reference: Whether f32 comes along where the bundle holds it: the others are compared with it.
 
     Raises:
         QcamError: If one was asked for that the bundle does not hold.
     """
     for name in asked:
         bundle.precision(name)
-    return list(ordered_precisions(asked or [entry.name for entry in bundle.precisions]))
+    held = [entry.name for entry in bundle.precisions]
+    with_f32 = ["f32"] * (reference and "f32" in held)
+    return list(ordered_precisions([*with_f32, *asked] if asked else held))
 
 
 def _softmax(logits: NDArray[np.float32]) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.common.errors import ImageSetError
+from qcam.common.errors import ImageSetError, first_line
 from qcam.common.files import fingerprint
 from qcam.common.storage import reason
 from qcam.evaluate.saliency.mask_levels import OWN_FORM, MaskError, MaskRules, read_mask
@@ -53,7 +53,12 @@ class MaskSaliency:
         self.name = name
         self._folder = folder
         self._rules = rules
-        files = find_images(folder)
+        if not folder.is_dir():
+            raise ImageSetError(f"no mask folder at {folder}; give a folder that holds a mask for each image")
+        try:
+            files = find_images(folder)
+        except ImageSetError as error:
+            raise ImageSetError(f"the mask folder: {first_line(error)}") from error
         self._masks: dict[str, list[ImageFile]] = {}
         for file in files:
             self._masks.setdefault(_stem(file.name), []).append(file)

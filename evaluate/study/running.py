@@ -18,6 +18,7 @@ from qcam.evaluate.engine.requirements import check_requirements, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
+from qcam.evaluate.run.evaluator import wanted_precisions
 from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.estimate import describe, estimate
@@ -165,6 +166,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     if request.saliency.text.startswith("birefnet") and request.saliency.trust_remote_code:
         saliency_device = torch_device(request.device, threads)
     source = request.saliency.open(threads, saliency_device)
+    if source is None:
+        _require_comparison(options, bundles)
     folder, remote = open_results(request.place)
     device, make, crew = "", None, None
     if request.paper:
@@ -202,6 +205,22 @@ def _check(request: StudyRequest) -> None:
     for what, wanted in alone.items():
         if wanted and (request.engine.name != Engine.LOCAL or (request.engine.workers or 1) != 1):
             raise QcamError(f"{what}; leave out engine and workers")
+
+
+def _require_comparison(options: StudyOptions, bundles: list[Bundle]) -> None:
+    """Refuse a run without salient objects in which a bundle's maps would be compared with nothing.
+
+    Raises:
+        QcamError: Names the bundle, and what there is to compare with.
+    """
+    for bundle in bundles:
+        precisions = wanted_precisions(bundle, options.precisions, reference=True)
+        with_f32 = "f32" in precisions and (len(precisions) > 1 or options.null_row or options.protocol == Protocol.PAPER)
+        if not (with_f32 or options.fake_quant or options.faithfulness):
+            raise QcamError(
+                f"{bundle.folder}: there is nothing to compare {', '.join(precisions)} with; "
+                "take another precision along, salient-object maps, or the simulation"
+            )
 
 
 def _name_of(images: str | Path | None) -> str:

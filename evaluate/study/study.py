@@ -110,7 +110,9 @@ class Study:
         if crew is None:
             with self.clock.stage("open sessions"):
                 evaluators = [
-                    make(bundle, wanted_precisions(bundle, options.precisions)) if make else BundleEvaluator.of(bundle, options)
+                    make(bundle, wanted_precisions(bundle, options.precisions, reference=True))
+                    if make
+                    else BundleEvaluator.of(bundle, options)
                     for bundle in bundles
                 ]
             self.runner = ShardRunner(evaluators, saliency, options, self.clock)

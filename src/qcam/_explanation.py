@@ -145,12 +145,14 @@ def explain(
     settings = SessionSettings(provider_name(provider), threads, allow_fallback, config=dict(session_config or {}))
     if not allow_fallback:
         require_provider(settings.provider)
-    evaluator = BundleEvaluator(
-        loaded, wanted_precisions(loaded, precisions), settings, target=target, method=method, fake_quant=False, null_row=False
-    )
+    shown = wanted_precisions(loaded, precisions)
+    # f32 chooses the class, asked for or not.
+    run = wanted_precisions(loaded, precisions, reference=target == Target.F32_TOP1)
+    evaluator = BundleEvaluator(loaded, run, settings, target=target, method=method, fake_quant=False, null_row=False)
     evaluator.build(torch_device(device, threads))
     crop = loaded.preprocessing.crop_image(picture)
-    found = evaluator.explain([Sample("picture", "", None, "", crop, None)])
+    every = evaluator.explain([Sample("picture", "", None, "", crop, None)])
+    found = {precision: every[precision] for precision in shown}
     return Explanation(
         model=loaded.model_id,
         picture=crop,

@@ -408,12 +408,21 @@ def test_masks_are_the_reference_under_the_same_crop(tiny_bundle, photographs, t
     assert status["imagenet_03_990.jpg"] == "no_reference: no mask named imagenet_03_990.* in the mask folder"
 
 
-def test_without_f32_there_is_no_comparison_with_it(tiny_bundle, photographs, tmp_path):
+def test_f32_comes_along_as_the_reference(tiny_bundle, photographs, tmp_path):
+    options = StudyOptions(precisions=("int8",), fake_quant=False)
+    rows = finish(Study([tiny_bundle], find_images(photographs), None, options, tmp_path / "out"))
+    assert {(row.precision, row.comparison) for row in rows} == {
+        (precision, comparison) for precision in ("f32", "int8") for comparison in ("vs_saliency", "vs_f32")
+    }
+
+
+def test_a_bundle_without_f32_is_not_compared_with_it(tiny_bundle, photographs, tmp_path):
     images = find_images(photographs)
-    with pytest.raises(QcamError, match="--target f32-top1 needs precision f32"):
-        Study([tiny_bundle], images, None, StudyOptions(precisions=("int8",)), tmp_path / "out")
+    bundle = replace(tiny_bundle, precisions=tuple(entry for entry in tiny_bundle.precisions if entry.name != "f32"))
+    with pytest.raises(QcamError, match="target f32-top1 needs precision f32"):
+        Study([bundle], images, None, StudyOptions(precisions=("int8",)), tmp_path / "out")
     options = StudyOptions(precisions=("int8",), target="own-top1", fake_quant=False)
-    rows = finish(Study([tiny_bundle], images, None, options, tmp_path / "out"))
+    rows = finish(Study([bundle], images, None, options, tmp_path / "out"))
     assert {row.comparison for row in rows} == {"vs_saliency"}
 
 
@@ -603,7 +612,8 @@ def test_accuracy_needs_no_f32(tiny_bundle, photographs, tmp_path):
     (tmp_path / "labels.csv").write_text("image,label\nimagenet_00_243.jpg,3\n")
     images = with_labels(find_images(photographs), tiny_bundle.classes, tmp_path / "labels.csv")
     options = StudyOptions(precisions=("int8",), target="own-top1", saliency="none")
-    rows = finish(Study([tiny_bundle], images, None, options, tmp_path / "out"))
+    bundle = replace(tiny_bundle, precisions=tuple(entry for entry in tiny_bundle.precisions if entry.name == "int8"))
+    rows = finish(Study([bundle], images, None, options, tmp_path / "out"))
     assert [entry["n"] for entry in entries_of(rows) if entry["metric"] == "accuracy"] == [1]
 
 
