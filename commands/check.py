@@ -256,7 +256,7 @@ def _thresholds(given: tuple[str, ...]) -> dict[str, float]:
     try:
         require_gates(wanted)
     except QcamError as error:
-        raise QcamError(f"--fail-under {error}") from error
+        raise QcamError(f"--fail-under {error.template}") from error
     return wanted
 
 

@@ -27,6 +27,7 @@ from qcam.common.errors import GateError, QcamError, UndecidedError, first_line
 from qcam.common.extras import naming_extras
 from qcam.common.files import write_atomically
 from qcam.common.storage import cache_folder, shown
+from qcam.common.wording import in_options
 
 #: So many crash files are kept, the newest ones.
 _CRASHES = 20
@@ -78,15 +79,15 @@ class _Rules(click.Command):
                 code = 130
             except GateError as error:
                 err.print("[bold red]does not hold:[/] ", end="")
-                err.print("\n".join(map(_escaped, str(error).split("\n"))), markup=False)
+                err.print("\n".join(map(_escaped, in_options(error.template).split("\n"))), markup=False)
                 code = 1
             except UndecidedError as error:
                 err.print("[bold yellow]undecided:[/] ", end="")
-                err.print(_escaped(str(error)), markup=False)
+                err.print(_escaped(in_options(error.template)), markup=False)
                 code = 3
             except QcamError as error:
                 err.print("[bold red]error:[/] ", end="")
-                err.print(_escaped(str(error)), markup=False)
+                err.print(_escaped(in_options(error.template)), markup=False)
                 code = 2
             except Exception as error:  # nothing that a user can mend
                 _tell_bug(error, _command_line(*args, **kwargs))
@@ -166,11 +167,13 @@ class _Terminal(logging.Handler):
     """Shows on standard error what library code tells."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a remark or a warning."""
+        """Print a remark or a warning, in the words of the commands."""
+        template = getattr(record, "template", None)  # a record of other code has none
+        text = record.getMessage() if template is None else in_options(template)
         if record.levelno >= logging.WARNING:
-            warn(record.getMessage())
+            warn(text)
         else:
-            note(record.getMessage())
+            note(text)
 
     def progress(self, description: str, total: int) -> AbstractContextManager[telling.Advance]:
         """Show a bar."""
@@ -214,7 +217,7 @@ def _tell_bug(error: Exception, command: Sequence[str]) -> None:
     try:
         kept = f"its traceback is in {_write_crash(error, command)}"
     except (Exception, KeyboardInterrupt) as problem:  # whatever it is: the bug is what has to be told
-        kept = f"its traceback could not be kept: {first_line(problem)}"
+        kept = f"its traceback could not be kept: {in_options(first_line(problem))}"
     text = _what(error, command)
     text = text if len(text) <= _SAID else f"{text[:_SAID]} …"
     line = f"{text} at {_raised_at(error)}; this is a bug of qcam, please report it: an issue of this project; {kept}"

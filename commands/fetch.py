@@ -7,6 +7,7 @@ import click
 from qcam.commands import console
 from qcam.common.assets import ASSETS, Asset, fetch_asset, find_asset
 from qcam.common.errors import QcamError, first_line
+from qcam.common.wording import in_options
 
 _EPILOG = """\b
 Examples:
@@ -57,7 +58,7 @@ def _where(asset: Asset) -> str:
     try:
         place = find_asset(asset)
     except QcamError as error:
-        return f"not as it shall be: {first_line(error).partition(';')[0]}"
+        return f"not as it shall be: {in_options(first_line(error)).partition(';')[0]}"
     if place is None:
         return "not here"
     return f"in {place.folder}" if place.fetched else f"in the installed package, {place.folder}"

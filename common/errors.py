@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from qcam.common.wording import in_python
+
 #: Terminal sequences, and control characters: a message of another library may carry both.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -11,7 +13,8 @@ _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class QcamError(Exception):
     """Bad input or an unusable environment: shown as one line, exit code 2, no traceback.
 
-    The message says what was wrong, where, and what to do next. The tree below lets callers tell kinds apart:
+    The message says what was wrong, where, and what to do next. It may hold tokens for options (`wording`): `str` has Python's
+    words for them; whoever puts the message into another one takes `template`. The tree below lets callers tell kinds apart:
 
         QcamError
         ├── ProviderError           an execution provider cannot be had, or not for this file
@@ -24,6 +27,17 @@ class QcamError(Exception):
         ├── GateError               a gate that was asked for does not hold: exit code 1
         └── UndecidedError          a gate can neither hold nor fall short: exit code 3
     """
+
+    @property
+    def template(self) -> str:
+        """Return the message with tokens where it names options."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return in_python(self.template)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class ProviderError(QcamError):
@@ -69,10 +83,12 @@ def first_line(error: BaseException) -> str:
         error: Any exception, of whatever library.
 
     Returns:
-        One line without control characters and terminal sequences, never empty.
+        One line without control characters and terminal sequences, never empty; with tokens for options, as other messages
+        take it in.
     """
     try:
-        lines = (_CONTROL.sub("", line).strip() for line in str(error).splitlines())
+        said = error.template if isinstance(error, QcamError) else str(error)
+        lines = (_CONTROL.sub("", line).strip() for line in said.splitlines())
         text = next(filter(None, lines), "")
     except Exception:  # an exception whose text cannot be made still has a type
         text = ""

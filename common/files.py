@@ -94,7 +94,7 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         QcamError: If `target` exists and `replace` is false, or the disk refuses.
     """
     if target.exists() and not replace:
-        raise QcamError(f"{target} exists already; use --force to replace it or --output for another place")
+        raise QcamError(f"{target} exists already; use {{force}} to replace it or {{output}} for another place")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
@@ -108,7 +108,7 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
         if target.exists() and not replace:  # made by another process meanwhile
-            raise QcamError(f"{target} exists already; use --force to replace it or --output for another place")
+            raise QcamError(f"{target} exists already; use {{force}} to replace it or {{output}} for another place")
         _swap_in(temporary, target)
     except OSError as error:
         raise QcamError(f"cannot write {target}: {error.strerror or error}; free space or choose another place") from error
@@ -145,7 +145,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             if os.fstat(stream.fileno()).st_ino != path.stat().st_ino:
                 raise BlockingIOError
         except OSError as error:
-            raise QcamError(f"another run is writing to {folder}; wait for it, or use --output for another place") from error
+            raise QcamError(f"another run is writing to {folder}; wait for it, or use {{output}} for another place") from error
         try:
             yield
         finally:

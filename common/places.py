@@ -87,7 +87,7 @@ def inside(folder: Path, name: str) -> Path:
     except (OSError, ValueError, RuntimeError):  # a NUL, a loop of links
         outside = True
     if outside:
-        raise QcamError(f"{path} would lie outside {folder}; remove the link there, or give another --output")
+        raise QcamError(f"{path} would lie outside {folder}; remove the link there, or give another {{output}}")
     return path
 
 
@@ -102,7 +102,7 @@ def write_inside(folder: Path, name: str, data: bytes | str) -> Path:
     return path
 
 
-def refuse_overlap(output: str | Location, inputs: Sequence[tuple[str, str | Location]], option: str = "--output") -> None:
+def refuse_overlap(output: str | Location, inputs: Sequence[tuple[str, str | Location]], option: str = "{output}") -> None:
     """Refuse a place to write to that is, holds, or lies in one that is only read.
 
     Args:

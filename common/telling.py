@@ -1,7 +1,8 @@
 """What library code tells while it works: remarks and warnings go to `logging`, progress to whoever listens.
 
 Only commands print. They listen (`listening`) and show bars; a program that imports qcam sees warnings as Python's `logging`
-shows them, under the logger `qcam`, and no bars unless it listens itself.
+shows them, under the logger `qcam`, and no bars unless it listens itself. Where a message names options (`wording`), the record
+says them in Python's words; its `template` holds the tokens, for whoever has others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
+
+from qcam.common.wording import in_python
 
 #: Remarks are of level INFO, warnings of level WARNING.
 LOGGER = logging.getLogger("qcam")
@@ -40,12 +43,12 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("qcam.listener", default=Non
 
 def note(message: str) -> None:
     """Tell a remark that is no result."""
-    LOGGER.info("%s", message)
+    LOGGER.info("%s", in_python(message), extra={"template": message})
 
 
 def warn(message: str) -> None:
     """Tell a warning."""
-    LOGGER.warning("%s", message)
+    LOGGER.warning("%s", in_python(message), extra={"template": message})
 
 
 def progress(description: str, total: int) -> AbstractContextManager[Advance]:

@@ -47,7 +47,7 @@ def _last_feature_map(graph: Graph) -> str:
                 return str(node.output[0])
             raise QcamError(
                 f"the model's last map {node.output[0]} comes out of rearranged dimensions (a transformer, or channels last); "
-                "name a layer of batch × channels × height × width with --cam-layer"
+                "name a layer of batch × channels × height × width with {cam_layer}"
             )
     raise QcamError("the model has no feature map with height and width (is it a transformer?); a CAM needs one")
 

@@ -96,7 +96,7 @@ def export_bundle(
         QcamError: If any step cannot be done.
     """
     if force and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise QcamError(f"{target} is no bundle; --force replaces bundles only. Use --output for another place")
+        raise QcamError(f"{target} is no bundle; {{force}} replaces bundles only. Use {{output}} for another place")
     # The folder is claimed first: a refusal should not cost minutes.
     with new_folder(target, replace=force) as folder:
         on_stage("exporting to ONNX")

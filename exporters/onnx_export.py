@@ -61,7 +61,7 @@ def export_float(
     model = program.model_proto
     imported = {entry.domain: entry.version for entry in model.opset_import}
     if imported.get("") != opset:
-        raise QcamError(f"the exporter gave opset {imported.get('')} where {opset} was asked for; try --opset 21")
+        raise QcamError(f"the exporter gave opset {imported.get('')} where {opset} was asked for; try {{opset}} 21")
     modules = _module_outputs(model)
     _strip_metadata(model)
     return model, modules

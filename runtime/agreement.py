@@ -28,7 +28,7 @@ _BITS = {"int8": 8, "int16": 16}
 _UNKNOWN = "an unknown type"
 _WEIGHTS = "quantized weights"
 _AMBIGUOUS = "which one counts is not said; save the file with names of their own"
-_NEXT = "give every precision its own file, or export the bundle again with --force"
+_NEXT = "give every precision its own file, or export the bundle again with {force}"
 
 
 @dataclass(frozen=True)

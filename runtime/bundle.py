@@ -63,12 +63,12 @@ def load_bundle(location: str | Location, *, verify: bool = True) -> Bundle:
     except FileNotFoundError as error:
         raise BundleError(no_bundle(str(folder))) from error
     except OSError as error:
-        raise BundleError(f"cannot read {path}: {error}; export the bundle again with --force") from error
+        raise BundleError(f"cannot read {path}: {error}; export the bundle again with {{force}}") from error
     bundle = parse_manifest(data, folder, str(path))
     for name, sha256 in files_of(bundle, str(path)).items():
         file = folder / name
         if not file.is_file():
-            raise BundleError(f"{file} is missing; export the bundle again with --force")
+            raise BundleError(f"{file} is missing; export the bundle again with {{force}}")
         if verify and sha256_file(file) != sha256:
             raise BundleError(changed(str(file)))
     return bundle

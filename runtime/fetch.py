@@ -79,7 +79,7 @@ def _fetch_file(source: UPath, target: Path, sha256: str) -> None:
     digest = hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as stream:
-        for piece in _pieces(source, f"{shown(source)} is missing; export the bundle again with --force"):
+        for piece in _pieces(source, f"{shown(source)} is missing; export the bundle again with {{force}}"):
             digest.update(piece)
             stream.write(piece)
     if digest.hexdigest() != sha256:

@@ -203,7 +203,7 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
     try:
         value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"cannot read {where}: {error}; export the bundle again with --force") from error
+        raise BundleError(f"cannot read {where}: {error}; export the bundle again with {{force}}") from error
     if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version") if isinstance(value, dict) else None
         raise BundleError(f"{where} has schema version {found}, this qcam reads {SCHEMA_VERSION}; export the bundle again")
@@ -221,7 +221,7 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
             versions=dict(value["versions"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{where} is incomplete or wrong at {error!r}; export the bundle again with --force") from error
+        raise BundleError(f"{where} is incomplete or wrong at {error!r}; export the bundle again with {{force}}") from error
     refuse_unprintable([bundle.model_id], where)
     _refuse_names([entry.name for entry in bundle.precisions], where)
     for tap in (tap for entry in bundle.precisions for tap in (entry.tap, *entry.skips)):
@@ -251,21 +251,23 @@ def files_of(bundle: Bundle, where: str) -> dict[str, str]:
         for name, sha256 in ((entry.file, entry.sha256), *((str(beside / file), sha) for file, sha in entry.external.items())):
             path = (root / name).resolve()
             if not path.is_relative_to(root):
-                raise BundleError(f"{where} names {name}, which lies outside the bundle; export the bundle again with --force")
+                raise BundleError(
+                    f"{where} names {name}, which lies outside the bundle; export the bundle again with {{force}}"
+                )
             if known.setdefault(path, sha256) != sha256:
-                raise BundleError(f"{where} gives two SHA-256 of {name}; export the bundle again with --force")
+                raise BundleError(f"{where} gives two SHA-256 of {name}; export the bundle again with {{force}}")
             files[name] = sha256
     return files
 
 
 def no_bundle(where: str) -> str:
     """Return the message about a place without a manifest."""
-    return f"{where} is no bundle: it has no {MANIFEST}; make one with qcam-export"
+    return f"{where} is no bundle: it has no {MANIFEST}; make one with {{qcam-export}}"
 
 
 def changed(where: str) -> str:
     """Return the message about a file whose fingerprint is not the manifest's."""
-    return f"{where} is not the file that was exported (its SHA-256 differs); export the bundle again with --force"
+    return f"{where} is not the file that was exported (its SHA-256 differs); export the bundle again with {{force}}"
 
 
 def _refuse_names(names: list[str], where: str) -> None:

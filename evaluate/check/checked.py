@@ -11,6 +11,7 @@ from typing import Any
 from qcam.common import machine
 from qcam.common.files import exclusive, readable_json
 from qcam.common.places import file_names, write_inside
+from qcam.common.wording import in_options
 from qcam.evaluate.check.gates import CODE_GATES
 from qcam.evaluate.check.junit import junit_text
 from qcam.evaluate.check.kernels import Kernels
@@ -39,7 +40,7 @@ class Checked:
         bundles: Model → folder, whether its weights are trained, fingerprint.
         placements: Model → precision → which kernel ran which node.
         remarks: What is no warning, a sentence each.
-        warnings: What has to be looked at, a sentence each; told already while the check ran.
+        warnings: What has to be looked at, a sentence each, with tokens for options; told already while the check ran.
         refused: Image → why it could not be read.
         deployed_sha256: Fingerprint of the file that was judged in the bundle's place; None without one.
     """
@@ -94,7 +95,7 @@ class Checked:
             "deployed": None if options.deployed is None else str(options.deployed),
             "deployed_sha256": self.deployed_sha256,
             "refused_images": self.refused,
-            "warnings": self.warnings,
+            "warnings": [in_options(text) for text in self.warnings],
             "machine": machine.describe(),
             "versions": machine.versions(),
             "other_cpus": [result_json(Judged(result)) for result in self.elsewhere],

@@ -18,7 +18,7 @@ def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure
     """
     figures = result.figures
     where = "CPUs with AVX2 but without VNNI" if other.pairs_saturate else f"CPUs whose sums do not saturate ({other})"
-    cures = "Cures: qcam-export --reduce-range, or session configuration session.x64quantprecision=1 on the AVX2 device"
+    cures = "Cures: {qcam-export} {reduce_range}, or session configuration session.x64quantprecision=1 on the AVX2 device"
     if figures["codes"] == 1 and figures["logits"] == 1:
         return (
             f"{result.model} int8 can differ on {where}: {risks.saturable} of {risks.pairs} pairs of weights can saturate, "
@@ -45,5 +45,5 @@ def lowest_weight_warning(name: str, risks: Exposure, *, here: bool) -> str:
     also = ", as this one does" if here else ""
     return (
         f"{name}: {risks.lowest} weights are -128, on which ARM CPUs without dot-product instructions overflow{also}; "
-        "export with --reduce-range"
+        "export with {reduce_range}"
     )

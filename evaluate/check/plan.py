@@ -40,7 +40,7 @@ def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle,
         precisions = ordered_precisions(wanted or [entry.name for entry in bundle.precisions])
         todo += [(named, bundle.precision(name).name) for name in precisions]
     if not todo:
-        raise QcamError("no bundle to judge; make one with qcam-export")
+        raise QcamError("no bundle to judge; make one with {qcam-export}")
     nothing = sorted(CODE_GATES.intersection(options.gates))
     if nothing and all(precision == "f32" for _, precision in todo):
         raise QcamError(f"gate {nothing[0]}: f32 has no codes, there is nothing to judge; choose another precision")

@@ -78,9 +78,9 @@ def settle(
         QcamError: If options do not go together.
     """
     if options.name != "ray" and (options.address is not None or options.gpus):
-        raise QcamError("--ray-address and --gpus-per-worker belong to --engine ray; add it, or leave them out")
+        raise QcamError("{ray_address} and {gpus_per_worker} belong to {engine} ray; add it, or leave them out")
     if options.gpus > 1 and options.gpus != int(options.gpus):
-        raise QcamError(f"--gpus-per-worker {options.gpus:g}: give a whole number, or a part of one")
+        raise QcamError(f"{{gpus_per_worker}} {options.gpus:g}: give a whole number, or a part of one")
     if options.name == "ray":
         return options, threads or 1
     cores = machine.available_cores()

@@ -152,7 +152,7 @@ class RayPool:
             wants = f"{self._threads} cores" + (f" and {self._gpus:g} GPUs" if self._gpus else "")
             if self._own:
                 raise QcamError(
-                    f"this machine has no room for a worker of {wants}; fewer --threads, or a cluster by --ray-address"
+                    f"this machine has no room for a worker of {wants}; fewer {{threads}}, or a cluster by {{ray_address}}"
                 )
             self._told = True
             telling.note(f"no node of the cluster has room for a worker of {wants}; waiting for one")
@@ -211,7 +211,7 @@ def _connect(address: str | None) -> tuple[Any, bool]:
     try:
         import ray
     except ImportError as error:
-        raise QcamError(f'--engine ray needs Ray ({error}): pip install "qcam[ray]"') from error
+        raise QcamError(f'{{engine}} ray needs Ray ({error}): pip install "qcam[ray]"') from error
     before = signal.getsignal(signal.SIGTERM)
     try:
         own: dict[str, Any] = {"include_dashboard": False} if address is None else {}

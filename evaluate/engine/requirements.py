@@ -21,11 +21,11 @@ def check_requirements(requirements: Sequence[tuple[str, str]]) -> None:
     """
     for key, value in requirements:
         if key not in KEYS:
-            raise QcamError(f"--require {key}={value}: {key} is unknown; choose {' or '.join(KEYS)}")
+            raise QcamError(f"{{require}} {key}={value}: {key} is unknown; choose {' or '.join(KEYS)}")
         if key == "kernel" and value not in KERNELS:
-            raise QcamError(f"--require kernel={value}: choose one of {', '.join(KERNELS)}")
+            raise QcamError(f"{{require}} kernel={value}: choose one of {', '.join(KERNELS)}")
         if key == "feature" and value not in machine.KERNEL_FEATURES:
-            raise QcamError(f"--require feature={value}: choose one of {', '.join(machine.KERNEL_FEATURES)}")
+            raise QcamError(f"{{require}} feature={value}: choose one of {', '.join(machine.KERNEL_FEATURES)}")
 
 
 def unmet(requirements: Sequence[tuple[str, str]], worker: Mapping[str, Any]) -> str:
@@ -38,7 +38,7 @@ def unmet(requirements: Sequence[tuple[str, str]], worker: Mapping[str, Any]) ->
     node = worker.get("node", "an unknown machine")
     for key, value in requirements:
         if key == "kernel" and worker.get("kernel") != value:
-            return f"{node} computes with the kernels of {worker.get('kernel')}, and --require kernel={value} wants others"
+            return f"{node} computes with the kernels of {worker.get('kernel')}, and {{require}} kernel={value} wants others"
         if key == "feature" and value not in worker.get("cpu_features", ()):
-            return f"{node} lacks {value}, and --require feature={value} wants it"
+            return f"{node} lacks {value}, and {{require}} feature={value} wants it"
     return ""

@@ -129,7 +129,7 @@ class Destination:
             return ""
         return (
             f"{shown(self.record.parent)} is not the driver's folder here (no {RUN} of this run in it); "
-            "give an --output that every machine shares, or a URL"
+            "give an {output} that every machine shares, or a URL"
         )
 
 
@@ -185,7 +185,7 @@ class Worker:
             try:
                 wrong = destination.check()
             except QcamError as error:
-                yield Returned(str(error))
+                yield Returned(error.template)
                 return
             if wrong:
                 yield Refused(wrong)
@@ -215,7 +215,7 @@ def open_worker(spec: WorkerSpec) -> tuple[Worker | None, Message]:
     try:
         worker = Worker(spec)
     except QcamError as error:
-        return None, Refused(str(error))
+        return None, Refused(error.template)
     except Exception as error:  # a fault of this program or machine: the driver tells it, and tries elsewhere
         return None, Lost(f"{type(error).__name__}: {reason(error)}")
     return worker, Joined(worker.facts)

@@ -107,7 +107,7 @@ class PaperEvaluator:
             QcamError: If the weights are not the bundle's, f32 is missing, or the model's CAM layer is not known.
         """
         if "f32" not in precisions:
-            raise QcamError("--protocol paper compares with f32; add --precision f32")
+            raise QcamError("{protocol} paper compares with f32; add {precision} f32")
         self.bundle = bundle
         self.precisions = tuple(precisions)
         self.sequential = "calibrated" not in options.fixes
@@ -314,7 +314,7 @@ def _load(bundle: Bundle, weights: str | None) -> tuple[nn.Module, str]:
         QcamError: If the weights are not the bundle's, or no layer is known.
     """
     name = str(bundle.weights.get("name"))
-    hint = f"give the file that the bundle was exported from: --paper-weights {bundle.model_id}=FILE"
+    hint = f"give the file that the bundle was exported from: {{paper_weights}} {bundle.model_id}=FILE"
     if weights is None and name.endswith(_FILES):
         raise QcamError(f"{bundle.model_id} was exported from the file {name}; {hint}")
     loaded = load_model(bundle.model_id, weights or (None if name in ("embedded", "default") else name))
@@ -323,7 +323,7 @@ def _load(bundle: Bundle, weights: str | None) -> tuple[nn.Module, str]:
     layer = CAM_LAYERS.get(bundle.model_id) or loaded.cam_layer
     if not layer:
         known = ", ".join([*CAM_LAYERS, "efficientnet_lite0"])
-        raise QcamError(f"--protocol paper knows no CAM layer of {bundle.model_id}; it knows {known}")
+        raise QcamError(f"{{protocol}} paper knows no CAM layer of {bundle.model_id}; it knows {known}")
     module = loaded.module
     if bundle.model_id == LITE0:
         import timm

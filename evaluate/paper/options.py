@@ -40,4 +40,4 @@ class PaperOptions:
         """
         unknown = sorted(self.fixes - FIXES.keys())
         if unknown:
-            raise QcamError(f"--paper-fix {unknown[0]!r} is unknown; choose from {', '.join(FIXES)}")
+            raise QcamError(f"{{paper_fix}} {unknown[0]!r} is unknown; choose from {', '.join(FIXES)}")

@@ -37,13 +37,13 @@ def read_check(folder: Path) -> dict[str, Any]:
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise QcamError(f"--check {folder}: no {_FILE} there; make one with qcam-check --output {folder}") from error
+        raise QcamError(f"{{check}} {folder}: no {_FILE} there; make one with qcam-check {{output}} {folder}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise QcamError(f"cannot read {path}: {error}; run qcam-check again") from error
+        raise QcamError(f"cannot read {path}: {error}; run {{qcam-check}} again") from error
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version not in _VERSIONS or not isinstance(value.get("results"), list):
         known = " and ".join(map(str, _VERSIONS))
-        raise QcamError(f"{path} has schema version {version}, this qcam reads {known}; run qcam-check again")
+        raise QcamError(f"{path} has schema version {version}, this qcam reads {known}; run {{qcam-check}} again")
     refuse_unprintable([item.get("model") if isinstance(item, dict) else item for item in value["results"]], path)
     found: dict[str, Any] = value
     return found

@@ -112,4 +112,4 @@ class Fields:
 
     def _wrong(self, path: str, value: Any, wanted: str) -> ResultsError:
         found = "missing" if value is None else f"of type {type(value).__name__}"
-        return ResultsError(f"{self._file}: {path} is {found} and has to be {wanted}; run qcam-eval again with --force")
+        return ResultsError(f"{self._file}: {path} is {found} and has to be {wanted}; run {{qcam-eval}} again with {{force}}")

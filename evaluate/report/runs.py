@@ -158,10 +158,10 @@ def name_runs(results: Sequence[Results], names: Sequence[str] = ()) -> list[Run
             chosen = ["/".join(folder.parts[-depth:]) for folder in folders]
     if len(chosen) != len(results):
         raise QcamError(
-            f"--names gives {len(chosen)} names for {len(results)} runs; give one for each, with commas between them"
+            f"{{names}} gives {len(chosen)} names for {len(results)} runs; give one for each, with commas between them"
         )
     if not all(chosen) or len(set(chosen)) < len(chosen):
-        raise QcamError("--names: every run needs a name of its own")
+        raise QcamError("{names}: every run needs a name of its own")
     return [Run(name, item) for name, item in zip(chosen, results, strict=True)]
 
 

@@ -49,7 +49,7 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
     runs = name_runs(results, options.names)
     every = columns(runs)
     if not every:
-        raise QcamError(f"{runs[0].results.folder} holds no model; run qcam-eval again with --force")
+        raise QcamError(f"{runs[0].results.folder} holds no model; run {{qcam-eval}} again with {{force}}")
     checks = find_checks(runs, options.checks)
     glance = overview(every)
     distributions = []

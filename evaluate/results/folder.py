@@ -185,7 +185,7 @@ class Results:
         self.folder = folder
         path = folder / RUN
         if not path.is_file():
-            raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with qcam-eval")
+            raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with {{qcam-eval}}")
         self.run: dict[str, Any] = read_run(path)
         self._held: set[str] = set()
 
@@ -265,7 +265,7 @@ class Results:
                 except PictureError as error:
                     raise QcamError(
                         f"{self.folder / PICTURES} holds for image {picture.image} what is no small {form}: {error}; "
-                        "run qcam-eval again with --force"
+                        "run {qcam-eval} again with {force}"
                     ) from error
         return found
 
@@ -294,7 +294,7 @@ class Results:
         path = self.folder / name
         wrong = unlike(path, self.run["files"].get(name))
         if wrong:
-            raise QcamError(f"{path} {wrong}; run the same qcam-eval again, which computes it anew")
+            raise QcamError(f"{path} {wrong}; run the same {{qcam-eval}} again, which computes it anew")
         self._held.add(name)
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -303,7 +303,7 @@ class Results:
         try:
             value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise QcamError(f"cannot read {path}: {error}; run qcam-eval again with --force") from error
+            raise QcamError(f"cannot read {path}: {error}; run {{qcam-eval}} again with {{force}}") from error
         return value
 
 
@@ -330,21 +330,23 @@ def read_run(path: Path) -> dict[str, Any]:
     try:
         run: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise QcamError(f"cannot read {path}: {first_line(error)}; run qcam-eval again with --force") from error
+        raise QcamError(f"cannot read {path}: {first_line(error)}; run {{qcam-eval}} again with {{force}}") from error
     version = run.get("schema_version") if isinstance(run, dict) else None
     if version != SCHEMA_VERSION:
         raise QcamError(
-            f"{path} has schema version {version}, this qcam reads {SCHEMA_VERSION}; run qcam-eval again with --force"
+            f"{path} has schema version {version}, this qcam reads {SCHEMA_VERSION}; run {{qcam-eval}} again with {{force}}"
         )
     if not isinstance(run.get("plan"), dict):
-        raise QcamError(f"{path} is not the record of a run; run qcam-eval again with --force")
+        raise QcamError(f"{path} is not the record of a run; run {{qcam-eval}} again with {{force}}")
     if {"files", "digest"} & run.keys() and not _is_sealed(run):
         raise QcamError(
-            f"{path} is not as it was written (its digest differs): damaged or edited; run qcam-eval again with --force"
+            f"{path} is not as it was written (its digest differs): damaged or edited; run {{qcam-eval}} again with {{force}}"
         )
     models = run.get("models")
     if not isinstance(models, dict) or not all(isinstance(facts, dict) for facts in models.values()):
-        raise QcamError(f"{path} is not the record of a run: what it says of models is none; run qcam-eval again with --force")
+        raise QcamError(
+            f"{path} is not the record of a run: what it says of models is none; run {{qcam-eval}} again with {{force}}"
+        )
     refuse_unprintable([*models, *(facts.get("bundle", "") for facts in models.values())], path)
     found: dict[str, Any] = run
     return found
@@ -410,7 +412,7 @@ def read_arrow(path: Path, *, columns: Sequence[str] | None = None, filters: Any
     try:
         return pq.read_table(path, columns=columns, filters=filters)
     except (OSError, pa.ArrowException) as error:
-        raise QcamError(f"cannot read {path}: {first_line(error)}; run again with --force") from error
+        raise QcamError(f"cannot read {path}: {first_line(error)}; run again with {{force}}") from error
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -67,4 +67,6 @@ def _pixels(picture: Picture, data: bytes, mode: str, form: str) -> NDArray[np.u
     try:
         return np.asarray(decode_picture(data, mode, formats=(form,), max_pixels=STORED_PIXELS))
     except PictureError as error:
-        raise QcamError(f"the stored {form} of image {picture.image}: {error}; run qcam-eval again with --force") from error
+        raise QcamError(
+            f"the stored {form} of image {picture.image}: {error}; run {{qcam-eval}} again with {{force}}"
+        ) from error

@@ -92,7 +92,7 @@ class BundleEvaluator:
         self._null_row = null_row
         self._faithfulness = faithfulness
         if target == "f32-top1" and "f32" not in precisions:
-            raise QcamError(f"{bundle.folder}: --target f32-top1 needs precision f32; add it, or use --target own-top1")
+            raise QcamError(f"{bundle.folder}: {{target}} f32-top1 needs precision f32; add it, or use {{target}} own-top1")
         self.deployed = {name: DeployedModel(bundle, name, settings) for name in precisions}
         self._mirrors: dict[str, Mirror] = {}
         self._enlarge = partial(enlarge, size=self.preprocessing.crop)

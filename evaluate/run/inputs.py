@@ -32,7 +32,7 @@ def load_bundles(given: Sequence[str | Path | Bundle]) -> list[Bundle]:
     if not places:
         places = [*_bundles_in(BUNDLES)]
         if not places:
-            raise BundleError("no bundle given and none in bundles/; make one with qcam-export")
+            raise BundleError("no bundle given and none in bundles/; make one with {qcam-export}")
     bundles = [place if isinstance(place, Bundle) else load_bundle(_settled(place)) for place in places]
     for bundle in bundles:
         if not bundle.trained:

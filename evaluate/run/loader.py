@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from qcam.common.errors import QcamError
+from qcam.common.wording import in_options
 from qcam.evaluate.results.folder import Picture
 from qcam.evaluate.results.pictures import geometry, take_picture
 from qcam.evaluate.run.options import UNREADABLE
@@ -17,6 +18,9 @@ from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import NoMapError, NoObjectError, SaliencySource, crop_map
 from qcam.images.decoding import CANNOT_BE_READ, Decoded, decode_all
 from qcam.images.sources import ImageFile
+
+#: Stands in a file, so in the words of files.
+_NO_LABEL = in_options("no label, and {target} label explains the labelled class")
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Loader:
         if decoded.image is None:
             batch.refused[file.name] = (decoded.sha256, decoded.refusal)
         elif self._labelled and file.label is None:
-            batch.refused[file.name] = (decoded.sha256, "no label, and --target label explains the labelled class")
+            batch.refused[file.name] = (decoded.sha256, _NO_LABEL)
         else:
             by_model, batch.pictures[file.name] = self._crop(file, decoded, decoded.image)
             for model, sample in by_model.items():

@@ -86,7 +86,7 @@ class CachedSaliency:
         try:
             write_atomically(path, data)
         except QcamError as error:  # the run does not need it: the same maps are computed again next time
-            telling.warn(f"salient-object maps are not kept: {error}, or --saliency-cache none")
+            telling.warn(f"salient-object maps are not kept: {error.template}, or {{saliency_cache}} none")
             self._folder = None
 
 

@@ -39,7 +39,7 @@ class NetworkSaliency(Silent):
 
         self.name = name
         if not path.is_file():
-            raise QcamError(f"no salient-object network at {path}; give --saliency onnx:FILE, masks:DIR or none")
+            raise QcamError(f"no salient-object network at {path}; give {{saliency}} onnx:FILE, masks:DIR or none")
         self.threshold = settings.background
         model = read_onnx(path)  # with the weights of all its tensors, wherever they lie: they belong to the fingerprint
         weights = sha256_bytes(model.SerializeToString(deterministic=True))

@@ -51,7 +51,7 @@ def open_saliency(
     kind, _, where = text.partition(":")
     options = options or {}
     if (preset is not None and kind != "onnx") or (options and kind not in ("onnx", "u2netp", "birefnet")):
-        raise QcamError(f"--saliency-preset belongs to onnx:FILE, --saliency-option to a network; --saliency is {text}")
+        raise QcamError(f"{{saliency_preset}} belongs to onnx:FILE, {{saliency_option}} to a network; {{saliency}} is {text}")
     if (mask_classes is not None or mask_void is not None) and kind != "masks":
         raise QcamError(f"{{mask_classes}} and {{mask_void}} belong to masks:DIR; {{saliency}} is {text}")
     if text == "none":
@@ -85,6 +85,6 @@ def _of_wanted_size(network: NetworkSaliency, options: Mapping[str, str]) -> Net
     if "size" in options and network.size != (int(options["size"]),) * 2:
         height, width = network.size
         raise QcamError(
-            f"{network.name} takes {width}×{height} pixels only; leave out --saliency-option size={options['size']}"
+            f"{network.name} takes {width}×{height} pixels only; leave out {{saliency_option}} size={options['size']}"
         )
     return network

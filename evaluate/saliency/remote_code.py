@@ -19,7 +19,7 @@ HUB_CODE = {
     "BiRefNet_config.py": "e7b8c2a74f6cea6a59553d517f71d47f2c1d90e670a13416af17c25fe2f3dc52",
     "birefnet.py": "208771ae626f653d64128fbf2d6ac9f8e645c5cc5e286258a73ec3322bbfe5ef",
 }
-_CONSENT = "with your rights; add --trust-remote-code if you have read it and want that"
+_CONSENT = "with your rights; add {trust_remote_code} if you have read it and want that"
 #: What is fetched of a hub's repository: configuration, code, and weights in the one format that holds no code.
 _FILES = ("*.json", "*.py", "*.safetensors")
 

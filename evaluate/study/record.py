@@ -8,6 +8,7 @@ from typing import Any
 
 from qcam.common import machine
 from qcam.common.files import fingerprint
+from qcam.common.wording import in_options
 from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
 from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons
@@ -89,7 +90,7 @@ def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:
 
 
 def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Return what changes the meaning of figures.
+    """Return what changes the meaning of figures, in the words of the commands, as all that stands in a file.
 
     Args:
         facts: What evaluates.
@@ -106,7 +107,7 @@ def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> l
     if facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers):
         told.append(
             "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
-            "compute others. Cures: qcam-export --reduce-range, or --session-config session.x64quantprecision=1"
+            "compute others. Cures: {qcam-export} {reduce_range}, or {session_config} session.x64quantprecision=1"
         )
     unknown = {str(worker["kernel_reason"]) for worker in workers if worker.get("kernel_reason")}
     if facts.kernels is not None and facts.kernels.family is None:
@@ -116,11 +117,11 @@ def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> l
         "machine computes; how they compare with other CPUs is not known"
         for reason in sorted(unknown)
     ]
-    return told + mixtures(workers)
+    return [in_options(text) for text in told + mixtures(workers)]
 
 
 def mixtures(workers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name what differs between the workers of a run, and how many shards each evaluated."""
+    """Name what differs between the workers of a run, and how many shards each evaluated (with tokens of `wording`)."""
     told = []
     families: Counter[str] = Counter()
     packages: dict[str, Counter[str]] = {}
@@ -131,7 +132,7 @@ def mixtures(workers: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(families) > 1:
         told.append(
             f"shards of differing int8 kernels are mixed ({_counts(families)}): the same file computes other codes on each; "
-            "--require kernel=NAME keeps a run to one"
+            "{require} kernel=NAME keeps a run to one"
         )
     for package, versions in packages.items():
         if len(versions) > 1:

@@ -154,7 +154,7 @@ class Study:
         self._anew = force or not (place.folder / RUN).exists()
         if self._anew:
             if not force and place.holds_results:
-                raise ResultsError(f"{place} holds results without a {RUN}; use --force to replace them, or --output")
+                raise ResultsError(f"{place} holds results without a {RUN}; use {{force}} to replace them, or {{output}}")
             return True
         before = read_run(place.folder / RUN)
         recorded, self._planned = settled(before["plan"], plan)
@@ -163,7 +163,7 @@ class Study:
             differing += image_differences(place.folder, plan.images, plan.hashes)
             raise ResultsError(
                 f"{place} holds results of other settings ({'; '.join(differing)}); "
-                "use --force to replace them, or --output for another folder"
+                "use {force} to replace them, or {output} for another folder"
             )
         place.take_over(before)
         if not before.get("complete"):
@@ -171,7 +171,7 @@ class Study:
         for worker in before.get("workers", ()):
             missing = unmet(self._requirements, worker)
             if missing:
-                raise ResultsError(f"{place} holds results that {missing}; use --force to replace them, or --output")
+                raise ResultsError(f"{place} holds results that {missing}; use {{force}} to replace them, or {{output}}")
         if place.is_damaged(before):
             return True
         self._complete = True
@@ -264,8 +264,8 @@ class Study:
                 self._evaluate(todo)
                 if self.place.replaces:
                     raise QcamError(
-                        f"not one of {len(self._images)} images could be evaluated; without --force, and to another --output, "
-                        "the same command says why for each"
+                        f"not one of {len(self._images)} images could be evaluated; without {{force}}, and to another "
+                        "{output}, the same command says why for each"
                     )
             except (KeyboardInterrupt, QcamError):
                 if not self.place.replaces:
@@ -281,7 +281,7 @@ class Study:
             self.publish()
             raise QcamError(
                 f"parts in {self.place} are damaged or vanish again and again (shards {', '.join(map(str, todo[:3]))} …); "
-                "look at that disk, or give another --output"
+                "look at that disk, or give another {output}"
             )
         given_up = self._given_up
         if given_up:
@@ -347,7 +347,7 @@ class Study:
             damaged: list[DamagedPartError] = []
             before = find_part(self.place.parts.listing(), self._parts()[todo[0] - 1], damaged)
             if before is None:
-                why = str(damaged[0]) if damaged else f"the part of shard {todo[0] - 1} is gone"
+                why = damaged[0].template if damaged else f"the part of shard {todo[0] - 1} is gone"
                 for error in damaged:
                     self.place.parts.delete(error.path)
                 raise ResultsError(f"{why}; run the same command again, which goes on before it")
@@ -380,7 +380,7 @@ class Study:
         with self.clock.stage("join"):
             joined = join_parts(self.place.parts, self._parts(), self.place.folder, self._accept)
         for error in joined.damaged:
-            telling.warn(f"{error}; its shard is done again")
+            telling.warn(f"{error.template}; its shard is done again")
             self.place.parts.delete(error.path)
         again = [index for index in joined.missing if index not in self._given_up]
         if again and not last:

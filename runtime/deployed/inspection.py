@@ -134,7 +134,7 @@ class InspectedModel:
         try:
             yield
         except QcamError as error:
-            message = str(error)
+            message = error.template
             for path in self._temporary:
                 message = message.replace(str(path), str(self._file))
             raise type(error)(message) from error
@@ -163,10 +163,12 @@ def _entry_of(model: onnx.ModelProto, entry: PrecisionEntry, file: Path) -> Prec
         if node is None:
             raise BundleError(
                 f"{file} has no tensor {tap.output}, which carries the CAM layer: tensors are matched by name; convert it so "
-                "that names are kept (the QDQ format does), or give the --precision that it is"
+                "that names are kept (the QDQ format does), or give the {precision} that it is"
             )
         if tap.dtype == "float32" and graph.quantize_of(tap.output) is not None:
-            raise BundleError(f"{file} quantizes {tap.output}: it is no {entry.name} network; give the --precision that it is")
+            raise BundleError(
+                f"{file} quantizes {tap.output}: it is no {entry.name} network; give the {{precision}} that it is"
+            )
         if node.op_type != "QuantizeLinear":
             return tap
         scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2]) if len(node.input) > 2 else np.uint8(0)

@@ -98,7 +98,7 @@ def explain_not_loaded(short: str, loader_messages: str) -> str:
         message += f"; {missing.group(1)} belongs to {what}, which is to be installed ({remedy})"
     elif short in ("CUDA", "TensorRT"):
         message += "; check that this machine has an NVIDIA GPU with a driver (nvidia-smi), CUDA and cuDNN"
-    return message + "; or use --provider CPU, or --allow-fallback to go on all the same"
+    return message + "; or use {provider} CPU, or {allow_fallback} to go on all the same"
 
 
 def _loader_reason(text: str) -> str:

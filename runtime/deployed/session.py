@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from qcam.common.errors import BundleError, ProviderError, first_line
+from qcam.common.wording import in_options
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.filenodes import FileNodes
@@ -120,7 +121,8 @@ class DeployedModel:
                 )
         with self._folder:
             profile = Path(self._session.end_profiling())
-            self.placement: Placement = read_profile(profile, self._compute_nodes, fallback, nodes)
+            # What is said of a session goes into files.
+            self.placement: Placement = read_profile(profile, self._compute_nodes, in_options(fallback), nodes)
 
     def run(self, images: NDArray[np.float32]) -> DeployedOutputs:
         """Run one batch of any size.
@@ -150,7 +152,7 @@ class DeployedModel:
             reason = first_line(error)
             raise ProviderError(
                 f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {reason}; "
-                "try a smaller --batch-size"
+                "try a smaller {batch_size}"
             ) from error
         return values
 
@@ -173,7 +175,7 @@ class DeployedModel:
         except ProviderError as error:
             if not self._settings.allow_fallback:
                 raise
-            name, fallback = PROVIDERS["CPU"], str(error)
+            name, fallback = PROVIDERS["CPU"], error.template
         import onnxruntime
 
         options = self._session_options(onnxruntime)
@@ -187,7 +189,7 @@ class DeployedModel:
                 failure = error
         if failure is not None:
             reason = first_line(failure)
-            raise ProviderError(f"{provider} cannot load {self._path}: {reason}; choose another --precision or --provider")
+            raise ProviderError(f"{provider} cannot load {self._path}: {reason}; choose another {{precision}} or {{provider}}")
         if name not in self._session.get_providers():
             fallback = explain_not_loaded(provider, "".join(messages))
         elsewhere = self._compute_elsewhere(name)
@@ -195,7 +197,7 @@ class DeployedModel:
             fallback = (
                 f"{len(elsewhere)} of {self._compute_nodes} Conv/Gemm/MatMul nodes of {self._path} are not on {provider} "
                 f"but on {', '.join(sorted(set(elsewhere.values())))} (first: {next(iter(elsewhere))}): the provider has no "
-                "kernel for them; choose another --precision, or --allow-fallback to go on all the same"
+                "kernel for them; choose another {precision}, or {allow_fallback} to go on all the same"
             )
         if fallback and not self._settings.allow_fallback:
             raise ProviderError(fallback)
@@ -217,11 +219,11 @@ class DeployedModel:
             options.add_session_config_entry("session.qdqisint8allowed", "1")
         for key, value in self._settings.config.items():
             if key == _OWN_CONFIG:
-                raise ProviderError(f"--session-config {key}: qcam needs this one itself")
+                raise ProviderError(f"{{session_config}} {key}: qcam needs this one itself")
             try:
                 options.add_session_config_entry(key, value)
             except Exception as error:  # ONNX Runtime's exceptions share no base class
-                raise ProviderError(f"--session-config {key[:80]}: {first_line(error)}") from error
+                raise ProviderError(f"{{session_config}} {key[:80]}: {first_line(error)}") from error
         return options
 
     def _compute_elsewhere(self, wanted: str) -> dict[str, str]:
@@ -287,9 +289,9 @@ def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -
     if settings.provider != "TensorRT" or entry.name == "f32":
         return
     if entry.name == "int16":
-        raise ProviderError("TensorRT has no 16-bit quantization; leave int16 out with --precision f32 --precision int8")
+        raise ProviderError("TensorRT has no 16-bit quantization; leave int16 out with {precision} f32,int8")
     if not entry.quantization.get("activation_symmetric"):
         raise ProviderError(
             "TensorRT takes symmetric activations only (zero point 0), this bundle has scheme "
-            f"{entry.quantization.get('scheme')}; export it again with qcam-export --scheme s8s8"
+            f"{entry.quantization.get('scheme')}; export it again with {{qcam-export}} {{scheme}} s8s8"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcam.common.extras import names_extras, require_packages
+from qcam.common.wording import in_python
 
 if TYPE_CHECKING:
     from qcam.evaluate.check.checked import Checked
@@ -30,7 +31,7 @@ class CheckVerdict:
         self.checked: Checked = checked
         self.verdict: Verdict = checked.verdict
         self.reason: str = checked.reason
-        self.warnings: tuple[str, ...] = tuple(checked.warnings)
+        self.warnings: tuple[str, ...] = tuple(in_python(text) for text in checked.warnings)
 
     @property
     def holds(self) -> bool:

@@ -115,7 +115,7 @@ def old_folder(tmp_path: Path) -> Path:
 
 def test_an_existing_folder_is_refused_without_replace(tmp_path: Path) -> None:
     target = old_folder(tmp_path)
-    with pytest.raises(QcamError, match="exists already; use --force"), new_folder(target, replace=False):
+    with pytest.raises(QcamError, match="exists already; use force=True"), new_folder(target, replace=False):
         pytest.fail("the block ran")
     assert names_in(tmp_path) == ["bundle", "bundle/old"]
 

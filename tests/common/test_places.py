@@ -78,7 +78,7 @@ def test_results_do_not_go_among_what_is_read(tmp_path, monkeypatch, output, how
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "images")
-    with pytest.raises(QcamError, match=rf"^--output .* {how} the image folder \(images\): results would be mixed"):
+    with pytest.raises(QcamError, match=rf"^output .* {how} the image folder \(images\): results would be mixed"):
         refuse_overlap(output, [("the image folder", "images")])
     with pytest.raises(QcamError, match=how):
         refuse_overlap(output, [("the mask folder", "masks"), ("the image folder", tmp_path / "images")])

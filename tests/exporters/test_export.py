@@ -187,7 +187,7 @@ def test_float_taps_dequantize_to_themselves():
 def test_force_replaces_bundles_only(export_tiny, tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("years of work")
-    with pytest.raises(QcamError, match="is no bundle; --force replaces bundles only"):
+    with pytest.raises(QcamError, match="is no bundle; force=True replaces bundles only"):
         export_tiny(tmp_path / "b", precisions=("f32",), force=True)
     assert (tmp_path / "b" / "thesis.txt").read_text() == "years of work"
 

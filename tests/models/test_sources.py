@@ -76,7 +76,7 @@ def test_without_a_network_the_error_names_the_file_and_the_way_out(tmp_path, mo
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    with pytest.raises(QcamError, match=r"vgg16-397923af\.pth .* --weights FILE"):
+    with pytest.raises(QcamError, match=r"vgg16-397923af\.pth .* weights FILE"):
         load_model("vgg16", None)
 
 

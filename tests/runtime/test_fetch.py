@@ -160,7 +160,7 @@ def test_a_missing_file_is_refused_and_leaves_nothing(store: str, cache: Path, t
 @pytest.mark.parametrize("url", ["absent", "", "tiny/bundle.json"])
 def test_a_place_without_a_manifest_is_no_bundle(store: str, cache: Path, tiny_bundle: Bundle, url: str) -> None:
     upload(tiny_bundle.folder, f"{store}/tiny")
-    refused(f"{store}/{url}", cache, r"is no bundle: it has no bundle\.json; make one with qcam-export")
+    refused(f"{store}/{url}", cache, r"is no bundle: it has no bundle\.json; make one with qcam\.export")
 
 
 @pytest.mark.usefixtures("object_store_endpoint")

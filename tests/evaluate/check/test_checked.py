@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from judged import HIGH, LOW, NONE, judged
 
+from qcam._verdict import CheckVerdict
 from qcam.common.files import readable_json
 from qcam.evaluate.check.checked import Checked
 from qcam.evaluate.check.kernels import Kernels
@@ -50,6 +51,12 @@ def test_the_reason_names_what_decided():
     assert checked(judged(NONE, HIGH)).reason.startswith("sim cannot be judged, the CAMs of all images are constant")
     assert "hands out no codes: m int8" in checked(judged(Gate("tap", 1.0, None))).reason
     assert checked(judged()).reason.startswith("no gate that was asked for applies")
+
+
+def test_check_json_speaks_of_options_whoever_ran_it():
+    found = checked(judged(HIGH), warnings=("Cures: {qcam-export} {reduce_range}",))
+    assert found.to_json()["warnings"] == ["Cures: qcam-export --reduce-range"]
+    assert CheckVerdict(found).warnings == ("Cures: qcam.export reduce_range=True",)
 
 
 def test_files_are_written_and_pictures_of_an_earlier_run_go(tmp_path):

@@ -31,7 +31,7 @@ def test_one_kind_of_worker_is_no_mixture():
 def test_what_differs_is_named_with_its_shards():
     told = mixtures([worker("vnni", 3, torch="2.14"), worker("avx2", 2, torch="2.14"), worker("vnni", 4, torch="2.15")])
     assert "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 7 shards)" in told[0]
-    assert "--require kernel=NAME" in told[0]
+    assert "{require} kernel=NAME" in told[0]
     assert told[1:] == ["shards of differing versions of torch are mixed (2.14: 5 shards, 2.15: 4 shards)"]
 
 
@@ -56,7 +56,8 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     run = json.loads((tmp_path / "out" / RUN).read_text())
     assert [(worker["kernel"], worker["shards"]) for worker in run["workers"]] == [("vnni", 1), ("avx2", 2)]
     said = "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 1 shards)"
-    assert [line for line in run["warnings"] if line.startswith(said)]
+    (warning,) = [line for line in run["warnings"] if line.startswith(said)]
+    assert warning.endswith("; --require kernel=NAME keeps a run to one")  # a file has the words of the commands
     finish(study.results(), "out", study.clock, Presentation(grid_rows=0))
     for name in ("table.md", "report.html"):
         assert said in (tmp_path / "out" / name).read_text(), name
@@ -97,5 +98,5 @@ def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_pa
     last = study()
     last.prepare("cpu", force=False)
     last.run()
-    with pytest.raises(QcamError, match="out holds results that old computes with the kernels of avx2, and --require"):
+    with pytest.raises(QcamError, match="results that old computes with the kernels of avx2, and qcam-eval --require"):
         study(("kernel", "vnni")).prepare("cpu", force=False)

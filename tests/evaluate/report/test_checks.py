@@ -29,5 +29,5 @@ def test_checks_of_both_versions_are_shown_in_the_same_words(tmp_path, version, 
 
 @pytest.mark.parametrize("version", [0, 3, None, "2"])
 def test_another_version_is_refused(tmp_path, version):
-    with pytest.raises(QcamError, match=r"schema version .*, this qcam reads 1 and 2; run qcam-check again"):
+    with pytest.raises(QcamError, match=r"schema version .*, this qcam reads 1 and 2; run qcam\.check again"):
         read_check(written(tmp_path, schema_version=version, results=[]))

@@ -22,7 +22,7 @@ from qcam.evaluate.report.stored import read_run_record, read_summary
     ],
 )
 def test_a_summary_of_other_types_is_refused_by_file_and_field(value, words):
-    with pytest.raises(ResultsError, match=f"^out/summary.json: {words}.*; run qcam-eval again with --force$"):
+    with pytest.raises(ResultsError, match=f"^out/summary.json: {words}.*; run qcam.study again with force=True$"):
         read_summary(value, "out/summary.json")
 
 

@@ -83,7 +83,7 @@ def test_remote_code_is_named_and_does_not_run_unasked(segmentation: Path, tmp_p
     text = str(told.value)
     assert "would execute tiny.py (SHA-256 " in text
     assert f"from {segmentation}" in text
-    assert "--trust-remote-code" in text
+    assert "add trust_remote_code=True" in text
     assert not (tmp_path / "executed").exists()
 
 

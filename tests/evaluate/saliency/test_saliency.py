@@ -215,7 +215,7 @@ def test_a_size_that_the_file_does_not_allow_is_refused(tmp_path: Path) -> None:
     path = write_network(tmp_path / "net.onnx")
     assert open_saliency(f"onnx:{path}", 1, preset="isnet") is not None  # a preset's size gives way to the file's
     assert open_saliency(f"onnx:{path}", 1, options={"size": "16", "output": "logits"}) is not None
-    with pytest.raises(QcamError, match=r"takes 16×16 pixels only; leave out --saliency-option size=32"):
+    with pytest.raises(QcamError, match=r"takes 16×16 pixels only; leave out saliency_options size=32"):
         open_saliency(f"onnx:{path}", 1, options={"size": "32", "output": "logits"})
 
 
@@ -446,7 +446,7 @@ def test_unknown_sources_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "prepare", "said"),
     [
-        ("onnx", lambda path: None, "no salient-object network at .*thing; give --saliency"),
+        ("onnx", lambda path: None, "no salient-object network at .*thing; give saliency"),
         ("onnx", lambda path: path.mkdir(), "no salient-object network at"),
         ("onnx", lambda path: path.write_text("no network"), "cannot read .*thing as an ONNX file"),
         ("onnx", lambda path: path.write_bytes(b""), "thing"),

@@ -78,9 +78,9 @@ def test_an_old_name_and_a_new_one_do_not_contradict_each_other() -> None:
 
 @pytest.mark.parametrize("text", ["none", "spectral", "masks:somewhere"])
 def test_settings_of_networks_belong_to_networks(text: str) -> None:
-    with pytest.raises(QcamError, match="--saliency-option to a network"):
+    with pytest.raises(QcamError, match="saliency_options to a network"):
         open_saliency(text, options={"size": "64"})
-    with pytest.raises(QcamError, match="--saliency-preset belongs to onnx:FILE"):
+    with pytest.raises(QcamError, match="saliency_preset belongs to onnx:FILE"):
         open_saliency(text, preset="isnet")
 
 

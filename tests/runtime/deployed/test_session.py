@@ -104,10 +104,12 @@ def test_compute_nodes_on_another_provider_are_refused(tiny_bundle, monkeypatch)
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Elsewhere)
-    with pytest.raises(QcamError, match=r"4 of 4 Conv/Gemm/MatMul nodes .* not on CUDA but on CPUExecutionProvider"):
+    with pytest.raises(QcamError, match=r"4 of 4 Conv/Gemm/MatMul nodes .* not on CUDA but on CPUEx.*, or allow_fallback=True"):
         DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA"))
     accepted = DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA", allow_fallback=True))
     assert "4 of 4" in accepted.placement.fallback
+    # It goes into files, which have the words of the commands.
+    assert accepted.placement.fallback.endswith("choose another --precision, or --allow-fallback to go on all the same")
 
 
 def test_the_loaders_own_words_and_the_missing_library_are_told():
@@ -124,7 +126,7 @@ def test_the_loaders_own_words_and_the_missing_library_are_told():
 def test_tensorrt_refuses_what_it_cannot_load_before_it_tries(tiny_bundle):
     with pytest.raises(QcamError, match="TensorRT has no 16-bit quantization"):
         DeployedModel(tiny_bundle, "int16", SessionSettings(provider="TensorRT"))
-    with pytest.raises(QcamError, match="--scheme s8s8"):
+    with pytest.raises(QcamError, match=r"again with qcam\.export scheme s8s8"):
         DeployedModel(tiny_bundle, "int8", SessionSettings(provider="TensorRT"))
 
 

@@ -1,0 +1,79 @@
+"""How messages name options: as Python's parameters, or as options of the commands.
+
+Library code does not know who reads it. Its texts name an option by a token, `{force}` (`{{force}}` in an f-string), and keep
+it through every wrapping, process and record; only where a text is shown or written is it put into somebody's words. Errors and
+`logging` speak to Python users; the commands, and every file that is written, speak of options, so that a file does not depend
+on who ran. Braces around anything that is not in the tables below stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Option → what a Python user writes. The name of the command stands before those that the API has no parameter for.
+OPTIONS = {
+    "allow_fallback": "allow_fallback=True",
+    "batch_size": "batch_size",
+    "cam_layer": "cam_layer",
+    "check": "qcam-report --check",
+    "engine": "qcam-eval --engine",
+    "force": "force=True",
+    "gpus_per_worker": "qcam-eval --gpus-per-worker",
+    "names": "qcam-report --names",
+    "opset": "opset",
+    "output": "output",
+    "paper_fix": "qcam-eval --paper-fix",
+    "paper_weights": "qcam-eval --paper-weights",
+    "precision": "precisions",
+    "protocol": "qcam-eval --protocol",
+    "provider": "provider",
+    "ray_address": "qcam-eval --ray-address",
+    "reduce_range": "reduce_range=True",
+    "require": "qcam-eval --require",
+    "saliency": "saliency",
+    "saliency_cache": "qcam-eval --saliency-cache",
+    "saliency_option": "saliency_options",
+    "saliency_preset": "saliency_preset",
+    "scheme": "scheme",
+    "session_config": "session_config",
+    "target": "target",
+    "threads": "threads",
+    "trust_remote_code": "trust_remote_code=True",
+    "weights": "weights",
+}
+#: Command → the function that does the same.
+COMMANDS = {"qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export"}
+
+_IN_PYTHON = OPTIONS | COMMANDS
+_IN_OPTIONS = {name: "--" + name.replace("_", "-") for name in OPTIONS} | {name: name for name in COMMANDS}
+_TOKEN = re.compile(r"\{(" + "|".join(map(re.escape, _IN_PYTHON)) + r")\}")
+
+
+def in_python(text: str) -> str:
+    """Put a text with tokens into the words of a Python user.
+
+    Args:
+        text: What library code says.
+
+    Returns:
+        The text with parameters and functions for tokens.
+
+    >>> in_python("a exists; use {force}, or {output} for another place than {it}")
+    'a exists; use force=True, or output for another place than {it}'
+    """
+    return _TOKEN.sub(lambda found: _IN_PYTHON[found[1]], text)
+
+
+def in_options(text: str) -> str:
+    """Put a text with tokens into the words of the commands.
+
+    Args:
+        text: What library code says.
+
+    Returns:
+        The text with options and commands for tokens.
+
+    >>> in_options("a exists; use {force}, or {output} for another place than {it}")
+    'a exists; use --force, or --output for another place than {it}'
+    """
+    return _TOKEN.sub(lambda found: _IN_OPTIONS[found[1]], text)
