@@ -78,7 +78,7 @@ class _Triple(click.ParamType[tuple[float, float, float]]):
     show_default=True,
     help="Use at most so many.",
 )
-@options.precision("All three by default. int16 is A16W16, int8 is A8W8.", group=QUANTIZATION)
+@options.precision_made("All three by default. int16 is A16W16, int8 is A8W8.", group=QUANTIZATION)
 @option(
     "--scheme",
     group=QUANTIZATION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,8 +16,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Groups, in the order of help.
 INPUT, COMPARED, OUTPUT, RUNTIME = "Input", "What is compared", "Output", "Runtime"
-#: A bundle's precisions; the room that defines them is too heavy for help.
+#: The precisions that qcam exports, and what a name of somebody's own may be; the room that defines them is too heavy for help.
 PRECISIONS = ("f32", "int16", "int8")
+PRECISION = re.compile(r"[A-Za-z0-9._-]{1,40}")
 #: What else people call them.
 _ALIASES = {"fp32": "f32", "float32": "f32"}
 
@@ -55,20 +57,29 @@ def limit() -> Callable[[Function], Function]:
     return option("--limit", group=INPUT, type=click.IntRange(1), help="Take only the first so many images.")
 
 
-def precision(says: str = "All that a bundle holds by default.", group: str = COMPARED) -> Callable[[Function], Function]:
-    """Return `--precision`, which takes names with commas, or several times.
+def precision() -> Callable[[Function], Function]:
+    """Return `--precision` of commands that open bundles: names with commas, or several times; a bundle knows what it holds."""
+    return _precision("All that a bundle holds by default.", COMPARED, "f32|int16|int8|NAME,…", _names)
+
+
+def precision_made(says: str, group: str) -> Callable[[Function], Function]:
+    """Return `--precision` of a command that makes them: those that qcam exports, with commas, or several times.
 
     Args:
         says: What is taken without it.
         group: The heading that it stands below.
     """
+    return _precision(says, group, "f32|int16|int8,…", _own_names)
+
+
+def _precision(says: str, group: str, metavar: str, read: Callable[..., Any]) -> Callable[[Function], Function]:
     return option(
         "--precision",
         "precisions",
         group=group,
         multiple=True,
-        metavar="f32|int16|int8,…",
-        callback=_precisions,
+        metavar=metavar,
+        callback=read,
         help=f"With commas, or several times. {says}",
     )
 
@@ -137,14 +148,24 @@ def key_value(text: str, name: str) -> tuple[str, str]:
     return key, value
 
 
-def _precisions(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+def _names(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names in what was given, aliases told and replaced."""
     found = []
     for name in (part.strip() for text in given for part in text.split(",")):
+        if not PRECISION.fullmatch(name):
+            raise click.BadParameter(
+                f"{name!r} is no name of a precision: it has 1 to 40 letters, digits, '.', '_' and '-'.", ctx, param
+            )
         known = _ALIASES.get(name, name)
-        if known not in PRECISIONS:
-            raise click.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}.", ctx, param)
         if known != name:
             console.note(f"{name} is called {known} here")
         found.append(known)
     return tuple(dict.fromkeys(found))
+
+
+def _own_names(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what `_names` does, if qcam can make all of them."""
+    for name in (part.strip() for text in given for part in text.split(",")):
+        if _ALIASES.get(name, name) not in PRECISIONS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}.", ctx, param)
+    return _names(ctx, param, given)

@@ -46,7 +46,7 @@ from qcam.images.embedded import calibration_photographs
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LITE0, load_model
 from qcam.models.weights import hash_parameters
-from qcam.runtime.bundle import Bundle
+from qcam.runtime.bundle import PRECISIONS, Bundle
 
 #: The layers of the authors' code.
 CAM_LAYERS = {
@@ -104,10 +104,17 @@ class PaperEvaluator:
             weights: The weights file, if the bundle was made from one.
 
         Raises:
-            QcamError: If the weights are not the bundle's, f32 is missing, or the model's CAM layer is not known.
+            QcamError: If the weights are not the bundle's, f32 is missing, a precision is none of qcam's own, or the model's
+                CAM layer is not known.
         """
         if "f32" not in precisions:
             raise QcamError("{protocol} paper compares with f32; add {precision} f32")
+        for name in precisions:
+            if name not in PRECISIONS:
+                taken = ",".join(known for known in PRECISIONS if known in precisions)
+                raise QcamError(
+                    f"{{protocol}} paper knows nothing of precision {name}; leave it out with {{precision}} {taken}"
+                )
         self.bundle = bundle
         self.precisions = tuple(precisions)
         self.sequential = "calibrated" not in options.fixes

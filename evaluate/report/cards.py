@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.evaluate.maps.metrics import METRICS
-from qcam.evaluate.report.choice import ALL, Chosen, choose
+from qcam.evaluate.report.choice import ALL, Chosen, choose, coarsest_first
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.overlays import Sheet, cam_png, palette
 from qcam.evaluate.report.runs import Run
@@ -82,7 +83,7 @@ class Card:
 
     @property
     def start(self) -> int:
-        """Return the place of the view that is shown first: the deployed CAM of the coarsest precision."""
+        """Return the place of the view that is shown first: the deployed CAM of the last precision in the tables."""
         deployed = [place for place, view in enumerate(self.views) if view.deployed]
         return deployed[-1] if deployed else 0
 
@@ -119,11 +120,13 @@ def _chosen(runs: Sequence[Run], model: str, count: int, seed: int) -> list[Chos
 
 
 def _moved(runs: Sequence[Run], model: str) -> list[str]:
-    """Return images by how far CC v. f32 of the coarsest precision differs between runs, the farthest first."""
-    columns = [run.figures[model].get(("int8", "vs_f32")) or run.figures[model].get(("int16", "vs_f32")) for run in runs]
-    tables = [dict(zip(of["image"], of["CC"], strict=True)) for of in columns if of is not None]
-    if len(tables) < 2:
+    """Return images by how far CC v. f32 of the coarsest precision that runs share differs between them, the farthest first."""
+    having = Counter(precision for run in runs for precision, comparison in run.figures[model] if comparison == "vs_f32")
+    shared = coarsest_first(name for name, count in having.items() if count > 1 and name != "f32")
+    if not shared:
         return []
+    columns = [run.figures[model].get((shared[0], "vs_f32")) for run in runs]
+    tables = [dict(zip(of["image"], of["CC"], strict=True)) for of in columns if of is not None]
     spans = {}
     for image in tables[0]:
         values = [table[image] for table in tables if image in table and np.isfinite(table[image])]

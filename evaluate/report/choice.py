@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.evaluate.report.layout import in_order
 from qcam.evaluate.results.folder import Columns
+from qcam.runtime.manifest import PRECISIONS
 
-#: Precisions from the coarsest on: the first that was run ranks the images.
-_COARSEST_FIRST = ("int8", "int16", "f32")
+#: Quantized precisions of qcam's own, the coarsest first.
+_COARSEST = ("int8", "int16")
 #: Why an image is shown.
 WORST, BEST, RANDOM, ALL = "worst", "best", "random", "all"
+
+
+def coarsest_first(precisions: Iterable[str]) -> list[str]:
+    """Return precisions from the coarsest on; the first that was run ranks the images.
+
+    How coarse a name of somebody's own is, nobody knows: those come behind int8 and int16, in the order of every table, and
+    before f32, which has no drift to rank by.
+
+    >>> coarsest_first(["f32", "vendor", "int16", "a8", "int8"])
+    ['int8', 'int16', 'a8', 'vendor', 'f32']
+    """
+    every = in_order(precisions)
+    own = [name for name in every if name not in PRECISIONS]
+    return [*(name for name in _COARSEST if name in every), *own, *(name for name in every if name == "f32")]
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,8 @@ def choose(columns: Mapping[tuple[str, str], Columns], count: int, seed: int = 0
     Returns:
         The images, worst first; none that could not be evaluated.
     """
-    names, values = _ranking(columns)
+    by = ranked_by(columns)
+    names, values = ([], np.empty(0)) if by is None else _evaluated(columns[by])
     order = sorted(range(len(names)), key=lambda place: (-np.inf if np.isnan(values[place]) else values[place], names[place]))
     ranked = [names[place] for place in order]
     if len(ranked) <= count:
@@ -57,14 +74,21 @@ def choose(columns: Mapping[tuple[str, str], Columns], count: int, seed: int = 0
     return [Chosen(name, why[name]) for name in ranked if name in why]
 
 
-def _ranking(columns: Mapping[tuple[str, str], Columns]) -> tuple[list[str], NDArray[np.float64]]:
-    """Return the images that were evaluated, and what they are ranked by."""
+def ranked_by(columns: Mapping[tuple[str, str], Columns]) -> tuple[str, str] | None:
+    """Return precision and comparison whose CC ranks the images; None where no image could be evaluated.
+
+    Args:
+        columns: As in `choose`.
+    """
     for comparison in ("vs_f32", "vs_saliency", "fake_quant_vs_deployed"):
-        for precision in _COARSEST_FIRST:
+        for precision in coarsest_first(name for name, _ in columns):
             found = columns.get((precision, comparison))
-            if found is None:
-                continue
-            evaluated = ~np.isnan(found["top1"])
-            if evaluated.any():
-                return [str(name) for name in found["image"][evaluated]], found["CC"][evaluated]
-    return [], np.empty(0)
+            if found is not None and _evaluated(found)[0]:
+                return precision, comparison
+    return None
+
+
+def _evaluated(columns: Columns) -> tuple[list[str], NDArray[np.float64]]:
+    """Return the images that were evaluated, and their CC."""
+    evaluated = ~np.isnan(columns["top1"])
+    return [str(name) for name in columns["image"][evaluated]], columns["CC"][evaluated]

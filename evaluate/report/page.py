@@ -14,9 +14,10 @@ from qcam.common.errors import QcamError
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report import html_tables
 from qcam.evaluate.report.cards import SORTED_BY, Card, facts, make_cards
+from qcam.evaluate.report.choice import ranked_by
 from qcam.evaluate.report.comparison import image_differences, plan_differences
 from qcam.evaluate.report.findings import alarms, between_runs, findings
-from qcam.evaluate.report.layout import against, is_null, row_title
+from qcam.evaluate.report.layout import against, in_order, is_null, row_title
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.overlays import Sheet, palette
 from qcam.evaluate.report.record import record
@@ -24,6 +25,7 @@ from qcam.evaluate.report.runs import Column, Run, precisions_of
 from qcam.evaluate.report.svg import inline
 from qcam.evaluate.showing.canvas import Chart
 from qcam.evaluate.showing.numbers import count
+from qcam.runtime.manifest import PRECISIONS
 
 #: Pictures of each model by which the size of the others is told.
 _PROBE = 12
@@ -178,9 +180,12 @@ def _chosen(runs: Sequence[Run], cards: Sequence[Card], options: ReportOptions) 
     kinds = "half of them the worst, a quarter the best, the rest drawn at random"
     if any(card.why == "runs differ" for card in cards):
         kinds = "half of them where the runs differ most; of the rest, the worst, the best, and some drawn at random"
+    ranks = {of[0] for run in runs for figures in run.figures.values() if (of := ranked_by(figures)) is not None}
+    own = ", ".join(name for name in in_order(ranks) if name not in PRECISIONS)
+    also = f" ({own} where there is neither int8 nor int16)" if own else ""
     return (
         f"{count(per_model, 'image')} of {total:,} for each model: {kinds} (seed {options.seed}). "
-        "Ranked by CC v. f32 of the coarsest precision; all others are in the result folder."
+        f"Ranked by CC v. f32 of the coarsest precision{also}; all others are in the result folder."
     )
 
 

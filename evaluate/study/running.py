@@ -154,6 +154,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     if not request.options.settings.allow_fallback and not request.paper and request.engine.name == Engine.LOCAL:
         require_provider(provider)
     bundles = load_bundles(request.bundles)
+    for bundle in bundles:
+        wanted_precisions(bundle, request.options.precisions)
     refuse_overlap(request.place, read_places(request.bundles, bundles, request.images, request.options.saliency))
     photographs = _labelled(find_photographs(request.images), bundles, request.labels, demo=request.images is None)
     photographs = photographs[: request.limit]  # after the labels: class folders count as a whole

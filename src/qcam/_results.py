@@ -186,14 +186,14 @@ def study(
     from qcam.evaluate.run.options import StudyOptions
     from qcam.evaluate.saliency import default_cache, with_absolute_path
     from qcam.evaluate.study.running import StudyRequest
-    from qcam.runtime.bundle import PRECISIONS, Bundle
+    from qcam.runtime.bundle import Bundle, ordered_precisions
     from qcam.runtime.deployed import SessionSettings, provider_name
 
     request = StudyRequest(
         bundles=(bundles,) if isinstance(bundles, (Bundle, str, Path)) else tuple(bundles),
         images=images,
         options=StudyOptions(
-            precisions=tuple(sorted(set(precisions), key=lambda name: (*PRECISIONS, name).index(name))),
+            precisions=ordered_precisions(precisions),
             settings=SessionSettings(
                 provider=provider_name(provider), allow_fallback=allow_fallback, config=dict(session_config or {})
             ),

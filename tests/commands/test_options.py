@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,11 +12,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import qcam as qcam_api
 from qcam.commands import check, export, report
 from qcam.commands import eval as evaluate
-from qcam.commands.options import PRECISIONS
+from qcam.commands.options import PRECISION, PRECISIONS
 from qcam.commands.qcam import main as qcam
-from qcam.runtime import bundle
+from qcam.common.errors import QcamError
+from qcam.evaluate.study import study
+from qcam.runtime import bundle, manifest
 
 COMMANDS = {"export": export.main, "eval": evaluate.main, "check": check.main, "report": report.main}
 
@@ -26,6 +31,7 @@ def said(command, *arguments: object) -> tuple[int, str, str]:
 
 def test_the_precisions_of_help_are_those_of_bundles() -> None:
     assert PRECISIONS == bundle.PRECISIONS
+    assert PRECISION.pattern == manifest._PRECISION.pattern
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -93,10 +99,49 @@ def test_precisions_with_commas_and_other_names(tiny_bundle, some_photographs, c
     assert ("fp32 is called f32 here" in done.err) is (given == ["fp32, int8"])
 
 
-def test_an_unknown_precision_is_named_with_the_choices() -> None:
-    code, _, err = said(COMMANDS["check"], "--precision", "f32,int4")
+def test_an_unknown_precision_to_export_is_named_with_the_choices() -> None:
+    code, _, err = said(COMMANDS["export"], "--precision", "f32,int4")
     assert code == 2
     assert "'int4' is not one of f32, int16, int8" in err
+
+
+@pytest.mark.parametrize("name", ["eval", "check"])
+@pytest.mark.parametrize("wrong", ["int 8", "int8@vendor", "x" * 41, "f32,,int8"])
+def test_what_is_no_name_of_a_precision_is_refused(name: str, wrong: str) -> None:
+    code, _, err = said(COMMANDS[name], "--precision", wrong)
+    assert code == 2
+    assert "is no name of a precision: it has 1 to 40 letters" in err
+
+
+@pytest.fixture
+def with_vendor(tiny_bundle, tmp_path: Path) -> Path:
+    """Return a bundle whose int8 stands under a name of its own."""
+    folder = tmp_path / "vendored"
+    shutil.copytree(tiny_bundle.folder, folder)
+    value = json.loads((folder / "bundle.json").read_text())
+    value["precisions"][2]["name"] = "int8-vendor"
+    (folder / "bundle.json").write_text(json.dumps(value))
+    return folder
+
+
+def test_a_precision_of_somebodys_own_can_be_asked_for(with_vendor: Path, some_photographs, check) -> None:
+    done = check(with_vendor, "--images", some_photographs, "--limit", 1, "--precision", "int8-vendor,f32")
+    assert [result["precision"] for result in done.report["results"]] == ["f32", "int8-vendor"]
+    refused = check(with_vendor, "--images", some_photographs, "--precision", "int8")
+    assert refused.code == 2
+    assert "vendored holds no int8, only f32, int16, int8-vendor" in refused.err
+
+
+def test_a_study_refuses_a_precision_that_one_of_the_bundles_lacks_before_it_opens_any(
+    with_vendor: Path, tiny_bundle, some_photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "BundleEvaluator", None)
+    with pytest.raises(QcamError, match="tiny holds no int8-vendor, only f32, int16, int8"):
+        qcam_api.study(
+            [with_vendor, tiny_bundle], images=some_photographs, saliency="none", precisions=["int8-vendor", "f32"],
+            output=tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_one_bundle_and_one_photograph_are_taken(tiny_bundle, some_photographs, check) -> None:

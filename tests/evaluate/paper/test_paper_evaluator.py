@@ -217,6 +217,8 @@ def test_unknown_fixes_a_missing_f32_and_an_unknown_layer_are_refused(bundle: Bu
         PaperOptions(frozenset({"alfa"}))
     with pytest.raises(QcamError, match="compares with f32"):
         PaperEvaluator(bundle, ("int8",), PaperOptions())
+    with pytest.raises(QcamError, match="paper knows nothing of precision vendor; leave it out with precisions f32,int8"):
+        PaperEvaluator(bundle, ("f32", "int8", "vendor"), PaperOptions())
     module = load_model("mnasnet0_5", "random:0")
     unknown = replace(bundle, model_id="mnasnet0_5", weights=module.weights)
     with pytest.raises(QcamError, match="knows no CAM layer of mnasnet0_5"):

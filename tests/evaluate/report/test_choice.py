@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qcam.evaluate.report.choice import choose
+from qcam.evaluate.report.choice import choose, coarsest_first, ranked_by
 
 
 def ranked(values: dict[str, float], refused: tuple[str, ...] = ()) -> dict[tuple[str, str], dict[str, Any]]:
@@ -32,3 +32,14 @@ def test_an_undefined_figure_is_the_worst_and_a_refused_image_is_not_shown() -> 
     assert [item.image for item in found] == ["b", "c", "a"]
     assert {item.why for item in found} == {"all"}
     assert choose({}, 10) == []
+
+
+def test_names_of_somebodys_own_rank_where_there_is_neither_int8_nor_int16_and_f32_last() -> None:
+    assert coarsest_first(["vendor", "f32", "a8", "int16", "int8"]) == ["int8", "int16", "a8", "vendor", "f32"]
+    figures = ranked({"a": 0.9, "b": 0.1})[("int8", "vs_f32")]
+    null = ranked({"a": 1.0, "b": 1.0})[("int8", "vs_f32")]
+    columns = {("f32", "vs_f32"): null, ("vendor", "vs_f32"): figures}
+    assert ranked_by(columns) == ("vendor", "vs_f32")
+    assert [item.image for item in choose(columns, 2)] == ["b", "a"]
+    assert ranked_by({("f32", "vs_f32"): null}) == ("f32", "vs_f32")
+    assert ranked_by({}) is None

@@ -26,3 +26,17 @@ def test_the_main_results_come_in_words() -> None:
     drift = "int8 against f32: mean CC 0.500 (squeezenet1_0) to 0.760 (mobilenet_v2); published for these models: 0.76 to 0.89."
     assert drift in told
     assert "Top-1 class changed: int8 3 of 20 (15 %)." in told
+
+
+def simulated(*precisions: str) -> list[str]:
+    figures = [figure_of(name, 0.5 + place / 10, comparison="fake_quant_vs_deployed") for place, name in enumerate(precisions)]
+    told = findings([Column(run_of(figures), "mobilenet_v2", "mobilenet_v2")])
+    return [line.partition(" at least")[0] for line in told if line.startswith("Fake-quant")]
+
+
+def test_what_a_simulation_predicts_is_said_of_names_of_somebodys_own_too() -> None:
+    said = "Fake-quant simulation predicts the deployed {} CAM to mean CC {}"
+    assert simulated("int16", "int8") == [said.format("int8", "0.600")]
+    assert simulated("int16", "int8", "vendor") == [said.format("int8", "0.600"), said.format("vendor", "0.700")]
+    assert simulated("int16") == [said.format("int16", "0.500")]
+    assert simulated("vendor") == [said.format("vendor", "0.500")]
