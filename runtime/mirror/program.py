@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
-from qcam.common.errors import BundleError, QcamError, UnsupportedGraphError
+from qcam.common.errors import QcamError, UnsupportedGraphError
 from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
@@ -74,7 +74,7 @@ class Mirror:
 
         Args:
             model: The ONNX file of the precision.
-            entry: The precision, with its tap.
+            entry: The precision, with its tap; what it says of the file holds (`check_agreement`, by which `load_onnx` reads).
             device: PyTorch device.
             arithmetic: One of `ARITHMETICS`.
             family: Kernel family, for `integer`.
@@ -82,7 +82,6 @@ class Mirror:
 
         Raises:
             QcamError: If the arithmetic is unknown.
-            BundleError: If the file's tap is not what the manifest says.
             UnsupportedGraphError: If an operator, an attribute or a constant's type is unknown, before anything runs.
         """
         if arithmetic not in ARITHMETICS:
@@ -105,8 +104,6 @@ class Mirror:
                 raise UnsupportedGraphError(f"{reason}; mirror arithmetic 'integer' does not follow that, choose 'fake_quant'")
             self.groups = find_groups(graph) + find_groups(graph, bits=16)
         taps = [entry.tap.output, *(skip.output for skip in entry.skips)]
-        for tap in (entry.tap, *entry.skips):
-            _check_tap(graph, tap)
         tail = graph.tail(entry.tap.output, entry.logits)
         self._skip_reads = tail.skips
         # The tail starts behind the tap's DequantizeLinear: the gradient is taken at the activation, not at its codes.
@@ -278,19 +275,6 @@ class Mirror:
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         """Put a value where it is read: shapes and axes are read by Python, not by the device."""
         return value if value.dtype == torch.int64 else value.to(self.device)
-
-
-def _check_tap(graph: Graph, tap: Tap) -> None:
-    """Hold the manifest's scale and zero point against the file, which is the source of truth."""
-    node = graph.producer.get(tap.output)
-    if node is None or node.op_type != "QuantizeLinear":
-        agrees = tap.dtype == "float32"
-    else:
-        scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2])
-        found = (str(zero_point.dtype), float(scale), int(zero_point))
-        agrees = found == (tap.dtype, tap.scale, tap.zero_point)
-    if not agrees:
-        raise BundleError(f"bundle.json and the ONNX file disagree on the tap {tap.output}; export the bundle again")
 
 
 def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
