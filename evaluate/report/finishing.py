@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,7 @@ def finish(
     clock: StageClock,
     presentation: Presentation,
     on_results: Callable[[Results], None] = lambda _: None,
+    warnings: Iterable[str] = (),
 ) -> None:
     """Write what stands beside results, and tell what is odd.
 
@@ -64,13 +65,14 @@ def finish(
         clock: Where the time goes.
         presentation: What is made of them.
         on_results: Called when the figures are there, before pictures are drawn.
+        warnings: What is told then.
 
     Raises:
         QcamError: If not one image could be evaluated, or the disk refuses.
     """
     with clock.stage("tables"):
         on_results(results)
-        for warning in results.run["warnings"]:
+        for warning in warnings:
             telling.warn(warning)
         write_tables(results)
         for line in oddities(results, where):

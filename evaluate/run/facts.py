@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcam.common import machine
+from qcam.common.wording import in_options
 from qcam.evaluate.run.evaluator import BundleEvaluator
 from qcam.evaluate.run.protocol import Evaluator
 from qcam.images.preprocessing import Preprocessing
@@ -83,7 +84,7 @@ class WorkerFacts:
             "node": self.node,
             "kernel": self.kernel,
             "kernel_reason": "" if self.kernels is None else self.kernels.reason,
-            "fallback": sorted({s.placement.fallback for m in self.models for s in m.deployed.values()} - {""}),
+            "fallback": sorted({in_options(s.placement.fallback) for m in self.models for s in m.deployed.values()} - {""}),
             "saturates_in_pairs": self.saturates,
             "provider": self.provider,
             "cpu_features": self.cpu_features,

@@ -36,8 +36,13 @@ def load_bundles(given: Sequence[str | Path | Bundle]) -> list[Bundle]:
     bundles = [place if isinstance(place, Bundle) else load_bundle(_settled(place)) for place in places]
     for bundle in bundles:
         if not bundle.trained:
-            telling.warn(f"{bundle.model_id} has random weights: no figure made with it means anything")
+            telling.warn(random_weights(bundle))
     return bundles
+
+
+def random_weights(bundle: Bundle) -> str:
+    """Return the warning that a bundle's weights are random."""
+    return f"{bundle.model_id} has random weights: no figure made with it means anything"
 
 
 def find_photographs(location: str | Path | None) -> list[ImageFile]:

@@ -13,6 +13,7 @@ from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
 from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons
 from qcam.evaluate.run.facts import WorkerFacts
+from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
 
 _CONVENTIONS = {
@@ -76,7 +77,7 @@ def run_record(
         "classes": classes,
         "conventions": _conventions(options.method, paper=paper),
         "notes": notes(facts, options),
-        "warnings": warnings(facts, workers),
+        "warnings": [in_options(text) for text in warnings(facts, workers)],  # a file does not depend on who ran
         "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
     }
 
@@ -90,20 +91,17 @@ def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:
 
 
 def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Return what changes the meaning of figures, in the words of the commands, as all that stands in a file.
+    """Return what changes the meaning of figures, with tokens for options (`wording`).
 
     Args:
         facts: What evaluates.
         workers: What evaluated the parts, with the number of these.
     """
-    told = [
-        f"{model.bundle.model_id} has random weights: no figure made with it means anything"
-        for model in facts.models
-        if not model.bundle.trained
-    ]
-    elsewhere = [text for worker in workers for text in worker.get("fallback", ())]
-    fallbacks = dict.fromkeys([*fallback_reasons(facts.models), *elsewhere])
-    told += [f"fallback accepted: {reason}" for reason in fallbacks]
+    told = [random_weights(model.bundle) for model in facts.models if not model.bundle.trained]
+    fallbacks: dict[str, str] = {}
+    for reason in (*fallback_reasons(facts.models), *(text for worker in workers for text in worker.get("fallback", ()))):
+        fallbacks.setdefault(in_options(reason), reason)  # what a part says of its worker has no tokens
+    told += [f"fallback accepted: {reason}" for reason in fallbacks.values()]
     if facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers):
         told.append(
             "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
@@ -117,11 +115,11 @@ def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> l
         "machine computes; how they compare with other CPUs is not known"
         for reason in sorted(unknown)
     ]
-    return [in_options(text) for text in told + mixtures(workers)]
+    return told + mixtures(workers)
 
 
 def mixtures(workers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name what differs between the workers of a run, and how many shards each evaluated (with tokens of `wording`)."""
+    """Name what differs between the workers of a run, and how many shards each evaluated; with tokens for options."""
     told = []
     families: Counter[str] = Counter()
     packages: dict[str, Counter[str]] = {}

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from qcam.common import telling
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import fingerprint, readable_json
+from qcam.common.wording import in_options
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.results.folder import PLACEMENT, RESULTS, RUN, SUMMARY, Results, read_run
 from qcam.evaluate.results.parts import DamagedPartError, PlannedPart, find_part, join_parts, write_part
@@ -29,6 +30,7 @@ from qcam.evaluate.results.place import ResultPlace
 from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.run.differing import differences
 from qcam.evaluate.run.evaluator import BundleEvaluator, wanted_precisions
+from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.protocol import Evaluator
 from qcam.evaluate.run.runner import ShardRunner
@@ -36,6 +38,7 @@ from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
 from qcam.evaluate.study.plan import StudyPlan, image_differences, make_plan, settled, write_images
 from qcam.evaluate.study.record import run_record
+from qcam.evaluate.study.record import warnings as warnings_of
 from qcam.images.sources import ImageFile, absolute_source
 from qcam.runtime.bundle import Bundle
 
@@ -332,6 +335,21 @@ class Study:
         """Read the results back, as far as they are asked for."""
         return self.place.results()
 
+    def warnings(self, results: Results) -> list[str]:
+        """Return what has to be told of results beside random weights, of which `load_bundles` has warned.
+
+        Args:
+            results: This study's.
+
+        Returns:
+            The warnings of their record; with tokens for options where it is known what evaluates.
+        """
+        tokens = {}
+        if self._has_facts:
+            tokens = {in_options(text): text for text in warnings_of(self.facts, results.run.get("workers", ()))}
+        told = set(map(random_weights, self.bundles))
+        return [tokens.get(text, text) for text in results.run["warnings"] if text not in told]
+
     @property
     def rows(self) -> int:
         """Return how many result rows the whole study has; after `prepare`."""
@@ -360,8 +378,12 @@ class Study:
     @property
     def _rows_per_image(self) -> int | None:
         """Return how many result rows every image has; None as long as no worker has said so."""
-        known = self.runner is not None or (self._dispatcher is not None and self._dispatcher.facts is not None)
-        return sum(model.rows for model in self.facts.models) if known else None
+        return sum(model.rows for model in self.facts.models) if self._has_facts else None
+
+    @property
+    def _has_facts(self) -> bool:
+        """Tell whether it is known what evaluates."""
+        return self.runner is not None or (self._dispatcher is not None and self._dispatcher.facts is not None)
 
     def _accept(self, worker: Mapping[str, Any]) -> bool:
         """Tell whether what evaluated a part is what was required."""

@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from qcam.common.wording import in_options
 from qcam.runtime.deployed.filenodes import FileNode, FileNodes, Found
 from qcam.runtime.tables import (
     CODE_BITS,
@@ -81,7 +82,7 @@ class Placement:
     Attributes:
         kernels: (operator, provider) → number of kernels that ran.
         expected: Number of Conv, Gemm and MatMul nodes in the file.
-        fallback: Why the session is not what was asked for; empty if it is.
+        fallback: Why the session is not what was asked for, with tokens for options; empty if it is.
         nodes: Every kernel that ran, in order; empty where only counts are known.
     """
 
@@ -157,7 +158,7 @@ class Placement:
                 {"operator": operator, "provider": provider, "count": count}
                 for (operator, provider), count in sorted(self.kernels.items())
             ],
-            "fallback": self.fallback,
+            "fallback": in_options(self.fallback),
         }
         return value | ({"nodes": [asdict(node) for node in self.nodes]} if nodes else {})
 

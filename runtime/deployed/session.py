@@ -14,7 +14,6 @@ import onnx
 from numpy.typing import NDArray
 
 from qcam.common.errors import BundleError, ProviderError, first_line
-from qcam.common.wording import in_options
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.filenodes import FileNodes
@@ -121,8 +120,7 @@ class DeployedModel:
                 )
         with self._folder:
             profile = Path(self._session.end_profiling())
-            # What is said of a session goes into files.
-            self.placement: Placement = read_profile(profile, self._compute_nodes, in_options(fallback), nodes)
+            self.placement: Placement = read_profile(profile, self._compute_nodes, fallback, nodes)
 
     def run(self, images: NDArray[np.float32]) -> DeployedOutputs:
         """Run one batch of any size.

@@ -261,7 +261,7 @@ def run_request(
     from qcam.evaluate.study.running import run_study
 
     def done(study: Study, results: Results) -> None:
-        finish(results, str(study.place), study.clock, presentation, on_results)
+        finish(results, str(study.place), study.clock, presentation, on_results, study.warnings(results))
         if request.profile:
             write_profile(study.clock, results.folder)
         on_end(study)

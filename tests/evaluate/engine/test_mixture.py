@@ -58,6 +58,11 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     said = "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 1 shards)"
     (warning,) = [line for line in run["warnings"] if line.startswith(said)]
     assert warning.endswith("; --require kernel=NAME keeps a run to one")  # a file has the words of the commands
+    told = study.warnings(study.results())
+    (same,) = [line for line in told if line.startswith(said)]
+    assert same.endswith("; {require} kernel=NAME keeps a run to one")
+    assert not [line for line in told if "random weights" in line]  # load_bundles has warned
+    assert [line for line in run["warnings"] if "random weights" in line]
     finish(study.results(), "out", study.clock, Presentation(grid_rows=0))
     for name in ("table.md", "report.html"):
         assert said in (tmp_path / "out" / name).read_text(), name

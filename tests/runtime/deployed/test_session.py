@@ -108,8 +108,9 @@ def test_compute_nodes_on_another_provider_are_refused(tiny_bundle, monkeypatch)
         DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA"))
     accepted = DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA", allow_fallback=True))
     assert "4 of 4" in accepted.placement.fallback
-    # It goes into files, which have the words of the commands.
-    assert accepted.placement.fallback.endswith("choose another --precision, or --allow-fallback to go on all the same")
+    # A file has the words of the commands.
+    said = accepted.placement.to_json()["fallback"]
+    assert said.endswith("choose another --precision, or --allow-fallback to go on all the same")
 
 
 def test_the_loaders_own_words_and_the_missing_library_are_told():
