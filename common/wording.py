@@ -19,6 +19,8 @@ OPTIONS = {
     "engine": "qcam-eval --engine",
     "force": "force=True",
     "gpus_per_worker": "qcam-eval --gpus-per-worker",
+    "mask_classes": "mask_classes",
+    "mask_void": "mask_void",
     "names": "qcam-report --names",
     "opset": "opset",
     "output": "output",

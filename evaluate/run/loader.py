@@ -107,9 +107,9 @@ class Loader:
                     whole, missing = self._saliency.whole_map(image, file, decoded.sha256), ""
                     read = self._saliency.remark(file)
                 except NoObjectError as error:
-                    missing = f"no_object: {error}"
+                    missing = in_options(f"no_object: {error}")  # stands in a file
                 except NoMapError as error:
-                    missing = f"no_reference: {error}"
+                    missing = in_options(f"no_reference: {error}")
         result = {}
         pictures: dict[str, Picture] = {}
         with self._clock.stage("crop"):

@@ -128,7 +128,7 @@ class MaskSaliency:
         try:
             found = self._find(file)
         except ImageSetError as error:
-            raise NoMapError(str(error)) from error
+            raise NoMapError(error.template) from error
         if found is None:
             raise NoMapError(f"no mask named {_stem(file.name)}.* in the mask folder")
         name = PurePosixPath(found[0].name).name

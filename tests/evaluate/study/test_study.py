@@ -399,6 +399,10 @@ def test_masks_are_the_reference_under_the_same_crop(tiny_bundle, photographs, t
             ramp = np.linspace(0, 255, image.width)[None].repeat(image.height, 0).astype(np.uint8)
         Image.fromarray(ramp).save(masks / (name[:-4] + ".png"))
     Image.new("L", (7, 7)).save(masks / "imagenet_02_438.png")
+    (fifth,) = photographs.glob("imagenet_04_*.jpg")
+    with Image.open(fifth) as image:
+        areas = np.arange(image.width)[None].repeat(image.height, 0) * 3 // image.width  # ids or levels, who knows
+    Image.fromarray(np.array([0, 128, 200], np.uint8)[areas]).save(masks / f"{fifth.stem}.png")
     source = open_saliency(f"masks:{masks}")
     options = StudyOptions(precisions=PRECISIONS, saliency="masks")
     rows = finish(Study([tiny_bundle], find_images(photographs), source, options, tmp_path / "out"))
@@ -406,6 +410,8 @@ def test_masks_are_the_reference_under_the_same_crop(tiny_bundle, photographs, t
     assert status["imagenet_00_243.jpg"] == status["imagenet_01_559.jpg"] == "ok"
     assert "imagenet_02_438.png is 7×7, the image" in status["imagenet_02_438.jpg"]
     assert status["imagenet_03_990.jpg"] == "no_reference: no mask named imagenet_03_990.* in the mask folder"
+    # A file has the words of the commands.
+    assert status[fifth.name].endswith("may be ids or grey levels; say which with --mask-classes (any, levels, or the ids)")
 
 
 def test_f32_comes_along_as_the_reference(tiny_bundle, photographs, tmp_path):
