@@ -6,6 +6,7 @@ import pytest
 
 from qcam.common import telling
 from qcam.common.errors import ImageSetError
+from qcam.common.wording import in_python
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.run import run_check
 from qcam.images.embedded import evaluation_photographs
@@ -47,7 +48,9 @@ def test_warnings_are_told_and_kept_and_nothing_is_printed_or_written(
     found = run_check([tiny_bundle], evaluation_photographs()[:2], CheckOptions(precisions=("int8",)))
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
-    assert [record.getMessage() for record in caplog.records if record.name == telling.LOGGER.name] == list(found.warnings)
+    told = [record for record in caplog.records if record.name == telling.LOGGER.name]
+    assert [record.template for record in told] == list(found.warnings)
+    assert [record.getMessage() for record in told] == [in_python(text) for text in found.warnings]
     assert any("is another model on" in warning for warning in found.warnings)
     assert [item.result.title for item in found.judged] == [f"tiny int8, integer ({known_cpu})"]
     assert found.placement()["tiny"]["int8"]["integer_coverage"]["count"] == 1
