@@ -450,9 +450,9 @@ def test_unknown_sources_are_refused(text: str) -> None:
         ("onnx", lambda path: path.mkdir(), "no salient-object network at"),
         ("onnx", lambda path: path.write_text("no network"), "cannot read .*thing as an ONNX file"),
         ("onnx", lambda path: path.write_bytes(b""), "thing"),
-        ("masks", lambda path: None, "no image folder at .*thing"),
+        ("masks", lambda path: None, "no mask folder at .*thing"),
         ("masks", lambda path: path.mkdir(), "no image in .*thing"),
-        ("masks", lambda path: path.touch(), "no image folder at .*thing"),
+        ("masks", lambda path: path.touch(), "no mask folder at .*thing"),
     ],
     ids=["no-file", "folder", "text", "empty-file", "no-folder", "empty-folder", "file"],
 )
