@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcam.commands import console
-from qcam.evaluate.report.finishing import compared_with_paper, summary_of, title
+from qcam.evaluate.report.finishing import compared_with_paper, title
 from qcam.evaluate.report.terminal import main_tables, section_table
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.run.stages import describe
@@ -17,12 +17,12 @@ def show(results: Results) -> None:
         results: A run.
     """
     width = console.out.width if console.out.is_terminal else None
-    for table in main_tables(summary_of(results).entries, title(results), width):
+    for table in main_tables(results.statistics.entries, title(results), width):
         console.out.print(table)
     compared = compared_with_paper(results)
     if compared is not None:
         console.out.print(section_table(compared))
-    for line in results.run["notes"]:
+    for line in results.record.notes:
         console.out.print(line, style="dim", markup=False)
 
 

@@ -66,7 +66,7 @@ def main(
     with console.err.status("drawing"):
         written = write_report(results, output, options)
     for item in results:
-        if not item.run.get("complete"):
+        if not item.record.complete:
             console.warn(f"{item.folder} is not complete: the report is of the images that were finished")
         if not item.verified:
             console.note(f"{item.folder} is of an earlier version, without checksums: its files are not verified")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qcam.evaluate.report.layout import AXES, against, precision_title
 from qcam.evaluate.report.runs import Column, precisions_of, published_of
-from qcam.evaluate.report.stored import Entry
+from qcam.evaluate.results.records import Entry
 from qcam.evaluate.showing.canvas import INK, LINE, PAGE, PAPER, WIDTH, Chart, canvas, colour_of
 from qcam.evaluate.showing.numbers import figure as written
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, ResultsError
 from qcam.common.places import file_names, refuse_unprintable
+from qcam.common.records import as_record, read_record
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.report.runs import Run
 from qcam.evaluate.showing.canvas import Chart
@@ -22,34 +23,124 @@ _VERSIONS = (1, 2)
 _INFORMATION = "for information"
 #: Name under which the logits stand among the tensors; they have no codes.
 _LOGITS = "logits"
+_AGAIN = "run {qcam-check} again"
 
 
-def read_check(folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class CheckedTensor:
+    """One tensor of a result.
+
+    Attributes:
+        name: Its name.
+        equal: Share of equal values from the image on; None if nothing was compared.
+        equal_fed_with_deployed_codes: The same with its operator fed with the deployed codes; None if that was not tried.
+    """
+
+    name: str
+    equal: float | None = None
+    equal_fed_with_deployed_codes: float | None = None
+
+
+@dataclass(frozen=True)
+class CheckFigures:
+    """Figures of a result, over all images; None where undefined."""
+
+    tap: float | None = None
+    codes: float | None = None
+    cc: float | None = None
+    cc_min: float | None = None
+
+
+@dataclass(frozen=True)
+class FirstDifference:
+    """The first tensor whose own operator differs."""
+
+    tensor: str
+    operator: str
+
+
+@dataclass(frozen=True)
+class CheckedPrecision:
+    """One result of a check.
+
+    Attributes:
+        model: Model id.
+        precision: f32, int16, int8, or a name of another tool's.
+        arithmetic: The mirror's.
+        kernel: Kernel family that `integer` followed; empty otherwise.
+        provider: Where the deployed run was.
+        holds: Whether every gate holds.
+        verdict: In the words of its version; None where it was for information only.
+        figures: Over all images.
+        first_difference: None if no operator differs.
+        tensors: In graph order; empty unless every tensor was asked for.
+    """
+
+    model: str
+    precision: str
+    arithmetic: str
+    kernel: str = ""
+    provider: str = ""
+    holds: bool = False
+    verdict: str | None = None
+    figures: CheckFigures = CheckFigures()
+    first_difference: FirstDifference | None = None
+    tensors: tuple[CheckedTensor, ...] = ()
+
+    @property
+    def simulation(self) -> str:
+        """Return arithmetic and kernel family in words."""
+        return f"{self.arithmetic} ({self.kernel})" if self.kernel else self.arithmetic
+
+    @property
+    def told_verdict(self) -> str:
+        """Return the verdict in the words of today: version 1 called what is undecided undefined."""
+        return "undecided" if self.verdict == "undefined" else self.verdict or _INFORMATION
+
+
+@dataclass(frozen=True)
+class CheckedBundle:
+    """A bundle that was checked."""
+
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class CheckRecord:
+    """The content of check.json, as far as a report tells of it.
+
+    Attributes:
+        results: By model, precision and arithmetic.
+        bundles: By model id.
+    """
+
+    results: tuple[CheckedPrecision, ...]
+    bundles: dict[str, CheckedBundle] = field(default_factory=dict)
+
+
+def read_check(folder: Path) -> CheckRecord:
     """Return the content of a check.json.
 
     Args:
         folder: Of qcam-check, or the file itself.
 
     Raises:
-        QcamError: If there is none, or of another version.
+        QcamError: If there is none, it is of another version, or a field is of another type.
     """
     path = folder if folder.is_file() else folder / _FILE
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise QcamError(f"{{check}} {folder}: no {_FILE} there; make one with qcam-check {{output}} {folder}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise QcamError(f"cannot read {path}: {error}; run {{qcam-check}} again") from error
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version not in _VERSIONS or not isinstance(value.get("results"), list):
+    if not path.exists():
+        raise QcamError(f"{{check}} {folder}: no {_FILE} there; make one with qcam-check {{output}} {folder}")
+    value = read_record(path, dict[str, Any], advice=_AGAIN)
+    version = value.get("schema_version")
+    if version not in _VERSIONS:
         known = " and ".join(map(str, _VERSIONS))
-        raise QcamError(f"{path} has schema version {version}, this qcam reads {known}; run {{qcam-check}} again")
-    refuse_unprintable([item.get("model") if isinstance(item, dict) else item for item in value["results"]], path)
-    found: dict[str, Any] = value
-    return found
+        raise ResultsError(f"{path} has schema version {version}, this qcam reads {known}; {_AGAIN}")
+    check = as_record(value, CheckRecord, str(path), advice=_AGAIN)
+    refuse_unprintable([item.model for item in check.results], path)
+    return check
 
 
-def find_checks(runs: Sequence[Run], given: Sequence[Path]) -> list[dict[str, Any]]:
+def find_checks(runs: Sequence[Run], given: Sequence[Path]) -> list[CheckRecord]:
     """Return the checks that were given; without any, those beside the results that are of the very same bundles.
 
     Raises:
@@ -57,79 +148,64 @@ def find_checks(runs: Sequence[Run], given: Sequence[Path]) -> list[dict[str, An
     """
     if given:
         return [read_check(folder) for folder in given]
-    found: dict[Path, dict[str, Any]] = {}
+    found: dict[Path, CheckRecord] = {}
     for run in runs:
-        bundles = {model: of.fingerprint for model, of in run.record.models.items()}
-        folder = run.results.folder
+        folder, bundles = run.results.folder, run.record.plan.bundles
         for place in (folder / _FILE, folder / "check" / _FILE, folder.parent / "check" / _FILE):
             if not place.is_file() or place.resolve() in found:
                 continue
             try:
-                value = read_check(place)
+                check = read_check(place)
             except QcamError:  # nobody asked for it
                 continue
-            known = {name: (facts or {}).get("fingerprint") for name, facts in (value.get("bundles") or {}).items()}
-            value["results"] = [item for item in value["results"] if known.get(item["model"], "") == bundles.get(item["model"])]
-            if value["results"]:
-                found[place.resolve()] = value
+            same = {model for model, of in check.bundles.items() if of.fingerprint and of.fingerprint == bundles.get(model)}
+            results = tuple(item for item in check.results if item.model in same)
+            if results:
+                found[place.resolve()] = replace(check, results=results)
     return list(found.values())
 
 
-def depth_charts(checks: Iterable[dict[str, Any]]) -> list[Chart]:
+def depth_charts(checks: Iterable[CheckRecord]) -> list[Chart]:
     """Draw agreement over depth, a chart for each model and check."""
     charts = []
     for place, check in enumerate(checks):
-        models = list(dict.fromkeys(str(item["model"]) for item in check["results"]))
+        models = list(dict.fromkeys(item.model for item in check.results))
         for model, name in zip(models, file_names(models), strict=True):
-            lines = [_line(item) for item in check["results"] if str(item["model"]) == model]
+            lines = [_line(item) for item in check.results if item.model == model]
             drawn = [line for line in lines if line.shares]
             if drawn:
                 charts.append(depth_chart(model, f"depth-{place}-{name}", drawn))
     return charts
 
 
-def _line(item: dict[str, Any]) -> DepthLine:
-    tensors = [of for of in item.get("tensors") or [] if of["name"] != _LOGITS and of.get("equal") is not None]
+def _line(item: CheckedPrecision) -> DepthLine:
+    tensors = [of for of in item.tensors if of.name != _LOGITS]
+    known = [(of.equal, of.equal_fed_with_deployed_codes) for of in tensors if of.equal is not None]
     return DepthLine(
-        label=f"{item['precision']}, {_arithmetic(item)}",
-        precision=str(item["precision"]),
-        exact=item["arithmetic"] == Arithmetic.INTEGER,
-        shares=[of["equal"] for of in tensors],
-        fed=[of.get("equal_fed_with_deployed_codes") for of in tensors],
+        label=f"{item.precision}, {item.simulation}",
+        precision=item.precision,
+        exact=item.arithmetic == Arithmetic.INTEGER,
+        shares=[equal for equal, _ in known],
+        fed=[fed for _, fed in known],
     )
 
 
-def check_table(checks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def check_table(checks: Iterable[CheckRecord]) -> list[dict[str, Any]]:
     """Return verdicts: a row for each model, precision and arithmetic."""
-    rows = []
-    for check in checks:
-        for item in check["results"]:
-            figures = item.get("figures") or {}
-            first = item.get("first_difference")
-            rows.append(
-                {
-                    "model": item["model"],
-                    "precision": item["precision"],
-                    "arithmetic": _arithmetic(item),
-                    "provider": item.get("provider", ""),
-                    "tap": share(figures.get("tap")),
-                    "codes": share(figures.get("codes")),
-                    "cc": figure(figures.get("cc")),
-                    "cc_min": figure(figures.get("cc_min")),
-                    "first": "none" if first is None else f"{first['operator']} → {first['tensor']}",
-                    "verdict": _verdict(item),
-                    "holds": bool(item.get("holds")),
-                }
-            )
-    return rows
-
-
-def _verdict(item: dict[str, Any]) -> str:
-    """Return a result's verdict in the words of today: version 1 called what is undecided undefined."""
-    verdict = str(item.get("verdict") or _INFORMATION)
-    return "undecided" if verdict == "undefined" else verdict
-
-
-def _arithmetic(item: dict[str, Any]) -> str:
-    kernel = item.get("kernel")
-    return f"{item['arithmetic']} ({kernel})" if kernel else str(item["arithmetic"])
+    return [
+        {
+            "model": item.model,
+            "precision": item.precision,
+            "arithmetic": item.simulation,
+            "provider": item.provider,
+            "tap": share(item.figures.tap),
+            "codes": share(item.figures.codes),
+            "cc": figure(item.figures.cc),
+            "cc_min": figure(item.figures.cc_min),
+            "first": "none" if (first := item.first_difference) is None else f"{first.operator} → {first.tensor}",
+            "verdict": item.told_verdict,
+            "holds": item.holds,
+        }
+        for check in checks
+        for item in check.results
+    ]

@@ -48,12 +48,11 @@ def plan_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _facts(run: Run, model: str) -> dict[str, Any]:
     """Return what tells one model of two runs apart."""
-    told = run.results.run["models"][model]
-    facts: dict[str, Any] = {"weights": told.get("weights"), "geometry": told.get("geometry")}
-    for precision, of in told["precisions"].items():
-        facts[precision] = {"file": of.get("sha256"), "tap": of.get("tap")}
-        facts[precision]["integer coverage"] = share((of.get("integer_coverage") or {}).get("macs"))
-        facts[precision]["fallback"] = of.get("fallback")
+    told = run.record.models[model]
+    facts: dict[str, Any] = {"weights": run.results.run["models"][model].get("weights"), "geometry": told.geometry}
+    for precision, of in told.precisions.items():
+        coverage = share(of.coverage.macs)
+        facts[precision] = {"file": of.sha256, "tap": of.tap, "integer coverage": coverage, "fallback": of.fallback}
     return facts
 
 
@@ -127,7 +126,7 @@ def _common(mine: Columns, theirs: Columns) -> tuple[list[int], list[int]]:
 
 def _maps_compared(first: Run, other: Run, model: str, precision: str, names: set[str]) -> dict[str, Any]:
     told: dict[str, Any] = {"cc": "–", "cc_min": "–", "equal": "–", "worst": "", "maps": 0, "equal_maps": 0, "smallest": None}
-    if len({run.results.run["models"][model].get("geometry") for run in (first, other)}) > 1:
+    if len({run.record.models[model].geometry for run in (first, other)}) > 1:
         return told  # the same cell shows another part of the image
     mine, theirs = (_maps(run, model, precision) for run in (first, other))
     shared = [name for name in mine if name in names and name in theirs and mine[name].shape == theirs[name].shape]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from qcam.evaluate.report.published import published
 from qcam.evaluate.report.sections import paper_difference
-from qcam.evaluate.report.stored import Entry
+from qcam.evaluate.results.records import Entry
 
 _FIGURES = ("model", "precision", "comparison", "metric", "mean", "std", "low", "high", "n", "undefined")
 _PAPER = ("published_mean", "published_std", "difference")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qcam.evaluate.report.runs import Column, Run, held_against, precisions_of
-from qcam.evaluate.report.stored import Entry
+from qcam.evaluate.results.records import Entry
 from qcam.evaluate.showing.numbers import count, figure, share
 
 _INCOMPLETE = "The run was interrupted: figures are of the images that were finished. The same qcam-eval command goes on."

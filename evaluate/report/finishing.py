@@ -17,8 +17,7 @@ from qcam.evaluate.report.latex import as_latex
 from qcam.evaluate.report.markdown import main_markdown, placement_markdown, section_markdown
 from qcam.evaluate.report.options import COLORMAPS, ReportOptions
 from qcam.evaluate.report.sections import Section, flip_section, interval_section, paired_section, paper_section
-from qcam.evaluate.report.stored import Summary, read_summary
-from qcam.evaluate.results.folder import PROFILE, RESULTS, SUMMARY, TABLE, Results
+from qcam.evaluate.results.folder import PLACEMENT, PROFILE, RESULTS, TABLE, Results
 from qcam.evaluate.run.stages import StageClock, to_trace
 
 #: Images that are named of each oddity.
@@ -83,24 +82,15 @@ def finish(
 
 def title(results: Results) -> str:
     """Return what stands above a table."""
-    text = f"{len(results.images)} images, provider {results.run['provider']}"
-    if any(line.startswith("fallback accepted") for line in results.run["warnings"]):
+    text = f"{len(results.images)} images, provider {results.record.provider}"
+    if any(line.startswith("fallback accepted") for line in results.record.warnings):
         text += " — NOT WHOLLY ON IT, see below"
     return text
 
 
-def summary_of(results: Results) -> Summary:
-    """Return what summary.json says.
-
-    Raises:
-        ResultsError: If a field is missing or of another type.
-    """
-    return read_summary(results.summary, str(results.folder / SUMMARY))
-
-
 def compared_with_paper(results: Results) -> Section | None:
     """Return the section that holds figures against the paper's; None if no model is one of the paper's."""
-    return paper_section(summary_of(results).entries, _untrained(results))
+    return paper_section(results.statistics.entries, _untrained(results))
 
 
 def write_tables(results: Results) -> None:
@@ -112,13 +102,13 @@ def write_tables(results: Results) -> None:
     Raises:
         QcamError: If the disk refuses.
     """
-    run, summary, folder = results.run, summary_of(results), results.folder
-    footer = "".join(f"- {line}\n" for line in [*run["notes"], *run["warnings"]])
+    run, summary, folder = results.record, results.statistics, results.folder
+    footer = "".join(f"- {line}\n" for line in [*run.notes, *run.warnings])
     below = (compared_with_paper(results), interval_section(summary), flip_section(summary), paired_section(summary))
     sections = [
         f"{title(results)}\n\n{main_markdown(summary.entries)}\n{footer}",
         *map(section_markdown, below),
-        placement_markdown(results.placement),
+        placement_markdown(results.placement, str(folder / PLACEMENT)),
     ]
     write_atomically(folder / TABLE, "\n".join(section for section in sections if section))
     write_atomically(folder / "table.csv", as_csv(summary.entries, _untrained(results)))
@@ -181,4 +171,4 @@ def write_profile(clock: StageClock, folder: Path) -> None:
 
 
 def _untrained(results: Results) -> list[str]:
-    return [model for model, of in results.run["models"].items() if not of["weights"].get("trained")]
+    return [model for model, of in results.record.models.items() if not of.weights.trained]

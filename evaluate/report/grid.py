@@ -43,7 +43,7 @@ def write_grids(results: Results, count: int, colormap: str = COLORMAP) -> list[
         The files; none of a model without a single image that was evaluated.
     """
     paths = []
-    names = file_names([f"grid-{results.run['models'][model]['bundle']}" for model in results.models])
+    names = file_names([f"grid-{results.record.models[model].bundle}" for model in results.models])
     for model, name in zip(results.models, names, strict=True):
         images = [chosen.image for chosen in choose(results.columns(model), count)]
         figure = draw_grid(results, model, images, colormap)
@@ -67,8 +67,8 @@ def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str
     """
     if not images:
         return None
-    facts = results.run["models"][model]
-    pictures = {item.image: item for item in results.pictures(images) if item.geometry == facts["geometry"]}
+    facts = results.record.models[model]
+    pictures = {item.image: item for item in results.pictures(images) if item.geometry == facts.geometry}
     shown = [image for image in images if image in pictures]
     if not shown:
         return None
@@ -80,8 +80,7 @@ def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str
     # A dollar sign in a file name is a dollar sign, no formula.
     with rc_context({"text.parse_math": False, "font.size": 7, "axes.linewidth": 0.4, "axes.edgecolor": "#888888"}):
         drawing = _Grid(1 + len(shown), results.precisions(model), colormap)
-        trained = facts.get("weights", {}).get("trained", True)
-        remark = "" if trained else "   (RANDOM WEIGHTS: no figure means anything)"
+        remark = "" if facts.weights.trained else "   (RANDOM WEIGHTS: no figure means anything)"
         drawing.title(f"{model}: Grad-CAM++ by precision{remark}")
         for place, image in enumerate(shown):
             drawing.row(place, pictures[image], maps, rows, _class_name(results, model, told.get(image)))

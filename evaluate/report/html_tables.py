@@ -9,7 +9,7 @@ from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.layout import Line, against, fill, precision_title
 from qcam.evaluate.report.published import NOT_COMPARED, SQUEEZENET
 from qcam.evaluate.report.runs import Column, Run, held_against, published_of
-from qcam.evaluate.report.stored import Entry, PairedTest, PrecisionRecord
+from qcam.evaluate.results.records import Entry, PairedTest, PrecisionRecord
 from qcam.evaluate.showing.numbers import NONE, count, difference, figure, fixed_mean, interval, mean, share, small_p
 
 
@@ -220,8 +220,8 @@ def _test_row(run: Run, test: PairedTest) -> TestRow:
         n=f"{test.n:,}",
         difference=difference(test.mean_difference, 4),
         interval=bounds,
-        p=small_p(test.p),
-        clear=test.p is not None and test.p < 0.05,
+        p=small_p(test.p_holm),
+        clear=test.p_holm is not None and test.p_holm < 0.05,
         effect=difference(test.effect, 2),
     )
 
@@ -249,25 +249,26 @@ def placement_table(runs: Sequence[Run]) -> list[PlacementRow]:
         for model, of in run.record.models.items():
             for precision, told in of.precisions.items():
                 # placement.json has every kernel; where it is silent, run.json's counts do.
-                placed = run.placement.get(model, {}).get(precision, told)
-                if placed.placed:
+                placed = run.results.placements.get(model, {}).get(precision, told)
+                if placed.integer_coverage is not None:
                     rows.append(_placement_row(run, model, precision, placed))
     return rows
 
 
 def _placement_row(run: Run, model: str, precision: str, placed: PrecisionRecord) -> PlacementRow:
     kernels = [
-        [operator, provider.removesuffix("ExecutionProvider"), f"{times:,}"]
-        for operator, provider, times in sorted(placed.kernels, key=lambda kernel: -kernel[2])
+        [kernel.operator, kernel.provider.removesuffix("ExecutionProvider"), f"{kernel.count:,}"]
+        for kernel in sorted(placed.kernels, key=lambda kernel: -kernel.count)
     ]
+    coverage = placed.coverage
     return PlacementRow(
         run=run.name,
         model=model,
         precision=precision,
         arithmetic=placed.arithmetic,
-        count=share(placed.by_count),
-        macs=share(placed.by_work),
-        bar=placed.by_work if placed.by_work is not None else placed.by_count,
+        count=share(coverage.count),
+        macs=share(coverage.macs),
+        bar=coverage.macs if coverage.macs is not None else coverage.count,
         providers=", ".join(sorted({kernel[1] for kernel in kernels})),
         fallback=placed.fallback,
         kernels=kernels,

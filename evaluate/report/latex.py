@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcam.evaluate.report.layout import FilledLine, by_model, fill
-from qcam.evaluate.report.stored import Entry
+from qcam.evaluate.results.records import Entry
 from qcam.evaluate.showing.numbers import fixed
 
 _SPECIAL = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",

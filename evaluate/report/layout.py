@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qcam.evaluate.report.published import in_paper
-from qcam.evaluate.report.stored import Entry
+from qcam.evaluate.results.records import Entry
 from qcam.runtime.manifest import PRECISIONS, precision_order
 
 #: Where a figure stands in a summary, less its model: comparison, precision, metric.

@@ -7,7 +7,7 @@ from typing import Any
 
 from qcam.evaluate.report.placement_table import placement_as_markdown
 from qcam.evaluate.report.sections import Section, main_section
-from qcam.evaluate.report.stored import Entry
+from qcam.evaluate.results.records import Entry
 from qcam.runtime.deployed.placement import Placement
 
 
@@ -26,10 +26,20 @@ def section_markdown(section: Section | None) -> str:
     return f"{section.title}:\n\n{_table(section.headings, section.left, section.rows)}{remarks}{end}"
 
 
-def placement_markdown(placements: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the placement of every session, from placement.json."""
+def placement_markdown(placements: Mapping[str, Mapping[str, Any]], where: str) -> str:
+    """Return the placement of every session.
+
+    Args:
+        placements: Content of placement.json.
+        where: What messages call it.
+
+    Raises:
+        ResultsError: If a field is missing or of another type.
+    """
     read = {
-        (model, name): Placement.from_json(value) for model, sessions in placements.items() for name, value in sessions.items()
+        (model, name): Placement.from_json(value, f"{where} of {model} {name}")
+        for model, sessions in placements.items()
+        for name, value in sessions.items()
     }
     return "".join(
         f"\n{model} {name}: {placement.describe()}\n\n{placement_as_markdown(placement)}"

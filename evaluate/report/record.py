@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qcam.evaluate.report.runs import Run
-from qcam.evaluate.report.stored import ModelRecord, RunRecord
+from qcam.evaluate.results.records import ModelRecord, RunRecord
 
 _HEXADECIMAL = re.compile("[0-9a-f]{40,}")
 #: Characters of a fingerprint that are shown.
@@ -26,7 +26,7 @@ def record(run: Run) -> list[tuple[str, Pairs]]:
         ("Models", _models(told)),
         ("Conventions", _pairs(told.conventions)),
         ("Machine", _machine(told)),
-        ("Versions", _pairs(told.versions)),
+        ("Versions", _pairs(told.plan.versions)),
         ("Time by stage", [(stage, f"{value:,.1f} s") for stage, value in told.seconds.items()]),
     ]
     return [(title, pairs) for title, pairs in sections if pairs]
@@ -34,50 +34,52 @@ def record(run: Run) -> list[tuple[str, Pairs]]:
 
 def _general(run: Run) -> Pairs:
     told = run.record
-    pairs = [("protocol", told.protocol)]
-    if told.protocol == "paper":
-        pairs.append(("slips switched off", ", ".join(told.fixes) or "none"))
-    images = len(run.results.images) if told.images is None else told.images
+    plan, protocol = told.plan, told.protocol
+    pairs = [("protocol", protocol.name)]
+    if protocol.name == "paper":
+        pairs.append(("slips switched off", ", ".join(protocol.fixes) or "none"))
+    images = len(run.results.images) if plan.images.count is None else plan.images.count
     return [
         *pairs,
         ("provider", told.provider),
         ("complete", "yes" if run.complete else "NO"),
         ("files", "held against their checksums" if run.results.verified else "NOT VERIFIED: without checksums"),
         ("images", f"{images:,}"),
-        ("image set", _short(told.image_set)),
-        ("salient objects", _short(told.plan["saliency"] or "none")),
-        ("PyTorch device", _text(told.plan["device"])),
-        ("images in a shard", _text(told.plan["shard_size"])),
+        ("image set", _short(plan.images.fingerprint)),
+        ("salient objects", _short(plan.saliency or "none")),
+        ("PyTorch device", _text(plan.device)),
+        ("images in a shard", _text(plan.shard_size)),
     ]
 
 
 def _options(told: RunRecord) -> Pairs:
-    precisions = told.options.get("precisions") or "all"
-    chosen = {name: value for name, value in told.settings.items() if value not in (None, {}, [])}
-    return _pairs(told.options | {"precisions": precisions} | chosen)
+    options = {name: value for name, value in told.plan.options.items() if name != "settings"}
+    chosen = {name: value for name, value in told.plan.settings.items() if value not in (None, {}, [])}
+    return _pairs(options | {"precisions": options.get("precisions") or "all"} | chosen)
 
 
 def _models(told: RunRecord) -> Pairs:
-    return [(model, " · ".join(filter(None, _parts(of)))) for model, of in told.models.items()]
+    bundles = told.plan.bundles
+    return [(model, " · ".join(filter(None, _parts(of, bundles.get(model, ""))))) for model, of in told.models.items()]
 
 
-def _parts(model: ModelRecord) -> list[str]:
-    state = "trained" if model.trained else "RANDOM"
+def _parts(model: ModelRecord, fingerprint: str) -> list[str]:
+    state = "trained" if model.weights.trained else "RANDOM"
     return [
-        f"{model.weights} ({state}, {_short(model.weights_sha256)})",
+        f"{model.weights.name} ({state}, {_short(model.weights.sha256)})",
         model.geometry,
-        f"bundle {model.bundle} {_short(model.fingerprint)}",
+        f"bundle {model.bundle} {_short(fingerprint)}",
         *(f"{name}: tap {of.tap}" for name, of in model.precisions.items() if of.tap),
     ]
 
 
 def _machine(told: RunRecord) -> Pairs:
-    why = [("why", told.kernels_why)] if told.kernels_why else []
+    why = [("why", told.kernels.reason)] if told.kernels.reason else []
     return [
         *_pairs(told.machine),
-        ("kernel family", told.kernels or "none"),
+        ("kernel family", told.kernels.family or "none"),
         *why,
-        ("int8 kernels saturate in pairs", "yes" if told.saturates else "no"),
+        ("int8 kernels saturate in pairs", "yes" if told.int8_kernels_saturate_in_pairs else "no"),
     ]
 
 

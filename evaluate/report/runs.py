@@ -13,16 +13,8 @@ from qcam.common.errors import QcamError
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.layout import Address, Figures, by_model, in_order
 from qcam.evaluate.report.published import comparable, published
-from qcam.evaluate.report.stored import (
-    Entry,
-    PrecisionRecord,
-    RunRecord,
-    Summary,
-    read_placement,
-    read_run_record,
-    read_summary,
-)
-from qcam.evaluate.results.folder import FAITHFULNESS, PLACEMENT, RUN, SUMMARY, Columns, Results
+from qcam.evaluate.results.folder import FAITHFULNESS, Columns, Results
+from qcam.evaluate.results.records import Entry, RunRecord, Summary
 
 #: Columns that are kept of every image: a study of 10,000 images has no room for all of them, six models at a time.
 _KEPT = ("image", "image_sha256", "top1", "top1_agrees", *METRICS, *FAITHFULNESS)
@@ -40,32 +32,19 @@ class Run:
     name: str
     results: Results
 
-    @cached_property
+    @property
     def record(self) -> RunRecord:
-        """Return what run.json says.
+        """Return what run.json says."""
+        return self.results.record
 
-        Raises:
-            ResultsError: If a field is of another type.
-        """
-        return read_run_record(self.results.run, str(self.results.folder / RUN))
-
-    @cached_property
+    @property
     def summary(self) -> Summary:
         """Return what summary.json says.
 
         Raises:
             ResultsError: If a field is missing or of another type.
         """
-        return read_summary(self.results.summary, str(self.results.folder / SUMMARY))
-
-    @cached_property
-    def placement(self) -> dict[str, dict[str, PrecisionRecord]]:
-        """Return what placement.json says, by model and precision.
-
-        Raises:
-            ResultsError: If a field is of another type.
-        """
-        return read_placement(self.results.placement, str(self.results.folder / PLACEMENT))
+        return self.results.statistics
 
     @cached_property
     def entries(self) -> dict[str, dict[Address, Entry]]:
@@ -83,7 +62,7 @@ class Run:
 
     def trained(self, model: str) -> bool:
         """Tell whether a model has weights that mean something."""
-        return self.record.models[model].trained
+        return self.record.models[model].weights.trained
 
     @property
     def complete(self) -> bool:
@@ -94,9 +73,9 @@ class Run:
     def provider(self) -> str:
         """Return where it ran, and under which protocol if that is not the deployed one."""
         record = self.record
-        if record.protocol == "deployed":
+        if record.protocol.name == "deployed":
             return record.provider
-        fixes = f" with {', '.join(record.fixes)}" if record.fixes else ""
+        fixes = f" with {', '.join(record.protocol.fixes)}" if record.protocol.fixes else ""
         return f"{record.provider}, protocol of the paper's authors{fixes}"
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.layout import FilledLine, Measure, by_model, fill, row_title
 from qcam.evaluate.report.published import NOT_COMPARED, SQUEEZENET, comparable, published
-from qcam.evaluate.report.stored import Entry, PairedTest, Summary
+from qcam.evaluate.results.records import Entry, PairedTest, Summary
 from qcam.evaluate.showing import numbers
 
 #: A row that only parts two groups.
@@ -156,7 +156,7 @@ def _paired_row(test: PairedTest) -> list[str]:
     difference = numbers.fine_difference(test.mean_difference)
     if test.low is not None and test.high is not None:
         difference += f" ({numbers.fine_difference(test.low)} to {numbers.fine_difference(test.high)})"
-    p = numbers.small_p(test.p)
+    p = numbers.small_p(test.p_holm)
     if test.differing == 0:
         p += " (no image differs)"
     return [test.model, compared, test.metric, str(test.n), difference, p, numbers.fixed_difference(test.effect)]

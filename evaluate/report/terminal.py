@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qcam.evaluate.report.sections import Section, main_section
-from qcam.evaluate.report.stored import Entry
+from qcam.evaluate.results.records import Entry
 
 #: Columns that the two headings, and one model, take in a terminal.
 _HEAD_WIDTH, _CELL_WIDTH = 52, 21

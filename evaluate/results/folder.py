@@ -19,9 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import QcamError, ResultsError, first_line
 from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
 from qcam.common.places import refuse_unprintable
+from qcam.common.records import AGAIN, as_record, read_record
+from qcam.evaluate.results.records import Placements, RunRecord, Summary
 from qcam.images.decoding import PictureError, open_picture
 
 #: Files of a result folder.
@@ -174,25 +176,29 @@ class Results:
     Attributes:
         folder: The folder.
         run: The content of run.json.
+        record: The same with types, as far as it is read again.
     """
 
     def __init__(self, folder: Path) -> None:
         """Read run.json.
 
         Raises:
-            QcamError: If the folder holds no results of this version, or run.json is not as it was written.
+            QcamError: If the folder holds no results of this version, run.json is not as it was written, or a field of it is
+                of another type.
         """
         self.folder = folder
         path = folder / RUN
         if not path.is_file():
             raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with {{qcam-eval}}")
-        self.run: dict[str, Any] = read_run(path)
+        self.run = read_run(path)
+        self.record = as_record(self.run, RunRecord, str(path))
+        refuse_unprintable([*self.record.models, *(model.bundle for model in self.record.models.values())], path)
         self._held: set[str] = set()
 
     @property
     def verified(self) -> bool:
         """Tell whether the files are held against their checksums; results of earlier versions have none."""
-        return "files" in self.run
+        return self.record.files is not None
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -200,23 +206,47 @@ class Results:
         return self._json(SUMMARY)
 
     @cached_property
+    def statistics(self) -> Summary:
+        """Return the content of summary.json with types.
+
+        Raises:
+            ResultsError: If a field is missing or of another type.
+        """
+        return as_record(self.summary, Summary, str(self.folder / SUMMARY))
+
+    @cached_property
     def placement(self) -> dict[str, Any]:
         """Return the content of placement.json: model → precision → what ran where."""
         return self._json(PLACEMENT)
 
+    @cached_property
+    def placements(self) -> Placements:
+        """Return the content of placement.json with types.
+
+        Raises:
+            ResultsError: If a field is missing or of another type.
+        """
+        return as_record(self.placement, Placements, str(self.folder / PLACEMENT))
+
     @property
     def models(self) -> list[str]:
         """Return the model ids in the order of the tables."""
-        return list(self.run["models"])
+        return list(self.record.models)
 
     def precisions(self, model: str) -> list[str]:
         """Return the precisions of a model in the order of the tables."""
-        return list(self.run["models"][model]["precisions"])
+        return list(self.record.models[model].precisions)
 
     def classes(self, model: str) -> list[str]:
-        """Return a model's class names in the order of its logits."""
-        names: list[str] = self.run["classes"][self.run["models"][model]["classes"]]
-        return names
+        """Return a model's class names in the order of its logits.
+
+        Raises:
+            ResultsError: If run.json does not say.
+        """
+        names = self.record.classes.get(self.record.models[model].classes)
+        if names is None:
+            raise ResultsError(f"{self.folder / RUN} does not name the classes of {model}; {AGAIN}")
+        return list(names)
 
     @cached_property
     def images(self) -> list[str]:
@@ -289,10 +319,11 @@ class Results:
 
     def _hold(self, name: str) -> None:
         """Hold a file against its checksum, once."""
-        if name in self._held or not self.verified:
+        files = self.record.files
+        if name in self._held or files is None:
             return
         path = self.folder / name
-        wrong = unlike(path, self.run["files"].get(name))
+        wrong = unlike(path, files.get(name))
         if wrong:
             raise QcamError(f"{path} {wrong}; run the same {{qcam-eval}} again, which computes it anew")
         self._held.add(name)
@@ -300,11 +331,7 @@ class Results:
     def _json(self, name: str) -> dict[str, Any]:
         self._hold(name)
         path = self.folder / name
-        try:
-            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise QcamError(f"cannot read {path}: {error}; run {{qcam-eval}} again with {{force}}") from error
-        return value
+        return read_record(path, dict[str, Any])
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
@@ -325,31 +352,16 @@ def read_run(path: Path) -> dict[str, Any]:
     """Return the content of a run.json.
 
     Raises:
-        QcamError: If it cannot be read, is no record of a run, of another schema version, or not as it was written.
+        ResultsError: If it cannot be read, is of another schema version, or not as it was written.
     """
-    try:
-        run: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise QcamError(f"cannot read {path}: {first_line(error)}; run {{qcam-eval}} again with {{force}}") from error
-    version = run.get("schema_version") if isinstance(run, dict) else None
+    run = read_record(path, dict[str, Any])
+    version = run.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise QcamError(
-            f"{path} has schema version {version}, this qcam reads {SCHEMA_VERSION}; run {{qcam-eval}} again with {{force}}"
-        )
-    if not isinstance(run.get("plan"), dict):
-        raise QcamError(f"{path} is not the record of a run; run {{qcam-eval}} again with {{force}}")
-    if {"files", "digest"} & run.keys() and not _is_sealed(run):
-        raise QcamError(
-            f"{path} is not as it was written (its digest differs): damaged or edited; run {{qcam-eval}} again with {{force}}"
-        )
-    models = run.get("models")
-    if not isinstance(models, dict) or not all(isinstance(facts, dict) for facts in models.values()):
-        raise QcamError(
-            f"{path} is not the record of a run: what it says of models is none; run {{qcam-eval}} again with {{force}}"
-        )
-    refuse_unprintable([*models, *(facts.get("bundle", "") for facts in models.values())], path)
-    found: dict[str, Any] = run
-    return found
+        raise ResultsError(f"{path} has schema version {version}, this qcam reads {SCHEMA_VERSION}; {AGAIN}")
+    sealed = isinstance(run.get("files"), dict) and run.get("digest") == _digest(run)
+    if {"files", "digest"} & run.keys() and not sealed:
+        raise ResultsError(f"{path} is not as it was written (its digest differs): damaged or edited; {AGAIN}")
+    return run
 
 
 def write_run(path: Path, record: dict[str, Any]) -> None:
@@ -376,14 +388,6 @@ def unlike(path: Path, sha256: str | None) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     return "" if found == sha256 else f"is not the file that the run wrote (its SHA-256 differs from {RUN}'s)"
-
-
-def _is_sealed(run: dict[str, Any]) -> bool:
-    """Tell whether a record is as it was written."""
-    try:
-        return isinstance(run.get("files"), dict) and run.get("digest") == _digest(run)
-    except (ValueError, RecursionError):  # NaN, or nested without end: nothing that was written
-        return False
 
 
 def _digest(run: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from qcam.common.records import as_record
 from qcam.common.wording import in_options
 from qcam.runtime.deployed.filenodes import FileNode, FileNodes, Found
 from qcam.runtime.tables import (
@@ -163,14 +164,38 @@ class Placement:
         return value | ({"nodes": [asdict(node) for node in self.nodes]} if nodes else {})
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Placement:
-        """Return the placement that `to_json` told of."""
-        return cls(
-            kernels={(item["operator"], item["provider"]): item["count"] for item in value["kernels"]},
-            expected=value["compute_nodes"],
-            fallback=value["fallback"],
-            nodes=tuple(NodePlacement(**node) for node in value.get("nodes", ())),
-        )
+    def from_json(cls, value: Any, where: str) -> Placement:
+        """Return the placement that `to_json` told of.
+
+        Args:
+            value: Read by `read_json`.
+            where: What messages call it.
+
+        Raises:
+            ResultsError: If a field is missing or of another type.
+        """
+        told = as_record(value, _Told, where)
+        kernels = {(item.operator, item.provider): item.count for item in told.kernels}
+        return cls(kernels, told.compute_nodes, told.fallback, told.nodes)
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """Kernels of one kind in placement.json."""
+
+    operator: str
+    provider: str
+    count: int
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What `Placement.to_json` tells, as far as the rest does not follow from it."""
+
+    kernels: tuple[_Kernels, ...]
+    compute_nodes: int
+    fallback: str
+    nodes: tuple[NodePlacement, ...] = ()
 
 
 def percent(share: float) -> str:

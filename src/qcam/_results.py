@@ -92,11 +92,12 @@ class StudyResults:
 
     def _repr_html_(self) -> str:
         from qcam.common import html
-        from qcam.evaluate.report.finishing import summary_of, title
+        from qcam.evaluate.report.finishing import title
         from qcam.evaluate.report.sections import main_section
 
-        section = main_section(summary_of(self._results).entries)
-        notes = "".join(f"<p>{html.escaped(line)}</p>" for line in [*self.run["notes"], *self.run["warnings"]])
+        section = main_section(self._results.statistics.entries)
+        record = self._results.record
+        notes = "".join(f"<p>{html.escaped(line)}</p>" for line in [*record.notes, *record.warnings])
         table = html.table(section.headings, filter(None, section.rows))
         return f"<div><b>{html.escaped(title(self._results))}</b>{table}{notes}</div>"
 

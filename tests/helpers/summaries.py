@@ -6,8 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from qcam.common.records import as_record
 from qcam.evaluate.report.runs import Run
 from qcam.evaluate.results.folder import Row
+from qcam.evaluate.results.records import RunRecord, Summary
 
 #: Precision → CC v. f32 of six images; None where one could not be evaluated.
 CCS = {"f32": [1.0] * 6, "int16": [0.99, 0.98, 1.0, 0.97, 0.99, None], "int8": [0.9, 0.8, 0.95, 0.5, 0.7, None]}
@@ -38,11 +40,18 @@ def entry(summary: dict[str, Any], precision: str, comparison: str, metric: str)
     return found
 
 
+def summary_record(value: Any) -> Summary:
+    """Return what summary.json says of a summary."""
+    return as_record(value, Summary, "summary.json")
+
+
 def run_of(entries: list[dict[str, Any]], *, trained: bool = True, **further: Any) -> Run:
     models = list(dict.fromkeys(entry["model"] for entry in entries))
     facts = {"weights": {"trained": trained}, "precisions": {}}
-    told = {"complete": True, "models": dict.fromkeys(models, facts), "warnings": [], **further.pop("run", {})}
-    return Run("run", SimpleNamespace(run=told, summary={"entries": entries, **further}, models=models, folder=Path()))  # type: ignore[arg-type]
+    told = {"complete": True, "plan": {}, "models": dict.fromkeys(models, facts), "warnings": [], **further.pop("run", {})}
+    record = as_record(told, RunRecord, "run.json")
+    statistics = summary_record({"entries": entries, **further})
+    return Run("run", SimpleNamespace(run=told, record=record, statistics=statistics, models=models, folder=Path()))  # type: ignore[arg-type]
 
 
 def figure_of(precision: str, mean: float | None, **further: Any) -> dict[str, Any]:

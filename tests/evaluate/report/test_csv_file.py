@@ -6,15 +6,14 @@ import csv
 import io
 
 import pytest
-from summaries import rows
+from summaries import rows, summary_record
 
 from qcam.evaluate.report.csv_file import RunFigures, as_csv, several_as_csv
-from qcam.evaluate.report.stored import read_summary
 from qcam.evaluate.results.summary import columns_of, summarise
 
 
 def summary_of(found):
-    return read_summary(summarise(columns_of(found).items()))
+    return summary_record(summarise(columns_of(found).items()))
 
 
 @pytest.fixture

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from summaries import rows
+from summaries import rows, summary_record
 
 from qcam.evaluate.report.latex import as_latex, escape_latex
-from qcam.evaluate.report.stored import read_summary
 from qcam.evaluate.results.summary import columns_of, summarise
 
 
 def test_latex_is_a_whole_table_with_names_escaped():
-    text = as_latex(read_summary(summarise(columns_of(rows()).items())).entries)
+    text = as_latex(summary_record(summarise(columns_of(rows()).items())).entries)
     assert text.count("\\begin{tabular}{llc}") == text.count("\\end{tabular}") == 1
     assert "mobilenet\\_v2" in text
     assert "int8 v. f32 & SIM & $0.670 \\pm 0.160$ \\\\" in text

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import doctest
 
-from summaries import figure_of
+from summaries import figure_of, summary_record
 
 from qcam.evaluate.report import layout
 from qcam.evaluate.report.layout import blocks, by_model, fill
-from qcam.evaluate.report.stored import read_summary
 
 
 def entries(*found):
-    return by_model(read_summary({"entries": list(found)}).entries)["mobilenet_v2"]
+    return by_model(summary_record({"entries": list(found)}).entries)["mobilenet_v2"]
 
 
 def test_titles_are_as_their_examples_say():

@@ -7,18 +7,17 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from summaries import rows
+from summaries import rows, summary_record
 
 from qcam.evaluate.report.markdown import main_markdown, section_markdown
 from qcam.evaluate.report.sections import flip_section, interval_section, main_section, paired_section, paper_section
-from qcam.evaluate.report.stored import read_summary
 from qcam.evaluate.report.terminal import main_tables, section_table
 from qcam.evaluate.results.folder import Row
 from qcam.evaluate.results.summary import columns_of, summarise
 
 
 def summary_of(found):
-    return read_summary(summarise(columns_of(found).items()))
+    return summary_record(summarise(columns_of(found).items()))
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_a_pair_that_does_not_differ_is_said_to():
     equal = [replace(row, CC=None if row.CC is None else 0.5) for row in rows()]
     summary = summary_of(equal)
     same = [test for test in summary.tests if test.metric == "CC"]
-    assert {(t.n, t.differing, t.p, t.effect) for t in same} == {(5, 0, 1.0, 0.0)}
+    assert {(t.n, t.differing, t.p_holm, t.effect) for t in same} == {(5, 0, 1.0, 0.0)}
     text = section_markdown(paired_section(summary))
     assert text.count("1 (no image differs)") == len(same) == 6
 
@@ -114,11 +113,11 @@ def test_flips_and_tests_in_markdown(summary):
     assert "| mobilenet_v2 | int8 | 2 of 5 | 0.500 / 0.783 | 0.600 / 0.883 | 0.400 / 0.117 |" in flips
     tests = section_markdown(paired_section(summary))
     assert "| mobilenet_v2 | int8 v. f32 less int16 v. f32 | CC | 5 | -0.2160 (" in tests
-    assert section_markdown(flip_section(read_summary({}))) == section_markdown(paired_section(read_summary({}))) == ""
+    assert section_markdown(flip_section(summary_record({}))) == section_markdown(paired_section(summary_record({}))) == ""
 
 
 def test_a_table_that_is_too_wide_is_cut_by_models():
-    several = read_summary(summarise(columns_of([row for name in "abc" for row in rows(name)]).items()))
+    several = summary_record(summarise(columns_of([row for name in "abc" for row in rows(name)]).items()))
     assert [len(table.columns) for table in main_tables(several.entries, "t")] == [5]
     assert [len(table.columns) for table in main_tables(several.entries, "t", 100)] == [4, 3]
     assert [len(table.columns) for table in main_tables(several.entries, "t", 10)] == [3, 3, 3]

@@ -1,0 +1,372 @@
+"""What run.json, summary.json, placement.json and a part say, with types; docs/results.md describes every field.
+
+Each is read through `common/records.py`. What an earlier version did not write has a default that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One figure of a summary.
+
+    Attributes:
+        model: Model id.
+        precision: f32, int16, int8, or a name of another tool's.
+        comparison: What was compared, or measured.
+        metric: By which metric or measure.
+        mean: Over images; None where it is defined for none.
+        std: Standard deviation of the population.
+        low: Lower end of the mean's interval; None of fewer than two images.
+        high: Upper end.
+        n: Images for which it is defined.
+        undefined: Images for which it is not.
+    """
+
+    model: str
+    precision: str
+    comparison: str
+    metric: str
+    mean: float | None = None
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    undefined: int = 0
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over images; None where there are none."""
+
+    mean: float | None = None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Mean v. f32 of the images with another top-1 class than f32, and of those with the same."""
+
+    flipped: Mean = Mean()
+    kept: Mean = Mean()
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Drift where the top-1 class changed, apart from drift where it did not.
+
+    Attributes:
+        model: Model id.
+        precision: The quantized precision.
+        flipped: Images with another top-1 class than f32.
+        kept: Images with the same.
+        SIM: Their drift by similarity.
+        CC: By correlation.
+        KLD: By divergence.
+    """
+
+    model: str
+    precision: str
+    flipped: int
+    kept: int
+    SIM: Drift = Drift()
+    CC: Drift = Drift()
+    KLD: Drift = Drift()
+
+    @property
+    def means(self) -> dict[str, tuple[float | None, float | None]]:
+        """Return metric → mean v. f32 of the flipped and of the kept images; None where there are none."""
+        drifts = {"SIM": self.SIM, "CC": self.CC, "KLD": self.KLD}
+        return {metric: (drift.flipped.mean, drift.kept.mean) for metric, drift in drifts.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedTest:
+    """One precision against another, image by image: `second` less `first`.
+
+    Attributes:
+        model: Model id.
+        comparison: What both were compared with.
+        metric: By which metric.
+        first: A precision.
+        second: Another one.
+        n: Images.
+        differing: Images on which the two differ; None if it was not counted.
+        mean_difference: Over images.
+        low: Lower end of its interval; None without one.
+        high: Upper end.
+        p_holm: p after Holm's correction; None if it was not made.
+        effect: Rank-biserial correlation, -1..1.
+    """
+
+    model: str
+    comparison: str
+    metric: str
+    first: str
+    second: str
+    n: int
+    differing: int | None = None
+    mean_difference: float
+    low: float | None = None
+    high: float | None = None
+    p_holm: float | None = None
+    effect: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of summary.json.
+
+    Attributes:
+        entries: Every figure.
+        tests: Paired tests.
+        flips: Class flips.
+        statuses: Model → status → images.
+        interval: How intervals were made, in words.
+        complete: Whether it is of every image.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    tests: tuple[PairedTest, ...] = ()
+    flips: tuple[Flip, ...] = ()
+    statuses: dict[str, dict[str, int]] = field(default_factory=dict)
+    interval: str = ""
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class IntegerCoverage:
+    """How much of Conv, Gemm and MatMul ran as integer kernels.
+
+    Attributes:
+        count: Share of kernels; None if unknown.
+        macs: Share of multiply-accumulates; None if unknown.
+    """
+
+    count: float | None = None
+    macs: float | None = None
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Kernels of one kind.
+
+    Attributes:
+        operator: What ran.
+        provider: ONNX Runtime's name of the execution provider.
+        count: How often.
+    """
+
+    operator: str
+    provider: str
+    count: int
+
+
+@dataclass(frozen=True)
+class PrecisionRecord:
+    """One precision of a model, as it ran: in run.json, and in placement.json.
+
+    Attributes:
+        sha256: Of its file; empty where nothing is deployed.
+        tap: The CAM layer; empty if it is not told.
+        arithmetic: What it computes in, in words.
+        fallback: Why it is not wholly on the provider that was asked for; empty if it is.
+        integer_coverage: None of what the paper's protocol runs: it is placed nowhere.
+        kernels: What ran where.
+    """
+
+    sha256: str = ""
+    tap: str = ""
+    arithmetic: str = ""
+    fallback: str = ""
+    integer_coverage: IntegerCoverage | None = None
+    kernels: tuple[Kernels, ...] = ()
+
+    @property
+    def coverage(self) -> IntegerCoverage:
+        """Return the integer coverage, unknown where nothing is placed."""
+        return self.integer_coverage or IntegerCoverage()
+
+
+#: The content of placement.json: model → precision → what ran where.
+Placements = dict[str, dict[str, PrecisionRecord]]
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Weights of a model.
+
+    Attributes:
+        name: Their name.
+        sha256: Their fingerprint.
+        trained: Whether they mean something; what nobody says of them, they do not.
+    """
+
+    name: str = "?"
+    sha256: str = ""
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One model of a run.
+
+    Attributes:
+        bundle: Name of the bundle's folder.
+        weights: Its weights.
+        geometry: The crop in words.
+        classes: Key of its class names in run.json.
+        precisions: By name.
+    """
+
+    bundle: str = "?"
+    weights: WeightsRecord = WeightsRecord()
+    geometry: str = ""
+    classes: str = ""
+    precisions: dict[str, PrecisionRecord] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProtocolRecord:
+    """What was run.
+
+    Attributes:
+        name: `deployed` or `paper`.
+        fixes: Slips of the paper's code that were switched off.
+    """
+
+    name: str = "deployed"
+    fixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageSetRecord:
+    """The images of a run.
+
+    Attributes:
+        count: How many; None if it is not told.
+        fingerprint: Of all.
+    """
+
+    count: int | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """The plan of a run, as far as anyone but the next run tells of it.
+
+    Attributes:
+        bundles: Model id → fingerprint.
+        images: The image set.
+        saliency: Fingerprint of the source of salient-object maps; None without one.
+        device: Of PyTorch.
+        shard_size: Images in a shard.
+        options: The options of the study; `settings` are those of the sessions.
+        versions: Of Python and packages.
+    """
+
+    bundles: dict[str, str] = field(default_factory=dict)
+    images: ImageSetRecord = ImageSetRecord()
+    saliency: str | None = None
+    device: str | None = None
+    shard_size: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse options of sessions that are none.
+
+        Raises:
+            ValueError: Names the field.
+        """
+        if not isinstance(self.options.get("settings", {}), dict):
+            raise ValueError("options.settings has to be an object")
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return the options of the sessions."""
+        settings: Mapping[str, Any] = self.options.get("settings", {})
+        return settings
+
+
+@dataclass(frozen=True)
+class KernelsRecord:
+    """The CPU provider's kernels.
+
+    Attributes:
+        family: As which they compute.
+        reason: Why it is not known; empty if it is.
+    """
+
+    family: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerRecord:
+    """What evaluated parts (`WorkerFacts.to_json`).
+
+    Attributes:
+        node: Name of the machine.
+        kernel: Family of the CPU provider's kernels.
+        kernel_reason: Why it is not known; empty if it is.
+        fallback: Why sessions are not wholly on the provider that was asked for.
+        saturates_in_pairs: Whether a figure depends on 16-bit saturation in its int8 kernels.
+        provider: The execution provider that was asked for.
+        cpu_features: Its instruction sets.
+        versions: Of Python and of the packages that can change a figure.
+        shards: How many parts; 0 in a part itself.
+    """
+
+    node: str = "an unknown machine"
+    kernel: str = "unknown"
+    kernel_reason: str = ""
+    fallback: tuple[str, ...] = ()
+    saturates_in_pairs: bool = False
+    provider: str = ""
+    cpu_features: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    shards: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """The content of run.json, as far as it is read again; `Results.run` has all of it.
+
+    Attributes:
+        complete: Whether every image was evaluated.
+        protocol: What was run.
+        provider: Where it ran.
+        plan: All that can change a figure.
+        machine: Facts of the machine.
+        kernels: The CPU provider's kernels.
+        int8_kernels_saturate_in_pairs: Whether they do.
+        workers: What evaluated the parts.
+        models: By id.
+        classes: Key → class names in the order of the logits.
+        conventions: What the measures are.
+        notes: What the figures depend on.
+        warnings: What changes their meaning.
+        seconds: Wall time by stage.
+        files: File → SHA-256; None of results of earlier versions.
+    """
+
+    complete: bool = False
+    protocol: ProtocolRecord = ProtocolRecord()
+    provider: str = "?"
+    plan: PlanRecord
+    machine: dict[str, Any] = field(default_factory=dict)
+    kernels: KernelsRecord = KernelsRecord()
+    int8_kernels_saturate_in_pairs: bool = False
+    workers: tuple[WorkerRecord, ...] = ()
+    models: dict[str, ModelRecord]
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    conventions: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    files: dict[str, str] | None = None

@@ -1,0 +1,75 @@
+"""run.json and summary.json are typed at the door."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from summaries import figure_of, summary_record
+
+from qcam.common.errors import ResultsError
+from qcam.evaluate.results.folder import PLACEMENT, RUN, SCHEMA_VERSION, SUMMARY, Results
+
+BARE = {"schema_version": SCHEMA_VERSION, "plan": {}, "models": {"m": {}}}
+
+
+def results_of(folder, run=BARE, **files) -> Results:
+    (folder / RUN).write_text(json.dumps(run))
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return Results(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([], "the whole is a list and has to be an object"),
+        ({"entries": {}}, "entries is an object and has to be a list"),
+        ({"entries": [3]}, r"entries\[0\] is a whole number and has to be an object"),
+        ({"entries": [figure_of("int8", 0.5) | {"mean": "0.5"}]}, r"entries\[0\].mean is text and has to be a number"),
+        ({"entries": [figure_of("int8", 0.5, n=True)]}, r"entries\[0\].n is a truth value and has to be a whole number"),
+        ({"entries": [figure_of("int8", 0.5, model=None)]}, r"entries\[0\].model is missing and has to be text"),
+        ({"entries": [{"n": 1}]}, r"entries\[0\].model is missing"),
+        ({"flips": [{"model": "m", "precision": "p", "flipped": 1, "kept": 2, "CC": {"kept": 1}}]}, r"flips\[0\].CC.kept is"),
+        ({"statuses": {"m": {"ok": "7"}}}, "statuses.m.ok is text"),
+    ],
+)
+def test_a_summary_of_other_types_is_refused_by_file_and_field(tmp_path, value, words):
+    found = results_of(tmp_path, summary=value)
+    with pytest.raises(ResultsError, match=f"^{tmp_path / SUMMARY}: {words}.*; run qcam.study again with force=True$"):
+        _ = found.statistics
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"plan": []}, "plan is a list and has to be an object"),
+        ({"plan": {"images": {"count": "8"}}}, "plan.images.count is text"),
+        ({"plan": {"options": {"settings": 3}}}, "plan: options.settings has to be an object"),
+        ({"models": {"m": {"weights": {"trained": 1}}}}, "models.m.weights.trained is a whole number and has to be true or f"),
+        ({"models": {"m": {"precisions": {"int8": {"kernels": [{}]}}}}}, r"models.m.precisions.int8.kernels\[0\].operator is"),
+        ({"notes": ["a", 1]}, r"notes\[1\] is a whole number and has to be text"),
+        ({"workers": [{"shards": None}]}, r"workers\[0\].shards is missing and has to be a whole number"),
+    ],
+)
+def test_a_record_of_other_types_is_refused_by_file_and_field(tmp_path, value, words):
+    with pytest.raises(ResultsError, match=f"^{tmp_path / RUN}: {words}"):
+        results_of(tmp_path, BARE | value)
+
+
+def test_a_placement_of_other_types_is_refused_by_file_and_field(tmp_path):
+    found = results_of(tmp_path, placement={"m": {"f32": {}, "int8": {"integer_coverage": {"macs": "all"}}}})
+    with pytest.raises(ResultsError, match=rf"^{tmp_path / PLACEMENT}: m.int8.integer_coverage.macs is text and has to be a n"):
+        _ = found.placements
+
+
+def test_what_is_not_told_is_not_made_up(tmp_path):
+    told = results_of(tmp_path).record
+    assert (told.complete, told.provider, told.plan.images.count, told.files) == (False, "?", None, None)
+    assert (told.models["m"].weights.name, told.models["m"].weights.trained) == ("?", False)
+    assert summary_record({}).entries == ()
+
+
+def test_classes_that_are_not_told_are_a_refusal(tmp_path):
+    with pytest.raises(ResultsError, match=r"run\.json does not name the classes of m; run qcam.study again"):
+        results_of(tmp_path).classes("m")
