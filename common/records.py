@@ -53,7 +53,7 @@ def read_record(
         kind: What it has to be: a dataclass, or any type that msgspec knows.
         where: What messages call it; empty for the path.
         error: What to raise.
-        advice: What the user can do, for messages.
+        advice: What the user can do, for messages; empty where the caller says it.
 
     Returns:
         The record.
@@ -78,7 +78,7 @@ def read_json(
         return _parsed(_content(source))
     except (OSError, ValueError, RecursionError) as wrong:
         why = reason(wrong) if isinstance(wrong, OSError) else first_line(wrong)
-        raise error(f"cannot read {where}: {why}; {advice}") from wrong
+        raise error(_with(f"cannot read {where}: {why}", advice)) from wrong
 
 
 def as_record(
@@ -90,7 +90,11 @@ def as_record(
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as wrong:
-        raise error(f"{where}: {_in_words(str(wrong), value)}; {advice}") from wrong
+        raise error(_with(f"{where}: {_in_words(str(wrong), value)}", advice)) from wrong
+
+
+def _with(told: str, advice: str) -> str:
+    return f"{told}; {advice}" if advice else told
 
 
 def _name(source: Path | bytes | str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 from qcam.common import machine
 from qcam.common.errors import QcamError
@@ -11,6 +11,25 @@ from qcam.runtime.kernels import KERNELS
 
 #: What can be required: the family of the CPU provider's int8 kernels, or one of the instruction sets that choose it.
 KEYS = ("kernel", "feature")
+
+
+class Computer(Protocol):
+    """A worker, as far as something can be required of it: `WorkerFacts` of a process, or `WorkerRecord` of a part."""
+
+    @property
+    def node(self) -> str:
+        """Return the name of the machine."""
+        ...
+
+    @property
+    def kernel(self) -> str:
+        """Return the family of the CPU provider's kernels."""
+        ...
+
+    @property
+    def cpu_features(self) -> Sequence[str]:
+        """Return its instruction sets."""
+        ...
 
 
 def check_requirements(requirements: Sequence[tuple[str, str]]) -> None:
@@ -28,17 +47,16 @@ def check_requirements(requirements: Sequence[tuple[str, str]]) -> None:
             raise QcamError(f"{{require}} feature={value}: choose one of {', '.join(machine.KERNEL_FEATURES)}")
 
 
-def unmet(requirements: Sequence[tuple[str, str]], worker: Mapping[str, Any]) -> str:
+def unmet(requirements: Sequence[tuple[str, str]], worker: Computer) -> str:
     """Return the first requirement that a worker does not meet, in words; empty if it meets all.
 
     Args:
         requirements: Checked.
-        worker: `WorkerFacts.to_json`, of a process or as a part recorded it.
+        worker: The worker.
     """
-    node = worker.get("node", "an unknown machine")
     for key, value in requirements:
-        if key == "kernel" and worker.get("kernel") != value:
-            return f"{node} computes with the kernels of {worker.get('kernel')}, and {{require}} kernel={value} wants others"
-        if key == "feature" and value not in worker.get("cpu_features", ()):
-            return f"{node} lacks {value}, and {{require}} feature={value} wants it"
+        if key == "kernel" and worker.kernel != value:
+            return f"{worker.node} computes with the kernels of {worker.kernel}, and {{require}} kernel={value} wants others"
+        if key == "feature" and value not in worker.cpu_features:
+            return f"{worker.node} lacks {value}, and {{require}} feature={value} wants it"
     return ""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from qcam.common import machine
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import QcamError, ResultsError, first_line
 from qcam.common.files import fingerprint
+from qcam.common.records import read_record
 from qcam.common.storage import Location, is_url, reason, shown
 from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
 from qcam.evaluate.engine.requirements import unmet
@@ -120,8 +121,8 @@ class Destination:
             QcamError: If that cannot be told just now.
         """
         try:
-            plan = json.loads(self.record.read_text(encoding="utf-8"))["plan"]
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+            plan = read_record(self.record.read_bytes(), _Planned, shown(self.record)).plan
+        except (FileNotFoundError, NotADirectoryError, ResultsError):
             plan = None
         except Exception as error:  # file systems behind URLs have their own
             raise QcamError(f"cannot read {shown(self.record)}: {reason(error)}") from error
@@ -131,6 +132,13 @@ class Destination:
             f"{shown(self.record.parent)} is not the driver's folder here (no {RUN} of this run in it); "
             "give an {output} that every machine shares, or a URL"
         )
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What a worker asks of run.json."""
+
+    plan: dict[str, Any]
 
 
 class Worker:
@@ -165,7 +173,7 @@ class Worker:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
         self.runner = ShardRunner([BundleEvaluator.of(bundle, options) for bundle in bundles], saliency, options)
         self.facts = self.runner.facts
-        missing = unmet(spec.requirements, self.facts.to_json())
+        missing = unmet(spec.requirements, self.facts)
         if missing:
             raise QcamError(missing)
         self.runner.build(torch_device(spec.device, options.settings.threads))

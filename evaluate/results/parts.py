@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qcam.common.errors import QcamError, ResultsError, first_line
-from qcam.common.files import commit_file, sha256_bytes, sha256_file, write_atomically
+from qcam.common.files import canonical_json, commit_file, sha256_bytes, sha256_file, write_atomically
+from qcam.common.records import read_json, read_record
 from qcam.common.storage import Location, files_below, reason, shown
 from qcam.evaluate.results.folder import (
     MAP_SCHEMA,
@@ -40,6 +41,7 @@ from qcam.evaluate.results.folder import (
     StoredMap,
     parquet_bytes,
 )
+from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.results.remote import write_whole
 
 #: Folder of the parts, below the result folder.
@@ -62,7 +64,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def _whoever(_worker: Mapping[str, Any]) -> bool:
+def _whoever(_worker: WorkerRecord) -> bool:
     """Accept a part, whatever evaluated it."""
     return True
 
@@ -126,12 +128,12 @@ class Part:
     Attributes:
         table: One row per image.
         state: What the next shard has to know of this one.
-        worker: What evaluated it (`WorkerFacts.to_json`).
+        worker: What evaluated it.
     """
 
     table: pa.Table
     state: str
-    worker: dict[str, Any]
+    worker: WorkerRecord
 
 
 @dataclass(frozen=True)
@@ -247,10 +249,11 @@ def read_part(path: Location, part: PlannedPart) -> Part:
     try:
         table = pq.ParquetFile(io.BytesIO(data)).read()
         metadata = table.schema.metadata or {}
-        contents = json.loads(metadata[_CONTENTS])
-        found = Part(table, metadata[_STATE].decode(), json.loads(metadata[_WORKER]))
+        contents = read_json(metadata[_CONTENTS], "what it says of itself", advice="")
+        worker = read_record(metadata[_WORKER], WorkerRecord, "its worker", advice="")
+        found = Part(table, metadata[_STATE].decode(), worker)
         key = metadata[_KEY].decode()
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, pa.ArrowException, ResultsError) as error:
         raise DamagedPartError(path, f"is no part: {first_line(error)}") from error
     wrong = _difference(table, contents, key, part)
     if wrong:
@@ -263,14 +266,14 @@ class Joined:
     """What became of parts that were joined.
 
     Attributes:
-        workers: What evaluated them, each once, with the number of its parts as `shards`.
+        workers: What evaluated them, each once, with the number of its parts.
         images: Images in the result files.
         files: Name of each file that was written → its SHA-256.
         damaged: What was among the parts and is none, in the order of the run; nothing of it is in the result files.
         missing: Places of the planned parts that were not joined.
     """
 
-    workers: list[dict[str, Any]]
+    workers: list[WorkerRecord]
     images: int
     files: dict[str, str]
     damaged: list[DamagedPartError]
@@ -278,7 +281,7 @@ class Joined:
 
 
 def join_parts(
-    store: PartStore, parts: Sequence[PlannedPart], folder: Path, accept: Callable[[Mapping[str, Any]], bool] = _whoever
+    store: PartStore, parts: Sequence[PlannedPart], folder: Path, accept: Callable[[WorkerRecord], bool] = _whoever
 ) -> Joined:
     """Join parts into the result files, one part in memory at a time; every file appears whole.
 
@@ -291,7 +294,7 @@ def join_parts(
     Raises:
         QcamError: If the disk refuses.
     """
-    workers: dict[str, dict[str, Any]] = {}
+    workers: dict[str, WorkerRecord] = {}
     damaged: list[DamagedPartError] = []
     missing: list[int] = []
     images = 0
@@ -304,8 +307,9 @@ def join_parts(
                 missing.append(planned.index)
                 continue
             images += part.table.num_rows
-            about = json.dumps(part.worker, sort_keys=True)
-            workers.setdefault(about, part.worker | {"shards": 0})["shards"] += 1
+            about = canonical_json(asdict(part.worker))
+            met = workers.get(about, part.worker)
+            workers[about] = replace(met, shards=met.shards + 1)
             for name, (column, schema) in _JOINED.items():
                 for chunk in part.table[column].chunks:
                     batch = pa.RecordBatch.from_struct_array(chunk.flatten())
@@ -319,7 +323,7 @@ def find_part(
     listing: Mapping[str, Sequence[Location]],
     planned: PlannedPart,
     damaged: list[DamagedPartError],
-    accept: Callable[[Mapping[str, Any]], bool] = _whoever,
+    accept: Callable[[WorkerRecord], bool] = _whoever,
 ) -> Part | None:
     """Return the first file that is the planned part; None if none is.
 

@@ -30,6 +30,7 @@ from qcam.evaluate.results.folder import (
     write_run,
 )
 from qcam.evaluate.results.parts import PARTS, PartStore, holds_figures, remove_leftovers
+from qcam.evaluate.results.records import RunRecord
 from qcam.evaluate.results.replaced import ReplacedResults
 
 if TYPE_CHECKING:
@@ -113,22 +114,22 @@ class ResultPlace:
             else:
                 self._old.bring_back()
 
-    def take_over(self, record: Mapping[str, Any]) -> None:
+    def take_over(self, record: RunRecord) -> None:
         """Go on from the files of an earlier run of the same plan, as its record says they were written."""
-        self._written = {str(name): str(held) for name, held in (record.get("files") or {}).items()}
+        self._written = {} if record.files is None else dict(record.files)
 
-    def is_damaged(self, record: Mapping[str, Any]) -> bool:
+    def is_damaged(self, record: RunRecord) -> bool:
         """Name those files of complete results that are gone, or not what the run wrote; tell whether there are any."""
         gone = sorted(set(FILES) - self.names())
         for name in gone:
             telling.warn(f"{self}/{name} is gone; the results are computed again")
         if gone:
             return True
-        files = record.get("files")
+        files = record.files
         if self._remote is not None:
-            held = files or {}
-            stale = [name for name in FILES if name not in held or unlike(self.folder / name, held[name])]
-            self._remote.pull(self.folder, [name for name in stale if files is not None or not (self.folder / name).exists()])
+            paths = {name: self.folder / name for name in FILES}
+            stale = {n: not path.exists() if files is None else unlike(path, files.get(n)) for n, path in paths.items()}
+            self._remote.pull(self.folder, [name for name, wrong in stale.items() if wrong])
         if files is None:
             telling.note(f"{self} holds results of an earlier version, without checksums: they are not verified")
             return False

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 
+from qcam.common.records import read_record
 from qcam.evaluate.results.parts import ImageOutcome
 from qcam.evaluate.run.facts import WorkerFacts, gather_facts
 from qcam.evaluate.run.loader import LoadedBatch, Loader
@@ -115,7 +116,7 @@ class ShardRunner:
 
     def restore(self, text: str) -> None:
         """Go on from a state that `state` returned, or a part carries."""
-        for evaluator, state in zip(self.evaluators, json.loads(text), strict=True):
+        for evaluator, state in zip(self.evaluators, read_record(text, list[str], "the state of a part"), strict=True):
             evaluator.restore(state)
 
     def _outcomes(self, batch: LoadedBatch, finishes: Sequence[Finish]) -> list[ImageOutcome]:

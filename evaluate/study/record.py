@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from qcam.common import machine
@@ -11,6 +12,7 @@ from qcam.common.files import fingerprint
 from qcam.common.wording import in_options
 from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
+from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.inputs import random_weights
@@ -35,7 +37,7 @@ def run_record(
     options: StudyOptions,
     plan: Mapping[str, Any],
     seconds: Mapping[str, float],
-    workers: Sequence[Mapping[str, Any]],
+    workers: Sequence[WorkerRecord],
     *,
     complete: bool,
 ) -> dict[str, Any]:
@@ -70,8 +72,8 @@ def run_record(
         "plan": dict(plan),
         "machine": machine.describe(),
         "kernels": {"family": "not applicable"} if facts.kernels is None else facts.kernels.to_json(),
-        "int8_kernels_saturate_in_pairs": facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers),
-        "workers": [dict(worker) for worker in workers],
+        "int8_kernels_saturate_in_pairs": facts.saturates or any(worker.saturates_in_pairs for worker in workers),
+        "workers": [asdict(worker) for worker in workers],
         "provider": "PyTorch" if paper else options.settings.provider,
         "models": models,
         "classes": classes,
@@ -90,7 +92,7 @@ def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+def warnings(facts: WorkerFacts, workers: Sequence[WorkerRecord] = ()) -> list[str]:
     """Return what changes the meaning of figures, with tokens for options (`wording`).
 
     Args:
@@ -99,15 +101,15 @@ def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> l
     """
     told = [random_weights(model.bundle) for model in facts.models if not model.bundle.trained]
     fallbacks: dict[str, str] = {}
-    for reason in (*fallback_reasons(facts.models), *(text for worker in workers for text in worker.get("fallback", ()))):
+    for reason in (*fallback_reasons(facts.models), *(text for worker in workers for text in worker.fallback)):
         fallbacks.setdefault(in_options(reason), reason)  # what a part says of its worker has no tokens
     told += [f"fallback accepted: {reason}" for reason in fallbacks.values()]
-    if facts.saturates or any(worker.get("saturates_in_pairs") for worker in workers):
+    if facts.saturates or any(worker.saturates_in_pairs for worker in workers):
         told.append(
             "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
             "compute others. Cures: {qcam-export} {reduce_range}, or {session_config} session.x64quantprecision=1"
         )
-    unknown = {str(worker["kernel_reason"]) for worker in workers if worker.get("kernel_reason")}
+    unknown = {worker.kernel_reason for worker in workers if worker.kernel_reason}
     if facts.kernels is not None and facts.kernels.family is None:
         unknown.add(facts.kernels.reason)
     told += [
@@ -118,15 +120,15 @@ def warnings(facts: WorkerFacts, workers: Sequence[Mapping[str, Any]] = ()) -> l
     return told + mixtures(workers)
 
 
-def mixtures(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+def mixtures(workers: Sequence[WorkerRecord]) -> list[str]:
     """Name what differs between the workers of a run, and how many shards each evaluated; with tokens for options."""
     told = []
     families: Counter[str] = Counter()
     packages: dict[str, Counter[str]] = {}
     for worker in workers:
-        families[str(worker.get("kernel", "unknown"))] += worker["shards"]
-        for package, version in worker.get("versions", {}).items():
-            packages.setdefault(package, Counter())[version] += worker["shards"]
+        families[worker.kernel] += worker.shards
+        for package, version in worker.versions.items():
+            packages.setdefault(package, Counter())[version] += worker.shards
     if len(families) > 1:
         told.append(
             f"shards of differing int8 kernels are mixed ({_counts(families)}): the same file computes other codes on each; "

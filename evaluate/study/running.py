@@ -191,7 +191,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     if crew is None:
         with study.clock.stage("import PyTorch"):
             device = torch_device(device or request.device, threads)
-        missing = unmet(spread.requirements, study.facts.to_json())
+        missing = unmet(spread.requirements, study.facts)
         if missing:
             raise ProviderError(missing)
     return _Opened(study, folder, remote, device, spread.workers or 1)

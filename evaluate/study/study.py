@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
@@ -24,9 +24,10 @@ from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import fingerprint, readable_json
 from qcam.common.wording import in_options
 from qcam.evaluate.engine.requirements import unmet
-from qcam.evaluate.results.folder import PLACEMENT, RESULTS, RUN, SUMMARY, Results, read_run
+from qcam.evaluate.results.folder import PLACEMENT, RESULTS, RUN, SUMMARY, Results
 from qcam.evaluate.results.parts import DamagedPartError, PlannedPart, find_part, join_parts, write_part
 from qcam.evaluate.results.place import ResultPlace
+from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.run.differing import differences
 from qcam.evaluate.run.evaluator import BundleEvaluator, wanted_precisions
@@ -159,8 +160,9 @@ class Study:
             if not force and place.holds_results:
                 raise ResultsError(f"{place} holds results without a {RUN}; use {{force}} to replace them, or {{output}}")
             return True
-        before = read_run(place.folder / RUN)
-        recorded, self._planned = settled(before["plan"], plan)
+        held = place.results()
+        before = held.record
+        recorded, self._planned = settled(held.run["plan"], plan)
         differing = differences(recorded, json.loads(json.dumps(self._planned.record)))
         if differing:
             differing += image_differences(place.folder, plan.images, plan.hashes)
@@ -169,9 +171,9 @@ class Study:
                 "use {force} to replace them, or {output} for another folder"
             )
         place.take_over(before)
-        if not before.get("complete"):
+        if not before.complete:
             return True
-        for worker in before.get("workers", ()):
+        for worker in before.workers:
             missing = unmet(self._requirements, worker)
             if missing:
                 raise ResultsError(f"{place} holds results that {missing}; use {{force}} to replace them, or {{output}}")
@@ -385,7 +387,7 @@ class Study:
         """Tell whether it is known what evaluates."""
         return self.runner is not None or (self._dispatcher is not None and self._dispatcher.facts is not None)
 
-    def _accept(self, worker: Mapping[str, Any]) -> bool:
+    def _accept(self, worker: WorkerRecord) -> bool:
         """Tell whether what evaluated a part is what was required."""
         return not unmet(self._requirements, worker)
 
@@ -441,7 +443,7 @@ class Study:
                 f"{len(odd)} differ, {odd[0]} has {found.get(odd[0], 0)}"
             )
 
-    def _write_record(self, *, complete: bool, workers: Sequence[dict[str, Any]] = ()) -> None:
+    def _write_record(self, *, complete: bool, workers: Sequence[WorkerRecord] = ()) -> None:
         seconds = self.clock.seconds
         record = run_record(self.facts, self.options, self.plan.record, seconds, workers, complete=complete)
         self.place.write_record(record)

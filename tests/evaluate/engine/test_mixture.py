@@ -10,6 +10,7 @@ import pytest
 from qcam.common.errors import QcamError
 from qcam.evaluate.report.finishing import Presentation, finish
 from qcam.evaluate.results.folder import RUN
+from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study import study as study_module
@@ -20,7 +21,7 @@ from qcam.images.listing import find_images
 
 
 def worker(kernel, shards, **versions):
-    return {"kernel": kernel, "shards": shards, "versions": versions}
+    return WorkerRecord(kernel=kernel, shards=shards, versions=versions)
 
 
 def test_one_kind_of_worker_is_no_mixture():

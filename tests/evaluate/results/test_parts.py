@@ -21,6 +21,7 @@ from qcam.evaluate.results.parts import (
     remove_leftovers,
     write_part,
 )
+from qcam.evaluate.results.records import WorkerRecord
 
 KEY = "ab" * 32
 
@@ -94,7 +95,7 @@ def test_a_part_carries_what_it_is(store):
     path = write(store, planned(7, "a", "b"), state='["{}"]', worker={"node": "here"})
     assert path.name == f"000007-abababababababab-{sha256_file(path)[:16]}.parquet"
     part = read_part(path, planned(7, "a", "b"))
-    assert (part.state, part.worker) == ('["{}"]', {"node": "here"})
+    assert (part.state, part.worker) == ('["{}"]', WorkerRecord("here"))
     metadata = pq.read_schema(path).metadata
     assert metadata[b"qcam.key"].decode() == KEY
     assert json.loads(metadata[b"qcam.contents"]) == {"version": 1, "images": ["a", "b"], "rows": 4, "maps": 2, "pictures": 2}
@@ -211,14 +212,22 @@ def test_a_shard_that_two_workers_evaluated_is_joined_once(store, tmp_path):
     assert (joined.images, len(joined.damaged), joined.missing) == (1, 1, [])
 
 
+@pytest.mark.parametrize("worker", [{"node": 3}, {"versions": {"torch": None}}, {"node": "a\0b"}])
+def test_a_part_that_says_of_its_worker_what_nobody_writes_is_none(store, worker):
+    part = planned(0, "a")
+    path = write(store, part, worker=worker)
+    with pytest.raises(DamagedPartError, match=rf"^{path} is no part: (its worker: |cannot read its worker: )[^;]*$"):
+        read_part(path, part)
+
+
 def test_a_part_of_a_worker_that_will_not_do_is_passed_over(store, tmp_path):
     part = planned(0, "a")
     for kernel in ("avx2", "vnni", "arm64"):
         write(store, part, worker={"kernel": kernel})
-    found = find_part(store.listing(), part, [], lambda worker: worker["kernel"] == "vnni")
+    found = find_part(store.listing(), part, [], lambda worker: worker.kernel == "vnni")
     assert found is not None
-    assert found.worker == {"kernel": "vnni"}
-    assert join_parts(store, [part], tmp_path, lambda worker: worker["kernel"] == "riscv").missing == [0]
+    assert found.worker == WorkerRecord(kernel="vnni")
+    assert join_parts(store, [part], tmp_path, lambda worker: worker.kernel == "riscv").missing == [0]
 
 
 def test_rows_are_not_counted_where_nobody_knows_how_many_there_are(store):
