@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import BundleError, QcamError
+from qcam.common.records import as_record
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -65,22 +66,19 @@ class Preprocessing:
         return asdict(self) | {"crop": list(self.crop), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Preprocessing:
+    def from_json(cls, value: Any, where: str = "bundle.json") -> Preprocessing:
         """Read the settings back from `bundle.json`.
 
+        Args:
+            value: What stands there.
+            where: What messages call the manifest.
+
         Raises:
-            QcamError: If a field is missing or cannot work.
+            QcamError: If a field is missing, of another type, or cannot work.
         """
-        try:
-            return cls(
-                resize=None if value["resize"] is None else int(value["resize"]),
-                crop=_pair(value["crop"]),
-                mean=_triple(value["mean"]),
-                std=_triple(value["std"]),
-                interpolation=str(value["interpolation"]),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise QcamError(f"preprocessing in bundle.json is incomplete or wrong: {error!r}") from error
+        advice = "export the bundle again with {force}"
+        told = as_record(value, _Stored, f"preprocessing in {where}", error=BundleError, advice=advice)
+        return cls(**vars(told))
 
     def crop_image(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and centre-crop a picture.
@@ -158,11 +156,12 @@ class Preprocessing:
         return result
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = value
-    return int(first), int(second)
+@dataclass(frozen=True)
+class _Stored:
+    """The settings as they stand in `bundle.json`, which has to say them all."""
 
-
-def _triple(value: Any) -> tuple[float, float, float]:
-    first, second, third = value
-    return float(first), float(second), float(third)
+    resize: int | None
+    crop: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str

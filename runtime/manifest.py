@@ -6,10 +6,9 @@ tools come under names of their own, which `precision_order` puts behind them in
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +19,7 @@ from qcam.common import html
 from qcam.common.errors import BundleError
 from qcam.common.files import fingerprint, readable_json
 from qcam.common.places import refuse_unprintable
+from qcam.common.records import as_record, read_record
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.external import normal_location
 from qcam.runtime.tables import CODE_BITS
@@ -31,6 +31,7 @@ PRECISIONS = ("f32", "int16", "int8")
 #: Name of the manifest in a bundle's folder.
 MANIFEST = "bundle.json"
 
+_AGAIN = "export the bundle again with {force}"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PRECISION = re.compile(r"[A-Za-z0-9._-]{1,40}")
 
@@ -50,7 +51,7 @@ class Tap:
     tensor: str
     output: str
     dtype: str
-    scale: float = 1.0
+    scale: int | float = 1.0  # a whole number in a manifest stays one: fingerprints are of its text
     zero_point: int = 0
 
     def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
@@ -200,33 +201,30 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
     Raises:
         BundleError: If it is no manifest, has another schema, or describes what cannot be.
     """
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"cannot read {where}: {error}; export the bundle again with {{force}}") from error
-    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
-        found = value.get("schema_version") if isinstance(value, dict) else None
-        raise BundleError(f"{where} has schema version {found}, this qcam reads {SCHEMA_VERSION}; export the bundle again")
-    try:
-        bundle = Bundle(
-            folder=folder,
-            model_id=str(value["model"]["id"]),
-            source=str(value["model"]["source"]),
-            weights=dict(value["model"]["weights"]),
-            preprocessing=Preprocessing.from_json(value["preprocessing"]),
-            classes=tuple(str(name) for name in value["classes"]),
-            cam_layer=dict(value["cam_layer"]),
-            calibration=dict(value["calibration"]),
-            precisions=tuple(_entry(item) for item in value["precisions"]),
-            versions=dict(value["versions"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{where} is incomplete or wrong at {error!r}; export the bundle again with {{force}}") from error
+    value = read_record(data, dict[str, Any], where, error=BundleError, advice=_AGAIN)
+    version = value.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise BundleError(f"{where} has schema version {version}, this qcam reads {SCHEMA_VERSION}; export the bundle again")
+    told = as_record(value, _Manifest, where, error=BundleError, advice=_AGAIN)
+    for tap in (tap for entry in value["precisions"] for tap in (entry["tap"], *entry["skips"])):
+        if unknown := sorted(tap.keys() - {part.name for part in fields(Tap)}):
+            raise BundleError(f"{where} says of a tap what this qcam does not know: {ascii(unknown[0])[:80]}; {_AGAIN}")
+    bundle = Bundle(
+        folder=folder,
+        model_id=told.model.id,
+        source=told.model.source,
+        weights=told.model.weights,
+        preprocessing=Preprocessing.from_json(told.preprocessing, where),
+        classes=told.classes,
+        cam_layer=told.cam_layer,
+        calibration=told.calibration,
+        precisions=tuple(PrecisionEntry(**vars(entry)) for entry in told.precisions),
+        versions=told.versions,
+    )
     refuse_unprintable([bundle.model_id], where)
     _refuse_names([entry.name for entry in bundle.precisions], where)
     for tap in (tap for entry in bundle.precisions for tap in (entry.tap, *entry.skips)):
-        known = tap.dtype == "float32" or tap.dtype in CODE_BITS
-        if not known or not isinstance(tap.scale, (int, float)) or not 0 < tap.scale < float("inf"):
+        if (tap.dtype != "float32" and tap.dtype not in CODE_BITS) or tap.scale <= 0:
             raise BundleError(
                 f"{where} describes tap {tap.output} with dtype {tap.dtype}, scale {tap.scale}; export the bundle again"
             )
@@ -282,30 +280,53 @@ def _refuse_names(names: list[str], where: str) -> None:
             raise BundleError(f"{where} holds precision {name} twice; give every precision its own name")
 
 
-def _entry(value: dict[str, Any]) -> PrecisionEntry:
-    return PrecisionEntry(
-        name=str(value["name"]),
-        file=str(value["file"]),
-        sha256=str(value["sha256"]),
-        logits=str(value["logits"]),
-        tap=Tap(**value["tap"]),
-        skips=tuple(Tap(**skip) for skip in value["skips"]),
-        quantization=dict(value["quantization"]),
-        external=_hashes(value.get("external", {})),
-    )
+@dataclass(frozen=True)
+class _Model:
+    """What a manifest says of the model."""
+
+    id: str
+    source: str
+    weights: dict[str, Any]
 
 
-def _hashes(value: Any) -> dict[str, str]:
-    """Read what a manifest records of external files."""
-    if not isinstance(value, dict):
-        raise TypeError(f"external {value!r}")
-    for location, sha256 in value.items():
-        try:
-            normal = normal_location(location)
-        except ValueError as error:
-            raise ValueError(f"external file {location!r}: {error}") from error
-        if normal != location:
-            raise ValueError(f"external file {location!r}: it is written {normal!r}")
-        if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-            raise ValueError(f"external file {location!r}: {sha256!r} is no SHA-256")
-    return dict(value)
+@dataclass(frozen=True)
+class _Entry:
+    """A precision as it stands in a manifest, which has to say all but external files; fields as in `PrecisionEntry`."""
+
+    name: str
+    file: str
+    sha256: str
+    logits: str
+    tap: Tap
+    skips: tuple[Tap, ...]
+    quantization: dict[str, Any]
+    external: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse external files that are none.
+
+        Raises:
+            ValueError: Names what is wrong.
+        """
+        for location, sha256 in self.external.items():
+            try:
+                normal = normal_location(location)
+            except ValueError as error:
+                raise ValueError(f"external file {location!r}: {error}") from error
+            if normal != location:
+                raise ValueError(f"external file {location!r}: it is written {normal!r}")
+            if not _SHA256.fullmatch(sha256):
+                raise ValueError(f"external file {location!r}: {sha256!r} is no SHA-256")
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """A manifest, which has to say all of this; fields as in `Bundle`."""
+
+    model: _Model
+    preprocessing: dict[str, Any]
+    classes: tuple[str, ...]
+    cam_layer: dict[str, str]
+    calibration: dict[str, Any]
+    precisions: tuple[_Entry, ...]
+    versions: dict[str, str]

@@ -38,6 +38,32 @@ def test_a_broken_manifest_is_refused(copy, text):
         load_bundle(copy)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda value: value.pop("classes"), "classes is missing"),
+        (lambda value: value.update(classes=[1, 2]), r"classes\[0\] is a whole number and has to be text"),
+        (lambda value: value["model"].update(id=None), "model.id is missing and has to be text"),
+        (lambda value: value["precisions"][1].pop("quantization"), r"precisions\[1\].quantization is missing"),
+        (lambda value: value["precisions"][2]["tap"].update(scale=True), r"precisions\[2\].tap.scale is a truth value and has"),
+        (lambda value: value["precisions"][2]["tap"].update(unit="m"), "says of a tap what this qcam does not know: 'unit'"),
+        (lambda value: value["preprocessing"].update(resize="256"), "resize is text and has to be a whole number"),
+    ],
+)
+def test_a_manifest_of_other_types_is_refused_by_field(copy, change, words):
+    edit(copy, change)
+    with pytest.raises(QcamError, match=rf"{copy / 'bundle.json'}.*{words}.*; export the bundle again with force=True$"):
+        load_bundle(copy)
+
+
+def test_a_manifest_keeps_its_fingerprint_whatever_its_numbers_are_written_like(copy):
+    edit(copy, lambda value: value["precisions"][0]["tap"].update(scale=1))
+    value = json.loads((copy / "bundle.json").read_text())
+    assert json.dumps(load_bundle(copy).to_json()) == json.dumps(value)
+    edit(copy, lambda value: value.update(later={"x": 1}))
+    assert json.dumps(load_bundle(copy).to_json()) == json.dumps(value)
+
+
 def test_another_schema_is_refused(copy):
     edit(copy, lambda value: value.update(schema_version=99))
     with pytest.raises(QcamError, match="schema version 99, this qcam reads 1"):

@@ -173,8 +173,8 @@ def test_a_bucket_that_is_not_there_holds_no_bundle(cache: Path) -> None:
     [
         (b"", "export the bundle again"),
         (b"\xff", "export the bundle again"),
-        (b"[]", "schema version None"),
-        (b'{"schema_version": 1}', "is incomplete or wrong"),
+        (b"[]", "the whole is a list and has to be an object"),
+        (b'{"schema_version": 1}', "model is missing; export the bundle again"),
         (b" " * (1 << 26) + b"{}", "more than 64 MiB"),
     ],
 )
