@@ -11,8 +11,8 @@ that says so. Each entry begins with the SHA-256 of the rest: a damaged one is c
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qcam.common import telling
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import canonical_json, write_atomically
+from qcam.common.records import read_record
 from qcam.common.storage import cache_folder
 from qcam.evaluate.saliency.source import NoObjectError, SaliencySource
 from qcam.images.sources import ImageFile
@@ -90,6 +91,16 @@ class CachedSaliency:
             self._folder = None
 
 
+@dataclass(frozen=True)
+class _About:
+    """The line of JSON of an entry: a map's shape, or why there is none."""
+
+    version: int
+    image: str
+    shape: tuple[int, int] | None = None
+    no_object: str | None = None
+
+
 def _entry(sha256: str, held: NDArray[np.float16] | str) -> bytes:
     """Return what is written for an image: digest, one line of JSON, compressed planes of bytes."""
     about: dict[str, object] = {"version": _VERSION, "image": sha256}
@@ -112,16 +123,18 @@ def _read(path: Path, sha256: str) -> NDArray[np.float16] | str | None:
         if hashlib.sha256(content).digest() != data[:_DIGEST]:
             return None
         line, _, planes = content.partition(b"\n")
-        about = json.loads(line)
-        if about["version"] != _VERSION or about["image"] != sha256:
+        about = read_record(line, _About)
+        if about.version != _VERSION or about.image != sha256:
             return None
-        if "no_object" in about:
-            return str(about["no_object"])
-        height, width = about["shape"]
+        if about.no_object is not None:
+            return about.no_object
+        if about.shape is None:
+            return None
+        height, width = about.shape
         found = np.frombuffer(zlib.decompress(planes), np.uint8).reshape(2, height * width)
         held: NDArray[np.float16] = np.ascontiguousarray(found.T).view("<f2").reshape(height, width).astype(np.float16)
         return held
-    except (OSError, ValueError, KeyError, TypeError, zlib.error):
+    except (OSError, ValueError, ResultsError, zlib.error):
         return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import sha256_file
+from qcam.common.records import read_record
 
 #: The hub id of the paper's network.
 HUB_ID = "ZhengPeng7/BiRefNet"
@@ -39,6 +39,13 @@ class ModelPlace:
     folder: Path | None
     repository: str = ""
     revision: str = ""
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What config.json says of code: names in texts, lists and tables."""
+
+    auto_map: Any = None
 
 
 def model_place(text: str) -> ModelPlace:
@@ -130,11 +137,8 @@ def code_files(folder: Path) -> list[Path]:
         QcamError: If the configuration cannot be read, names a file that is not there, or code of another repository.
     """
     path = folder / "config.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise QcamError(f"cannot read {path}: {first_line(error)}; give a folder that holds a transformers model") from error
-    references = list(_strings(value.get("auto_map") if isinstance(value, dict) else None))
+    config = read_record(path, _Config, error=QcamError, advice="give a folder that holds a transformers model")
+    references = list(_strings(config.auto_map))
     for reference in references:
         if "--" in reference:
             raise QcamError(

@@ -186,6 +186,9 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
 def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(QcamError, match=r"cannot read .*config\.json"):
         open_saliency(f"birefnet:{tmp_path}")
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(QcamError, match=r"config\.json: the whole is a list and has to be an object; give a folder that holds"):
+        open_saliency(f"birefnet:{tmp_path}")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(QcamError, match=r"cannot load the model in .*give a whole model's folder"):
         open_saliency(f"birefnet:{tmp_path}", trust_remote_code=True)

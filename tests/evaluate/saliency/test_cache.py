@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +111,15 @@ def test_another_image_s_entry_under_this_name_is_not_taken(tmp_path: Path) -> N
     shutil.copy(path, path.with_name("ab" * 31 + "cd.map"))
     cached.whole_map(photograph(), FILE, "ab" * 31 + "cd")
     assert source.asked == 2
+
+
+@pytest.mark.parametrize("about", [{}, {"shape": [9]}, {"shape": [True, 7]}, {"shape": [0, 0]}, {"no_object": 3}, []], ids=str)
+def test_an_entry_that_says_what_no_entry_says_is_computed_again(tmp_path: Path, about: dict[str, object] | list[object]) -> None:
+    path = tmp_path / "entry.map"
+    line = json.dumps({"version": 1, "image": "ab" * 32} | about if isinstance(about, dict) else about).encode()
+    content = line + b"\n" + zlib.compress(b"\0\0")
+    path.write_bytes(hashlib.sha256(content).digest() + content)
+    assert _read(path, "ab" * 32) is None
 
 
 @settings(max_examples=200, deadline=None)
