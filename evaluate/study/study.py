@@ -348,9 +348,9 @@ class Study:
         """
         tokens = {}
         if self._has_facts:
-            tokens = {in_options(text): text for text in warnings_of(self.facts, results.run.get("workers", ()))}
+            tokens = {in_options(text): text for text in warnings_of(self.facts, results.record.workers)}
         told = set(map(random_weights, self.bundles))
-        return [tokens.get(text, text) for text in results.run["warnings"] if text not in told]
+        return [tokens.get(text, text) for text in results.record.warnings if text not in told]
 
     @property
     def rows(self) -> int:
