@@ -62,6 +62,17 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+class LabelFormat(StrEnum):
+    """How labels are read; auto takes names, and numbers as indices only where all of them are indices."""
+
+    AUTO = "auto"
+    INDEX = "index"
+    INDEX1 = "index1"
+    NAME = "name"
+    WNID = "wnid"
+    NONE = "none"
+
+
 class CalibrationMethod(StrEnum):
     """How ranges come from activations."""
 

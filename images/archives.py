@@ -6,18 +6,20 @@ paths and the labels are read. Archives come from anywhere: a name in one is onl
 
 from __future__ import annotations
 
+import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any
 
 from qcam.common import telling
 from qcam.common.errors import ImageSetError, QcamError
 from qcam.common.storage import Location, reason, shown
+from qcam.images.kinds import HEAD, HEIF_SUFFIXES, SUFFIXES, ending, is_photograph, is_readable, kind_of, may_be
 from qcam.images.sources import Cell, ImageFile, Span, in_order, reads_at_a_time
 
-#: File name endings that are taken for photographs, in lower case.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 #: Endings of archives that can be read, in lower case.
 ARCHIVES = (".tar", ".parquet")
 #: Endings of tar files that cannot, in lower case: an image's bytes have no offset in them.
@@ -27,25 +29,54 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.z
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 #: Largest header that is read: a longer one describes no file.
 _HEADER_BYTES = 1 << 20
-#: Most digits of a label.
-_LABEL_BYTES = 32
+#: Most bytes of a label.
+_LABEL_BYTES = 256
+#: Columns that hold labels.
+_LABELS = ("label", "labels")
 
 
-def archive_images(archives: Sequence[tuple[str, Location]]) -> list[ImageFile]:
+@dataclass
+class Listing:
+    """What a place holds.
+
+    Attributes:
+        images: The images.
+        others: Files that are none, by ending (empty for none), and how many.
+        by_content: Images that have no picture's ending.
+        remarks: What else is to be said.
+    """
+
+    images: list[ImageFile] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    by_content: int = 0
+    remarks: list[str] = field(default_factory=list)
+
+    def add(self, other: Listing) -> None:
+        """Take in what another place holds."""
+        self.images += other.images
+        self.others += other.others
+        self.by_content += other.by_content
+        self.remarks += other.remarks
+
+
+def archive_images(archives: Sequence[tuple[str, Location]]) -> Listing:
     """List the images in archives: archive after archive, in the order in which each holds them.
 
     Args:
         archives: Name and place of each.
 
     Returns:
-        The images, named `ARCHIVE/NAME`, with the labels that the archives give.
+        The images, named `ARCHIVE/NAME`, with the labels that the archives give; and what else is there.
 
     Raises:
         ImageSetError: If one cannot be read, or is none.
     """
     threads = reads_at_a_time([location for _, location in archives])
+    found = Listing()
     with telling.status(f"listing images in {len(archives)} archives"):
-        return [image for images in in_order(_list_archive, archives, threads) for image in images]
+        for listing in in_order(_list_archive, archives, threads):
+            found.add(listing)
+    return found
 
 
 def visible(name: str) -> bool:
@@ -58,7 +89,7 @@ def compressed(location: Location) -> ImageSetError:
     return ImageSetError(f"{shown(location)} is compressed, and images are read from a tar file by their offset; decompress it")
 
 
-def _list_archive(archive: tuple[str, Location]) -> list[ImageFile]:
+def _list_archive(archive: tuple[str, Location]) -> Listing:
     name, location = archive
     tar = location.name.lower().endswith(".tar")
     try:
@@ -71,26 +102,46 @@ def _list_archive(archive: tuple[str, Location]) -> list[ImageFile]:
         raise ImageSetError(f"cannot list {shown(location)} as a {kind} file: {reason(error)}; write it again") from error
 
 
-def _list_tar(name: str, location: Location, stream: IO[bytes]) -> list[ImageFile]:
+def _list_tar(name: str, location: Location, stream: IO[bytes]) -> Listing:
     if stream.read(6).startswith(_MAGIC):
         raise compressed(location)
     stream.seek(0)
     spans: dict[str, Span] = {}
-    labels: dict[str, int] = {}
+    labels: dict[str, str] = {}
+    listing = Listing()
     for member in _members(location, stream):
         # The encoding makes a name out of any bytes; one that is no UTF-8 could be written to no result.
         inner = PurePosixPath(member.name.encode("utf-8", "backslashreplace").decode().lstrip("/"))
         if not visible(str(inner)):
-            continue
-        if inner.suffix.lower() in SUFFIXES:
+            listing.others["hidden"] += 1
+        elif inner.name.lower().partition(".")[2] == "cls":
+            if member.size <= _LABEL_BYTES:
+                stream.seek(member.offset_data)
+                labels[_key(inner)] = stream.read(member.size).decode("utf-8", "replace").strip()
+        elif is_photograph(inner.name) or _holds_picture(inner.name, member, stream, listing):
             spans.pop(str(inner), None)  # of members of one name the last counts, as when a tar file is unpacked
             spans[str(inner)] = Span(location, member.offset_data, member.size)
-        elif inner.name.lower().partition(".")[2] == "cls" and member.size <= _LABEL_BYTES:
-            stream.seek(member.offset_data)
-            text = stream.read(member.size).strip()
-            if text.isdigit():
-                labels[_key(inner)] = int(text)
-    return [ImageFile(f"{name}/{inner}", span, labels.get(_key(PurePosixPath(inner)))) for inner, span in spans.items()]
+        else:
+            listing.others[ending(inner.name)] += 1
+    for image, span in spans.items():
+        label, stated = _label_in(labels.get(_key(PurePosixPath(image)), ""))
+        listing.images.append(ImageFile(f"{name}/{image}", span, label, stated))
+    return listing
+
+
+def _holds_picture(name: str, member: tarfile.TarInfo, stream: IO[bytes], listing: Listing) -> bool:
+    """Tell whether a member without a picture's ending is one that can be read."""
+    if not may_be(name):
+        return False
+    stream.seek(member.offset_data)
+    found = is_readable(kind_of(stream.read(min(HEAD, member.size))))
+    listing.by_content += found
+    return found
+
+
+def _label_in(text: str) -> tuple[int | None, str]:
+    """Return a label as a number or in words."""
+    return (int(text), "") if text.isascii() and text.isdigit() and len(text) <= 18 else (None, text)
 
 
 def _members(location: Location, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
@@ -139,7 +190,7 @@ def _key(inner: PurePosixPath) -> str:
     return str(inner.parent / inner.name.partition(".")[0])
 
 
-def _list_parquet(name: str, location: Location, stream: IO[bytes]) -> list[ImageFile]:
+def _list_parquet(name: str, location: Location, stream: IO[bytes]) -> Listing:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(stream)
@@ -148,13 +199,16 @@ def _list_parquet(name: str, location: Location, stream: IO[bytes]) -> list[Imag
     names = _paths(file) if column == "image.bytes" else None
     if names is None:
         names = [f"{row:06d}" for row in range(rows)]
-    labels = _labels(file, rows)
+    listing = Listing()
+    labels, meaning = _labels(file, rows, location, listing)
     cells = (
         Cell(location, group, row, column)
         for group in range(file.num_row_groups)
         for row in range(file.metadata.row_group(group).num_rows)
     )
-    return [ImageFile(f"{name}/{inner}", cell, label) for inner, cell, label in zip(names, cells, labels, strict=True)]
+    for inner, cell, (label, stated) in zip(names, cells, labels, strict=True):
+        listing.images.append(ImageFile(f"{name}/{inner}", cell, label, stated, meaning if label is not None else ()))
+    return listing
 
 
 def _image_column(schema: Any, location: Location) -> str:
@@ -186,7 +240,7 @@ def _paths(file: Any) -> list[str] | None:
     found = file.read(columns=["image.path"]).flatten().column("image.path").to_pylist()
     usable = all(
         path is not None
-        and PurePosixPath(path).suffix.lower() in SUFFIXES
+        and ending(path) in SUFFIXES | HEIF_SUFFIXES
         and str(PurePosixPath(path)) == path
         and not path.startswith("/")
         and visible(path)
@@ -195,11 +249,48 @@ def _paths(file: Any) -> list[str] | None:
     return found if usable and len(set(found)) == len(found) else None
 
 
-def _labels(file: Any, rows: int) -> list[int | None]:
+def _labels(file: Any, rows: int, location: Location, listing: Listing) -> tuple[list[tuple[int | None, str]], tuple[str, ...]]:
+    """Return the label of every row, as a number or in words, and what the numbers mean where the file says so.
+
+    Raises:
+        ImageSetError: If two columns hold labels, or one holds numbers that are not whole.
+    """
     import pyarrow as pa
 
     schema = file.schema_arrow
-    if len(schema.get_all_field_indices("label")) != 1 or not pa.types.is_integer(schema.field("label").type):
-        return [None] * rows
-    values = file.read(columns=["label"]).column("label").to_pylist()
-    return [None if value is None or value < 0 else value for value in values]  # data sets mark "unknown" by -1
+    columns = [column for column in _LABELS for _ in schema.get_all_field_indices(column)]
+    if len(columns) > 1:
+        raise ImageSetError(f"{shown(location)} has the columns {' and '.join(columns)}; keep the one that holds the labels")
+    nothing: list[tuple[int | None, str]] = [(None, "")] * rows
+    if not columns:
+        return nothing, ()
+    (column,) = columns
+    kind = schema.field(column).type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    wanted = (pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string)
+    if not any(is_kind(plain) for is_kind in wanted):
+        listing.remarks.append(f"column {column} of {location.name} holds {kind}: it gives no labels")
+        return nothing, ()
+    values = file.read(columns=[column]).column(column).to_pylist()
+    if pa.types.is_integer(plain) or pa.types.is_floating(plain):
+        return [(_whole(value, column, location), "") for value in values], _class_names(schema, column)
+    return [_label_in("" if value is None else value.strip()) for value in values], ()
+
+
+def _whole(value: float | None, column: str, location: Location) -> int | None:
+    """Return a label that is a number; None for none: data sets mark "unknown" by null, NaN or -1."""
+    if value is None or value != value or value < 0:
+        return None
+    if value != int(value):
+        raise ImageSetError(f"{shown(location)}: column {column} holds {value}, no label; write whole numbers or names")
+    return int(value)
+
+
+def _class_names(schema: Any, column: str) -> tuple[str, ...]:
+    """Return the names of a ClassLabel as Hugging Face's data sets keep them in the schema; empty where there are none."""
+    try:
+        about = json.loads((schema.metadata or {})[b"huggingface"])
+        names = about["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()

@@ -16,17 +16,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from qcam.common import machine
 from qcam.common.errors import first_line
 from qcam.common.files import sha256_bytes
 from qcam.common.storage import reason
+from qcam.images import levels
+from qcam.images.kinds import HEAD, HEIF_ADVICE, kind_of, reads_heif
 from qcam.images.sources import MAX_BYTES, REMOTE_READS, Source, TooLargeError, in_order, location_of, read_source
 
 #: Decoders that may run. MPO is opened by JPEG's: Pillow registers no opener of its own for it and raises KeyError if asked.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+#: HEIF is opened by the package of the extra `heic`, where it is installed.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "HEIF")
+#: What Pillow may have been built without, by the name that it has for it.
+_BUILT_IN = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
+#: Version of the rules by which pictures and labels are read: results that were read by others are never joined.
+READING = 2
 #: Largest picture that is decoded, in pixels (width × height). More is refused before memory is taken for it.
 MAX_PIXELS = 100_000_000
 #: How the refusal of a file begins that could not be read at all.
@@ -46,12 +52,17 @@ class Decoded:
         sha256: Fingerprint of the file's bytes; empty if it was not read.
         remark: What was chosen for the user ("first of 3 frames"), or empty.
         refusal: Why there is no picture, or empty; begins with CANNOT_BE_READ if its bytes could not be had.
+        key: Fingerprint of the bytes and of how they were read, for what is kept of a picture: `sha256` where all versions of
+            qcam read it in one way.
+        uniform: Why the picture counts as nearly uniform, or empty.
     """
 
     image: Image.Image | None
     sha256: str
     remark: str = ""
     refusal: str = ""
+    key: str = ""
+    uniform: str = ""
 
 
 def open_picture(data: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -68,6 +79,7 @@ def open_picture(data: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: i
     if not set(formats) <= set(FORMATS):
         raise ValueError(f"{formats} are not all among {FORMATS}")
     limit = min(max_pixels, MAX_PIXELS)
+    formats = _available(formats, kind_of(data[:HEAD]))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own remarks on odd files; what matters of them is refused here
@@ -83,6 +95,24 @@ def open_picture(data: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: i
         picture.close()
         raise PictureError(f"{width}×{height} pixels, more than {_millions(limit)} are refused")
     return picture
+
+
+def _available(formats: Sequence[str], kind: str) -> list[str]:
+    """Return the formats that can be asked here; HEIF's opener is registered when it is first needed.
+
+    Raises:
+        PictureError: If a picture is of one that cannot.
+    """
+    if kind in formats and kind in _BUILT_IN and not features.check(_BUILT_IN[kind]):
+        raise PictureError(f"{kind}, which the installed Pillow cannot read")
+    if kind != "HEIF" or "HEIF" not in formats:
+        return [name for name in formats if name != "HEIF"]
+    if not reads_heif():
+        raise PictureError(f"a HEIF picture; {HEIF_ADVICE}")
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
+    return list(formats)
 
 
 def decode_picture(data: bytes, mode: str, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -112,8 +142,8 @@ def damaged(error: Exception) -> str:
 def decode(path: Source) -> Decoded:
     """Read one image and decode it to upright 8-bit RGB, or say why not.
 
-    Alpha is dropped, as torchvision's and timm's loaders do; 16-bit grayscale keeps its upper eight bits; of an animation
-    the first frame is taken; EXIF orientation is applied.
+    Alpha is dropped, as torchvision's and timm's loaders do; more than 8 bits are scaled as `levels` says; of an animation the
+    first frame is taken; EXIF orientation is applied.
 
     Args:
         path: Where its bytes are.
@@ -151,7 +181,7 @@ def _decode_read(data: bytes | Decoded) -> Decoded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own remarks on odd files; ours are in the result
             return _decode_bytes(data, sha256)
-    except PictureError as error:
+    except (PictureError, levels.LevelsError) as error:
         return Decoded(None, sha256, refusal=str(error))
     except Exception as error:  # on damaged files Pillow raises KeyError, TypeError, struct.error … as well as its own
         return Decoded(None, sha256, refusal=damaged(error))
@@ -166,22 +196,36 @@ def _decode_bytes(data: bytes, sha256: str) -> Decoded:
         # Asked before loading: Pillow turns a TIFF as it loads it.
         if picture.getexif().get(0x0112, 1) in range(2, 9):
             remarks.append("rotated as its EXIF orientation says")
+        deep = levels.is_deep(picture, data)
+        declared = levels.declared_depth(picture, data) if deep else 0
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode not in ("RGB", "L", "P", "RGBA", "1"):
-            remarks.append(f"converted from {upright.mode}")
-        return Decoded(_to_rgb(upright), sha256, remark="; ".join(remarks))
+        upright = ImageOps.exif_transpose(levels.unsigned(picture, picture) if deep else picture)
+        key = sha256
+        if deep:
+            name = upright.mode if upright.mode[0] in "IF" else f"{upright.mode};16"
+            found = levels.scaled(upright, _low_bytes(data, upright.mode), declared, name)
+            remarks.append(found.remark)
+            result, key = found.image.convert("RGB"), sha256_bytes(f"{sha256} read by rules {READING}".encode())
+        else:
+            if upright.mode not in ("RGB", "L", "P", "RGBA", "1"):
+                remarks.append(f"converted from {upright.mode}")
+            result = upright.convert("RGB")
+        return Decoded(result, sha256, remark="; ".join(remarks), key=key, uniform=_uniform(result))
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert any mode to RGB; 16-bit and float modes are scaled rather than clipped, as Pillow would."""
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture).astype(np.float64)
-        top = 65535.0 if picture.mode != "F" else max(float(values.max(initial=0.0)), 1.0)
-        # 16-bit levels keep their upper byte; float pictures are scaled by their own maximum.
-        eight = np.clip(values // 256, 0, 255) if top == 65535.0 else np.clip(values * (255.0 / top), 0, 255)
-        return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
-    return picture.convert("RGB")
+def _uniform(picture: Image.Image) -> str:
+    """Say that a picture is nearly uniform; empty if it is not."""
+    if not levels.is_nearly_uniform(picture):
+        return ""
+    return f"all but {2 * levels.LOW} % of its pixels lie within {levels.UNIFORM_LEVELS} of 256 levels"
+
+
+def _low_bytes(data: bytes, mode: str) -> Image.Image | None:
+    """Return the low bytes of a picture of 16-bit colour, upright; None if there are none, or they cannot be had."""
+    if mode not in ("RGB", "RGBA", "RGBX"):
+        return None
+    with open_picture(data) as picture:
+        return levels.low_bytes(picture)
 
 
 def _millions(pixels: int) -> str:

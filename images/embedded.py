@@ -6,10 +6,12 @@ photographs of scikit-image, scikit-learn and matplotlib, which are installed; t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qcam.common.assets import DEMO_PHOTOGRAPHS, asset_files
 from qcam.common.packages import package_folder
+from qcam.images.names import ClassNames
 from qcam.images.sources import ImageFile
 
 # Everyday colour photographs only: test patterns, microscopy, scans and textures would calibrate for no photograph.
@@ -24,6 +26,20 @@ _CALIBRATION = {
     "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
     "matplotlib": ["mpl-data/sample_data/grace_hopper.jpg"],
 }
+
+#: What the classes of the evaluation photographs are called.
+_CLASSES = {
+    22: "bald eagle", 99: "goose", 129: "spoonbill", 243: "bull mastiff", 251: "dalmatian", 305: "dung beetle",
+    317: "leafhopper",
+    438: "beaker", 455: "bottlecap", 471: "cannon", 541: "drum", 559: "folding chair", 609: "jeep", 630: "loafer",
+    741: "prayer rug", 853: "thatch", 915: "yurt", 949: "strawberry", 990: "buckeye",
+}  # fmt: skip
+
+
+def fits_labels(classes: Sequence[str]) -> bool:
+    """Tell whether the labels of the evaluation photographs are classes of a model: its names say so, not only their number."""
+    known = ClassNames(classes)
+    return len(classes) == 1000 and all(known.agrees(index, name) for index, name in _CLASSES.items())
 
 
 def evaluation_photographs() -> list[ImageFile]:

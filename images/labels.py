@@ -1,89 +1,522 @@
-"""The true classes of images: from a CSV file, from archives, or from the folders that images are in."""
+"""The true classes of images: from a CSV file, from archives, or from the folders that images are in.
+
+docs/inputs.md has the rules. Nothing is guessed: what may mean two things is refused with both, what means nothing is counted.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from qcam.common import telling
 from qcam.common.errors import ImageSetError
+from qcam.common.vocabulary import LabelFormat, require
+from qcam.images.account import Account, examples, number
+from qcam.images.imagenet import WNID, wnid_classes
+from qcam.images.names import ClassNames, one_form
 from qcam.images.sources import Cell, ImageFile, Span
 
+#: A whole number, also as data frames write it where a column has gaps: `3.0`.
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(?:\.0*)?")
 
-def with_labels(images: Sequence[ImageFile], classes: Sequence[str], labels: Path | None) -> list[ImageFile]:
-    """Give images their true class, from a CSV file or from the folders they are in.
 
-    Class folders are recognised by class index (`207`), by class name (`golden_retriever`), or, if none is and there
-    are exactly as many folders as classes, by sorted order (ImageNet's `n01440764` …). An archive is no class folder, and
-    a label that it gives counts before the folder, after the CSV.
+@dataclass(frozen=True)
+class Labelled:
+    """An image set with labels, and what became of everything that was to give one.
+
+    Attributes:
+        images: The images, with labels where one is known.
+        how: How labels were read, in words; empty where there are none.
+        none: Images that are said to have no label (-1, or nothing).
+        table: Whether a CSV file was given.
+        unmatched: Rows of it that name no image.
+        rowless: Images that match no row.
+        foreign: Labels in archives that are none of the model's classes.
+        folders: Folders of images without a label: they are no class.
+        remarks: What else was decided.
+    """
+
+    images: list[ImageFile]
+    how: str = ""
+    none: int = 0
+    table: bool = False
+    unmatched: tuple[str, ...] = ()
+    rowless: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def tell(self, account: Account, limit: int | None = None) -> None:
+        """Add what became of labels to an account.
+
+        Args:
+            account: Takes the line.
+            limit: Of how many images, the first ones, the run is.
+        """
+        taken = self.images[:limit]
+        labelled = sum(image.label is not None for image in taken)
+        parts = [f"{labelled:,} of {number(len(taken), 'image')} labelled" + (f", {self.how}" if self.how and labelled else "")]
+        counts = {"images": len(taken), "labelled": labelled, "none": self.none}
+        if self.table:
+            names = {image.name for image in taken}
+            rowless = [name for name in self.rowless if name in names]
+            counts |= {"rows_without_image": len(self.unmatched), "images_without_row": len(rowless)}
+            parts.append(_counted(self.unmatched, "row names no image", "rows name no image"))
+            parts.append(_counted(rowless, "image matches no row", "images match no row"))
+        if self.none:
+            parts.append(number(self.none, "label says none (-1 or empty)", "labels say none (-1 or empty)"))
+        if self.foreign:
+            counts["foreign"] = len(self.foreign)
+            parts.append(
+                _counted(self.foreign, "label in the archives is no class here", "labels in the archives are no classes here")
+            )
+        if self.folders:
+            counts["folders"] = len(self.folders)
+            parts.append(_counted(self.folders, "folder is no class", "folders are no classes"))
+        account.add("labels", "; ".join([*parts, *self.remarks]), **counts)
+
+
+def _counted(names: Sequence[str], one: str, many: str) -> str:
+    told = examples(sorted(set(names)))
+    return number(len(names), one, many) + (f" ({told})" if told else "")
+
+
+def with_labels(
+    images: Sequence[ImageFile], classes: Sequence[str], labels: Path | None, label_format: str = LabelFormat.AUTO
+) -> list[ImageFile]:
+    """Give images their true class; arguments and errors as in `label_images`, of which it returns the images alone."""
+    return label_images(images, classes, labels, label_format).images
+
+
+def label_images(
+    images: Sequence[ImageFile], classes: Sequence[str], labels: Path | None, label_format: str = LabelFormat.AUTO
+) -> Labelled:
+    """Give images their true class, from a CSV file, from their archive, or from the folders they are in.
+
+    The row of the CSV file that names an image counts first, then the archive's own label, then, without a CSV file, the
+    outermost folder that is a class. A label is a class name, the exact one before one that is spelled otherwise; where every
+    label is an index that the model has, an index; for ImageNet's classes a WordNet id. Folders that are none of these are
+    classes by their order where there are exactly as many as classes.
 
     Args:
         images: The image set.
         classes: Class names in the order of the model's outputs.
-        labels: CSV file with a header `image,label` (label: class index or name), or None to look at the folders.
+        labels: CSV file with a header `image,label`, or None to look at the folders.
+        label_format: How labels are read, one of `LabelFormat`.
 
     Returns:
-        The same images with labels where one is known.
+        The same images with labels where one is known, and what became of the rest.
 
     Raises:
-        ImageSetError: If the CSV cannot be read, lacks the columns, or names a class the model does not have.
+        ImageSetError: If the CSV cannot be read, lacks the columns, labels an image twice, or names a class the model does not
+            have; or if anything may mean two things: a row, a label, a folder.
+        MissingExtraError: If WordNet ids are to be read and timm is not installed.
     """
-    names = {_plain(name): index for index, name in reversed(list(enumerate(classes)))}
-
-    def index_of(text: str) -> int | None:
-        if text.isdecimal():
-            return int(text) if int(text) < len(classes) else None
-        return names.get(_plain(text))
-
-    table: dict[str, int | None] = {}
-    if labels is not None:
-        for name, text in _read_labels(labels):
-            table[name] = index_of(text)
-            if table[name] is None:
-                raise ImageSetError(f"{labels}: class {text!r} of {name} is none of the model's {len(classes)} classes")
-    else:
-        folders = sorted({_class_folder(image) for image in images} - {""})
-        by_order = len(folders) == len(classes) and not any(index_of(folder) is not None for folder in folders)
-        position = {folder: index for index, folder in enumerate(folders)}
-        for image in images:
-            folder = _class_folder(image)
-            if folder and not (image.label is not None and isinstance(image.path, (Span, Cell))):
-                table[image.name] = position[folder] if by_order else index_of(folder)
-    found = [replace(image, label=table.get(image.name, table.get(Path(image.name).name, image.label))) for image in images]
-    return _known_classes(found, len(classes))
+    form = require(LabelFormat, label_format, "label format")
+    return _Labelling(images, classes, form).run(labels)
 
 
-def _class_folder(image: ImageFile) -> str:
-    """Return the outermost folder that an image is in, empty if there is none; an archive is no folder."""
-    parts = image.name.split("/")
-    if isinstance(image.path, (Span, Cell)) and image.path.location.name in parts:
-        parts.remove(image.path.location.name)
-    return parts[0] if len(parts) > 1 else ""
+class _Labelling:
+    """One image set on its way to labels."""
+
+    def __init__(self, images: Sequence[ImageFile], classes: Sequence[str], form: LabelFormat) -> None:
+        self._images = list(images)
+        self._names = ClassNames(classes)
+        self._count = len(classes)
+        self._form = form
+        self._found: dict[int, int | None] = {}  # place of an image → class
+        self._none = 0
+        self._how: dict[str, None] = {}
+        self._remarks: list[str] = []
+
+    def run(self, labels: Path | None) -> Labelled:
+        unmatched: tuple[str, ...] = ()
+        rowless: tuple[str, ...] = ()
+        foreign: list[str] = []
+        folders: list[str] = []
+        if labels is not None:
+            if self._form is LabelFormat.NONE:
+                raise ImageSetError(f"--label-format none reads no labels, and {labels} gives some; leave one of them out")
+            unmatched, rowless = self._from_table(labels)
+        if self._form is LabelFormat.NONE:
+            self._remarks.append("--label-format none: folders and archives are not asked")
+        else:
+            foreign = self._from_archives()
+            if labels is None:
+                folders = self._from_folders()
+        for place, image in enumerate(self._images):  # labels that were there before
+            if place not in self._found and not _archived(image) and image.label is not None:
+                self._found[place] = image.label if 0 <= image.label < self._count else None
+        images = [replace(image, label=self._found.get(place), stated="", names=()) for place, image in enumerate(self._images)]
+        how = " and ".join(self._how)
+        remarks = tuple(self._remarks)
+        return Labelled(
+            images, how, self._none, labels is not None, unmatched, rowless, tuple(foreign), tuple(folders), remarks
+        )
+
+    # ---- a CSV file
+
+    def _from_table(self, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Read the CSV file; return the rows that name no image, and the images that no row names."""
+        rows = _read_rows(path)
+        meant, how = self._reading({row.label for row in rows}, str(path), {row.label: row for row in reversed(rows)})
+        places = _Places(self._images)
+        given: dict[int, _Row] = {}
+        unmatched = []
+        for row in rows:
+            place = places.of(row, path)
+            if place is None:
+                unmatched.append(row.image or f"line {row.line}")
+                continue
+            if place in given:
+                before = given[place]
+                raise ImageSetError(
+                    f"{path} labels {self._images[place].name} twice: {before.label!r} in line {before.line} and {row.label!r} "
+                    f"in line {row.line}; keep one of them"
+                )
+            given[place] = row
+            self._found[place] = None if self._says_none(row.label) else meant(row.label)
+            self._none += self._says_none(row.label)
+        if not given and self._images:
+            raise ImageSetError(
+                f"{path} names none of the {len(self._images)} images; its column image holds names below the image folder"
+            )
+        if how:
+            self._how[f"{how}, from {path.name}"] = None
+        rowless = tuple(image.name for place, image in enumerate(self._images) if place not in given)
+        return tuple(unmatched), rowless
+
+    def _says_none(self, text: str) -> bool:
+        """Tell whether a label says that there is none; a class of that very name is a class."""
+        return not self._names.exactly(text) and (not text or _whole(text) == -1)
+
+    # ---- labels in words or numbers
+
+    def _reading(
+        self, texts: Collection[str], source: str, rows: Mapping[str, _Row]
+    ) -> tuple[Callable[[str], int | None], str]:
+        """Decide how labels are read, all of one source in one way.
+
+        Args:
+            texts: Every label there.
+            source: Where they stand, for messages.
+            rows: Label → the first row that has it; empty where an unknown label is no error.
+
+        Returns:
+            What gives the class of a label, None of one that is no class; and how, in words.
+
+        Raises:
+            ImageSetError: If they can be read in more than one way, or one of `rows` is no class.
+        """
+        texts = {text for text in texts if not self._says_none(text)}
+        if not texts:
+            return (lambda _: None), ""
+        form = self._form if self._form is not LabelFormat.AUTO else self._form_of(texts, source, strict=bool(rows))
+        meaning = {text: self._meaning(text, form, source) for text in texts}
+        unknown = sorted(text for text, index in meaning.items() if index is None)
+        if unknown and rows:
+            row = min((rows[text] for text in unknown), key=lambda row: row.line)
+            raise ImageSetError(f"{source}: class {row.label!r} of {row.image} is none of {self._those(row.label, form)}")
+        if form in (LabelFormat.INDEX, LabelFormat.INDEX1) and self._form is LabelFormat.AUTO and unknown:
+            return (lambda _: None), ""
+        return meaning.__getitem__, _HOW[form]
+
+    def _form_of(self, texts: Collection[str], source: str, *, strict: bool) -> LabelFormat:
+        """Tell whether labels are names or indices."""
+        numbers = {text: _whole(text) for text in texts}
+        named = {text for text in texts if self._names.exactly(self._as_name(text))}
+        if all(text in named or self._names.find(text) for text in texts):
+            return LabelFormat.NAME
+        if all(value is not None for value in numbers.values()):
+            values = {value for value in numbers.values() if value is not None}
+            self._refuse_from_one(values, source, "labels")
+            twofold = sorted(text for text in named if self._names.exactly(self._as_name(text)) != [numbers[text]])
+            if twofold:
+                raise ImageSetError(
+                    f"{source}: label {twofold[0]!r} is a class of that name and the index of another, and not all labels are "
+                    "names; say which with --label-format name or --label-format index"
+                )
+            return LabelFormat.INDEX
+        odd = sorted(text for text, value in numbers.items() if value is not None and text not in named)
+        if odd and strict:
+            other = min(text for text in texts if numbers[text] is None)
+            raise ImageSetError(
+                f"{source}: labels are numbers ({odd[0]!r}) as well as names ({other!r}), and it cannot be told what "
+                "a number means; write all as names, or all as indices"
+            )
+        return LabelFormat.NAME
+
+    def _meaning(self, text: str, form: LabelFormat, source: str) -> int | None:
+        """Return the class of a label under one format."""
+        if form in (LabelFormat.INDEX, LabelFormat.INDEX1):
+            value = _whole(text)
+            index = -1 if value is None else value - (form is LabelFormat.INDEX1)
+            return index if 0 <= index < self._count else None
+        if form is LabelFormat.WNID:
+            return self._wnid(text)
+        found = self._names.index(self._as_name(text), source)
+        return self._wnid(text) if found is None and self._form is LabelFormat.AUTO else found
+
+    def _as_name(self, text: str) -> str:
+        """Return a label as a class name: a class called 3 may stand there as 3.0."""
+        value = _whole(text)
+        return text if value is None or self._names.exactly(text) else str(value)
+
+    def _wnid(self, text: str) -> int | None:
+        return self._wnids.get(text) if WNID.fullmatch(text) else None
+
+    @cached_property
+    def _wnids(self) -> dict[str, int]:
+        return wnid_classes(self._names.classes)
+
+    def _those(self, text: str, form: LabelFormat) -> str:
+        """Say which classes there are, for the message about a label that is none."""
+        if form is LabelFormat.WNID or (WNID.fullmatch(text) and not self._wnids):
+            return f"the model's {self._count} classes; WordNet ids are known for ImageNet-1k's classes only"
+        if form in (LabelFormat.INDEX, LabelFormat.INDEX1):
+            first = int(form is LabelFormat.INDEX1)
+            return f"the model's {self._count} classes, which are {first} to {self._count - 1 + first} here"
+        return f"the model's {self._count} classes{self._names.near(text)}"
+
+    def _refuse_from_one(self, values: Collection[int], source: str, what: str) -> None:
+        """Refuse numbers that seem to count from 1."""
+        if values and min(values) >= 1 and max(values) == self._count:
+            raise ImageSetError(
+                f"{source}: {what} go up to {self._count} and none is 0, but the model's {self._count} classes are 0 to "
+                f"{self._count - 1}; if they count from 1, say --label-format index1"
+                + ("; if they are no labels, --label-format none" if what == "folders" else "")
+            )
+
+    # ---- archives
+
+    def _from_archives(self) -> list[str]:
+        """Take the labels that archives give; return those that are none of the model's classes."""
+        foreign: list[str] = []
+        left = {place: image for place, image in enumerate(self._images) if place not in self._found and _archived(image)}
+        listed = {place: image for place, image in left.items() if image.names and image.label is not None}
+        numbers = {place: image.label for place, image in left.items() if image.label is not None and not image.names}
+        texts = {place: image.stated for place, image in left.items() if image.stated}
+        same = {names: self._names.are(names) for names in {image.names for image in listed.values()}}
+        for place, image in listed.items():
+            index = self._listed(image, same[image.names])
+            self._found[place] = index
+            if index is None:
+                value = image.label or 0
+                foreign.append(image.names[value] if value < len(image.names) else str(value))
+            else:
+                self._how[f"{_HOW[LabelFormat.NAME]}, from the archives"] = None
+        for some in ({place: str(value) for place, value in numbers.items()}, texts):
+            meant, how = self._reading(set(some.values()), "labels in the archives", {})
+            for place, text in some.items():
+                none = self._says_none(text)
+                self._found[place] = None if none else meant(text)
+                self._none += none
+                if not none and self._found[place] is None:
+                    foreign.append(text)
+            if how and any(self._found[place] is not None for place in some):
+                self._how[f"{how}, from the archives"] = None
+        return foreign
+
+    def _listed(self, image: ImageFile, same: bool) -> int | None:
+        """Return the class of a number whose meaning the archive gives: by name, or by place in the very list of the model."""
+        number = image.label or 0
+        if not 0 <= number < len(image.names):
+            return None
+        if self._form in (LabelFormat.INDEX, LabelFormat.INDEX1):
+            return self._meaning(str(number), self._form, "")
+        if same or self._names.agrees(number, image.names[number]):
+            return number
+        text = image.names[number]
+        if not self._names.find(text) and "," in text:  # tench, Tinca tinca
+            text = text.partition(",")[0].strip()
+        return self._meaning(text, self._form if self._form is LabelFormat.WNID else LabelFormat.NAME, "labels in the archives")
+
+    # ---- folders
+
+    def _from_folders(self) -> list[str]:
+        """Take folders for classes; return the outermost folders of images that are in no class."""
+        parts = {place: _folders(image) for place, image in enumerate(self._images) if place not in self._found}
+        chosen = self._folder_classes(parts)
+        for place, index in chosen.items():
+            self._found[place] = index
+        outermost = {folders[0]: None for place, folders in parts.items() if folders and place not in chosen}
+        return list(outermost)
+
+    def _folder_classes(self, parts: Mapping[int, tuple[str, ...]]) -> dict[int, int]:
+        """Return place of an image → class, of those in a folder that is one."""
+        every = {folder for folders in parts.values() for folder in folders}
+        if self._form is not LabelFormat.AUTO:
+            chosen = _first(parts, lambda folder: self._meaning(folder, self._form, f"folder {folder}"))
+            if self._form in (LabelFormat.INDEX, LabelFormat.INDEX1):
+                lost = sorted(
+                    folder for place, folders in parts.items() if place not in chosen
+                    for folder in folders if _whole(folder) is not None
+                )  # fmt: skip
+                if lost:
+                    raise ImageSetError(
+                        f"folder {lost[0]} is none of {self._those(lost[0], self._form)}; rename it, or give --labels"
+                    )
+            if parts and not chosen and any(parts.values()):
+                raise ImageSetError(
+                    f"--label-format {self._form}: none of the folders is such a label ({examples(sorted(every))}); "
+                    "leave it out, or give --labels"
+                )
+            return self._told(chosen, f"{_HOW[self._form]}, from the folders")
+        chosen = _first(parts, self._named_folder)
+        numbers = {place: [f for f in folders if _whole(f) is not None] for place, folders in parts.items()}
+        numbered = {place: folders for place, folders in numbers.items() if folders and place not in chosen}
+        if chosen:
+            self._leave(numbered, "others are class names")
+            return self._told(chosen, f"{_HOW[LabelFormat.NAME]}, from the folders")
+        if numbered:
+            return self._folder_indices(numbered)
+        return self._by_order(parts)
+
+    def _folder_indices(self, numbered: Mapping[int, list[str]]) -> dict[int, int]:
+        """Take folders for indices where each is one that the model has, written as one."""
+        outermost = {folders[0] for folders in numbered.values()}
+        values = {value for folder in outermost if (value := _whole(folder)) is not None}
+        self._refuse_from_one(values, "the image folder", "folders")
+        if values == set(range(self._count)) and len({len(folder) for folder in outermost}) == 1:  # 000 to 999 of 1,000 classes
+            chosen = {place: int(folders[0]) for place, folders in numbered.items()}
+        else:
+            chosen = _first(numbered, lambda f: int(f) if _is_plain(f) and int(f) < self._count else None)
+        if len(chosen) < len(numbered):
+            self._leave(numbered, f"not each is an index of the model's {self._count} classes, without zeros before it")
+            return {}
+        return self._told(chosen, f"{_HOW[LabelFormat.INDEX]}, from the folders")
+
+    def _named_folder(self, folder: str) -> int | None:
+        """Return the class that a folder is by its name; a number is a name only where a class is called so."""
+        if _whole(folder) is not None and not self._names.exactly(folder):
+            return None
+        return self._meaning(folder, LabelFormat.NAME, f"folder {folder}")
+
+    def _by_order(self, parts: Mapping[int, tuple[str, ...]]) -> dict[int, int]:
+        """Take folders for classes in the order of their names, where there are exactly as many."""
+        inner = {place: list(folders) for place, folders in parts.items() if folders}
+        while len(inner) == len(parts) and len({folders[0] for folders in inner.values()}) == 1 and all(
+            len(folders) > 1 for folders in inner.values()
+        ):  # fmt: skip
+            inner = {place: folders[1:] for place, folders in inner.items()}
+        outermost = sorted({folders[0] for folders in inner.values()})
+        if len(outermost) != self._count:
+            return {}
+        position = {folder: index for index, folder in enumerate(outermost)}
+        return self._told({place: position[folders[0]] for place, folders in inner.items()}, "by the order of as many folders")
+
+    def _told(self, chosen: dict[int, int], how: str) -> dict[int, int]:
+        """Note how folders were read."""
+        if chosen:
+            self._how[how] = None
+        return chosen
+
+    def _leave(self, numbered: Mapping[int, list[str]], why: str) -> None:
+        """Note folders that are numbers and were not taken for classes."""
+        if numbered:
+            told = examples(sorted({folders[0] for folders in numbered.values()}))
+            self._remarks.append(f"folders that are numbers ({told}) are no labels: {why}; --label-format index takes them")
 
 
-def _known_classes(images: list[ImageFile], count: int) -> list[ImageFile]:
-    """Take labels away that are none of the model's classes: an archive may have been made for others."""
-    unknown = sum(image.label is not None and not 0 <= image.label < count for image in images)
-    if not unknown:
-        return images
-    telling.warn(f"{unknown} images have labels that are none of the model's {count} classes; they count as not labelled")
-    return [
-        replace(image, label=None) if image.label is not None and not 0 <= image.label < count else image for image in images
-    ]
+_HOW = {
+    LabelFormat.NAME: "by name",
+    LabelFormat.INDEX: "by index",
+    LabelFormat.INDEX1: "by index from 1",
+    LabelFormat.WNID: "by WordNet id",
+}
 
 
-def _read_labels(path: Path) -> Iterable[tuple[str, str]]:
+@dataclass(frozen=True)
+class _Row:
+    """A row of a CSV file: names of the image and of the class, and the line it ends in."""
+
+    image: str
+    label: str
+    line: int
+
+
+class _Places:
+    """Finds the image that a row names: by its whole name, else by the end of it, from a folder on."""
+
+    def __init__(self, images: Sequence[ImageFile]) -> None:
+        self._images = images
+        self._exact = {image.name: place for place, image in enumerate(images)}
+        self._ends: dict[str, list[int]] = {}
+        for place, image in enumerate(images):
+            parts = one_form(image.name).split("/")
+            for start in range(len(parts)):
+                self._ends.setdefault("/".join(parts[start:]), []).append(place)
+        self._whole: dict[str, list[int]] = {}
+        for place, image in enumerate(images):
+            self._whole.setdefault(one_form(image.name), []).append(place)
+
+    def of(self, row: _Row, path: Path) -> int | None:
+        """Return the place of the image; None if there is none.
+
+        Raises:
+            ImageSetError: If there are several.
+        """
+        if row.image in self._exact:
+            return self._exact[row.image]
+        name = one_form(row.image)
+        found = self._find(name) or self._find(name.replace("\\", "/").removeprefix("./"))
+        if len(found) > 1:
+            candidates = " or ".join(self._images[place].name for place in found[:3]) + (" …" if len(found) > 3 else "")
+            raise ImageSetError(
+                f"{path}, line {row.line}: {row.image} may be {candidates}; write the name as it is below the image folder"
+            )
+        return found[0] if found else None
+
+    def _find(self, name: str) -> list[int]:
+        return (self._whole.get(name) or self._ends.get(name) or []) if name else []
+
+
+def _read_rows(path: Path) -> list[_Row]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             if reader.fieldnames is None or not {"image", "label"} <= set(reader.fieldnames):
                 raise ImageSetError(f"{path}: needs a header line with the columns image and label")
-            return [((row["image"] or "").strip(), (row["label"] or "").strip()) for row in reader]
+            return [_Row((row["image"] or "").strip(), (row["label"] or "").strip(), reader.line_num) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImageSetError(f"cannot read labels from {path}: {error}") from error
 
 
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
+def _whole(text: str) -> int | None:
+    """Return the whole number that a text is, also with a decimal point and zeros; None if it is none."""
+    return int(text.partition(".")[0]) if _NUMBER.fullmatch(text) else None
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether a text is an index as one writes it: digits, no zeros before them."""
+    return text.isascii() and text.isdigit() and (text == "0" or not text.startswith("0"))
+
+
+def _archived(image: ImageFile) -> bool:
+    return isinstance(image.path, (Span, Cell))
+
+
+def _folders(image: ImageFile) -> tuple[str, ...]:
+    """Return the folders that an image is in, the outermost first; an archive is none."""
+    parts = image.name.split("/")
+    if isinstance(image.path, (Span, Cell)) and image.path.location.name in parts:
+        parts.remove(image.path.location.name)
+    return tuple(parts[:-1])
+
+
+def _first(parts: Mapping[int, Iterable[str]], meaning: Callable[[str], int | None]) -> dict[int, int]:
+    """Return place of an image → class of the outermost folder that is one."""
+    known: dict[str, int | None] = {}
+    found = {}
+    for place, folders in parts.items():
+        for folder in folders:
+            if folder not in known:
+                known[folder] = meaning(folder)
+            index = known[folder]
+            if index is not None:
+                found[place] = index
+                break
+    return found

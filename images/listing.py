@@ -2,44 +2,108 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcam.common import telling
 from qcam.common.errors import ImageSetError
-from qcam.common.storage import Location, files_below, open_location, reason, shown
-from qcam.images.archives import ARCHIVES, COMPRESSED, SUFFIXES, archive_images, compressed, visible
-from qcam.images.sources import ImageFile
+from qcam.common.storage import Location, files_below, open_location, read_pieces, reason, shown
+from qcam.images.account import Account, number
+from qcam.images.archives import ARCHIVES, COMPRESSED, Listing, archive_images, compressed, visible
+from qcam.images.kinds import (
+    HEAD,
+    HEIF_ADVICE,
+    HEIF_SUFFIXES,
+    SUFFIXES,
+    ending,
+    is_photograph,
+    is_readable,
+    kind_of,
+    may_be,
+    reads_heif,
+)
+from qcam.images.sources import REMOTE_READS, ImageFile, in_order
 
 if TYPE_CHECKING:
     from upath import UPath
 
+#: Most links to folders that are followed.
+_MOST_LINKS = 10_000
+#: Endings that are named of files that were not taken.
+_ENDINGS = 6
 
-def find_images(location: str | Location, *, limit: int | None = None) -> list[ImageFile]:
-    """List the photographs of a folder, sorted by name, or those in archives (docs/storage.md).
+
+def find_images(location: str | Location, *, limit: int | None = None, account: Account | None = None) -> list[ImageFile]:
+    """List the photographs of a folder, sorted by name, or those in archives (docs/inputs.md).
 
     Args:
         location: A folder, a tar file or a Parquet file, local or behind a URL. A folder is searched at any depth, for
-            photographs or for archives; hidden files and folders are passed over, and links that lead out of it.
+            photographs or for archives; links to folders are followed; hidden files and folders are passed over, and files that
+            are links out of it.
         limit: Take only the first that many, if given.
+        account: Takes the number of images, and what was not taken. Without one, what was not taken is told.
 
     Returns:
         The images, without labels unless archives give them.
 
     Raises:
-        ImageSetError: If there is no such place, it cannot be listed, holds no file with a known ending, or several kinds.
+        ImageSetError: If there is no such place, it cannot be listed, holds no picture that can be read, or several kinds.
     """
     place = open_location(location)
     found = _listed(place)
-    if not found:
-        raise ImageSetError(
-            f"no image in {shown(place)}; looked for files ending in {' '.join(sorted(SUFFIXES))}, or {' or '.join(ARCHIVES)}"
-        )
-    return found[:limit]
+    not_taken = _not_taken(found)
+    if not found.images:
+        looked = f"looked for files ending in {' '.join(sorted(SUFFIXES))}, or {' or '.join(ARCHIVES)}, and into others"
+        raise ImageSetError(f"no image in {shown(place)}; {looked}" + (f"; there: {'; '.join(not_taken)}" if not_taken else ""))
+    by_content = [f"{number(found.by_content, 'of them was', 'of them were')} found by content"] if found.by_content else []
+    if account is not None:
+        taken = found.images[:limit]
+        first = f" of {len(found.images):,}" if len(taken) < len(found.images) else ""
+        counts = {"taken": len(taken), "found": len(found.images), "not_taken": found.others.total()}
+        told = [f"{len(taken):,}{first} taken", *by_content, *(not_taken or ["0 files not taken"])]
+        account.add("images", "; ".join(told), **counts)
+    elif not_taken:
+        telling.note(f"{shown(place)}: {'; '.join(not_taken)}")
+    return found.images[:limit]
 
 
-def _listed(place: Location) -> list[ImageFile]:
+def _not_taken(found: Listing) -> list[str]:
+    """Say what a place holds that is not taken for an image."""
+    others = Counter(found.others)
+    told = []
+    if others:
+        named = [f"{count:,} {end or 'without an ending'}" for end, count in others.most_common(_ENDINGS)]
+        more = ", …" if len(others) > _ENDINGS else ""
+        told.append(f"{number(others.total(), 'file')} not taken: {', '.join(named)}{more}")
+    if any(end in HEIF_SUFFIXES for end in others) and not reads_heif():
+        told.append(HEIF_ADVICE)
+    return told + found.remarks
+
+
+def one_photograph(path: Path) -> ImageFile | None:
+    """Return a file as an image set of its own, if it is a picture by its ending or its content; None if it is another thing.
+
+    Args:
+        path: A path on this machine.
+
+    Raises:
+        ImageSetError: If it is a picture that cannot be read here.
+    """
+    if not path.is_file() or path.name.lower().endswith((*ARCHIVES, *COMPRESSED)):
+        return None
+    kind = _kind(path) if not is_photograph(path.name) else ""
+    if is_photograph(path.name) or (is_readable(kind) and may_be(path.name)):
+        return ImageFile(path.name, path)
+    if kind == "HEIF" or ending(path.name) in HEIF_SUFFIXES:
+        raise ImageSetError(f"{path} is a HEIF picture, which is not read here; {HEIF_ADVICE}")
+    raise ImageSetError(f"{path} is no picture of a kind that is read (docs/inputs.md); give a photograph, or a folder")
+
+
+def _listed(place: Location) -> Listing:
     """List the images of a folder or of an archive, perhaps none.
 
     Returns:
@@ -52,20 +116,56 @@ def _listed(place: Location) -> list[ImageFile]:
         if place.name.lower().endswith(COMPRESSED):
             raise compressed(place)
         return archive_images([(place.name, place)])
-    files = _local_files(place) if isinstance(place, Path) else _remote_files(place)
-    kinds = {ending: [(name, path) for name, path in files if name.lower().endswith(ending)] for ending in ARCHIVES}
-    loose = [ImageFile(name, path) for name, path in files if Path(name).suffix.lower() in SUFFIXES]
-    held = [f"{len(loose)} images"] * bool(loose) + [f"{len(files)} {ending}" for ending, files in kinds.items() if files]
+    files, found = _local_files(place) if isinstance(place, Path) else _remote_files(place)
+    kinds = {end: [(name, path) for name, path in files if name.lower().endswith(end)] for end in ARCHIVES}
+    squeezed = [(name, path) for name, path in files if name.lower().endswith(COMPRESSED)]
+    rest = [file for file in files if not file[0].lower().endswith((*ARCHIVES, *COMPRESSED))]
+    loose = _photographs(rest, found, place)
+    held = [f"{len(loose)} images"] * bool(loose) + [f"{len(files)} {end}" for end, files in kinds.items() if files]
     if len(held) > 1:
         raise ImageSetError(
             f"{shown(place)} holds {' and '.join(held)}; give a folder that holds one kind, or one of the archives"
         )
     if loose:
-        return loose
+        found.images = loose
+        found.others.update(ending(name) for name, _ in squeezed)
+        return found
+    if squeezed:
+        raise compressed(squeezed[0][1])
+    archives = [file for some in kinds.values() for file in some]
+    if archives:
+        inside = archive_images(archives)
+        found.images, found.by_content = inside.images, inside.by_content
+        found.others += inside.others
+        found.remarks += inside.remarks
+    return found
+
+
+def _photographs(files: Sequence[tuple[str, Location]], found: Listing, place: Location) -> list[ImageFile]:
+    """Return those files that are pictures, by their ending or else by their first bytes; count the others."""
+    unsure = [(name, path) for name, path in files if not is_photograph(name) and may_be(name)]
+    heads = in_order(_kind, [path for _, path in unsure], 1 if isinstance(place, Path) else REMOTE_READS)
+    kinds = {name: kind for (name, _), kind in zip(unsure, heads, strict=True)}
+    images = []
     for name, path in files:
-        if name.lower().endswith(COMPRESSED):
-            raise compressed(path)
-    return archive_images(files) if files else []
+        by_content = is_readable(kinds.get(name, ""))
+        if is_photograph(name) or by_content:
+            images.append(ImageFile(name, path))
+            found.by_content += by_content
+        else:
+            found.others[".heic" if kinds.get(name) == "HEIF" else ending(name)] += 1
+    return images
+
+
+def _kind(path: Location) -> str:
+    """Return the kind of picture that a file holds by its first bytes; empty if it holds none, or cannot be read."""
+    try:
+        if isinstance(path, Path):
+            with path.open("rb") as stream:
+                return kind_of(stream.read(HEAD))
+        return kind_of(next(read_pieces(path, 0, HEAD), b""))  # a shorter file gives what it has
+    except OSError:
+        return ""
 
 
 def _is_file(place: Location) -> bool:
@@ -73,29 +173,100 @@ def _is_file(place: Location) -> bool:
     return place.is_file() if isinstance(place, Path) else bool(place.fs.isfile(place.path))
 
 
-def _local_files(folder: Path) -> Sequence[tuple[str, Location]]:
-    """Return names and paths of images and archives, sorted by name, links that lead out of the folder left out."""
+@dataclass
+class _Walk:
+    """A folder that is searched, links to folders followed.
+
+    Attributes:
+        root: The folder.
+        files: Name below it → file.
+        hidden: Hidden files and folders that were passed over.
+        outside: Files that are links out of the folder.
+        dangling: Links that lead nowhere.
+        loops: Links to a folder that holds them.
+        closed: Folders that cannot be read.
+        links: Links that were followed.
+    """
+
+    root: Path
+    files: dict[str, Path] = field(default_factory=dict)
+    hidden: int = 0
+    outside: int = 0
+    dangling: int = 0
+    loops: int = 0
+    closed: int = 0
+    links: int = 0
+
+    def run(self) -> None:
+        """Search the folder."""
+        real = self.root.resolve()
+        # Folder; its name below the root, with a slash; the real folder that its files must not lead out of; the real folders
+        # that it lies in, and itself.
+        pending: list[tuple[Path, str, Path, tuple[Path, ...]]] = [(self.root, "", real, (real,))]
+        while pending:
+            folder, prefix, home, above = pending.pop()
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError:
+                self.closed += 1
+                continue
+            for entry in entries:
+                if entry.name.startswith("."):
+                    self.hidden += 1
+                    continue
+                path, name = folder / entry.name, prefix + entry.name
+                try:
+                    if entry.is_dir():
+                        real = path.resolve()
+                        if not entry.is_symlink():
+                            pending.append((path, name + "/", home, (*above, real)))
+                        elif any(real == inner or real in inner.parents for inner in above):
+                            self.loops += 1
+                        else:
+                            self._follow()
+                            pending.append((path, name + "/", real, (*above, real)))
+                    elif entry.is_file():
+                        self._file(name, path, home, entry.is_symlink())
+                    else:
+                        self.dangling += entry.is_symlink()
+                except (OSError, RuntimeError):  # a loop of links
+                    self.dangling += 1
+
+    def _follow(self) -> None:
+        self.links += 1
+        if self.links > _MOST_LINKS:
+            raise ImageSetError(f"more than {_MOST_LINKS:,} links to folders in {self.root}; give a folder with fewer")
+
+    def _file(self, name: str, path: Path, home: Path, link: bool) -> None:
+        if link and not (path.resolve().is_relative_to(home) or path.resolve().is_relative_to(self.root.resolve())):
+            self.outside += 1
+            return
+        # A name that is no UTF-8 could be written to no result.
+        self.files[name] = path
+
+    def remarks(self) -> list[str]:
+        """Say what was left out."""
+        told = (
+            (self.outside, "file is a link out of the folder", "files are links out of the folder"),
+            (self.dangling, "link leads nowhere", "links lead nowhere"),
+            (self.loops, "link leads to a folder that holds it", "links lead to folders that hold them"),
+            (self.closed, "folder cannot be read", "folders cannot be read"),
+        )
+        return [f"{number(count, one, many)}: left out" for count, one, many in told if count]
+
+
+def _local_files(folder: Path) -> tuple[list[tuple[str, Location]], Listing]:
+    """Return names and paths of all files, sorted by name, and what was left out."""
     if not folder.is_dir():
         raise ImageSetError(f"no image folder at {folder}; give a folder that holds photographs")
-    root = folder.resolve()
-    found = []
-    outside = 0
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
-        relative = path.relative_to(folder).as_posix()
-        if not _wanted(relative) or not path.is_file():
-            continue
-        if path.resolve().is_relative_to(root):
-            # A name that is no UTF-8 could be written to no result.
-            found.append((relative.encode("utf-8", "backslashreplace").decode(), path))
-        else:
-            outside += 1
-    if outside:
-        telling.warn(f"{outside} links in {folder} lead out of it and are left out; give the folder that holds the photographs")
-    return found
+    walk = _Walk(folder)
+    walk.run()
+    files = [(name.encode("utf-8", "backslashreplace").decode(), path) for name, path in sorted(walk.files.items())]
+    return files, Listing(others=Counter({"hidden": walk.hidden} if walk.hidden else {}), remarks=walk.remarks())
 
 
-def _remote_files(folder: UPath) -> Sequence[tuple[str, Location]]:
-    """Return names and places of images and archives behind a URL, sorted by name."""
+def _remote_files(folder: UPath) -> tuple[list[tuple[str, Location]], Listing]:
+    """Return names and places of all files behind a URL, sorted by name, and what was left out."""
     try:
         names = files_below(folder)
     except OSError as error:
@@ -104,9 +275,6 @@ def _remote_files(folder: UPath) -> Sequence[tuple[str, Location]]:
         ) from error
     if not names:
         raise ImageSetError(f"no image folder at {shown(folder)}; give a folder that holds photographs")
-    return [(name, folder / name) for name in names if _wanted(name)]
-
-
-def _wanted(name: str) -> bool:
-    known = Path(name).suffix.lower() in SUFFIXES or name.lower().endswith((*ARCHIVES, *COMPRESSED))
-    return known and visible(name)
+    seen = [name for name in names if visible(name)]
+    others = Counter({"hidden": len(names) - len(seen)} if len(seen) < len(names) else {})
+    return [(name, folder / name) for name in seen], Listing(others=others)

@@ -115,12 +115,16 @@ class ImageFile:
         name: Path below the set's folder with forward slashes: unique in the set, used in every result. In an archive it begins
             with the archive's own.
         path: Where its bytes are.
-        label: True class index where known, else None.
+        label: True class index where known, else None. As an archive gives it until `with_labels` has read it.
+        stated: The label as an archive gives it in words; empty where it gives none, or a number.
+        names: What the archive's own numbers mean, in their order; empty where it does not say.
     """
 
     name: str
     path: Source
     label: int | None = None
+    stated: str = ""
+    names: tuple[str, ...] = ()
 
 
 def location_of(source: Source) -> Location:

@@ -486,7 +486,7 @@ def test_places_without_a_folder_are_refused(folder: Any, name: str) -> None:
 
 def test_a_folder_without_images_is_refused(folder: Any) -> None:
     (folder / "x.txt").write_bytes(b"x")
-    with pytest.raises(QcamError, match=r"no image in .*set; looked for files ending in \.bmp .*, or \.tar or \.parquet"):
+    with pytest.raises(QcamError, match=r"no image in .*set; looked for files ending in \.apng .*, or \.tar or \.parquet"):
         find_images(folder)
 
 
@@ -497,7 +497,7 @@ def test_archives_that_links_lead_to_outside_are_left_out(tmp_path: Path, capsys
     (tmp_path / "set" / "inside.tar").write_bytes(tar([("b.png", picture(0))]))
     (tmp_path / "set" / "link.tar").symlink_to(tmp_path / "outside.tar")
     assert names(find_images(tmp_path / "set")) == ["inside.tar/b.png"]
-    assert "1 links in" in capsys.readouterr().err
+    assert "1 file is a link out of the folder: left out" in capsys.readouterr().err
 
 
 def test_refused_credentials_give_one_line(object_store: str, refuse_credentials: Callable[[], None]) -> None:

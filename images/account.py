@@ -1,0 +1,91 @@
+"""The account of what a run was given: what was taken, what was not, what fits nothing.
+
+It is counted where things are read, and told in every run. A line is a topic, a sentence, and the numbers in it. Whoever reads
+something from outside adds one: images, labels, masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: How many names are given as examples.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class AccountLine:
+    """What became of one kind of input.
+
+    Attributes:
+        topic: `images`, `labels`, …
+        text: All of it in a sentence, without the topic.
+        counts: The same as numbers, by name.
+    """
+
+    topic: str
+    text: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return the line as it is printed."""
+        return f"{self.topic}: {self.text}"
+
+
+class Account:
+    """Lines, in the order in which they were added.
+
+    Attributes:
+        lines: The lines.
+    """
+
+    def __init__(self, lines: Iterable[AccountLine] = ()) -> None:
+        """Begin with some lines."""
+        self.lines: list[AccountLine] = list(lines)
+
+    def add(self, topic: str, text: str, **counts: int) -> None:
+        """Add a line.
+
+        Args:
+            topic: What it is about, in a word.
+            text: A sentence without the topic and without a full stop.
+            counts: The numbers in it, by name.
+        """
+        self.lines.append(AccountLine(topic, text, counts))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the lines as run.json keeps them."""
+        return [{"topic": line.topic, "text": line.text, "counts": dict(line.counts)} for line in self.lines]
+
+
+def read_account(value: Any) -> list[AccountLine]:
+    """Return the lines of a run.json; none of results of an earlier version, which have no account.
+
+    Args:
+        value: What stands there.
+    """
+    items = value if isinstance(value, list) else []
+    return [
+        AccountLine(str(item.get("topic", "")), str(item.get("text", "")), dict(item.get("counts") or {}))
+        for item in items
+        if isinstance(item, dict)
+    ]
+
+
+def examples(names: Iterable[str]) -> str:
+    """Return the first three names, and that there are more; empty without any."""
+    every = list(dict.fromkeys(names))
+    more = ", …" if len(every) > _NAMED else ""
+    return ", ".join(every[:_NAMED]) + more
+
+
+def number(count: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: `1 row`, `3 rows`.
+
+    Args:
+        count: How many.
+        one: The noun for one.
+        many: For any other number; by default with an s.
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
