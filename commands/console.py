@@ -26,6 +26,7 @@ from qcam.common import machine, telling
 from qcam.common.errors import GateError, QcamError, UndecidedError, first_line
 from qcam.common.extras import naming_extras
 from qcam.common.files import write_atomically
+from qcam.common.printable import printable
 from qcam.common.storage import cache_folder, shown
 from qcam.common.wording import in_options
 
@@ -39,8 +40,19 @@ _URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _URL_IN_TEXT = re.compile(_URL_BEGIN.pattern + r"[^\s'\"]+")
 
 
+def _lines(text: str) -> str:
+    """Return a text of several lines with what does not print escaped."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class _Console(Console):
     """A console that lets `_Rules` decide what a broken pipe means; rich's own ends the process with code 1."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print (as in rich); of a text without markup, what does not print is escaped: names of files are not ours."""
+        if settings.get("markup") is False:
+            objects = tuple(_lines(each) if isinstance(each, str) else each for each in objects)
+        super().print(*objects, **settings)
 
     def on_broken_pipe(self) -> None:
         """Pass the error on."""
@@ -72,6 +84,7 @@ class _Rules(click.Command):
             except click.exceptions.Exit as error:
                 code = error.exit_code
             except click.ClickException as error:
+                setattr(error, "message", printable(error.message))  # noqa: B010  # what was typed may be anything
                 error.show()
                 code = 2
             except (KeyboardInterrupt, click.Abort):
@@ -79,15 +92,15 @@ class _Rules(click.Command):
                 code = 130
             except GateError as error:
                 err.print("[bold red]does not hold:[/] ", end="")
-                err.print("\n".join(map(_escaped, in_options(error.template).split("\n"))), markup=False)
+                err.print("\n".join(map(printable, in_options(error.template).split("\n"))), markup=False)
                 code = 1
             except UndecidedError as error:
                 err.print("[bold yellow]undecided:[/] ", end="")
-                err.print(_escaped(in_options(error.template)), markup=False)
+                err.print(printable(in_options(error.template)), markup=False)
                 code = 3
             except QcamError as error:
                 err.print("[bold red]error:[/] ", end="")
-                err.print(_escaped(in_options(error.template)), markup=False)
+                err.print(printable(in_options(error.template)), markup=False)
                 code = 2
             except Exception as error:  # nothing that a user can mend
                 _tell_bug(error, _command_line(*args, **kwargs))
@@ -181,7 +194,7 @@ class _Terminal(logging.Handler):
 
     def status(self, text: str) -> AbstractContextManager[object]:
         """Show a spinner."""
-        return err.status(escape(text))
+        return err.status(escape(printable(text)))
 
 
 @contextmanager
@@ -203,13 +216,13 @@ def shown_on_terminal() -> Iterator[None]:
 
 def note(message: str) -> None:
     """Print a remark that is no result, to standard error."""
-    err.print(_escaped(message), style="dim", markup=False)
+    err.print(printable(message), style="dim", markup=False)
 
 
 def warn(message: str) -> None:
     """Print a warning, to standard error."""
     err.print("[bold yellow]warning:[/] ", end="")
-    err.print(_escaped(message), markup=False)
+    err.print(printable(message), markup=False)
 
 
 def _tell_bug(error: Exception, command: Sequence[str]) -> None:
@@ -223,7 +236,7 @@ def _tell_bug(error: Exception, command: Sequence[str]) -> None:
     line = f"{text} at {_raised_at(error)}; this is a bug of qcam, please report it: an issue of this project; {kept}"
     with suppress(OSError):  # nobody listens any more; the exit code tells
         err.print("[bold red]bug:[/] ", end="")
-        err.print(_escaped(line), markup=False)
+        err.print(printable(line), markup=False)
 
 
 def _write_crash(error: Exception, command: Sequence[str]) -> Path:
@@ -240,7 +253,7 @@ def _write_crash(error: Exception, command: Sequence[str]) -> Path:
     lines = [
         f"{_what(error, command)} at {_raised_at(error)}",
         f"time: {now:%Y-%m-%d %H:%M:%S} UTC",
-        f"command: {_escaped(shlex.join(_without_credentials(argument) for argument in command))}",
+        f"command: {printable(shlex.join(_without_credentials(argument) for argument in command))}",
         f"platform: {platform.platform()}",
         "versions:",
         *(f"  {package} {version}" for package, version in machine.versions().items()),
@@ -299,11 +312,6 @@ def _public(text: str, command: Sequence[str]) -> str:
             url = argument[begin.start() :]
             text = text.replace(url, _without_credentials(url))
     return _URL_IN_TEXT.sub(lambda match: _without_credentials(match.group()), text)
-
-
-def _escaped(text: str) -> str:
-    """Return a text with everything that does not print escaped: control characters, line ends, changes of direction."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 class _Rate(ProgressColumn):

@@ -10,7 +10,7 @@ import click
 from qcam._results import require_study_packages, run_request
 from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, option
-from qcam.common.vocabulary import CamMethod, Engine, Protocol, Target, words
+from qcam.common.vocabulary import CamMethod, Engine, LabelFormat, Protocol, Target, words
 
 #: Groups of options that only this command has.
 NETWORKS, WORKERS, PAPER = "Salient-object networks", "Many workers", "The paper's protocol"
@@ -58,6 +58,14 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     group=INPUT,
     type=click.Path(path_type=Path),
     help="CSV with the columns image,label; else class folders count.",
+)
+@option(
+    "--label-format",
+    group=INPUT,
+    type=click.Choice(words(LabelFormat)),
+    default=LabelFormat.AUTO.value,
+    show_default=True,
+    help="How labels are read. auto: names, and numbers as indices where all are; index1 counts from 1; none takes no labels.",
 )
 @options.precision()
 @option(
@@ -295,6 +303,7 @@ def main(
     bundles: tuple[str, ...],
     images: str | None,
     labels: Path | None,
+    label_format: str,
     saliency: str,
     saliency_preset: str | None,
     saliency_options: tuple[str, ...],
@@ -386,6 +395,7 @@ def main(
             mask_void,
         ),
         labels=labels,
+        label_format=label_format,
         limit=limit,
         threads=threads,
         device=device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qcam.commands import console
+from qcam.common.printable import printable
 from qcam.evaluate.report.finishing import compared_with_paper, title
 from qcam.evaluate.report.terminal import main_tables, section_table
 from qcam.evaluate.results.folder import Results
@@ -22,8 +23,8 @@ def show(results: Results) -> None:
     compared = compared_with_paper(results)
     if compared is not None:
         console.out.print(section_table(compared))
-    for line in results.record.notes:
-        console.out.print(line, style="dim", markup=False)
+    for line in [*map(str, results.record.account), *results.record.notes]:
+        console.out.print(printable(line), style="dim", markup=False)
 
 
 def show_end(study: Study, *, report: bool, profile: bool) -> None:
@@ -35,7 +36,7 @@ def show_end(study: Study, *, report: bool, profile: bool) -> None:
         profile: Whether to print where the time went since the sessions were opened.
     """
     shown = ["report.html"] * report + ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]
-    console.out.print(f"results: {study.place}/ ({', '.join(shown)} …)", markup=False)
+    console.out.print(f"results: {printable(str(study.place))}/ ({', '.join(shown)} …)", markup=False)
     if profile:
         for line in describe(study.clock.spans, study.clock.elapsed):
             console.out.print(line, markup=False, highlight=False)

@@ -6,6 +6,8 @@ import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from qcam.common.printable import printable
+
 _STYLE = "border-collapse:collapse;font-family:system-ui,sans-serif;font-size:13px"
 _CELL = "padding:2px 10px 2px 0;text-align:left;border:0"
 
@@ -50,7 +52,7 @@ def picture(data: bytes, caption: str, *, kind: str = "image/png") -> str:
 
 def escaped(value: object) -> str:
     """Return a value as text that HTML shows as it is, also inside an attribute."""
-    return html.escape(str(value), quote=True)
+    return html.escape(printable(str(value)), quote=True)
 
 
 def _quoted(text: str) -> str:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
+from qcam.common.printable import printable
 from qcam.common.wording import in_python
 
 #: Remarks are of level INFO, warnings of level WARNING.
@@ -43,12 +44,12 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("qcam.listener", default=Non
 
 def note(message: str) -> None:
     """Tell a remark that is no result."""
-    LOGGER.info("%s", in_python(message), extra={"template": message})
+    LOGGER.info("%s", printable(in_python(message)), extra={"template": printable(message)})
 
 
 def warn(message: str) -> None:
     """Tell a warning."""
-    LOGGER.warning("%s", in_python(message), extra={"template": message})
+    LOGGER.warning("%s", printable(in_python(message)), extra={"template": printable(message)})
 
 
 def progress(description: str, total: int) -> AbstractContextManager[Advance]:

@@ -26,7 +26,7 @@ class AccountLine:
 
     topic: str
     text: str
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return the line as it is printed."""

@@ -96,7 +96,7 @@ def is_photograph(name: str) -> bool:
 
 
 def may_be(name: str) -> bool:
-    """Tell whether a file that has no picture's ending is looked into: not text and the like, raw files, and unfinished ones."""
+    """Tell whether a file without a picture's ending is looked into: not text and the like, raw files, and unfinished ones."""
     end = ending(name)
     return not (end in _RAW or end in _UNFINISHED or end in _OTHER or end in HEIF_SUFFIXES or name.endswith("~"))
 

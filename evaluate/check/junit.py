@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from qcam.common.printable import printable
 from qcam.evaluate.check.verdicts import Judged, Verdict
 from qcam.evaluate.check.words import blame
 
@@ -34,6 +35,9 @@ def junit_text(judged: Sequence[Judged]) -> str:
             ElementTree.SubElement(case, "skipped", message="none of the gates asked for applies; for information only")
         _count(suite)
     _count(root)
+    for element in root.iter():  # XML knows no control characters
+        element.attrib.update({name: printable(value) for name, value in element.attrib.items()})
+        element.text = None if element.text is None else printable(element.text)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 

@@ -7,11 +7,14 @@ import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from qcam.common.printable import printable
 from qcam.evaluate.report.published import published
 from qcam.evaluate.report.sections import paper_difference
 from qcam.evaluate.results.records import Entry
 
 _FIGURES = ("model", "precision", "comparison", "metric", "mean", "std", "low", "high", "n", "undefined")
+#: How formulas begin, in the full width as well.
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 _PAPER = ("published_mean", "published_std", "difference")
 
 
@@ -42,7 +45,8 @@ def several_as_csv(runs: Mapping[str, RunFigures]) -> str:
 def _lines(figures: RunFigures) -> list[list[object]]:
     lines = []
     for entry in figures.entries:
-        values = ["" if (value := getattr(entry, name)) is None else value for name in _FIGURES[1:]]
+        found = [getattr(entry, name) for name in _FIGURES[1:]]
+        values = ["" if value is None else _harmless(value) if isinstance(value, str) else value for value in found]
         lines.append([_harmless(entry.model), *values, *_paper(entry, held=entry.model not in figures.untrained)])
     return lines
 
@@ -56,8 +60,8 @@ def _paper(entry: Entry, *, held: bool) -> tuple[object, ...]:
 
 
 def _harmless(name: str) -> str:
-    """Return a name that no spreadsheet takes for a formula."""
-    return "'" + name if name[:1] in ("=", "+", "-", "@") else name
+    """Return a name that no spreadsheet takes for a formula, and that stays in its line: what does not print is escaped."""
+    return printable("'" + name if name.lstrip()[:1] in _FORMULA or name[:1] in ("\t", "\r", "\n") else name)
 
 
 def _text(lines: Iterable[Iterable[object]]) -> str:

@@ -14,7 +14,7 @@ from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import write_atomically
 from qcam.evaluate.report.csv_file import as_csv
 from qcam.evaluate.report.latex import as_latex
-from qcam.evaluate.report.markdown import main_markdown, placement_markdown, section_markdown
+from qcam.evaluate.report.markdown import escape_markdown, main_markdown, placement_markdown, section_markdown
 from qcam.evaluate.report.options import COLORMAPS, ReportOptions
 from qcam.evaluate.report.sections import Section, flip_section, interval_section, paired_section, paper_section
 from qcam.evaluate.results.folder import PLACEMENT, PROFILE, RESULTS, TABLE, Results
@@ -103,7 +103,8 @@ def write_tables(results: Results) -> None:
         QcamError: If the disk refuses.
     """
     run, summary, folder = results.record, results.statistics, results.folder
-    footer = "".join(f"- {line}\n" for line in [*run.notes, *run.warnings])
+    lines = [*map(str, run.account), *run.notes, *run.warnings]
+    footer = "".join(f"- {escape_markdown(line)}\n" for line in lines)
     below = (compared_with_paper(results), interval_section(summary), flip_section(summary), paired_section(summary))
     sections = [
         f"{title(results)}\n\n{main_markdown(summary.entries)}\n{footer}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcam.common.places import file_names, write_inside
+from qcam.common.printable import printable
 from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.report.choice import choose
 from qcam.evaluate.results.folder import Picture, Results, Row, StoredMap
@@ -162,4 +163,5 @@ def _class_name(results: Results, model: str, row: Row | None) -> str:
 
 
 def _short(text: str) -> str:
+    text = printable(text)
     return text if len(text) <= _NAME else "…" + text[1 - _NAME :]

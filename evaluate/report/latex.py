@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from qcam.common.printable import printable
 from qcam.evaluate.report.layout import FilledLine, by_model, fill
 from qcam.evaluate.results.records import Entry
 from qcam.evaluate.showing.numbers import fixed
 
 _SPECIAL = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}  # fmt: skip
+            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+            "<": r"\textless{}", ">": r"\textgreater{}", '"': r"\textquotedbl{}"}  # fmt: skip
 _END = " \\\\"
 
 
@@ -41,5 +43,5 @@ def _cell(entry: Entry | None) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Return a text whose special characters stand for themselves in LaTeX."""
-    return "".join(_SPECIAL.get(character, character) for character in text)
+    """Return a text whose special characters stand for themselves in LaTeX, in one line."""
+    return "".join(_SPECIAL.get(character, character) for character in printable(text))

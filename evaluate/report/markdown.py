@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from qcam.common.printable import printable
 from qcam.evaluate.report.placement_table import placement_as_markdown
 from qcam.evaluate.report.sections import Section, main_section
 from qcam.evaluate.results.records import Entry
 from qcam.runtime.deployed.placement import Placement
+
+_SPECIAL = str.maketrans({"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*"})
+#: What begins a tag of HTML.
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def main_markdown(entries: Iterable[Entry]) -> str:
@@ -21,7 +27,7 @@ def section_markdown(section: Section | None) -> str:
     """Return a section with its title and remarks; empty without one."""
     if section is None:
         return ""
-    remarks = "".join(f"\n- {remark}" for remark in section.remarks)
+    remarks = "".join(f"\n- {escape_markdown(remark)}" for remark in section.remarks)
     end = "\n" if remarks else ""
     return f"{section.title}:\n\n{_table(section.headings, section.left, section.rows)}{remarks}{end}"
 
@@ -42,7 +48,7 @@ def placement_markdown(placements: Mapping[str, Mapping[str, Any]], where: str) 
         for name, value in sessions.items()
     }
     return "".join(
-        f"\n{model} {name}: {placement.describe()}\n\n{placement_as_markdown(placement)}"
+        f"\n{escape_markdown(f'{model} {name}: {placement.describe()}')}\n\n{placement_as_markdown(placement)}"
         for (model, name), placement in read.items()
     )
 
@@ -50,4 +56,10 @@ def placement_markdown(placements: Mapping[str, Mapping[str, Any]], where: str) 
 def _table(headings: Sequence[str], left: int, rows: Iterable[Sequence[str]]) -> str:
     ruler = ["---"] * left + ["---:"] * (len(headings) - left)
     lines = [headings, ruler, *(row for row in rows if row)]
-    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(map(escape_markdown, line)) + " |\n" for line in lines)
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text that stands for itself in a line or a cell of Markdown: no markup, no HTML, no line ends, no link."""
+    plain = printable(text).translate(_SPECIAL)
+    return _TAG.sub("&lt;", plain).replace("](", "]\\(")

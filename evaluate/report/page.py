@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from qcam.common import machine
 from qcam.common.errors import QcamError
+from qcam.common.printable import printable
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report import html_tables
 from qcam.evaluate.report.cards import SORTED_BY, Card, facts, make_cards
@@ -57,6 +58,7 @@ def page(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,  # names of images, classes and models are not ours
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=False,
     )
@@ -85,6 +87,11 @@ def page(
             return text
         wanted = min(wanted - 1, int(wanted * room / (_size(text) - bare)))
     return render(0)
+
+
+def _shown(value: Any) -> Any:
+    """Return a text of ours as it is, and any other without control characters, which HTML does not know."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _size(text: str) -> int:

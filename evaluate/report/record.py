@@ -22,6 +22,7 @@ def record(run: Run) -> list[tuple[str, Pairs]]:
     told = run.record
     sections = [
         ("Run", _general(run)),
+        ("What was given", [(line.topic, line.text) for line in told.account]),
         ("Options", _options(told)),
         ("Models", _models(told)),
         ("Conventions", _pairs(told.conventions)),

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from qcam.common.printable import printable
 from qcam.evaluate.showing.canvas import figure_bytes
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def inline(figure: Figure, prefix: str, title: str, description: str) -> str:
     root.set("aria-labelledby", f"{prefix}-title {prefix}-desc")
     for place, (tag, text) in enumerate((("title", title), ("desc", description))):
         element = ElementTree.Element(f"{{{_SVG}}}{tag}", id=f"{prefix}-{tag}")
-        element.text = text
+        element.text = printable(text)
         root.insert(place, element)
     return ElementTree.tostring(root, encoding="unicode")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from qcam.common.printable import printable
 from qcam.evaluate.report.sections import Section, main_section
 from qcam.evaluate.results.records import Entry
 
@@ -37,15 +38,15 @@ def section_table(section: Section) -> Table:
 
 
 def _table(section: Section, *, title_style: str | None, no_wrap: bool) -> Table:
-    caption = "\n".join(escape(remark) for remark in section.remarks) or None
-    table = Table(title=escape(section.title), title_justify="left", caption=caption, caption_justify="left")
+    caption = "\n".join(escape(printable(remark)) for remark in section.remarks) or None
+    table = Table(title=escape(printable(section.title)), title_justify="left", caption=caption, caption_justify="left")
     if title_style is not None:
         table.title_style = title_style
     for index, heading in enumerate(section.headings):
-        table.add_column(escape(heading), justify="left" if index < section.left else "right", no_wrap=no_wrap)
+        table.add_column(escape(printable(heading)), justify="left" if index < section.left else "right", no_wrap=no_wrap)
     for row in section.rows:
         if row:
-            table.add_row(*(escape(text) for text in row))
+            table.add_row(*(escape(printable(text)) for text in row))
         else:
             table.add_section()
     return table

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -48,6 +48,8 @@ from qcam.evaluate.results.remote import write_whole
 PARTS = "parts"
 #: Version of the parts.
 _VERSION = 1
+#: Lines of a result file that are read at a time.
+_LINES = 256
 _STATE = b"qcam.state"
 _KEY = b"qcam.key"
 _WORKER = b"qcam.worker"
@@ -317,6 +319,43 @@ def join_parts(
                         _write(writers[name], batch.cast(schema), folder / name)
     files = {name: sha256_file(folder / name) for name in _JOINED}
     return Joined(list(workers.values()), images, files, damaged, missing)
+
+
+def split_results(folder: Path, parts: Sequence[PlannedPart]) -> Iterator[list[ImageOutcome]]:
+    """Take joined result files apart again, a part in memory at a time.
+
+    Args:
+        folder: The result folder, local, its files as they were written.
+        parts: Those that they begin with, in the order of the run.
+
+    Yields:
+        What each part was made of.
+    """
+    readers = {column: _Reader(folder / name) for name, (column, _) in _JOINED.items()}
+    for part in parts:
+        outcomes = {image: ImageOutcome(image) for image in part.images}
+        for item in readers["rows"].of(outcomes):
+            outcomes[item["image"]].rows.append(Row(**item))
+        for item in readers["maps"].of(outcomes):
+            outcomes[item["image"]].maps.append(StoredMap(**item))
+        for item in readers["pictures"].of(outcomes):
+            outcomes[item["image"]].pictures.append(Picture(**item))
+        yield list(outcomes.values())
+
+
+class _Reader:
+    """Reads a result file from its beginning on, line by line."""
+
+    def __init__(self, path: Path) -> None:
+        batches = pq.ParquetFile(path).iter_batches(batch_size=_LINES)
+        self._lines = (line for batch in batches for line in batch.to_pylist())
+        self._next: dict[str, Any] | None = next(self._lines, None)
+
+    def of(self, images: Container[str]) -> Iterator[dict[str, Any]]:
+        """Yield the lines up to the first one that is of another image."""
+        while self._next is not None and self._next["image"] in images:
+            yield self._next
+            self._next = next(self._lines, None)
 
 
 def find_part(

@@ -68,6 +68,15 @@ class ResultPlace:
         """Return the place for messages: a path, or a URL without credentials."""
         return str(self.folder) if self._remote is None else str(self._remote)
 
+    def beside(self) -> str:
+        """Return a folder beside this one that is free, as far as can be seen."""
+        if self._remote is not None:
+            return f"{self}-2"
+        number = 2
+        while (free := self.folder.with_name(f"{self.folder.name}-{number}")).exists():
+            number += 1
+        return str(free)
+
     @property
     def record(self) -> Location:
         """Return where the record of the run is, for whoever else writes parts."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qcam.images.account import AccountLine
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -352,6 +354,7 @@ class RunRecord:
         notes: What the figures depend on.
         warnings: What changes their meaning.
         seconds: Wall time by stage.
+        account: What became of what was given; empty of results of earlier versions.
         files: File → SHA-256; None of results of earlier versions.
     """
 
@@ -369,4 +372,5 @@ class RunRecord:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    account: tuple[AccountLine, ...] = ()
     files: dict[str, str] | None = None

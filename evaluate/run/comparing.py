@@ -131,6 +131,8 @@ class Compared:
             status = "ok"
             if not both:
                 status = _NOT_FINITE
+            elif sample.uniform:
+                status = f"nearly_uniform: {sample.uniform}"
             elif missing and missing[index]:
                 status = missing[index]
             elif constants[0][index]:

@@ -9,9 +9,9 @@ from qcam.common import telling
 from qcam.common.errors import BundleError
 from qcam.common.storage import is_url
 from qcam.common.vocabulary import near
-from qcam.images.archives import SUFFIXES
+from qcam.images.account import Account
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.listing import find_images
+from qcam.images.listing import find_images, one_photograph
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle
 
@@ -45,11 +45,12 @@ def random_weights(bundle: Bundle) -> str:
     return f"{bundle.model_id} has random weights: no figure made with it means anything"
 
 
-def find_photographs(location: str | Path | None) -> list[ImageFile]:
+def find_photographs(location: str | Path | None, account: Account | None = None) -> list[ImageFile]:
     """Return the photographs of a folder or of archives, one photograph, or the demo's.
 
     Args:
         location: A path or a URL, as `find_images` takes it, or one picture's file; None for the demo's.
+        account: Takes what was taken and what was not.
 
     Raises:
         QcamError: If there are none.
@@ -57,11 +58,16 @@ def find_photographs(location: str | Path | None) -> list[ImageFile]:
     if location is None:
         photographs = evaluation_photographs()
         telling.note(f"no images given: taking the {len(photographs)} demo photographs that foolbox ships")
+        if account is not None:
+            count = len(photographs)
+            account.add("images", f"{count:,} taken, the demo's", taken=count, found=count, not_taken=0)
         return photographs
-    path = Path(location)
-    if not is_url(str(location)) and path.suffix.lower() in SUFFIXES and path.is_file():
-        return [ImageFile(path.name, path)]
-    return find_images(location)
+    one = None if is_url(str(location)) else one_photograph(Path(location))
+    if one is not None:
+        if account is not None:
+            account.add("images", "1 taken", taken=1, found=1, not_taken=0)
+        return [one]
+    return find_images(location, account=account)
 
 
 def read_places(

@@ -104,7 +104,7 @@ class Loader:
         if self._saliency is not None:
             with self._clock.stage("saliency"):
                 try:
-                    whole, missing = self._saliency.whole_map(image, file, decoded.sha256), ""
+                    whole, missing = self._saliency.whole_map(image, file, decoded.key or decoded.sha256), ""
                     read = self._saliency.remark(file)
                 except NoObjectError as error:
                     missing = in_options(f"no_object: {error}")  # stands in a file
@@ -127,6 +127,15 @@ class Loader:
                 if name not in pictures:
                     pictures[name] = take_picture(file.name, name, crop, saliency)
                 result[evaluator.bundle.model_id] = Sample(
-                    file.name, decoded.sha256, file.label, decoded.remark, crop, saliency, why, image.size, read
+                    file.name,
+                    decoded.sha256,
+                    file.label,
+                    decoded.remark,
+                    crop,
+                    saliency,
+                    why,
+                    image.size,
+                    read,
+                    decoded.uniform,
                 )
         return result, list(pictures.values())

@@ -31,6 +31,7 @@ class Sample:
         no_saliency: Why there is none, as a row's status says it.
         size: The whole image's width and height, in pixels.
         saliency_remark: What was decided when the salient-object map was read.
+        uniform: Why it counts as nearly uniform, or empty: then it has no figure of maps.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Sample:
     no_saliency: str = ""
     size: tuple[int, int] = (0, 0)
     saliency_remark: str = ""
+    uniform: str = ""
 
 
 #: Computes the rest of a batch that has been run: rows, image by image, and CAMs.

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qcam.common.printable import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -84,7 +86,10 @@ def figure_bytes(figure: Figure, form: str, dpi: int = DPI) -> bytes:
         dpi: Dots per inch of a PNG.
     """
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
+    for item in figure.findobj(Text):
+        item.set_text("\n".join(map(printable, item.get_text().split("\n"))))  # XML knows no control characters
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"Software": "qcam"} if form == "png" else dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({"text.parse_math": False, "svg.hashsalt": "qcam"}):

@@ -88,6 +88,7 @@ def describe(study: Study, found: Estimate, workers: int = 1) -> list[str]:
     lines = [
         f"results: {study.place}/",
         f"protocol: {options.protocol}; {options.describe()}",
+        *map(str, study.account.lines),
         f"images: {found.all_images} in {found.shards} shards of up to {max(map(len, study.plan.shards))}",
     ]
     for model in study.facts.models:

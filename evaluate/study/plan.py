@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from qcam.evaluate.engine.messages import Shard
 from qcam.evaluate.results.folder import IMAGE_SCHEMA, IMAGES, read_arrow, write_arrow
 from qcam.evaluate.results.parts import PlannedPart
 from qcam.evaluate.run.options import UNREADABLE, StudyOptions
+from qcam.images.decoding import READING
 from qcam.images.sources import ImageFile, fingerprint_sources
 from qcam.runtime.bundle import Bundle
 
@@ -103,6 +105,7 @@ def make_plan(
         "options": options.to_json(),
         "device": device,
         "shard_size": size,
+        "reading": READING,
         "cpu_features": machine.cpu_features() if here else None,
         "kernels": kernels,
         "versions": machine.versions(),
@@ -188,6 +191,107 @@ def image_differences(folder: Path, images: Sequence[ImageFile], hashes: Mapping
         "gone": [name for name in before if name not in now],
     }
     return [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+
+
+def begins_with(folder: Path, before: Mapping[str, Any], now: StudyPlan) -> int:
+    """Tell whether recorded results are of the first images of a plan, and otherwise of the very same one.
+
+    Args:
+        folder: Where they are.
+        before: Their plan.
+        now: This one.
+
+    Returns:
+        Of how many images they are; 0 if they are not, or are of all of them.
+
+    Raises:
+        QcamError: If the record of the images cannot be read.
+    """
+    mine = json.loads(json.dumps(now.record))
+    if before.get("images") == mine["images"]:
+        return 0
+    if {**before, "images": None} != {**mine, "images": None} or not (folder / IMAGES).exists():
+        return 0
+    known = [(row["name"], row["sha256"], row["label"]) for row in read_arrow(folder / IMAGES).to_pylist()]
+    first = [(image.name, now.hashes[image.name], image.label) for image in now.images[: len(known)]]
+    recorded = {"count": len(known), "fingerprint": fingerprint({name: [sha256, label] for name, sha256, label in known})}
+    return len(known) if known == first and len(known) < len(now.images) and before.get("images") == recorded else 0
+
+
+#: What a plan's entries are called on the command line.
+_OPTIONS = {
+    "precisions": "--precision", "saliency": "--saliency", "target": "--target", "method": "--cam",
+    "batch_size": "--batch-size", "fake_quant": "--fake-quant",
+    "null_row": "--null-row", "faithfulness": "--faithfulness", "protocol": "--protocol",
+    "fixes": "--paper-fix", "provider": "--provider", "allow_fallback": "--allow-fallback", "io_binding": "--io-binding",
+    "config": "--session-config", "threads": "--threads", "device": "--device",
+}  # fmt: skip
+#: What a plan's entries are called that are no options.
+_ENTRIES = {
+    "reading": "the rules by which images and labels are read",
+    "shard_size": "images in a shard",
+    "kernels": "kernels of the processor",
+    "cpu_features": "instruction sets of the processor",
+}
+
+
+def told_differences(before: Mapping[str, Any], now: StudyPlan, folder: Path) -> list[str]:
+    """Say in what two plans differ, by the names of options, images and packages; empty if in nothing.
+
+    Args:
+        before: The recorded plan.
+        now: This one.
+        folder: Where the record is.
+
+    Raises:
+        QcamError: If the record of the images cannot be read.
+    """
+    old, new = _flat(before), _flat(json.loads(json.dumps(now.record)))
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    told = [_told(key, old, new) for key in differing]
+    if "images.fingerprint" in differing:
+        told += image_differences(folder, now.images, now.hashes) or ["the images, or their order"]
+    return list(dict.fromkeys(filter(None, told)))
+
+
+def _flat(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan's entries, those of bundles, images, versions, options and sessions each for itself."""
+    flat: dict[str, Any] = {}
+    for key, value in plan.items():
+        parts = dict(value) if key in ("bundles", "images", "versions", "options") and isinstance(value, dict) else {"": value}
+        sessions = parts.pop("settings", None) if key == "options" else None
+        flat |= {f"{key}.{name}".rstrip("."): of for name, of in parts.items()}
+        flat |= {f"options.{name}": of for name, of in (sessions or {}).items()}
+    return flat
+
+
+def _told(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say how one entry differs; empty where others say it."""
+    kind, _, name = key.partition(".")
+    if kind == "images" or (key == "shard_size" and before.get("options.batch_size") != now.get("options.batch_size")):
+        return ""
+    if kind == "bundles":
+        how = "is another one" if key in before and key in now else "is new" if key in now else "is gone"
+        return f"bundle {name} {how}"
+    if key == "saliency":
+        if before.get("options.saliency") != now.get("options.saliency"):
+            return ""
+        return "the salient objects: the network, the masks or their settings are others"
+    if key == "cpu_features":
+        return _ENTRIES[key]
+    title = _OPTIONS.get(name or kind) if kind in ("options", "device") else name if kind == "versions" else None
+    return f"{title or _ENTRIES.get(key, key)} {_value(before.get(key))} → {_value(now.get(key))}"
+
+
+def _value(value: Any) -> str:
+    """Return a value as it stands on a command line."""
+    if value is None:
+        return "(not said)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ",".join(f"{key}={of}" for key, of in value.items()) or "(none)"
+    return ",".join(map(str, value)) or "(none)" if isinstance(value, list) else str(value)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
+from qcam.images.account import Account
 
 _CONVENTIONS = {
     "SIM": "sum min(P, Q), both summing to 1",
@@ -38,6 +39,7 @@ def run_record(
     plan: Mapping[str, Any],
     seconds: Mapping[str, float],
     workers: Sequence[WorkerRecord],
+    account: Account,
     *,
     complete: bool,
 ) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def run_record(
         plan: All that can change a figure.
         seconds: Wall time by stage, of this process.
         workers: What evaluated the parts, with the number of these.
+        account: What became of what was given.
         complete: Whether every shard is finished.
     """
     classes: dict[str, list[str]] = {}
@@ -70,6 +73,7 @@ def run_record(
         "complete": complete,
         "protocol": {"name": options.protocol, "fixes": list(options.fixes)},
         "plan": dict(plan),
+        "account": account.to_json(),
         "machine": machine.describe(),
         "kernels": {"family": "not applicable"} if facts.kernels is None else facts.kernels.to_json(),
         "int8_kernels_saturate_in_pairs": facts.saturates or any(worker.saturates_in_pairs for worker in workers),

@@ -12,7 +12,7 @@ from qcam.common import machine, telling
 from qcam.common.errors import ImageSetError, ProviderError, QcamError
 from qcam.common.files import exclusive
 from qcam.common.places import refuse_overlap
-from qcam.common.vocabulary import Device, Engine, Protocol, require
+from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, Target, require
 from qcam.evaluate.engine.choice import EngineOptions, crew_for, settle
 from qcam.evaluate.engine.requirements import check_requirements, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
@@ -23,7 +23,9 @@ from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.estimate import describe, estimate
 from qcam.evaluate.study.study import Study
-from qcam.images.labels import with_labels
+from qcam.images.account import Account, number
+from qcam.images.embedded import fits_labels
+from qcam.images.labels import Labelled, label_images
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
 from qcam.runtime.deployed import require_provider
@@ -42,6 +44,7 @@ class StudyRequest:
         bundles: Bundles, or paths and URLs of their folders; empty for all of bundles/.
         images: Where the photographs are; None for the demo's.
         labels: CSV file of true classes; None for class folders.
+        label_format: How labels are read, one of `LabelFormat`.
         limit: Take only the first so many images.
         options: What can change a figure; the threads in it are settled here.
         saliency: Where salient-object maps come from.
@@ -59,6 +62,7 @@ class StudyRequest:
     options: StudyOptions
     saliency: SaliencyRequest
     labels: Path | None = None
+    label_format: str = LabelFormat.AUTO
     limit: int | None = None
     threads: int | None = None
     device: str = Device.AUTO
@@ -157,8 +161,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     for bundle in bundles:
         wanted_precisions(bundle, request.options.precisions)
     refuse_overlap(request.place, read_places(request.bundles, bundles, request.images, request.options.saliency))
-    photographs = _labelled(find_photographs(request.images), bundles, request.labels, demo=request.images is None)
-    photographs = photographs[: request.limit]  # after the labels: class folders count as a whole
+    account = Account()
+    photographs = _photographs(request, bundles, account)
     on_gpu = request.device == Device.CUDA or (request.device == Device.AUTO and machine.has_gpu())
     on_cpu = provider == "CPU" and not on_gpu
     alone = request.paper or request.profile
@@ -186,7 +190,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     with telling.status("opening sessions"):
         study = Study(
             bundles, photographs, source, options, folder,
-            make=make, crew=crew, remote=remote, requirements=spread.requirements, spans=request.profile,
+            make=make, crew=crew, remote=remote, requirements=spread.requirements, spans=request.profile, account=account,
         )  # fmt: skip
     if crew is None:
         with study.clock.stage("import PyTorch"):
@@ -200,6 +204,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
 def _check(request: StudyRequest) -> None:
     """Refuse what does not go together, before anything is read."""
     require(Device, request.device, "device")
+    require(LabelFormat, request.label_format, "label format")
     if not request.paper and (request.options.fixes or request.paper_weights):
         raise QcamError("paper fixes and paper weights belong to protocol paper; ask for it, or leave them out")
     check_requirements(request.engine.requirements)
@@ -245,22 +250,36 @@ def _paper(fixes: tuple[str, ...], weights: Mapping[str, str]) -> Callable[[Bund
     return make
 
 
-def _labelled(photographs: list[ImageFile], bundles: list[Bundle], labels: Path | None, *, demo: bool) -> list[ImageFile]:
+def _photographs(request: StudyRequest, bundles: list[Bundle], account: Account) -> list[ImageFile]:
+    """Return the photographs of a study with their labels, and account for both.
+
+    Raises:
+        QcamError: If there are none, labels cannot be read, or a target is asked for that no image has.
+    """
+    labelled = _labelled(find_photographs(request.images, account), bundles, request)
+    labelled.tell(account, request.limit)
+    taken = labelled.images[: request.limit]  # after the labels: class folders count as a whole
+    if len(taken) < len(labelled.images):
+        account.add("limit", f"the first {number(len(taken), 'image')} of {len(labelled.images):,}")
+    if request.options.target == Target.LABEL and all(image.label is None for image in taken):
+        told = "; ".join(str(line) for line in account.lines if line.topic == "labels")
+        raise ImageSetError(f"target label explains the labelled class, and no image has a label: {told}; give --labels FILE")
+    return taken
+
+
+def _labelled(photographs: list[ImageFile], bundles: list[Bundle], request: StudyRequest) -> Labelled:
     """Give photographs their labels, if these mean the same for every bundle."""
     classes = bundles[0].classes
     same = all(bundle.classes == classes for bundle in bundles)
-    if labels is not None and not same:
+    bare = [ImageFile(photograph.name, photograph.path) for photograph in photographs]
+    if request.labels is not None and not same:
         raise ImageSetError("labels need bundles of the same classes; evaluate them apart")
-    if demo and labels is None:
+    if request.images is None and request.labels is None:
         # The demo photographs are labelled with ImageNet's 1,000 classes.
-        fits = all(len(bundle.classes) == 1000 for bundle in bundles)
-        return photographs if fits else [ImageFile(photograph.name, photograph.path) for photograph in photographs]
+        if request.label_format != LabelFormat.NONE and all(fits_labels(bundle.classes) for bundle in bundles):
+            return Labelled(photographs, how="as the demo's are")
+        return Labelled(bare, remarks=("the demo's labels are ImageNet's classes",))
     if not same:
-        telling.note("the bundles have different classes: class folders and labels in archives are not taken")
-        return [ImageFile(photograph.name, photograph.path) for photograph in photographs]
-    found = with_labels(photographs, classes, labels)
-    if labels is not None and all(photograph.label is None for photograph in found):
-        raise ImageSetError(
-            f"{labels} names none of the {len(found)} images; its column image holds names below the image folder"
-        )
-    return found
+        why = "the bundles have different classes: class folders and labels in archives are not taken"
+        return Labelled(bare, remarks=(why,))
+    return label_images(photographs, classes, request.labels, request.label_format)

@@ -8,11 +8,11 @@ is bounded by the shard: parts are joined one by one.
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +25,10 @@ from qcam.common.files import fingerprint, readable_json
 from qcam.common.wording import in_options
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.results.folder import PLACEMENT, RESULTS, RUN, SUMMARY, Results
-from qcam.evaluate.results.parts import DamagedPartError, PlannedPart, find_part, join_parts, write_part
+from qcam.evaluate.results.parts import DamagedPartError, PlannedPart, find_part, join_parts, split_results, write_part
 from qcam.evaluate.results.place import ResultPlace
-from qcam.evaluate.results.records import WorkerRecord
+from qcam.evaluate.results.records import RunRecord, WorkerRecord
 from qcam.evaluate.results.summary import summarise
-from qcam.evaluate.run.differing import differences
 from qcam.evaluate.run.evaluator import BundleEvaluator, wanted_precisions
 from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
@@ -37,9 +36,10 @@ from qcam.evaluate.run.protocol import Evaluator
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
-from qcam.evaluate.study.plan import StudyPlan, image_differences, make_plan, settled, write_images
+from qcam.evaluate.study.plan import StudyPlan, begins_with, make_plan, settled, told_differences, write_images
 from qcam.evaluate.study.record import run_record
 from qcam.evaluate.study.record import warnings as warnings_of
+from qcam.images.account import Account
 from qcam.images.sources import ImageFile, absolute_source
 from qcam.runtime.bundle import Bundle
 
@@ -63,6 +63,7 @@ class Study:
         bundles: The bundles.
         runner: What evaluates in this process; None if others do.
         clock: Where the time goes.
+        account: What became of what was given; lines may be added until the run begins.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Study:
         remote: RemoteFolder | None = None,
         requirements: Sequence[tuple[str, str]] = (),
         spans: bool = False,
+        account: Account | None = None,
     ) -> None:
         """Open every session, so that a provider that cannot be had is refused before anything is written.
 
@@ -92,6 +94,7 @@ class Study:
             remote: The place behind a URL whose copy the folder is, if it is one.
             requirements: What parts that are there already must have been evaluated on (`engine/requirements.py`).
             spans: Whether the clock keeps every span, for a profile.
+            account: What became of what was given, as far as it is known.
         """
         self.place = ResultPlace(folder, remote)
         self.bundles = list(bundles)
@@ -102,6 +105,9 @@ class Study:
         self._crew = crew
         self._requirements = requirements
         self._complete = self._ran = self._anew = False
+        self._before: RunRecord | None = None  # the record of results of the first images of this set
+        self._reusable: tuple[int, ...] = ()
+        self.account = account or Account()
         self._device = "cpu"
         self._planned: StudyPlan | None = None
         self._dispatcher: Dispatcher | None = None
@@ -163,14 +169,18 @@ class Study:
         held = place.results()
         before = held.record
         recorded, self._planned = settled(held.run["plan"], plan)
-        differing = differences(recorded, json.loads(json.dumps(self._planned.record)))
+        known = begins_with(place.folder, recorded, self._planned)
+        differing = [] if known else told_differences(recorded, self._planned, place.folder)
         if differing:
-            differing += image_differences(place.folder, plan.images, plan.hashes)
             raise ResultsError(
-                f"{place} holds results of other settings ({'; '.join(differing)}); "
-                "use {force} to replace them, or {output} for another folder"
+                f"{place} holds results of other settings ({'; '.join(differing)}); give another folder, "
+                f"{{output}} {place.beside()}, or {{force}} to replace them"
             )
         place.take_over(before)
+        if known:
+            self._before = before
+            self._reusable = self._reusable_shards(before, known)
+            return True
         if not before.complete:
             return True
         for worker in before.workers:
@@ -199,11 +209,35 @@ class Study:
             # Everything behind the first gap is to be done again, and what lies before it has to be read to go on.
             whole = takewhile(lambda part: find_part(listing, part, [], self._accept) is not None, parts)
             return list(range(sum(1 for _ in whole), len(parts)))
-        missing = [part.index for part in parts if part.place not in listing]
+        missing = [part.index for part in parts if part.place not in listing and part.index not in self._reusable]
         if self._requirements:
             there = [part for part in parts if part.place in listing]
             missing = sorted([*missing, *(part.index for part in there if find_part(listing, part, [], self._accept) is None)])
         return missing
+
+    def _reusable_shards(self, before: RunRecord, known: int) -> tuple[int, ...]:
+        """Return the shards that complete results of the first images hold whole.
+
+        Args:
+            before: Their record.
+            known: How many images they are of.
+        """
+        # Which of several workers evaluated an image is not kept, nor what it leaves to the next where that counts.
+        if not before.complete or self.plan.sequential or len(before.workers) != 1:
+            return ()
+        ends = itertools.accumulate(len(shard) for shard in self.plan.shards)
+        return tuple(index for index, end in enumerate(ends) if end <= known)
+
+    def _reuse(self, before: RunRecord) -> None:
+        """Make parts again of complete results of the first images; those of results that are not complete are there."""
+        wanted, self._reusable = self._reusable, ()
+        if not wanted or self.place.is_damaged(before):
+            return
+        (worker,) = before.workers
+        about = {name: value for name, value in asdict(worker).items() if name != "shards"}
+        parts = [self._parts()[index] for index in wanted]
+        for part, outcomes in zip(parts, split_results(self.place.folder, parts), strict=True):
+            write_part(self.place.parts, part, outcomes, "", about)
 
     @property
     def facts(self) -> WorkerFacts:
@@ -249,6 +283,8 @@ class Study:
     def _run(self) -> None:
         self._ran = True
         self.build()
+        if self._before is not None:
+            self._reuse(self._before)
         todo = self.todo
         shards = len(self.plan.shards)
         try:
@@ -445,5 +481,6 @@ class Study:
 
     def _write_record(self, *, complete: bool, workers: Sequence[WorkerRecord] = ()) -> None:
         seconds = self.clock.seconds
-        record = run_record(self.facts, self.options, self.plan.record, seconds, workers, complete=complete)
+        account = self.account
+        record = run_record(self.facts, self.options, self.plan.record, seconds, workers, account, complete=complete)
         self.place.write_record(record)

@@ -112,6 +112,7 @@ def study(
     *,
     images: str | Path | None = None,
     labels: str | Path | None = None,
+    label_format: str = "auto",
     limit: int | None = None,
     saliency: str = "u2netp",
     saliency_preset: str | None = None,
@@ -146,6 +147,7 @@ def study(
         bundles: One bundle or several, or paths or URLs of their folders.
         images: Folder of photographs, archives or one photograph, local or behind a URL; None for the demo's.
         labels: CSV file with the columns image and label; None for class folders.
+        label_format: How labels are read: auto, index, index1 (indices from 1), name, wnid, or none (no labels).
         limit: Take only the first so many images.
         saliency: Where salient-object maps come from: u2netp, birefnet, onnx:FILE, masks:DIR, spectral or none.
         saliency_preset: How the network of onnx:FILE wants its input.
@@ -216,6 +218,7 @@ def study(
             mask_void,
         ),
         labels=None if labels is None else Path(labels),
+        label_format=label_format,
         limit=limit,
         threads=threads,
         device=device,

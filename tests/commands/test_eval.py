@@ -199,4 +199,4 @@ def test_the_paper_s_protocol_runs_beside_the_deployed_one(lite0_bundle, photogr
     assert [(row.SIM, row.CC) for row in null] == [(1.0, 1.0)] * 2  # in evaluation mode the float model is itself
     other = command(*arguments, "--protocol", "paper", cwd=tmp_path)
     assert other.returncode == 2
-    assert "options.fixes" in other.stderr
+    assert "--paper-fix" in other.stderr

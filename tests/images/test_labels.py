@@ -411,7 +411,7 @@ def test_l9_wnids_are_known_for_imagenet(tmp_path: Path, imagenet: tuple[str, ..
 
 @pytest.mark.parametrize("classes", [CLASSES, IMAGENET], ids=["fewer", "as-many-of-other-names"])
 def test_l9_wnids_are_refused_where_the_names_are_not_imagenet_s(tmp_path: Path, classes: tuple[str, ...]) -> None:
-    with pytest.raises(ImageSetError, match="class 'n01440764' of a is none .* known for ImageNet-1k's classes only"):
+    with pytest.raises(ImageSetError, match=r"class 'n01440764' of a is none .* known for ImageNet-1k's classes only"):
         with_labels(images("a"), classes, table(tmp_path, "a,n01440764"))
 
 

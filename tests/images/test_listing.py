@@ -223,7 +223,7 @@ def test_i2_a_folder_of_links_out_of_it_says_so(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("a.jpg", "b.jpg"):
         (folder / name).symlink_to(outside / name)
-    with pytest.raises(ImageSetError, match="no image in .*photos.*; there: 2 files are links out of the folder: left out"):
+    with pytest.raises(ImageSetError, match=r"no image in .*photos.*; there: 2 files are links out of the folder: left out"):
         find_images(folder)
 
 

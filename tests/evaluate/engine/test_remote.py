@@ -130,7 +130,7 @@ def test_other_settings_are_refused_there_too(remote, tmp_path):
     assert finish(short, tmp_path).returncode == 0
     other = finish([*short, "--cam", "gradcam"], tmp_path)
     assert other.returncode == 2
-    assert f'{remote}/out holds results of other settings (options.method "gradcam++" → "gradcam")' in " ".join(
+    assert f'{remote}/out holds results of other settings (--cam gradcam++ → gradcam)' in " ".join(
         other.stderr.split()
     )
     forced = finish([*short, "--cam", "gradcam", "--force"], tmp_path)

@@ -1,6 +1,7 @@
 import io
 import json
 import random
+import re
 import shutil
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from qcam.evaluate.results.folder import (
     SUMMARY,
     Results,
     read_rows,
+    write_run,
 )
 from qcam.evaluate.results.summary import columns_of, summarise
 from qcam.evaluate.run.evaluator import BundleEvaluator
@@ -33,6 +35,7 @@ from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study import study as study_module
 from qcam.evaluate.study.study import Study
+from qcam.images.account import Account, read_account
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.labels import with_labels
 from qcam.images.listing import find_images
@@ -64,7 +67,7 @@ def photographs(tmp_path, bomb):
     (folder / "text.png").write_text("no picture")
     (folder / "empty.jpg").write_bytes(b"")
     shutil.copy(bomb, folder / "bomb.png")
-    Image.new("L", (50, 40), 128).save(folder / "gray.png")
+    Image.linear_gradient("L").resize((50, 40)).save(folder / "gray.png")
     return folder
 
 
@@ -310,9 +313,9 @@ def test_results_of_other_settings_are_refused_by_name(tiny_bundle, photographs,
     finish(make(tiny_bundle, images, tmp_path / "out"))
     before = (tmp_path / "out" / RESULTS).read_bytes()
     changes = [
-        (images, {"target": "own-top1"}, "options.target"),
-        (images, {"settings": SessionSettings(config={"session.x64quantprecision": "1"})}, "options.settings.config"),
-        (images[:3], {}, "images.count"),
+        (images, {"target": "own-top1"}, "--target f32-top1 → own-top1"),
+        (images, {"settings": SessionSettings(config={"a.b": "1"})}, r"--session-config \(none\) → a\.b=1"),
+        (images[:3], {}, "8 gone: imagenet_00_243.jpg, "),
     ]
     for some, options, named in changes:
         with pytest.raises(QcamError, match=f"holds results of other settings .*{named}"):
@@ -324,7 +327,7 @@ def test_results_of_other_settings_are_refused_by_name(tiny_bundle, photographs,
 def test_a_changed_image_is_noticed(tiny_bundle, photographs, tmp_path):
     finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
     Image.new("RGB", (50, 40), (200, 10, 10)).save(photographs / "gray.png")
-    with pytest.raises(QcamError, match=r"images\.fingerprint .*; 1 changed: gray\.png\)"):
+    with pytest.raises(QcamError, match=r"other settings \(1 changed: gray\.png\); give another folder, --output .*/out-2, or"):
         make(tiny_bundle, find_images(photographs), tmp_path / "out").prepare("cpu", force=False)
     (photographs / "empty.jpg").rename(photographs / "hollow.jpg")
     with pytest.raises(QcamError, match=r"1 changed: gray\.png; 1 new: hollow\.jpg; 1 gone: empty\.jpg"):
@@ -376,7 +379,7 @@ def test_deployed_int8_maps_are_equal_bit_by_bit_whatever_batch_threads_or_order
 
 
 def test_labels_give_accuracy_and_can_be_explained(tiny_bundle, photographs, tmp_path):
-    (tmp_path / "labels.csv").write_text("image,label\nimagenet_00_243.jpg,3\nimagenet_01_559.jpg,class 4\n")
+    (tmp_path / "labels.csv").write_text("image,label\nimagenet_00_243.jpg,class 3\nimagenet_01_559.jpg,class 4\n")
     images = with_labels(find_images(photographs), tiny_bundle.classes, tmp_path / "labels.csv")
     rows = finish(make(tiny_bundle, images, tmp_path / "out", target="label"))
     explained = {row.image: row.target_class for row in rows if row.status == "ok"}
@@ -637,3 +640,132 @@ def test_force_leaves_no_old_figure(tiny_bundle, photographs, tmp_path):
         (tmp_path / "out" / "figures" / name).write_text("old")
     finish(make(tiny_bundle, find_images(photographs)[3:4], tmp_path / "out"), force=True)
     assert [path.name for path in (tmp_path / "out" / "figures").iterdir()] == ["mine.svg"]
+
+
+# ---- the same set with a larger limit; results that were read under other rules
+
+
+def files_of(folder):
+    return {name: (folder / name).read_bytes() for name in (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT)}
+
+
+@pytest.mark.parametrize(("first", "reused"), [(1, 0), (2, 1), (5, 2), (10, 5)])
+@pytest.mark.parametrize("whole_before", [True, False])
+def test_h14_a_larger_limit_of_the_same_set_goes_on_from_there(
+    tiny_bundle, photographs, tmp_path, monkeypatch, first, reused, whole_before
+):
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
+    images = find_images(photographs)
+    finish(make(tiny_bundle, images, tmp_path / "whole", batch_size=2))
+    study = make(tiny_bundle, images[:first], tmp_path / "out", batch_size=2)
+    if whole_before:
+        finish(study)
+    else:  # killed before the parts were joined
+        monkeypatch.setattr(Study, "_collect", lambda self, last=False: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finish(study)
+        monkeypatch.undo()
+        monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
+    evaluated = []
+    real = ShardRunner.evaluate
+
+    def counted(self, shards, *arguments):
+        evaluated.extend(shards)
+        return real(self, shards, *arguments)
+
+    monkeypatch.setattr(ShardRunner, "evaluate", counted)
+    study = make(tiny_bundle, images, tmp_path / "out", batch_size=2)
+    assert study.prepare("cpu", force=False)
+    assert len(study.todo) == 6 - reused  # what a dry run tells
+    study.run()
+    assert len(evaluated) == 6 - reused
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is True
+
+
+def test_h14_results_that_were_damaged_are_not_gone_on_from(tiny_bundle, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
+    images = find_images(photographs)
+    finish(make(tiny_bundle, images, tmp_path / "whole", batch_size=2))
+    finish(make(tiny_bundle, images[:6], tmp_path / "out", batch_size=2))
+    data = bytearray((tmp_path / "out" / MAPS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "out" / MAPS).write_bytes(data)
+    finish(make(tiny_bundle, images, tmp_path / "out", batch_size=2))
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_h14_a_smaller_limit_or_another_label_is_refused(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)
+    finish(make(tiny_bundle, images[:4], tmp_path / "out"))
+    with pytest.raises(QcamError, match=r"other settings \(1 gone: "):
+        make(tiny_bundle, images[:3], tmp_path / "out").prepare("cpu", force=False)
+    other = [replace(images[0], label=3), *images[1:]]
+    with pytest.raises(QcamError, match=r"1 labelled otherwise: .*; 7 new: "):
+        make(tiny_bundle, other, tmp_path / "out").prepare("cpu", force=False)
+    with pytest.raises(QcamError, match=r"--target f32-top1 → own-top1; 7 new: "):
+        make(tiny_bundle, images, tmp_path / "out", target="own-top1").prepare("cpu", force=False)
+
+
+def test_h14_what_differs_is_said_in_options_without_hashes(tiny_bundle, export_tiny, photographs, tmp_path):
+    images = find_images(photographs)[:1]
+    finish(make(tiny_bundle, images, tmp_path / "out"))
+    (tmp_path / "out-2").mkdir()
+    other = export_tiny(tmp_path / "other", seed=1)
+    settings = SessionSettings(threads=3)
+    with pytest.raises(QcamError) as raised:
+        make(other, images, tmp_path / "out", settings=settings, batch_size=4, method="gradcam").prepare("cpu", force=False)
+    said = str(raised.value)
+    for part in ("bundle tiny is another one", "--threads 0 → 3", "--batch-size 8 → 4", "--cam gradcam++ → gradcam"):
+        assert part in said
+    assert said.endswith(f"give another folder, --output {tmp_path / 'out-3'}, or --force to replace them")
+    assert not re.search("[0-9a-f]{10}", said.replace(str(tmp_path), ""))
+
+
+def without_reading(path):
+    """Make a run.json what an earlier version wrote."""
+    run = json.loads(path.read_text())
+    del run["plan"]["reading"]
+    run.pop("account")
+    write_run(path, {key: value for key, value in run.items() if key != "digest"})
+
+
+def test_results_that_were_read_under_other_rules_are_not_joined_and_still_open(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)[:2]
+    rows = finish(make(tiny_bundle, images, tmp_path / "out"))
+    without_reading(tmp_path / "out" / RUN)
+    for some in (images, find_images(photographs)):
+        with pytest.raises(QcamError, match=r"the rules by which images and labels are read \(not said\) → 2"):
+            make(tiny_bundle, some, tmp_path / "out").prepare("cpu", force=False)
+    assert comparable(Results(tmp_path / "out").rows()) == comparable(rows)
+
+
+def test_the_rules_of_reading_are_part_of_every_shard_s_key(tiny_bundle, photographs, tmp_path, monkeypatch):
+    images = find_images(photographs)[:2]
+
+    def keys():
+        study = make(tiny_bundle, images, tmp_path / "out")
+        study.prepare("cpu", force=False)
+        return study.plan.keys
+
+    before = keys()
+    monkeypatch.setattr("qcam.evaluate.study.plan.READING", 3)
+    assert set(keys()).isdisjoint(before)
+
+
+def test_the_account_stands_in_the_record(tiny_bundle, photographs, tmp_path):
+    account = Account()
+    account.add("labels", "1 of 2 images labelled", labelled=1)
+    options = StudyOptions(precisions=("f32",), saliency="none")
+    finish(Study([tiny_bundle], find_images(photographs)[:1], None, options, tmp_path / "out", account=account))
+    found = Results(tmp_path / "out").run["account"]
+    assert found == [{"topic": "labels", "text": "1 of 2 images labelled", "counts": {"labelled": 1}}]
+    assert [str(line) for line in read_account(found)] == ["labels: 1 of 2 images labelled"]
+
+
+def test_i3_a_nearly_uniform_picture_has_a_status_and_no_figure_of_maps(tiny_bundle, photographs, tmp_path):
+    Image.new("L", (50, 40), 7).save(photographs / "gray.png")
+    rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
+    found = [row for row in rows if row.image == "gray.png"]
+    assert {row.status for row in found} == {"nearly_uniform: all but 0.2 % of its pixels lie within 4 of 256 levels"}
+    assert all(row.CC is None and row.top1 is not None for row in found)
