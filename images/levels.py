@@ -94,13 +94,13 @@ def scaled(upright: Image.Image, low: Image.Image | None, declared: int, name: s
     if upright.mode == "I" and declared == 0:
         return _by_percentiles(np.asarray(upright).astype(np.float64), name)
     if upright.mode.startswith("I"):
-        return _by_depth(np.asarray(upright).astype(np.int64), declared, name)
-    high = np.asarray(upright).astype(np.int64)[..., :3]
+        return _by_depth(np.clip(np.asarray(upright), 0, 65535).astype(np.uint16), declared, name)
+    high = np.asarray(upright)[..., :3]
     if low is None:
         if int(high.max(initial=0)) < 128 and declared != 16:
             raise LevelsError("16-bit colour that seems to use fewer bits, laid out as it is not read here: write it in 8 bits")
         return Scaled(upright.convert("RGB"), f"converted from {name}: the upper 8 bits")
-    return _by_depth((high << 8) | np.asarray(low).astype(np.int64)[..., :3], declared, name)
+    return _by_depth((high.astype(np.uint16) << 8) | np.asarray(low)[..., :3], declared, name)
 
 
 def declared_depth(picture: Image.Image, data: bytes) -> int:
@@ -149,7 +149,7 @@ def is_nearly_uniform(picture: Image.Image) -> bool:
     return bool((high - low < UNIFORM_LEVELS).all())
 
 
-def _by_depth(values: NDArray[np.int64], declared: int, name: str) -> Scaled:
+def _by_depth(values: NDArray[np.uint16], declared: int, name: str) -> Scaled:
     """Keep the upper 8 of so many bits, or spread fewer."""
     largest = int(values.max(initial=0))
     needed = max(largest.bit_length(), 1)

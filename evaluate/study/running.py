@@ -21,6 +21,7 @@ from qcam.evaluate.results.remote import open_results
 from qcam.evaluate.run.evaluator import wanted_precisions
 from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.study.estimate import describe, estimate
 from qcam.evaluate.study.study import Study
 from qcam.images.account import Account, number
@@ -172,6 +173,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     if request.saliency.text.startswith("birefnet") and request.saliency.trust_remote_code:
         saliency_device = torch_device(request.device, threads)
     source = request.saliency.open(threads, saliency_device)
+    if isinstance(source, MaskSaliency):
+        account.add("masks", source.account(photographs))
     if source is None:
         _require_comparison(options, bundles)
     folder, remote = open_results(request.place)

@@ -1,9 +1,11 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 import pytest
 
@@ -200,3 +202,85 @@ def test_the_paper_s_protocol_runs_beside_the_deployed_one(lite0_bundle, photogr
     other = command(*arguments, "--protocol", "paper", cwd=tmp_path)
     assert other.returncode == 2
     assert "--paper-fix" in other.stderr
+
+
+#: Names as a stranger's archive may hold them: a terminal's colours, a forged line, a tab, a change of direction, a formula.
+ODD = ("a\x1b[31m\nerror: forged.jpg", "b\t\x07\u202egpj.jpg", "$x_1$ & <b>.jpg", "=1+1.jpg")
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def test_i4_odd_names_forge_nothing_on_terminals_or_in_files(tiny_bundle, photographs, tmp_path):
+    folder = photographs / "\x1b[2Jfolder\n"
+    folder.mkdir()
+    for image, name in zip(sorted(photographs.glob("*.jpg")), ODD, strict=True):
+        image.rename(folder / name)
+    (folder / "bad\x1b.png").write_text("no picture")
+    options = ("--images", photographs, "--saliency", "none", "--output", "out")
+    done = command(tiny_bundle.folder, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in (done.stdout, done.stderr):
+        assert not _FORBIDDEN.search(text)
+        assert not [line for line in text.splitlines() if line.startswith("error: forged")]
+    assert r"\x1b[2Jfolder\n" in done.stdout  # the account names it
+    assert r"bad\x1b.png" in done.stderr
+    out = tmp_path / "out"
+    for name in ("report.html", "table.md", "table.csv", "table.tex"):
+        assert not _FORBIDDEN.search((out / name).read_text(encoding="utf-8")), name
+    charts = [*(out / "figures").glob("*.svg")]
+    assert charts
+    for chart in charts:
+        ElementTree.parse(chart)
+    pages = re.findall("<svg.*?</svg>", (out / "report.html").read_text(encoding="utf-8"), re.DOTALL)
+    for svg in pages:
+        ElementTree.fromstring(svg.replace("&nbsp;", " "))
+    again = command(tiny_bundle.folder, *options, "--target", "own-top1", cwd=tmp_path)
+    assert again.returncode == 2
+    assert not _FORBIDDEN.search(again.stderr)
+
+
+def test_every_run_accounts_for_images_and_labels(tiny_bundle, photographs, tmp_path):
+    names = sorted(path.name for path in photographs.iterdir())
+    (photographs / "notes.txt").write_text("x")
+    (photographs / "more.heif").write_text("x")
+    (tmp_path / "labels.csv").write_text(f"image,label\n{names[0]},class 3\n{names[1]},-1\ngone.jpg,class 1\n")
+    options = ("--images", photographs, "--labels", "labels.csv", "--saliency", "none", "--output", "out")
+    planned = command(tiny_bundle.folder, *options, "--dry-run", cwd=tmp_path)
+    done = command(tiny_bundle.folder, *options, "--limit", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    images = "images: 4 taken; 2 files not taken: 1 .heif, 1 .txt"
+    labels = (
+        "labels: 1 of 3 images labelled, by name, from labels.csv; 1 row names no image (gone.jpg); "
+        f"1 image matches no row ({names[2]}); 1 label says none (-1 or empty)"
+    )
+    text = " ".join(done.stdout.split())
+    assert images in text
+    assert labels in text
+    assert "limit: the first 3 images of 4" in text
+    assert labels.replace("1 of 3", "1 of 4").replace("1 image matches no row", "2 images match no row")[:60] in planned.stdout
+    account = json.loads((tmp_path / "out" / "run.json").read_text())["account"]
+    assert [line["topic"] for line in account] == ["images", "labels", "limit"]
+    assert account[1]["counts"]["rows_without_image"] == 1
+    for name in ("table.md", "report.html"):
+        assert "1 row names no image (gone.jpg)" in (tmp_path / "out" / name).read_text()
+    more = command(tiny_bundle.folder, *options, cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert "labels: 1 of 4 images labelled" in " ".join(more.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "label"], "no image has a label: labels: 0 of 4 images labelled; 1 folder is no class (unheard of)"),
+        (["--label-format", "name"], "--label-format name: none of the folders is such a label (unheard of)"),
+        (["--label-format", "none", "--target", "label"], "--label-format none: folders and archives are not asked"),
+    ],
+)
+def test_h7_folders_that_are_no_class_are_named_where_labels_are_needed(tiny_bundle, photographs, tmp_path, arguments, message):
+    photographs.rename(tmp_path / "unheard of")
+    photographs.mkdir()
+    (tmp_path / "unheard of").rename(photographs / "unheard of")
+    done = command(tiny_bundle.folder, "--images", photographs, "--output", "out", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
+    assert not (tmp_path / "out").exists()

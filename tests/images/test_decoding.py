@@ -278,13 +278,14 @@ def tiff16(values: NDArray[np.uint16], order: str, *, largest: int = 0) -> bytes
                (277, 3, channels), (278, 4, height), (279, 4, len(data))]  # fmt: skip
     entries += [(281, 3, largest)] if largest else []
     after = 8 + len(data) + 2 + 12 * len(entries) + 4
+    value_of = {3: "HH", 4: "I"}
     pad: dict[int, list[int]] = {3: [0], 4: []}
     table = struct.pack(f"{order}H", len(entries))
     for tag, kind, value in entries:
         if tag == 258 and channels == 3:
             table += struct.pack(f"{order}HHII", tag, kind, 3, after)
         else:
-            table += struct.pack(f"{order}HHI", tag, kind, 1) + struct.pack(f"{order}{'HH' if kind == 3 else 'I'}", value, *pad[kind])
+            table += struct.pack(f"{order}HHI{value_of[kind]}", tag, kind, 1, value, *pad[kind])
     mark = b"II*\0" if order == "<" else b"MM\0*"
     tail = struct.pack(f"{order}HHH", 16, 16, 16)
     return mark + struct.pack(f"{order}I", 8 + len(data)) + data + table + bytes(4) + tail

@@ -8,6 +8,7 @@ import io
 import pytest
 from summaries import rows, summary_record
 
+from qcam.common.printable import printable
 from qcam.evaluate.report.csv_file import RunFigures, as_csv, several_as_csv
 from qcam.evaluate.results.summary import columns_of, summarise
 
@@ -45,3 +46,12 @@ def test_several_runs_have_a_column_of_their_own(summary):
     lines = list(csv.DictReader(io.StringIO(told)))
     assert [line["run"] for line in lines] == ["one"] * len(summary.entries) + ["'=two"] * len(summary.entries)
     assert {line["published_mean"] for line in lines if line["run"] == "'=two"} == {""}
+
+
+@pytest.mark.parametrize("name", ["=1+1", " =1+1", "\t=1+1", "\r=1", "\tx", "\n-1", "\uff1d1", "@x", "+1", "-1"])
+def test_i4_no_name_is_a_formula_or_leaves_its_line(name: str) -> None:
+    summary = summary_of(rows(name))
+    text = as_csv(summary.entries)
+    assert {line[0] for line in csv.reader(io.StringIO(text))} == {"model", printable("'" + name)}
+    assert "\r" not in text
+    assert "\t" not in text

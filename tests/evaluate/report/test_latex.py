@@ -16,3 +16,7 @@ def test_latex_is_a_whole_table_with_names_escaped():
     body = [line for line in text.splitlines() if line.endswith("\\\\")]
     assert {line.count("&") - line.count("\\&") for line in body} == {2}
     assert escape_latex("a_b%c\\d~e") == "a\\_b\\%c\\textbackslash{}d\\textasciitilde{}e"
+
+
+def test_i4_control_characters_and_line_ends_stand_for_themselves() -> None:
+    assert escape_latex("a\x1b\nb<>\"") == r"a\textbackslash{}x1b\textbackslash{}nb\textless{}\textgreater{}\textquotedbl{}"

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from summaries import rows, summary_record
 
-from qcam.evaluate.report.markdown import main_markdown, section_markdown
+from qcam.evaluate.report.markdown import escape_markdown, main_markdown, section_markdown
 from qcam.evaluate.report.sections import flip_section, interval_section, main_section, paired_section, paper_section
 from qcam.evaluate.report.terminal import main_tables, section_table
 from qcam.evaluate.results.folder import Row
@@ -121,3 +121,19 @@ def test_a_table_that_is_too_wide_is_cut_by_models():
     assert [len(table.columns) for table in main_tables(several.entries, "t")] == [5]
     assert [len(table.columns) for table in main_tables(several.entries, "t", 100)] == [4, 3]
     assert [len(table.columns) for table in main_tables(several.entries, "t", 10)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a|b", r"a\|b"),
+        ("a\nb\x1b[31m", r"a\\nb\\x1b[31m"),
+        ("<img src=x>", "&lt;img src=x>"),
+        ("p < 0.05", "p < 0.05"),
+        ("[here](javascript:x)", r"[here]\(javascript:x)"),
+        ("`*a*`", r"\`\*a\*\`"),
+    ],
+)
+def test_i4_names_stand_for_themselves_in_markdown(name: str, shown: str) -> None:
+    assert escape_markdown(name) == shown
+    assert f"| {shown} |" in main_markdown(summary_of(rows(name)).entries)
