@@ -52,7 +52,8 @@ class Account:
             text: A sentence without the topic and without a full stop.
             counts: The numbers in it, by name.
         """
-        self.lines.append(AccountLine(topic, text, counts))
+        plain = text.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
+        self.lines.append(AccountLine(topic, plain, counts))
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the lines as run.json keeps them."""

@@ -180,6 +180,7 @@ class Study:
         if known:
             self._before = before
             self._reusable = self._reusable_shards(before, known)
+            telling.note(f"{place} holds results of the first {known} of these images: going on from there")
             return True
         if not before.complete:
             return True
