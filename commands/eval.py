@@ -11,6 +11,7 @@ from qcam._results import require_study_packages, run_request
 from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, option
 from qcam.common.vocabulary import CamMethod, Engine, LabelFormat, Protocol, Target, words
+from qcam.common.wording import in_options
 
 #: Groups of options that only this command has.
 NETWORKS, WORKERS, PAPER = "Salient-object networks", "Many workers", "The paper's protocol"
@@ -414,7 +415,7 @@ def main(
     )
     if dry_run:
         for line in plan_study(request):
-            console.out.print(line, markup=False)
+            console.out.print(in_options(line), markup=False)
         return
     run_request(request, presentation, on_results=show, on_end=functools.partial(show_end, report=report, profile=profile))
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qcam.common.wording import in_options
+
 #: How many names are given as examples.
 _NAMED = 3
 
@@ -20,7 +22,7 @@ class AccountLine:
 
     Attributes:
         topic: `images`, `labels`, …
-        text: All of it in a sentence, without the topic.
+        text: All of it in a sentence, without the topic; with tokens where it names options.
         counts: The same as numbers, by name.
     """
 
@@ -56,8 +58,8 @@ class Account:
         self.lines.append(AccountLine(topic, plain, counts))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the lines as run.json keeps them."""
-        return [{"topic": line.topic, "text": line.text, "counts": dict(line.counts)} for line in self.lines]
+        """Return the lines as run.json keeps them, in the words of the commands (`qcam.common.wording`)."""
+        return [{"topic": line.topic, "text": in_options(line.text), "counts": dict(line.counts)} for line in self.lines]
 
 
 def read_account(value: Any) -> list[AccountLine]:

@@ -139,10 +139,10 @@ class _Labelling:
         folders: list[str] = []
         if labels is not None:
             if self._form is LabelFormat.NONE:
-                raise ImageSetError(f"--label-format none reads no labels, and {labels} gives some; leave one of them out")
+                raise ImageSetError(f"{{label_format}} none reads no labels, and {labels} gives some; leave one of them out")
             unmatched, rowless = self._from_table(labels)
         if self._form is LabelFormat.NONE:
-            self._remarks.append("--label-format none: folders and archives are not asked")
+            self._remarks.append("{label_format} none: folders and archives are not asked")
         else:
             foreign = self._from_archives()
             if labels is None:
@@ -237,7 +237,7 @@ class _Labelling:
             if twofold:
                 raise ImageSetError(
                     f"{source}: label {twofold[0]!r} is a class of that name and the index of another, and not all labels are "
-                    "names; say which with --label-format name or --label-format index"
+                    "names; say which with {label_format} name or {label_format} index"
                 )
             return LabelFormat.INDEX
         odd = sorted(text for text, value in numbers.items() if value is not None and text not in named)
@@ -286,8 +286,8 @@ class _Labelling:
         if values and min(values) >= 1 and max(values) == self._count:
             raise ImageSetError(
                 f"{source}: {what} go up to {self._count} and none is 0, but the model's {self._count} classes are 0 to "
-                f"{self._count - 1}; if they count from 1, say --label-format index1"
-                + ("; if they are no labels, --label-format none" if what == "folders" else "")
+                f"{self._count - 1}; if they count from 1, say {{label_format}} index1"
+                + ("; if they are no labels, {label_format} none" if what == "folders" else "")
             )
 
     # ---- archives
@@ -357,12 +357,12 @@ class _Labelling:
                 )  # fmt: skip
                 if lost:
                     raise ImageSetError(
-                        f"folder {lost[0]} is none of {self._those(lost[0], self._form)}; rename it, or give --labels"
+                        f"folder {lost[0]} is none of {self._those(lost[0], self._form)}; rename it, or give {{labels}}"
                     )
             if parts and not chosen and any(parts.values()):
                 raise ImageSetError(
-                    f"--label-format {self._form}: none of the folders is such a label ({examples(sorted(every))}); "
-                    "leave it out, or give --labels"
+                    f"{{label_format}} {self._form}: none of the folders is such a label ({examples(sorted(every))}); "
+                    "leave it out, or give {labels}"
                 )
             return self._told(chosen, f"{_HOW[self._form]}, from the folders")
         chosen = _first(parts, self._named_folder)
@@ -418,7 +418,7 @@ class _Labelling:
         """Note folders that are numbers and were not taken for classes."""
         if numbered:
             told = examples(sorted({folders[0] for folders in numbered.values()}))
-            self._remarks.append(f"folders that are numbers ({told}) are no labels: {why}; --label-format index takes them")
+            self._remarks.append(f"folders that are numbers ({told}) are no labels: {why}; {{label_format}} index takes them")
 
 
 _HOW = {

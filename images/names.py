@@ -70,8 +70,8 @@ class ClassNames:
         if len(found) > 1:
             candidates = " or ".join(f"{index} ({self.classes[index]})" for index in found)
             raise ImageSetError(
-                f"{where}: {text!r} may be class {candidates}; give the exact name, or indices with --label-format index, or "
-                "--label-format none for no labels"
+                f"{where}: {text!r} may be class {candidates}; give the exact name, or indices with {{label_format}} index, or "
+                "{label_format} none for no labels"
             )
         return found[0] if found else (extra or {}).get(text)
 

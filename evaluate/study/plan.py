@@ -218,13 +218,12 @@ def begins_with(folder: Path, before: Mapping[str, Any], now: StudyPlan) -> int:
     return len(known) if known == first and len(known) < len(now.images) and before.get("images") == recorded else 0
 
 
-#: What a plan's entries are called on the command line.
+#: Entries of a plan that are options → the option's token (`qcam.common.wording`), or words.
 _OPTIONS = {
-    "precisions": "--precision", "saliency": "--saliency", "target": "--target", "method": "--cam",
-    "batch_size": "--batch-size", "fake_quant": "--fake-quant",
-    "null_row": "--null-row", "faithfulness": "--faithfulness", "protocol": "--protocol",
-    "fixes": "--paper-fix", "provider": "--provider", "allow_fallback": "--allow-fallback", "io_binding": "--io-binding",
-    "config": "--session-config", "threads": "--threads", "device": "--device",
+    "precisions": "{precision}", "saliency": "{saliency}", "target": "{target}", "method": "{cam}", "batch_size": "{batch_size}",
+    "fake_quant": "simulation", "null_row": "null row", "faithfulness": "faithfulness", "protocol": "{protocol}",
+    "fixes": "{paper_fix}", "provider": "{provider}", "allow_fallback": "fallback allowed", "io_binding": "IO binding",
+    "config": "{session_config}", "threads": "{threads}", "device": "{device}",
 }  # fmt: skip
 #: What a plan's entries are called that are no options.
 _ENTRIES = {
@@ -279,7 +278,8 @@ def _told(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return "the salient objects: the network, the masks or their settings are others"
     if key == "cpu_features":
         return _ENTRIES[key]
-    title = _OPTIONS.get(name or kind) if kind in ("options", "device") else name if kind == "versions" else None
+    option = _OPTIONS.get(name or kind) if kind in ("options", "device") else None
+    title = option or (name if kind == "versions" else None)
     return f"{title or _ENTRIES.get(key, key)} {_value(before.get(key))} → {_value(now.get(key))}"
 
 

@@ -266,7 +266,7 @@ def _photographs(request: StudyRequest, bundles: list[Bundle], account: Account)
         account.add("limit", f"the first {number(len(taken), 'image')} of {len(labelled.images):,}")
     if request.options.target == Target.LABEL and all(image.label is None for image in taken):
         told = "; ".join(str(line) for line in account.lines if line.topic == "labels")
-        raise ImageSetError(f"target label explains the labelled class, and no image has a label: {told}; give --labels FILE")
+        raise ImageSetError(f"target label explains the labelled class, and no image has a label: {told}; give {{labels}} FILE")
     return taken
 
 

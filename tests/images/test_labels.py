@@ -12,6 +12,7 @@ import pytest
 from archive_writing import parquet, picture, tar
 
 from qcam.common.errors import ImageSetError, QcamError
+from qcam.common.wording import in_options
 from qcam.images import imagenet as imagenet_module
 from qcam.images.account import Account
 from qcam.images.labels import Labelled, label_images, with_labels
@@ -97,7 +98,7 @@ def test_a_csv_row_that_ends_early_labels_nothing(tmp_path: Path) -> None:
         (b"", "needs a header line"),
         (b"image,label\na.jpg,unheard of\n", r"class 'unheard of' of a\.jpg is none of the model's 5 classes"),
         (b"image,label\na.jpg,6\n", r"class '6' of a\.jpg is none of the model's 5 classes, which are 0 to 4 here"),
-        (b"image,label\na.jpg,5\n", r"labels go up to 5 and none is 0.*--label-format index1"),
+        (b"image,label\na.jpg,5\n", r"labels go up to 5 and none is 0.*label_format index1"),
         (b"image,label\na.jpg,-2\n", r"class '-2' of a\.jpg is none of"),
         (b"\xff\xfe\x00", "cannot read labels from"),
         (b"image,label\na.jpg," + b"x" * 200_000 + b"\n", "cannot read labels from"),
@@ -179,7 +180,7 @@ def told(found: Labelled, limit: int | None = None) -> str:
     account = Account()
     found.tell(account, limit)
     (line,) = account.lines
-    return str(line)
+    return in_options(str(line))
 
 
 def table(tmp_path: Path, *rows: str) -> Path:
@@ -263,7 +264,7 @@ def test_l4_numbers_that_are_no_plain_indices_are_no_labels_unless_asked(names: 
 
 def test_l4_folders_that_count_from_one_are_refused_and_the_format_named(tmp_path: Path) -> None:
     given = images(*(f"{index}/a.jpg" for index in range(1, 1001)))
-    with pytest.raises(ImageSetError, match=r"folders go up to 1000 and none is 0.*--label-format index1.*--label-format none"):
+    with pytest.raises(ImageSetError, match=r"folders go up to 1000 and none is 0.*label_format index1.*label_format none"):
         with_labels(given, IMAGENET, None)
     assert labels_of(with_labels(given, IMAGENET, None, "index1")) == list(range(1000))
     with pytest.raises(ImageSetError, match="folder 1000 is none of the model's 1000 classes, which are 0 to 999 here"):
@@ -430,7 +431,7 @@ def test_folders_that_are_no_class_are_counted() -> None:
 
 
 def test_a_format_that_no_folder_has_is_refused() -> None:
-    with pytest.raises(ImageSetError, match=r"--label-format name: none of the folders is such a label \(cats\)"):
+    with pytest.raises(ImageSetError, match=r"label_format name: none of the folders is such a label \(cats\)"):
         with_labels(images("cats/a"), CLASSES, None, "name")
 
 
@@ -442,5 +443,5 @@ def test_a_label_format_that_is_none_of_the_words_is_refused() -> None:
 
 
 def test_no_labels_and_a_file_of_labels_do_not_go_together(tmp_path: Path) -> None:
-    with pytest.raises(ImageSetError, match="--label-format none reads no labels"):
+    with pytest.raises(ImageSetError, match="label_format none reads no labels"):
         with_labels(images("a"), CLASSES, table(tmp_path, "a,tench"), "none")

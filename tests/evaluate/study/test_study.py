@@ -313,8 +313,8 @@ def test_results_of_other_settings_are_refused_by_name(tiny_bundle, photographs,
     finish(make(tiny_bundle, images, tmp_path / "out"))
     before = (tmp_path / "out" / RESULTS).read_bytes()
     changes = [
-        (images, {"target": "own-top1"}, "--target f32-top1 → own-top1"),
-        (images, {"settings": SessionSettings(config={"a.b": "1"})}, r"--session-config \(none\) → a\.b=1"),
+        (images, {"target": "own-top1"}, "target f32-top1 → own-top1"),
+        (images, {"settings": SessionSettings(config={"a.b": "1"})}, r"session_config \(none\) → a\.b=1"),
         (images[:3], {}, "8 gone: imagenet_00_243.jpg, "),
     ]
     for some, options, named in changes:
@@ -327,7 +327,7 @@ def test_results_of_other_settings_are_refused_by_name(tiny_bundle, photographs,
 def test_a_changed_image_is_noticed(tiny_bundle, photographs, tmp_path):
     finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
     Image.new("RGB", (50, 40), (200, 10, 10)).save(photographs / "gray.png")
-    with pytest.raises(QcamError, match=r"other settings \(1 changed: gray\.png\); give another folder, --output .*/out-2, or"):
+    with pytest.raises(QcamError, match=r"other settings \(1 changed: gray\.png\); give another folder, output .*/out-2, or"):
         make(tiny_bundle, find_images(photographs), tmp_path / "out").prepare("cpu", force=False)
     (photographs / "empty.jpg").rename(photographs / "hollow.jpg")
     with pytest.raises(QcamError, match=r"1 changed: gray\.png; 1 new: hollow\.jpg; 1 gone: empty\.jpg"):
@@ -703,7 +703,7 @@ def test_h14_a_smaller_limit_or_another_label_is_refused(tiny_bundle, photograph
     other = [replace(images[0], label=3), *images[1:]]
     with pytest.raises(QcamError, match=r"1 labelled otherwise: .*; 7 new: "):
         make(tiny_bundle, other, tmp_path / "out").prepare("cpu", force=False)
-    with pytest.raises(QcamError, match=r"--target f32-top1 → own-top1; 7 new: "):
+    with pytest.raises(QcamError, match=r"target f32-top1 → own-top1; 7 new: "):
         make(tiny_bundle, images, tmp_path / "out", target="own-top1").prepare("cpu", force=False)
 
 
@@ -716,9 +716,9 @@ def test_h14_what_differs_is_said_in_options_without_hashes(tiny_bundle, export_
     with pytest.raises(QcamError) as raised:
         make(other, images, tmp_path / "out", settings=settings, batch_size=4, method="gradcam").prepare("cpu", force=False)
     said = str(raised.value)
-    for part in ("bundle tiny is another one", "--threads 0 → 3", "--batch-size 8 → 4", "--cam gradcam++ → gradcam"):
+    for part in ("bundle tiny is another one", "threads 0 → 3", "batch_size 8 → 4", "method gradcam++ → gradcam"):
         assert part in said
-    assert said.endswith(f"give another folder, --output {tmp_path / 'out-3'}, or --force to replace them")
+    assert said.endswith(f"give another folder, output {tmp_path / 'out-3'}, or force=True to replace them")
     assert not re.search("[0-9a-f]{10}", said.replace(str(tmp_path), ""))
 
 
