@@ -220,10 +220,10 @@ def begins_with(folder: Path, before: Mapping[str, Any], now: StudyPlan) -> int:
 
 #: Entries of a plan that are options → the option's token (`qcam.common.wording`), or words.
 _OPTIONS = {
-    "precisions": "{precision}", "saliency": "{saliency}", "target": "{target}", "method": "{cam}", "batch_size": "{batch_size}",
-    "fake_quant": "simulation", "null_row": "null row", "faithfulness": "faithfulness", "protocol": "{protocol}",
-    "fixes": "{paper_fix}", "provider": "{provider}", "allow_fallback": "fallback allowed", "io_binding": "IO binding",
-    "config": "{session_config}", "threads": "{threads}", "device": "{device}",
+    "precisions": "{precision}", "saliency": "{saliency}", "target": "{target}", "method": "{cam}",
+    "batch_size": "{batch_size}", "fake_quant": "simulation", "null_row": "null row", "faithfulness": "faithfulness",
+    "protocol": "{protocol}", "fixes": "{paper_fix}", "provider": "{provider}", "allow_fallback": "fallback allowed",
+    "io_binding": "IO binding", "config": "{session_config}", "threads": "{threads}", "device": "{device}",
 }  # fmt: skip
 #: What a plan's entries are called that are no options.
 _ENTRIES = {
