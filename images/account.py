@@ -6,7 +6,7 @@ something from outside adds one: images, labels, masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,20 +60,6 @@ class Account:
     def to_json(self) -> list[dict[str, Any]]:
         """Return the lines as run.json keeps them, in the words of the commands (`qcam.common.wording`)."""
         return [{"topic": line.topic, "text": in_options(line.text), "counts": dict(line.counts)} for line in self.lines]
-
-
-def read_account(value: Any) -> list[AccountLine]:
-    """Return the lines of a run.json; none of results of an earlier version, which have no account.
-
-    Args:
-        value: What stands there.
-    """
-    items = value if isinstance(value, list) else []
-    return [
-        AccountLine(str(item.get("topic", "")), str(item.get("text", "")), dict(item.get("counts") or {}))
-        for item in items
-        if isinstance(item, dict)
-    ]
 
 
 def examples(names: Iterable[str]) -> str:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
-import pytest
-
-from qcam.images.account import Account, examples, number, read_account
+from qcam.images.account import Account, examples, number
 
 
-def test_lines_come_back_from_the_record_as_they_were() -> None:
+def test_the_record_has_the_words_of_the_commands() -> None:
     account = Account()
     account.add("images", "2 taken; 1 file not taken: 1 .tga", taken=2, not_taken=1)
-    account.add("labels", "0 of 2 images labelled")
-    found = read_account(json.loads(json.dumps(account.to_json())))
-    assert found == account.lines
-    assert [str(line) for line in found] == [
-        "images: 2 taken; 1 file not taken: 1 .tga", "labels: 0 of 2 images labelled"
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("value", [None, {}, "", [1, None]])
-def test_records_without_an_account_have_none(value: object) -> None:
-    assert read_account(value) == []
+    account.add("labels", "folders are no labels; {label_format} index takes them")
+    assert account.to_json() == [
+        {"topic": "images", "text": "2 taken; 1 file not taken: 1 .tga", "counts": {"taken": 2, "not_taken": 1}},
+        {"topic": "labels", "text": "folders are no labels; --label-format index takes them", "counts": {}},
+    ]
+    assert str(account.lines[0]) == "images: 2 taken; 1 file not taken: 1 .tga"
 
 
 def test_a_name_that_is_no_utf_8_can_be_written() -> None:

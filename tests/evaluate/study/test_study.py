@@ -35,7 +35,7 @@ from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study import study as study_module
 from qcam.evaluate.study.study import Study
-from qcam.images.account import Account, read_account
+from qcam.images.account import Account
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.labels import with_labels
 from qcam.images.listing import find_images
@@ -760,7 +760,7 @@ def test_the_account_stands_in_the_record(tiny_bundle, photographs, tmp_path):
     finish(Study([tiny_bundle], find_images(photographs)[:1], None, options, tmp_path / "out", account=account))
     found = Results(tmp_path / "out").run["account"]
     assert found == [{"topic": "labels", "text": "1 of 2 images labelled", "counts": {"labelled": 1}}]
-    assert [str(line) for line in read_account(found)] == ["labels: 1 of 2 images labelled"]
+    assert [str(line) for line in Results(tmp_path / "out").record.account] == ["labels: 1 of 2 images labelled"]
 
 
 def test_i3_a_nearly_uniform_picture_has_a_status_and_no_figure_of_maps(tiny_bundle, photographs, tmp_path):
