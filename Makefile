@@ -97,7 +97,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 $(TESTED): pyproject.toml | $(STAMP)
-	$(PIP) install -e ".[cpu,host,saliency,demo,ray,dev]"
+	$(PIP) install -e ".[cpu,host,saliency,demo,ray,heic,dev]"
 	@touch $@
 
 clean:

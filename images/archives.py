@@ -44,12 +44,14 @@ class Listing:
         others: Files that are none, by ending (empty for none), and how many.
         by_content: Images that have no picture's ending.
         remarks: What else is to be said.
+        masks: Masks that lie among the images, once they have been told apart.
     """
 
     images: list[ImageFile] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     by_content: int = 0
     remarks: list[str] = field(default_factory=list)
+    masks: list[ImageFile] = field(default_factory=list)
 
     def add(self, other: Listing) -> None:
         """Take in what another place holds."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from qcam.common import telling
 from qcam.common.errors import ImageSetError
 from qcam.common.storage import Location, files_below, open_location, read_pieces, reason, shown
-from qcam.images.account import Account, number
+from qcam.images.account import Account, examples, number
 from qcam.images.archives import ARCHIVES, COMPRESSED, Listing, archive_images, compressed, visible
+from qcam.images.beside import without_masks
 from qcam.images.kinds import (
     HEAD,
     HEIF_ADVICE,
@@ -37,6 +38,19 @@ _MOST_LINKS = 10_000
 _ENDINGS = 6
 
 
+def find_masks(location: str | Location) -> list[ImageFile]:
+    """List the masks of a folder: those among photographs if there are any, else all of its pictures.
+
+    Args:
+        location: As for `find_images`.
+
+    Raises:
+        ImageSetError: As from `find_images`.
+    """
+    found = _found(open_location(location))
+    return found.masks or found.images
+
+
 def find_images(location: str | Location, *, limit: int | None = None, account: Account | None = None) -> list[ImageFile]:
     """List the photographs of a folder, sorted by name, or those in archives (docs/inputs.md).
 
@@ -54,16 +68,15 @@ def find_images(location: str | Location, *, limit: int | None = None, account: 
         ImageSetError: If there is no such place, it cannot be listed, holds no picture that can be read, or several kinds.
     """
     place = open_location(location)
-    found = _listed(place)
+    found = _found(place)
     not_taken = _not_taken(found)
-    if not found.images:
-        looked = f"looked for files ending in {' '.join(sorted(SUFFIXES))}, or {' or '.join(ARCHIVES)}, and into others"
-        raise ImageSetError(f"no image in {shown(place)}; {looked}" + (f"; there: {'; '.join(not_taken)}" if not_taken else ""))
     by_content = [f"{number(found.by_content, 'of them was', 'of them were')} found by content"] if found.by_content else []
     if account is not None:
         taken = found.images[:limit]
         first = f" of {len(found.images):,}" if len(taken) < len(found.images) else ""
         counts = {"taken": len(taken), "found": len(found.images), "not_taken": found.others.total()}
+        if found.masks:
+            counts["masks"] = len(found.masks)
         told = [f"{len(taken):,}{first} taken", *by_content, *(not_taken or ["0 files not taken"])]
         account.add("images", "; ".join(told), **counts)
     elif not_taken:
@@ -71,10 +84,23 @@ def find_images(location: str | Location, *, limit: int | None = None, account: 
     return found.images[:limit]
 
 
+def _found(place: Location) -> Listing:
+    """List a place, masks that lie among photographs apart (errors as from `find_images`)."""
+    found = _listed(place)
+    if not found.images:
+        not_taken = _not_taken(found)
+        looked = f"looked for files ending in {' '.join(sorted(SUFFIXES))}, or {' or '.join(ARCHIVES)}, and into others"
+        raise ImageSetError(f"no image in {shown(place)}; {looked}" + (f"; there: {'; '.join(not_taken)}" if not_taken else ""))
+    found.images, found.masks = without_masks(found.images)
+    return found
+
+
 def _not_taken(found: Listing) -> list[str]:
     """Say what a place holds that is not taken for an image."""
     others = Counter(found.others)
     told = []
+    if found.masks:
+        told.append(f"{number(len(found.masks), 'mask')} beside photographs kept out: {examples(m.name for m in found.masks)}")
     if others:
         named = [f"{count:,} {end or 'without an ending'}" for end, count in others.most_common(_ENDINGS)]
         more = ", …" if len(others) > _ENDINGS else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -16,14 +15,10 @@ from qcam.common.files import fingerprint
 from qcam.common.storage import reason
 from qcam.evaluate.saliency.mask_levels import OWN_FORM, MaskError, MaskRules, read_mask
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError
-from qcam.images.listing import find_images
+from qcam.images.beside import mask_names, stem_of
+from qcam.images.listing import find_masks
 from qcam.images.sources import MAX_BYTES, ImageFile, TooLargeError, fingerprint_source, read_source
 
-#: What mask sets put behind the image's name, before the ending.
-SUFFIXES = (
-    "mask", "masks", "gt", "ground_truth", "groundtruth", "seg", "segmentation", "label", "labels", "annotation", "instance",
-    "alpha", "matte", "saliency", "sal",
-)  # fmt: skip
 #: Part of the fingerprint: raised when masks are read by other rules.
 READING = 2
 
@@ -56,12 +51,12 @@ class MaskSaliency:
         if not folder.is_dir():
             raise ImageSetError(f"no mask folder at {folder}; give a folder that holds a mask for each image")
         try:
-            files = find_images(folder)
+            files = find_masks(folder)
         except ImageSetError as error:
             raise ImageSetError(f"the mask folder: {first_line(error)}") from error
         self._masks: dict[str, list[ImageFile]] = {}
         for file in files:
-            self._masks.setdefault(_stem(file.name), []).append(file)
+            self._masks.setdefault(stem_of(file.name), []).append(file)
         self._remarks: dict[str, str] = {}
         hashes = {file.name: fingerprint_source(file.path) for file in files}
         self.fingerprint = fingerprint({"files": hashes, "rules": repr(rules), "reading": READING})
@@ -104,11 +99,7 @@ class MaskSaliency:
         Raises:
             ImageSetError: If there are several.
         """
-        stem = _stem(image.name)
-        whole = unicodedata.normalize("NFC", image.name)
-        ways = {"": stem, PurePosixPath(image.name).suffix: whole}
-        ways |= {f"{joint}{suffix}": f"{stem}{joint}{suffix}" for suffix in SUFFIXES for joint in "_-."}
-        for way, wanted in ways.items():
+        for wanted, way in mask_names(image.name):
             found = self._masks.get(wanted, [])
             if len(found) > 1:
                 names = " and ".join(file.name for file in found[:3])
@@ -130,7 +121,7 @@ class MaskSaliency:
         except ImageSetError as error:
             raise NoMapError(error.template) from error
         if found is None:
-            raise NoMapError(f"no mask named {_stem(file.name)}.* in the mask folder")
+            raise NoMapError(f"no mask named {stem_of(file.name)}.* in the mask folder")
         name = PurePosixPath(found[0].name).name
         try:
             mask = read_mask(read_source(found[0].path), self._rules)
@@ -158,8 +149,3 @@ class MaskSaliency:
     def remark(self, file: ImageFile) -> str:
         """Say what the mask that was last read for an image was taken for."""
         return self._remarks.get(file.name, "")
-
-
-def _stem(name: str) -> str:
-    """Return a name without its ending, in one Unicode form."""
-    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))

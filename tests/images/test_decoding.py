@@ -54,9 +54,7 @@ def test_what_is_on_the_list_opens(form):
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 
-@pytest.mark.parametrize(
-    "data", [EPS, PDF, SVG, b"", b"no picture", *(written(form) for form in ("ICO", "PCX", "TGA", "SGI"))]
-)
+@pytest.mark.parametrize("data", [EPS, PDF, SVG, b"", b"no picture", *(written(form) for form in ("ICO", "PCX", "TGA", "SGI"))])
 def test_what_is_not_on_the_list_is_refused(data):
     with pytest.raises(PictureError, match="not an image that can be identified"):
         open_picture(data)

@@ -130,9 +130,7 @@ def test_other_settings_are_refused_there_too(remote, tmp_path):
     assert finish(short, tmp_path).returncode == 0
     other = finish([*short, "--cam", "gradcam"], tmp_path)
     assert other.returncode == 2
-    assert f'{remote}/out holds results of other settings (--cam gradcam++ → gradcam)' in " ".join(
-        other.stderr.split()
-    )
+    assert f"{remote}/out holds results of other settings (--cam gradcam++ → gradcam)" in " ".join(other.stderr.split())
     forced = finish([*short, "--cam", "gradcam", "--force"], tmp_path)
     assert forced.returncode == 0, forced.stderr
     assert json.loads((fetch(remote, tmp_path / "fetched") / RUN).read_text())["plan"]["options"]["method"] == "gradcam"

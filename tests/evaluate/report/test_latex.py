@@ -19,4 +19,4 @@ def test_latex_is_a_whole_table_with_names_escaped():
 
 
 def test_i4_control_characters_and_line_ends_stand_for_themselves() -> None:
-    assert escape_latex("a\x1b\nb<>\"") == r"a\textbackslash{}x1b\textbackslash{}nb\textless{}\textgreater{}\textquotedbl{}"
+    assert escape_latex('a\x1b\nb<>"') == r"a\textbackslash{}x1b\textbackslash{}nb\textless{}\textgreater{}\textquotedbl{}"

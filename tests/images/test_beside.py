@@ -1,0 +1,81 @@
+"""Masks that lie among photographs are told apart, whatever way sets are laid out."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qcam.images.beside import without_masks
+from qcam.images.listing import find_images, find_masks
+
+RNG = np.random.default_rng(0)
+PHOTO = Image.fromarray(RNG.integers(0, 256, (24, 32, 3), np.uint8))
+MASK = Image.fromarray((RNG.random((24, 32)) > 0.5).astype(np.uint8) * 255)
+
+
+def laid(folder: Path, *names: str) -> Path:
+    """Write photographs and masks: whatever ends in .png or .bmp is a mask, unless its name begins with `photo`."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = path.suffix in (".png", ".bmp") and not path.name.startswith("photo")
+        (MASK if mask else PHOTO).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("photographs", "masks"),
+    [
+        (["a.jpg", "b.jpg"], ["a.png", "b.png"]),  # MSRA10K
+        (["a.jpg", "b.jpg"], ["a_mask.png", "b_mask.png"]),
+        (["a.jpg", "b.jpg"], ["a_segmentation.png"]),
+        (["a.jpg"], ["a.jpg.png"]),
+        (["photo.png"], ["photo_gt.png"]),
+        (["x/a.jpg", "x/b.jpg"], ["x/masks/a.png", "x/masks/b.png"]),
+        (["images/a.jpg", "images/b.jpg"], ["masks/a.png", "masks/b.png", "masks/c.png"]),
+        (["JPEGImages/a.jpg"], ["SegmentationClass/a.png"]),
+        (["a.jpg", "b.jpg"], ["ground truth/a_gt.png", "ground truth/b_gt.png"]),
+    ],
+)
+def test_k4_masks_are_kept_out_and_counted(tmp_path: Path, photographs: list[str], masks: list[str]) -> None:
+    folder = laid(tmp_path, *photographs, *masks)
+    assert [file.name for file in find_images(folder)] == sorted(photographs)
+    assert [file.name for file in find_masks(folder)] == sorted(masks)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.jpg", "photo_a.png"],
+        ["masks/a.jpg", "hats/b.jpg"],  # a class of photographs that is called so
+        ["photo.jpg", "photo.png"],  # the same photograph twice
+        ["a_mask.png", "b_mask.png"],  # the masks' own folder
+        ["cat_label.jpg", "dog.jpg"],
+    ],
+)
+def test_what_only_sounds_like_a_mask_stays(tmp_path: Path, names: list[str]) -> None:
+    folder = laid(tmp_path, *names)
+    assert [file.name for file in find_images(folder)] == sorted(names)
+    assert [file.name for file in find_masks(folder)] == sorted(names)
+
+
+@pytest.mark.parametrize("member", ["0.mask.png", "0.seg.png", "0.png"])
+def test_k4_in_a_webdataset(tmp_path: Path, member: str) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, image in (("0.jpg", PHOTO), (member, MASK)):
+            data = io.BytesIO()
+            image.save(data, format="JPEG" if name.endswith("jpg") else "PNG")
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data.getvalue())
+            tar.addfile(entry, io.BytesIO(data.getvalue()))
+    assert [file.name for file in find_images(tmp_path / "0.tar")] == ["0.tar/0.jpg"]
+
+
+def test_names_alone_do_not_leave_nothing(tmp_path: Path) -> None:
+    files = find_images(laid(tmp_path, "a.png"))
+    assert without_masks(files) == (files, [])
