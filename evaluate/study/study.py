@@ -115,7 +115,11 @@ class Study:
         ids = [bundle.model_id for bundle in bundles]
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
-            raise QcamError(f"two bundles of the same model ({', '.join(twice)}) cannot share one table; evaluate them apart")
+            folders = " and ".join(str(bundle.folder) for bundle in bundles if bundle.model_id == twice[0])
+            raise QcamError(
+                f"two bundles of the same model ({', '.join(twice)}) cannot share one table; evaluate {folders} apart, each with "
+                "its own {output}, and let qcam-report show both results side by side"
+            )
         self.runner: ShardRunner | None = None
         if crew is None:
             with self.clock.stage("open sessions"):
