@@ -117,8 +117,8 @@ class Study:
         if twice:
             folders = " and ".join(str(bundle.folder) for bundle in bundles if bundle.model_id == twice[0])
             raise QcamError(
-                f"two bundles of the same model ({', '.join(twice)}) cannot share one table; evaluate {folders} apart, each with "
-                "its own {output}, and let qcam-report show both results side by side"
+                f"two bundles of the same model ({', '.join(twice)}) cannot share one table; evaluate {folders} apart, each "
+                "with its own {output}, and let qcam-report show both results side by side"
             )
         self.runner: ShardRunner | None = None
         if crew is None:
