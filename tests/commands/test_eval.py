@@ -241,13 +241,13 @@ def test_i4_odd_names_forge_nothing_on_terminals_or_in_files(tiny_bundle, photog
 def test_every_run_accounts_for_images_and_labels(tiny_bundle, photographs, tmp_path):
     names = sorted(path.name for path in photographs.iterdir())
     (photographs / "notes.txt").write_text("x")
-    (photographs / "more.heif").write_text("x")
+    (photographs / "more.tga").write_text("x")
     (tmp_path / "labels.csv").write_text(f"image,label\n{names[0]},class 3\n{names[1]},-1\ngone.jpg,class 1\n")
     options = ("--images", photographs, "--labels", "labels.csv", "--saliency", "none", "--output", "out")
     planned = command(tiny_bundle.folder, *options, "--dry-run", cwd=tmp_path)
     done = command(tiny_bundle.folder, *options, "--limit", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    images = "images: 4 taken; 2 files not taken: 1 .heif, 1 .txt"
+    images = "images: 4 taken; 2 files not taken: 1 .tga, 1 .txt"
     labels = (
         "labels: 1 of 3 images labelled, by name, from labels.csv; 1 row names no image (gone.jpg); "
         f"1 image matches no row ({names[2]}); 1 label says none (-1 or empty)"
