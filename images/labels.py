@@ -5,7 +5,6 @@ docs/inputs.md has the rules. Nothing is guessed: what may mean two things is re
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,8 @@ from qcam.common.errors import ImageSetError
 from qcam.common.vocabulary import LabelFormat, require
 from qcam.images.account import Account, examples, number
 from qcam.images.imagenet import WNID, wnid_classes
-from qcam.images.names import ClassNames, one_form
+from qcam.images.label_rows import ImagePlaces, LabelRow, read_rows
+from qcam.images.names import ClassNames
 from qcam.images.sources import Cell, ImageFile, Span
 
 #: A whole number, also as data frames write it where a column has gaps: `3.0`.
@@ -161,10 +161,10 @@ class _Labelling:
 
     def _from_table(self, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Read the CSV file; return the rows that name no image, and the images that no row names."""
-        rows = _read_rows(path)
+        rows = read_rows(path)
         meant, how = self._reading({row.label for row in rows}, str(path), {row.label: row for row in reversed(rows)})
-        places = _Places(self._images)
-        given: dict[int, _Row] = {}
+        places = ImagePlaces(self._images)
+        given: dict[int, LabelRow] = {}
         unmatched = []
         for row in rows:
             place = places.of(row, path)
@@ -196,7 +196,7 @@ class _Labelling:
     # ---- labels in words or numbers
 
     def _reading(
-        self, texts: Collection[str], source: str, rows: Mapping[str, _Row]
+        self, texts: Collection[str], source: str, rows: Mapping[str, LabelRow]
     ) -> tuple[Callable[[str], int | None], str]:
         """Decide how labels are read, all of one source in one way.
 
@@ -427,62 +427,6 @@ _HOW = {
     LabelFormat.INDEX1: "by index from 1",
     LabelFormat.WNID: "by WordNet id",
 }
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of a CSV file: names of the image and of the class, and the line it ends in."""
-
-    image: str
-    label: str
-    line: int
-
-
-class _Places:
-    """Finds the image that a row names: by its whole name, else by the end of it, from a folder on."""
-
-    def __init__(self, images: Sequence[ImageFile]) -> None:
-        self._images = images
-        self._exact = {image.name: place for place, image in enumerate(images)}
-        self._ends: dict[str, list[int]] = {}
-        for place, image in enumerate(images):
-            parts = one_form(image.name).split("/")
-            for start in range(len(parts)):
-                self._ends.setdefault("/".join(parts[start:]), []).append(place)
-        self._whole: dict[str, list[int]] = {}
-        for place, image in enumerate(images):
-            self._whole.setdefault(one_form(image.name), []).append(place)
-
-    def of(self, row: _Row, path: Path) -> int | None:
-        """Return the place of the image; None if there is none.
-
-        Raises:
-            ImageSetError: If there are several.
-        """
-        if row.image in self._exact:
-            return self._exact[row.image]
-        name = one_form(row.image)
-        found = self._find(name) or self._find(name.replace("\\", "/").removeprefix("./"))
-        if len(found) > 1:
-            candidates = " or ".join(self._images[place].name for place in found[:3]) + (" …" if len(found) > 3 else "")
-            raise ImageSetError(
-                f"{path}, line {row.line}: {row.image} may be {candidates}; write the name as it is below the image folder"
-            )
-        return found[0] if found else None
-
-    def _find(self, name: str) -> list[int]:
-        return (self._whole.get(name) or self._ends.get(name) or []) if name else []
-
-
-def _read_rows(path: Path) -> list[_Row]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            if reader.fieldnames is None or not {"image", "label"} <= set(reader.fieldnames):
-                raise ImageSetError(f"{path}: needs a header line with the columns image and label")
-            return [_Row((row["image"] or "").strip(), (row["label"] or "").strip(), reader.line_num) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImageSetError(f"cannot read labels from {path}: {error}") from error
 
 
 def _whole(text: str) -> int | None:
