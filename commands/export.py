@@ -18,6 +18,9 @@ from qcam.common.vocabulary import CalibrationMethod, Scheme, words
 if TYPE_CHECKING:
     from rich.status import Status
 
+#: A side, height and width, or a word.
+Size = int | tuple[int, int] | str
+
 #: Groups of options that only this command has.
 QUANTIZATION, GRAPH, PREPROCESSING = "Quantization", "Graph", "Preprocessing, where it is not the model's own"
 #: What is exported without a name: its weights come with a package.
@@ -37,23 +40,45 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
 """
 
 
-class _Triple(click.ParamType[tuple[float, float, float]]):
-    """One number, or three with commas, for R, G and B."""
+class _Triple(click.ParamType[tuple[float, ...]]):
+    """One number for all channels, or three with commas, for R, G and B."""
 
     name = "R,G,B"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float, float]:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         try:
             numbers = [float(part) for part in str(value).split(",")]
         except ValueError:
             numbers = []
-        if len(numbers) == 1:
-            numbers *= 3
-        if len(numbers) != 3:
+        if len(numbers) not in (1, 3):
             self.fail(f"{value!r} is not one number or three with commas, as in 0.485,0.456,0.406", param, ctx)
-        return (numbers[0], numbers[1], numbers[2])
+        return tuple(numbers)
+
+
+class _Size(click.ParamType["Size"]):
+    """A side in pixels, or height and width with a comma; `squash` where that is a choice."""
+
+    name = "N|H,W"
+
+    def __init__(self, *, squash: bool = False) -> None:
+        self._squash = squash
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Size:
+        text = str(value)
+        if self._squash and text == "squash":
+            return text
+        parts = text.split(",")
+        sides = [int(part) for part in parts if part.strip().isdecimal() and part.isascii()]
+        if len(sides) != len(parts) or len(sides) > 2 or not all(1 <= side <= 8192 for side in sides):
+            also = ", or squash" if self._squash else ""
+            self.fail(
+                f"{text!r} is no size: give a whole number of pixels, or height and width as in 224,128 (height first){also}",
+                param,
+                ctx,
+            )
+        return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 @click.command("qcam-export", cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,6 +87,27 @@ class _Triple(click.ParamType[tuple[float, float, float]]):
     "--weights",
     group=INPUT,
     help="A torchvision weights name (default IMAGENET1K_V1), a timm tag, a state dict (.pth, .safetensors), or random:SEED.",
+)
+@option(
+    "--weights-key",
+    group=INPUT,
+    advanced=True,
+    metavar="KEY",
+    help="Which weights of a checkpoint, where it holds several sets: what stands in front of their names, as in model_ema.",
+)
+@option(
+    "--classes",
+    group=INPUT,
+    advanced=True,
+    metavar="N|FILE",
+    help="Number of classes, or a text file with one name a line; by default as many as the weights' last layer has.",
+)
+@option(
+    "--channels",
+    group=PREPROCESSING,
+    advanced=True,
+    type=int,
+    help="1 for a network of grey pictures (ITU-R 601); with --mean and --std of one number each.",
 )
 @option(
     "--calibration",
@@ -113,18 +159,22 @@ class _Triple(click.ParamType[tuple[float, float, float]]):
     "--resize",
     group=PREPROCESSING,
     advanced=True,
-    metavar="N|squash",
-    help="Shorter side before the crop, or squash the picture to the crop.",
+    type=_Size(squash=True),
+    metavar="N|H,W|squash",
+    help="Shorter side before the crop; or height and width, height first; or squash the picture to the crop.",
 )
 @option(
     "--crop",
     group=PREPROCESSING,
     advanced=True,
-    type=click.IntRange(1, 4096),
-    help="Side of the centre crop: the network's input size.",
+    type=_Size(),
+    metavar="N|H,W",
+    help="Side of the centre crop, or height and width, height first: the network's input size.",
 )
-@option("--mean", group=PREPROCESSING, advanced=True, type=_Triple(), help="Mean of R,G,B on the 0..1 scale.")
-@option("--std", group=PREPROCESSING, advanced=True, type=_Triple(), help="Standard deviation of R,G,B on the 0..1 scale.")
+@option(
+    "--mean", group=PREPROCESSING, advanced=True, type=_Triple(), help="Mean of R,G,B on the 0..1 scale; one number for all."
+)
+@option("--std", group=PREPROCESSING, advanced=True, type=_Triple(), help="Standard deviation likewise.")
 @option(
     "--interpolation",
     group=PREPROCESSING,
@@ -145,6 +195,9 @@ class _Triple(click.ParamType[tuple[float, float, float]]):
 def main(
     models: tuple[str, ...],
     weights: str | None,
+    weights_key: str | None,
+    classes: str | None,
+    channels: int | None,
     precisions: tuple[str, ...],
     calibration: Path | None,
     calibration_limit: int,
@@ -153,10 +206,10 @@ def main(
     scheme: str,
     reduce_range: bool,
     opset: int,
-    resize: str | None,
-    crop: int | None,
-    mean: tuple[float, float, float] | None,
-    std: tuple[float, float, float] | None,
+    resize: Size | None,
+    crop: int | tuple[int, int] | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
     interpolation: str | None,
     output: Path,
     force: bool,
@@ -165,13 +218,12 @@ def main(
     """Export each MODEL to a bundle: float and quantized ONNX files with the CAM layer as an extra output.
 
     MODEL is vgg16, resnet50, densenet121, mobilenet_v2, squeezenet1_0, squeezenet1_1 efficientnet_b0 or another classifier of
-    torchvision, efficientnet_lite0 (embedded, the default), or timm:NAME.
+    torchvision, efficientnet_lite0 (embedded, the default), timm:NAME, timm:local-dir:FOLDER or timm:hf-hub:ORG/NAME.
     """
-    if resize is not None and resize != "squash" and not resize.isdecimal():
-        raise QcamError(f"--resize {resize}: give a whole number of pixels, or squash")
     require_packages("qcam-export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
     from qcam.exporters.export import ExportOptions
     from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model, is_bundle
+    from qcam.models.sources import Wishes, read_classes
 
     order = ExportOrder(
         options=ExportOptions(
@@ -183,10 +235,11 @@ def main(
             reduce_range=reduce_range,
         ),
         weights=weights,
+        wishes=Wishes(weights_key, None if classes is None else read_classes(classes), channels),
         calibration=calibration,
         calibration_limit=calibration_limit,
         changes=PreprocessingChanges(
-            resize=int(resize) if resize and resize != "squash" else None,
+            resize=None if isinstance(resize, str) else resize,
             squash=resize == "squash",
             crop=crop, mean=mean, std=std, interpolation=interpolation,
         ),

@@ -163,25 +163,68 @@ def _check_that_it_runs(bundle: Bundle) -> None:
 def override_preprocessing(
     base: Preprocessing,
     *,
-    resize: int | None = None,
+    resize: int | tuple[int, int] | None = None,
     squash: bool = False,
-    crop: int | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    crop: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     interpolation: str | None = None,
 ) -> Preprocessing:
     """Replace those settings of a preprocessing that are given.
 
+    Args:
+        base: The model's own.
+        resize: Shorter side before the crop, or height and width.
+        squash: Whether the picture is squashed to the crop instead.
+        crop: Side of the centre crop, or height and width.
+        mean: One number for all channels, or one for each.
+        std: Likewise.
+        interpolation: Resampling filter.
+
     Raises:
         QcamError: If the result cannot work.
     """
+    _refuse_bytes_scale(mean, std)
     return Preprocessing(
         resize=None if squash else (resize if resize is not None else base.resize),
-        crop=(crop, crop) if crop is not None else base.crop,
-        mean=mean or base.mean,
-        std=std or base.std,
+        crop=base.crop if crop is None else crop if isinstance(crop, tuple) else (crop, crop),
+        mean=base.mean if mean is None else _for_each_channel(mean, base.channels, "--mean"),
+        std=base.std if std is None else _for_each_channel(std, base.channels, "--std"),
         interpolation=interpolation or base.interpolation,
     )
+
+
+def _for_each_channel(values: tuple[float, ...], channels: int, option: str) -> tuple[float, ...]:
+    if len(values) == channels:
+        return values
+    if len(set(values)) == 1:
+        return values[:1] * channels
+    wanted = "one number" if channels == 1 else "one number or three"
+    raise QcamError(f"{option} {_listed(values)}: the network takes {channels} channel{'s' * (channels > 1)}; give {wanted}")
+
+
+def _refuse_bytes_scale(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    """Refuse a mean or a standard deviation that no pixel between 0 and 1 can have, with what is meant."""
+    for option, values in (("--mean", mean), ("--std", std)):
+        if values is None or all(0 <= value <= 1 for value in values):
+            continue
+        if any(value < 0 for value in values):
+            raise QcamError(f"{option} {_listed(values)}: pixels are between 0 and 1, so that none of it is below 0")
+        if max(values) > 255:
+            raise QcamError(f"{option} {_listed(values)}: pixels are between 0 and 1; give numbers on that scale")
+        meant = [
+            f"{name} {_listed([round(value / 255, 6) for value in given])}"
+            for name, given in (("--mean", mean), ("--std", std))
+            if given is not None and any(value > 1 for value in given)
+        ]
+        raise QcamError(
+            f"{option} {_listed(values)} is on the scale 0..255, qcam's pixels are between 0 and 1; divided by 255 that is "
+            f"{' '.join(meant)}"
+        )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _write_precision(

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qcam.common import telling
-from qcam.common.errors import BundleError
+from qcam.common.errors import BundleError, QcamError
 from qcam.common.places import refuse_overlap
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle, override_preprocessing
 from qcam.images.embedded import calibration_photographs
 from qcam.images.listing import find_images
 from qcam.images.sources import ImageFile
-from qcam.models.sources import load_model
+from qcam.models.sources import Wishes, load_model
 from qcam.runtime.bundle import MANIFEST, Bundle
 
 #: Photographs that ranges come from, at most.
@@ -25,19 +25,19 @@ class PreprocessingChanges:
     """What replaces the model's own preprocessing; None leaves it.
 
     Attributes:
-        resize: Shorter side before the crop, in pixels.
+        resize: Shorter side before the crop, or height and width, in pixels.
         squash: Whether the picture is squashed to the crop instead.
-        crop: Side of the centre crop.
-        mean: Of R, G, B on the 0..1 scale.
+        crop: Side of the centre crop, or its height and width.
+        mean: Of R, G, B on the 0..1 scale, or one number for all channels.
         std: Likewise.
         interpolation: Resampling filter.
     """
 
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     squash: bool = False
-    crop: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    crop: int | tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     interpolation: str | None = None
 
 
@@ -48,6 +48,7 @@ class ExportOrder:
     Attributes:
         options: What the bundle shall contain.
         weights: As `load_model` takes them.
+        wishes: What is known about a network of one's own, as `load_model` takes it.
         calibration: Folder of photographs for the activation ranges; None for some that installed packages ship.
         calibration_limit: Use at most so many.
         changes: What replaces the models' preprocessing.
@@ -57,6 +58,7 @@ class ExportOrder:
 
     options: ExportOptions = field(default_factory=ExportOptions)
     weights: str | None = None
+    wishes: Wishes = field(default_factory=Wishes)
     calibration: str | Path | None = None
     calibration_limit: int = CALIBRATION_LIMIT
     changes: PreprocessingChanges = field(default_factory=PreprocessingChanges)
@@ -119,9 +121,14 @@ def export_model(
         QcamError: If any step cannot be done.
     """
     place = order.places([name])[name]
-    on_stage("loading")
-    loaded = load_model(name, order.weights)
     changes = order.changes
+    if order.wishes.channels == 1 and (changes.mean is None or changes.std is None):
+        raise QcamError(
+            "--channels 1: no published mean and standard deviation is of grey pictures; give what the network was trained "
+            "with, as in --mean 0.5 --std 0.5 (pixels are between 0 and 1; --mean 0 --std 1 leaves them so)"
+        )
+    on_stage("loading")
+    loaded = load_model(name, order.weights, order.wishes)
     loaded = replace(
         loaded,
         preprocessing=override_preprocessing(

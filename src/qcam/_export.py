@@ -18,6 +18,9 @@ def export(
     name: str,
     *,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
+    classes: int | Sequence[str] | None = None,
+    channels: int | None = None,
     calibration: str | Path | None = None,
     calibration_limit: int = 128,
     output: str | Path = "bundles",
@@ -27,19 +30,24 @@ def export(
     scheme: str = "u8s8",
     reduce_range: bool = False,
     opset: int | None = None,
-    resize: int | None = None,
+    resize: int | tuple[int, int] | None = None,
     squash: bool = False,
-    crop: int | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    crop: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     interpolation: str | None = None,
     force: bool = False,
 ) -> Bundle:
     """Export a model to a bundle: float and quantized ONNX files with the CAM layer as an extra output.
 
     Args:
-        name: `vgg16`, `resnet50` or another classifier of torchvision, `efficientnet_lite0`, or `timm:NAME`.
+        name: `vgg16`, `resnet50` or another classifier of torchvision, `efficientnet_lite0`, `timm:NAME`,
+            `timm:local-dir:FOLDER` or `timm:hf-hub:ORG/NAME`.
         weights: A torchvision weights name, a timm tag, a state dict's file, or `random:SEED`; None for the model's default.
+        weights_key: Which weights of a checkpoint, where it holds several sets: what stands in front of their names.
+        classes: Number of classes or their names in order; None for as many as the weights' last layer has. One output is a
+            score; two names are what it says below 0 and above.
+        channels: 1 for a network of grey pictures, with `mean` and `std` of one number each; None for 3.
         calibration: Folder of photographs for the activation ranges; None for some that installed packages ship.
         calibration_limit: Use at most so many.
         output: Folder that the bundle's own folder goes into.
@@ -49,10 +57,11 @@ def export(
         scheme: u8s8 (asymmetric activations) or s8s8 (symmetric ones, for TensorRT).
         reduce_range: Whether int8 weights keep to 7 bits.
         opset: ONNX operator set, 18 to 24; None for the default.
-        resize: Shorter side before the crop, in pixels; None, as below, leaves the model's own preprocessing.
+        resize: Shorter side before the crop, or height and width, in pixels; None, as below, leaves the model's own
+            preprocessing.
         squash: Whether the picture is squashed to the crop.
-        crop: Side of the centre crop.
-        mean: Mean of R, G, B on the 0..1 scale.
+        crop: Side of the centre crop, or height and width.
+        mean: Mean of R, G, B on the 0..1 scale, or one number for all.
         std: Standard deviation likewise.
         interpolation: bilinear, bicubic or lanczos.
         force: Whether a bundle that exists is replaced.
@@ -68,6 +77,7 @@ def export(
     from qcam.exporters.export import ExportOptions
     from qcam.exporters.onnx_export import DEFAULT_OPSET
     from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model
+    from qcam.models.sources import Wishes
 
     order = ExportOrder(
         options=ExportOptions(
@@ -79,6 +89,7 @@ def export(
             reduce_range=reduce_range,
         ),
         weights=None if weights is None else str(weights),
+        wishes=Wishes(weights_key, classes if classes is None or isinstance(classes, int) else tuple(classes), channels),
         calibration=calibration,
         calibration_limit=calibration_limit,
         changes=PreprocessingChanges(resize, squash, crop, mean, std, interpolation),

@@ -15,12 +15,17 @@ from torch import nn
 from qcam.common.errors import QcamError
 from qcam.images.preprocessing import Preprocessing
 from qcam.models import sources
+from qcam.models.checkpoints import plain, read_checkpoint
 from qcam.models.sources import load_model
-from qcam.models.weights import StateDict, hash_parameters, load_strictly, read_state_dict, zip_in_order
+from qcam.models.weights import StateDict, hash_parameters, load_strictly, zip_in_order
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
+
+
+def state_of_file(path: Path) -> StateDict:
+    return plain(read_checkpoint(path))
 
 
 class Net(nn.Module):
@@ -64,7 +69,7 @@ def written(folder: Path, state: dict[str, Any], form: str) -> Path:
 
 
 def load(net: Net, path: Path) -> None:
-    load_strictly(net, read_state_dict(path), str(path))
+    load_strictly(net, state_of_file(path), str(path))
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
@@ -171,7 +176,7 @@ def test_tensors_that_are_no_plain_arrays_are_refused_by_name(net, tmp_path, kin
         state = state_of(net) | {"conv.weight": make()}
     path = written(tmp_path, {"state_dict": state} if wrapped else state, "pth")
     with pytest.raises(QcamError, match=message):
-        read_state_dict(path)
+        state_of_file(path)
     with pytest.raises(QcamError, match=message):
         load_strictly(net, state, "a download")
     with pytest.raises(QcamError, match=message):
@@ -187,16 +192,16 @@ def test_entries_that_are_no_tensors_are_refused_by_name_and_type(net, tmp_path,
     message = rf"holds no state dict \(names and tensors\): linear\.bias is of type {kind}; save one with torch\.save"
     path = written(tmp_path, state, "pth")
     with pytest.raises(QcamError, match=message):
-        read_state_dict(path)
+        state_of_file(path)
     with pytest.raises(QcamError, match=message):
         load_strictly(net, state, str(path))
 
 
 def test_names_that_are_no_text_and_empty_files_are_refused(net, tmp_path):
     with pytest.raises(QcamError, match=r"holds no state dict .*: a name is 3, of type int"):
-        read_state_dict(written(tmp_path, {3: torch.ones(1)}, "pth"))  # type: ignore[dict-item]
+        state_of_file(written(tmp_path, {3: torch.ones(1)}, "pth"))  # type: ignore[dict-item]
     with pytest.raises(QcamError, match="holds no state dict"):
-        read_state_dict(written(tmp_path, {}, "pth"))
+        state_of_file(written(tmp_path, {}, "pth"))
     with pytest.raises(QcamError, match="holds no state dict"):
         load_strictly(net, [torch.ones(1)], "a download")  # type: ignore[arg-type]
 
