@@ -16,10 +16,21 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from qcam.common.errors import QcamError
+
 #: Operators that an unsigned quantizer takes over: what they read is given the range of what they return.
 _CLAMPING = frozenset({"Relu", "Clip"})
 _AXES = "qcam_axes_of_rank_"
 _REDUCTIONS = ("ReduceMin", "ReduceMax")
+
+
+class CalibrationError(QcamError):
+    """A tensor has no range; `tensor` is its name."""
+
+    def __init__(self, tensor: str, message: str) -> None:
+        super().__init__(message)
+        self.tensor = tensor
+
 
 Range = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -46,6 +57,9 @@ def minmax_ranges(
 
     Returns:
         Tensor name → minimum and maximum over all images, float32 scalars.
+
+    Raises:
+        CalibrationError: If a tensor is NaN or infinite on an image, or its range is; the first in the graph's order is named.
     """
     import onnxruntime
 
@@ -64,10 +78,22 @@ def minmax_ranges(
     for images in batches:
         values = session.run(names, {feed: images})
         for name, low, high in zip(measured, values[::2], values[1::2], strict=True):
+            if not np.isfinite(high.astype(np.float64) - low).all() or not np.isfinite(np.float32(high.max() - low.min())):
+                raise _overflows(model, name, float(low.min()), float(high.max()))
             before = found.get(name, (low, high))
             found[name] = (np.minimum(before[0], low).min(), np.maximum(before[1], high).max())
         on_images(len(images))
     return found | {name: found[other] for name, other in alias.items() if other in found}
+
+
+def _overflows(model: onnx.ModelProto, name: str, low: float, high: float) -> CalibrationError:
+    """Say which tensor has no range."""
+    kinds = {output: node.op_type for node in model.graph.node for output in node.output}
+    return CalibrationError(
+        name,
+        f"the network overflows on calibration photographs: {name} ({kinds.get(name, 'input')}) is the first tensor whose "
+        f"values have no finite range ({low:g} to {high:g}), and no integers hold that; check the weights, --mean and --std",
+    )
 
 
 def _float_activations(model: onnx.ModelProto) -> list[str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qcam.calibration.minmax import minmax_ranges
-from qcam.common.errors import ImageSetError, QcamError
+from qcam.calibration.minmax import CalibrationError, minmax_ranges
+from qcam.common.errors import ImageSetError, QcamError, first_line
 from qcam.common.files import fingerprint
 from qcam.images.decoding import decode_all
 from qcam.images.preprocessing import Preprocessing
@@ -49,7 +50,7 @@ class CalibrationSet:
     refused: tuple[str, ...]
 
     def normalised_batches(self, preprocessing: Preprocessing, size: int) -> Iterator[NDArray[np.float32]]:
-        """Yield the network inputs in batches of at most `size`: float32, batch × 3 × height × width."""
+        """Yield the network inputs in batches of at most `size`: float32, batch × channels × height × width."""
         for start in range(0, len(self.crops), size):
             yield preprocessing.normalise(self.crops[start : start + size])
 
@@ -123,7 +124,7 @@ def collect_ranges(
         `onnxruntime.quantization.calibrate.TensorsData`, tensor name → range.
 
     Raises:
-        QcamError: For an unknown method.
+        QcamError: For an unknown method, or if a tensor's values have no finite range; the first such tensor is named.
     """
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
@@ -131,6 +132,9 @@ def collect_ranges(
     if method not in METHODS:
         raise QcamError(f"calibration method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     if method == "minmax":
+        # What a Clip takes in is not measured below; a batch tells whether it overflows.
+        if any(node.op_type == "Clip" for node in model.graph.node):
+            _find_overflow(model, itertools.islice(calibration.normalised_batches(preprocessing, _BATCH[method]), 1))
         with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder:
             batches = calibration.normalised_batches(preprocessing, _BATCH[method])
             ranges = minmax_ranges(model, Path(folder), batches, all_of_them=symmetric, keep=[cam_tensor], on_images=on_images)
@@ -156,10 +160,36 @@ def collect_ranges(
             calibrate_method=chosen,
             extra_options=options,
         )
-        for batch in calibration.normalised_batches(preprocessing, _BATCH[method]):
-            calibrator.collect_data(_OneBatch(name, batch))
-            on_images(len(batch))
-        return calibrator.compute_data()
+        try:
+            for batch in calibration.normalised_batches(preprocessing, _BATCH[method]):
+                with np.errstate(all="ignore"):
+                    calibrator.collect_data(_OneBatch(name, batch))
+                on_images(len(batch))
+            with np.errstate(all="ignore"):
+                found = calibrator.compute_data()
+        except Exception as error:  # histograms of what is not finite fail in many ways
+            _find_overflow(model, calibration.normalised_batches(preprocessing, _BATCH["minmax"]))
+            raise QcamError(
+                f"no ranges could be found with method {method}: {first_line(error)}; try --method minmax"
+            ) from error
+    if not all(np.isfinite(np.asarray(bound)).all() for entry in found.data.values() for bound in entry.range_value):
+        _find_overflow(model, calibration.normalised_batches(preprocessing, _BATCH["minmax"]))
+    return found
+
+
+def _find_overflow(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> None:
+    """Raise `CalibrationError` if a tensor has no finite range on images."""
+    with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder:
+        minmax_ranges(model, Path(folder), batches, all_of_them=True)
+
+
+def overflow(model: onnx.ModelProto, images: NDArray[np.float32]) -> str:
+    """Return the first tensor of a float graph that has no finite range on images, empty if all have."""
+    try:
+        _find_overflow(model, [images])
+    except CalibrationError as error:
+        return error.tensor
+    return ""
 
 
 def quantizable_operators() -> list[str]:

@@ -16,15 +16,14 @@ from qcam.common.places import file_name
 from qcam.common.vocabulary import CalibrationMethod, Scheme, require
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
+from qcam.exporters.proof import prove
 from qcam.exporters.quantize import QuantizationOptions, quantize
 from qcam.exporters.tap import expose_tap
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 from qcam.models.sources import LoadedModel
-from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry, load_onnx
-from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry
 from qcam.runtime.graph import Graph
-from qcam.runtime.mirror import Mirror
 
 #: Largest ONNX file with its weights inside; protobuf holds no more.
 _MAX_FILE_BYTES = 2**31 - 1
@@ -100,7 +99,7 @@ def export_bundle(
     # The folder is claimed first: a refusal should not cost minutes.
     with new_folder(target, replace=force) as folder:
         on_stage("exporting to ONNX")
-        model, modules = export_float(loaded.module, loaded.preprocessing.crop, options.opset)
+        model, modules = export_float(loaded.module, loaded.preprocessing.crop, options.opset, loaded.preprocessing.channels)
         requested = loaded.cam_layer if options.cam_layer is None else options.cam_layer
         tensor = resolve_cam_layer(Graph(model), modules, loaded.module, requested)
         quantized = [name for name in PRECISIONS if name in options.precisions and name != "f32"]
@@ -148,16 +147,9 @@ def export_bundle(
             versions=machine.versions(),
         )
         write_atomically(folder / MANIFEST, bundle.manifest_text())
-        on_stage("checking that it runs")
-        _check_that_it_runs(bundle)
+        on_stage("running one photograph through it")
+        prove(bundle, loaded.module, calibration)
     return replace(bundle, folder=target)
-
-
-def _check_that_it_runs(bundle: Bundle) -> None:
-    """Load every file in ONNX Runtime on the CPU and mirror it: better refused now than by whoever gets the bundle."""
-    for entry in bundle.precisions:
-        DeployedModel(bundle, entry.name, SessionSettings())
-        Mirror(load_onnx(bundle, entry.name), entry)
 
 
 def override_preprocessing(

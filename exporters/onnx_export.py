@@ -22,7 +22,7 @@ INPUT, LOGITS = "images", "logits"
 
 
 def export_float(
-    module: torch.nn.Module, size: tuple[int, int], opset: int = DEFAULT_OPSET
+    module: torch.nn.Module, size: tuple[int, int], opset: int = DEFAULT_OPSET, channels: int = 3
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Export a classifier to ONNX with a dynamic batch; BatchNorm is folded where the exporter can.
 
@@ -30,6 +30,7 @@ def export_float(
         module: Network in evaluation mode.
         size: Height and width of its input.
         opset: ONNX operator set version.
+        channels: Channels of its input.
 
     Returns:
         The graph (input `images`, output `logits`, no metadata: equal models give equal bytes), and a map from torch
@@ -41,7 +42,7 @@ def export_float(
     if opset not in OPSETS:
         raise QcamError(f"opset {opset} is not supported; choose {OPSETS.start} to {OPSETS.stop - 1}")
     # Contiguous on purpose: a channels-last view makes the exporter emit as_strided clutter.
-    example = torch.zeros(2, 3, *size).contiguous()
+    example = torch.zeros(2, channels, *size).contiguous()
     try:
         with _quiet("torch.onnx", "onnxscript"):
             program = torch.onnx.export(

@@ -15,6 +15,7 @@ from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorR
 from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.maps.measures import logit_error
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
+from qcam.evaluate.maps.scores import columns, top_classes
 from qcam.evaluate.run.explained import explain
 from qcam.runtime.bundle import Bundle, Tap, load_onnx
 from qcam.runtime.deployed.inspection import Inspected
@@ -171,7 +172,8 @@ class Checker:
                 f"{tuple(simulated.tap.shape)} in the bundle's"
             )
         tensors[LOGITS].add(simulated.logits, torch.from_numpy(deployed.logits).to(self._device))
-        targets = deployed.logits.argmax(axis=1).astype(np.int64)
+        targets, chosen = top_classes(deployed.logits), top_classes(simulated.logits.cpu().numpy())
+        score = columns(targets, deployed.logits.shape[1])
         taps = self._runtime.taps
         real = [mirror.dequantize(tap, values) for tap, values in zip(taps, (deployed.tap, *deployed.skips), strict=True)]
         own = (self.entry.tap, *self.entry.skips)
@@ -179,7 +181,7 @@ class Checker:
         maps = []
         for activation, *skips in (fake, real):
             at = [_representable(tap, value) for tap, value in zip(own, (activation, *skips), strict=True)]
-            maps.append(enlarge(explain(mirror, activation, targets, skips, at=at), self.bundle.preprocessing.crop))
+            maps.append(enlarge(explain(mirror, activation, score, skips, at=at), self.bundle.preprocessing.crop))
         metrics = all_metrics(*maps)
         logits, real_logits = (values.astype(np.float64) for values in (simulated.logits.cpu().numpy(), deployed.logits))
         same_tap = None
@@ -194,7 +196,7 @@ class Checker:
                     tap=None if same_tap is None else float(same_tap[index]),
                     logit_error=logit_error(logits[index], real_logits[index], real_logits[index]),
                     logits_equal=bool((logits[index] == real_logits[index]).all()),
-                    top1=int(simulated.logits[index].argmax()) == int(targets[index]),
+                    top1=bool(chosen[index] == targets[index]),
                     metrics={metric: None if np.isnan(value) else value for metric, value in values.items()},
                 )
             )

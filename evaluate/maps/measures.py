@@ -113,7 +113,7 @@ def logit_error(logits: Logits, other: Logits, reference: Logits) -> float:
         reference: The side whose norm is the scale, classes; the norm is taken in its own precision.
 
     Returns:
-        float64; NaN where values are not finite on both sides.
+        float64; NaN where values are not finite on both sides, or where they differ and the reference is zero throughout.
 
     >>> logit_error(np.float32([3.0, 5.0]), np.float32([3.0, 4.0]), np.float32([3.0, 4.0]))
     0.2
@@ -123,6 +123,8 @@ def logit_error(logits: Logits, other: Logits, reference: Logits) -> float:
         size = float(np.linalg.norm(reference))
         if np.isinf(size):  # squares of finite logits may be beyond float32
             size = float(np.linalg.norm(reference.astype(np.float64)))
+    if size == 0:  # the one score of a network may be 0
+        return 0.0 if difference == 0 else float("nan")
     return difference / max(size, float(np.finfo(np.float64).tiny))
 
 

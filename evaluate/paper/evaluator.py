@@ -121,7 +121,13 @@ class PaperEvaluator:
         self._options = options
         own = bundle.preprocessing
         self.preprocessing: Preprocessing = own if "crop" in options.fixes else replace(own, resize=None)
+        if own.channels != 3:
+            raise QcamError(f"--protocol paper knows networks of RGB pictures; {bundle.model_id} takes grey ones: leave it out")
         self._module, self._layer = _load(bundle, weights)
+        if len(bundle.classes) == 2 and _outputs(self._module, self.preprocessing.crop) == 1:
+            raise QcamError(
+                f"--protocol paper knows networks with a score for each class; {bundle.model_id} has one output: leave it out"
+            )
         # A fresh initialisation looks the same and has nothing folded; its figures mean nothing either way.
         self._restored = "eval-mode" not in options.fixes and bool(bundle.weights.get("trained")) and is_folded(self._module)
         self._models: dict[str, nn.Module] = {}
@@ -312,6 +318,12 @@ class PaperEvaluator:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(int.from_bytes(digest[:7]))
             yield
+
+
+def _outputs(module: nn.Module, size: tuple[int, int]) -> int:
+    """Return how many outputs a network has."""
+    with torch.no_grad():
+        return int(module(torch.zeros(1, 3, *size)).shape[1])
 
 
 def _load(bundle: Bundle, weights: str | None) -> tuple[nn.Module, str]:

@@ -19,10 +19,13 @@ _QUALITY = 82
 
 
 def geometry(preprocessing: Preprocessing) -> str:
-    """Say in words which part of an image a network sees: `resize 256, crop 224×224` or `squash 224×224`."""
+    """Say in words what of an image a network sees: `resize 256, crop 224×224` or `squash 224×224`; width first; `grey`."""
     height, width = preprocessing.crop
-    size = f"{width}×{height}"
-    return f"squash {size}" if preprocessing.resize is None else f"resize {preprocessing.resize}, crop {size}"
+    size, resize = f"{width}×{height}", preprocessing.resize
+    grey = "" if preprocessing.channels == 3 else ", grey"
+    if resize is None:
+        return f"squash {size}{grey}"
+    return f"resize {f'{resize[1]}×{resize[0]}' if isinstance(resize, tuple) else resize}, crop {size}{grey}"
 
 
 def take_picture(image: str, name: str, crop: NDArray[np.uint8], saliency: NDArray[np.float32] | None) -> Picture:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qcam.evaluate.maps.cam import Array, normalise
 from qcam.evaluate.maps.measures import area_average, energy_in_object, logit_error, overlap, rank_correlation
 from qcam.evaluate.maps.metrics import all_metrics, is_constant
+from qcam.evaluate.maps.scores import top_classes
 from qcam.evaluate.results.folder import Row
 from qcam.evaluate.run.explained import Run
 from qcam.evaluate.run.protocol import Sample
@@ -125,6 +126,7 @@ class Compared:
         codes_equal: Sequence[float] | None = None,
     ) -> list[Row]:
         rows = []
+        chosen, other_chosen = top_classes(run.logits), None if other is None else top_classes(other.logits)
         for index, sample in enumerate(self.samples):
             finite = bool(np.isfinite(run.logits[index]).all() and np.isfinite(run.maps[index]).all())
             both = finite and (other is None or bool(np.isfinite(other.logits[index]).all()))
@@ -140,7 +142,7 @@ class Compared:
             elif constants[1][index]:
                 status = "constant_reference"
             found = {name: column[index].item() for name, column in values.items()} if status == "ok" else {}
-            top1 = int(run.logits[index].argmax())
+            top1 = int(chosen[index])
             rows.append(
                 Row(
                     image=sample.name,
@@ -152,8 +154,8 @@ class Compared:
                     target_class=int(self.targets[index]),
                     top1=top1 if finite else None,
                     label=sample.label,
-                    top1_agrees=None if other is None or not finite else top1 == int(other.logits[index].argmax()),
-                    logit_error=errors[index] if errors is not None and both else None,
+                    top1_agrees=None if other_chosen is None or not finite else top1 == int(other_chosen[index]),
+                    logit_error=errors[index] if errors is not None and both and errors[index] == errors[index] else None,
                     codes_equal=None if codes_equal is None else codes_equal[index],
                     status=status,
                     remark=sample.remark,

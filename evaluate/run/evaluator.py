@@ -14,6 +14,7 @@ from qcam.common.errors import QcamError
 from qcam.common.vocabulary import CamMethod, Target, require, words
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
+from qcam.evaluate.maps.scores import columns, explained_classes, probabilities, top_classes
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.comparing import Compared, References
 from qcam.evaluate.run.explained import Run, explain
@@ -236,7 +237,8 @@ class BundleEvaluator:
             outputs = session.run(images)
         targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
         taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)]
-        maps = explain(mirror, taps[0], targets, taps[1:], method=self._method, timed=clock.stage)
+        score = columns(targets, outputs.logits.shape[1])
+        maps = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
         real = Run(outputs.logits, maps, self._enlarge, outputs.tap)
         if not self._fake_quant or again:
             return real, None, targets
@@ -244,7 +246,7 @@ class BundleEvaluator:
             passed = mirror.forward(images)
         taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (passed.tap, *passed.skips), strict=True)]
         maps = explain(
-            mirror, taps[0], targets, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
+            mirror, taps[0], score, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
         )
         codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
         return real, Run(passed.logits.cpu().numpy(), maps, self._enlarge, codes), targets
@@ -256,18 +258,17 @@ class BundleEvaluator:
         left = self.preprocessing.normalise(explanation_crops(crops, run.shown))
         after = self.deployed[precision].run(left).logits
         places = np.arange(len(targets))
-        return drop_and_increase(_softmax(run.logits)[places, targets], _softmax(after)[places, targets])
+        return drop_and_increase(probabilities(run.logits)[places, targets], probabilities(after)[places, targets])
 
     def _targets(
         self, logits: NDArray[np.float32], samples: Sequence[Sample], f32: NDArray[np.float32] | None
     ) -> NDArray[np.int64]:
         if self._target == "label":
             # Images without a label have been sorted out before; see `Study`.
-            return np.array([sample.label for sample in samples], np.int64)
+            return explained_classes(np.array([sample.label for sample in samples], np.int64), logits.shape[1])
         # For f32 itself there is no earlier run: its own logits are the ones that choose.
         chosen = f32 if self._target == "f32-top1" and f32 is not None else logits
-        classes: NDArray[np.int64] = chosen.argmax(axis=1).astype(np.int64)
-        return classes
+        return explained_classes(top_classes(chosen), chosen.shape[1])
 
     def _rows(self, batch: _Batch) -> list[Row]:
         references = References.of([(sample.saliency, sample.no_saliency) for sample in batch.samples], self.preprocessing.crop)
@@ -322,10 +323,3 @@ def wanted_precisions(bundle: Bundle, asked: Sequence[str], *, reference: bool =
     held = [entry.name for entry in bundle.precisions]
     with_f32 = ["f32"] * (reference and "f32" in held)
     return list(ordered_precisions([*with_f32, *asked] if asked else held))
-
-
-def _softmax(logits: NDArray[np.float32]) -> Array:
-    from scipy.special import softmax
-
-    result: Array = softmax(logits.astype(np.float64), axis=1)
-    return result

@@ -110,8 +110,8 @@ class DeployedModel:
         self._outputs = [self.entry.logits, *(tap.output for tap in taps)]
         self._bind = settings.provider in ("CUDA", "TensorRT") if settings.io_binding is None else settings.io_binding
         height, width = bundle.preprocessing.crop
-        blank = self.run(np.zeros((1, 3, height, width), np.float32))
-        if blank.logits.ndim != 2 or blank.logits.shape[1] != len(bundle.classes):
+        blank = self.run(np.zeros((1, bundle.preprocessing.channels, height, width), np.float32))
+        if blank.logits.ndim != 2 or not _names_fit(blank.logits.shape[1], len(bundle.classes)):
             raise BundleError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
         for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if file is None else ():
             if value.dtype != tap.dtype:
@@ -126,7 +126,7 @@ class DeployedModel:
         """Run one batch of any size.
 
         Args:
-            images: float32, batch × 3 × height × width, preprocessed.
+            images: float32, batch × channels × height × width, preprocessed.
 
         Raises:
             ProviderError: If the provider fails while running (out of memory, a kernel that is missing).
@@ -280,6 +280,11 @@ def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto
         load_external(model, path.parent, where, largest=_SCALAR)
         check_agreement(model, entry, where)
     return FileNodes(model)
+
+
+def _names_fit(outputs: int, names: int) -> bool:
+    """Tell whether class names are as many as the outputs; one output is a score that decides between two."""
+    return names == outputs or (outputs, names) == (1, 2)
 
 
 def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -> None:

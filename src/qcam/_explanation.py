@@ -50,7 +50,9 @@ class Explanation:
         Raises:
             QcamError: If the precision was not explained.
         """
-        return self.classes[int(self.logits[self._known(precision)].argmax())]
+        from qcam.evaluate.maps.scores import top_classes
+
+        return self.classes[int(top_classes(self.logits[self._known(precision)][None])[0])]
 
     @names_extras("overlay()")
     def overlay(self, precision: str, *, colormap: str = "inferno", opacity: float = 0.55) -> Image.Image:

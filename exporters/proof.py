@@ -1,0 +1,106 @@
+"""The proof of a bundle: one photograph goes through session, mirror and CAM of every precision before the bundle appears."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qcam.calibration.ranges import CalibrationSet, overflow
+from qcam.common import telling
+from qcam.common.errors import QcamError
+from qcam.images.decoding import decode_all
+from qcam.images.embedded import calibration_photographs
+from qcam.images.preprocessing import Preprocessing
+from qcam.runtime.bundle import Bundle, PrecisionEntry, load_onnx
+from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.mirror import Mirror
+
+Images = NDArray[np.float32]
+
+#: Largest relative error (Euclidean norm) of the mirror's logits against ONNX Runtime's. int8 is mirrored in float here, and on
+#: CPUs whose kernels saturate 0.6 has been measured for trained networks; 1 is two vectors that have nothing in common.
+BOUNDS = {"f32": 1e-3, "int16": 2e-2, "int8": 1.0}
+
+
+def prove(bundle: Bundle, module: torch.nn.Module, calibration: CalibrationSet | None) -> None:
+    """Run one photograph through every precision of a bundle: in ONNX Runtime on the CPU, in the mirror, and up to its CAM.
+
+    Args:
+        bundle: The bundle, all of its files written.
+        module: The torch model that it was made from.
+        calibration: The calibration photographs, of which the first is taken; None: one that installed packages ship, or, where
+            there is none, a drawn picture.
+
+    Raises:
+        QcamError: If a file does not run, its logits are not finite or not the mirror's, or its CAM is undefined.
+    """
+    name, images = _photograph(bundle.preprocessing, calibration)
+    for entry in bundle.precisions:
+        model = load_onnx(bundle, entry.name)
+        session = DeployedModel(bundle, entry.name, SessionSettings(), model=model)
+        outputs = session.run(images)
+        if not np.isfinite(outputs.logits).all():
+            where = overflow(model, images) if entry.name == "f32" else ""
+            raise QcamError(
+                f"{bundle.model_id}: {entry.name} returns NaN or infinity on {name}"
+                + (f"; the first tensor is {where}" if where else "")
+                + "; check the weights, --mean and --std"
+            )
+        if entry.name == "f32":
+            with torch.no_grad():
+                logits = module(torch.from_numpy(images)).numpy()
+            _compare(bundle, entry, "PyTorch's", logits, outputs.logits, name)
+        mirror = Mirror(model, entry)
+        simulated = mirror.forward(images)
+        _compare(bundle, entry, "the mirror's", simulated.logits.numpy(), outputs.logits, name)
+        column = 0 if outputs.logits.shape[1] == 1 else int(outputs.logits[0].argmax())
+        given = zip(session.taps, (outputs.tap, *outputs.skips), strict=True)
+        taps = [mirror.dequantize(tap, values) for tap, values in given]
+        gradient = mirror.gradient(taps[0], np.array([column], np.int64), taps[1:])
+        if not bool(torch.isfinite(taps[0]).all()) or not bool(torch.isfinite(gradient).all()):
+            raise QcamError(
+                f"{bundle.model_id}: the CAM of {entry.name} is undefined on {name}: the activation at {entry.tap.tensor} "
+                "or its gradient is not finite; choose another layer with --cam-layer"
+            )
+        if not bool(gradient.any()) and bundle.trained:
+            telling.warn(
+                f"{bundle.model_id}: the CAM of {entry.name} is zero on {name}, for no part of {entry.tap.tensor} changes the "
+                "score there"
+            )
+
+
+def _compare(bundle: Bundle, entry: PrecisionEntry, whose: str, found: Images, wanted: Images, name: str) -> None:
+    """Refuse logits that are further from ONNX Runtime's than the precision allows."""
+    difference = float(np.linalg.norm(found.astype(np.float64) - wanted))
+    error = difference / max(float(np.linalg.norm(wanted.astype(np.float64))), float(np.finfo(np.float32).tiny))
+    bound = BOUNDS[entry.name]
+    if not error <= bound:
+        raise QcamError(
+            f"{bundle.model_id}: the logits of {entry.name} in ONNX Runtime are not {whose} on {name}: relative error "
+            f"{error:.2g}, at most {bound:g} is accepted; the file would not be explained as it runs, so no bundle is made"
+        )
+
+
+def _photograph(preprocessing: Preprocessing, calibration: CalibrationSet | None) -> tuple[str, Images]:
+    """Return one photograph's name and the network's input."""
+    if calibration is not None:
+        return calibration.names[0], preprocessing.normalise(calibration.crops[:1])
+    try:
+        files = calibration_photographs()
+    except QcamError:  # the packages that ship some are not installed
+        files = []
+    for file, decoded in zip(files, decode_all([file.path for file in files]), strict=True):
+        if decoded.image is not None:
+            return file.name, preprocessing.normalise(preprocessing.crop_image(decoded.image)[None])
+    return "a drawn picture", preprocessing.normalise(_drawn(preprocessing)[None])
+
+
+def _drawn(preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Draw a picture: slopes, and noise as in a photograph; of the three channels equal ones for grey pictures."""
+    height, width = preprocessing.crop
+    rows, columns = np.mgrid[0:height, 0:width]
+    slopes = np.stack([rows / height, columns / width, (rows + columns) / (height + width)], axis=-1)
+    noise = np.random.default_rng(0).normal(0, 0.1, slopes.shape)
+    picture = (255 * np.clip(slopes + noise, 0, 1)).astype(np.uint8)
+    return picture if preprocessing.channels == 3 else np.repeat(picture[..., :1], 3, axis=-1)
