@@ -9,7 +9,11 @@ from typing import NoReturn
 import torch
 
 from qcam.common.errors import QcamError
+from qcam.exporters.layout import layout_of
 from qcam.runtime.graph import Graph
+
+#: Operators that only make a map smaller.
+_POOLING = frozenset({"MaxPool", "AveragePool", "LpPool"})
 
 
 def resolve_cam_layer(graph: Graph, modules: dict[str, str], module: torch.nn.Module, requested: str) -> str:
@@ -36,20 +40,39 @@ def resolve_cam_layer(graph: Graph, modules: dict[str, str], module: torch.nn.Mo
         shape = "×".join("batch" if size is None else str(size) for size in graph.shapes.get(tensor, ())) or "unknown"
         near = _listed(_spatial_modules(graph, modules, module), requested)
         raise QcamError(f"CAM layer {requested} is no feature map (shape {shape}); spatial layers near it: {near}")
+    layout = layout_of(graph, tensor)
+    if layout != "first":
+        shape = "×".join("batch" if size is None else str(size) for size in graph.shapes[tensor])
+        what = "its channels last" if layout else "axes of which the channels' cannot be told"
+        candidates = [path for path in _spatial_modules(graph, modules, module) if layout_of(graph, modules[path]) == "first"]
+        near = _listed(candidates, requested)
+        raise QcamError(
+            f"CAM layer {requested} has {what} (shape {shape}); a CAM needs batch × channels × height × width; "
+            f"layers of that kind near it: {near}"
+        )
     return tensor
 
 
 def _last_feature_map(graph: Graph) -> str:
+    """Return the last map that the logits depend on, before whatever pools it: a pooled map shows less of where."""
     needed = graph.upstream(graph.outputs[:1])
-    for node in reversed(graph.model.graph.node):
-        if node.output[0] in needed and graph.is_spatial(node.output[0]):
-            if graph.is_channels_first(node.output[0]):
-                return str(node.output[0])
-            raise QcamError(
-                f"the model's last map {node.output[0]} comes out of rearranged dimensions (a transformer, or channels last); "
-                "name a layer of batch × channels × height × width with {cam_layer}"
-            )
-    raise QcamError("the model has no feature map with height and width (is it a transformer?); a CAM needs one")
+    last = next((node.output[0] for node in reversed(graph.model.graph.node) if _is_map(graph, node.output[0], needed)), None)
+    if last is None:
+        raise QcamError("the model has no feature map with height and width (is it a transformer?); a CAM needs one")
+    while graph.producer[last].op_type in _POOLING and _is_map(graph, graph.producer[last].input[0], needed):
+        last = graph.producer[last].input[0]
+    layout = layout_of(graph, last)
+    if layout != "first":
+        what = "has its channels last" if layout else "has axes of which the channels' cannot be told (a transformer?)"
+        raise QcamError(
+            f"the model's last map {last} comes out of rearranged dimensions: it {what}; "
+            "name a layer of batch × channels × height × width with --cam-layer"
+        )
+    return str(last)
+
+
+def _is_map(graph: Graph, tensor: str, needed: set[str]) -> bool:
+    return tensor in needed and tensor in graph.producer and graph.is_spatial(tensor)
 
 
 def _vanished(graph: Graph, modules: dict[str, str], module: torch.nn.Module, requested: str) -> NoReturn:

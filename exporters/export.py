@@ -16,6 +16,7 @@ from qcam.common.places import file_name
 from qcam.common.vocabulary import CalibrationMethod, Scheme, require
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
+from qcam.exporters.pooling import refuse_uneven_pooling
 from qcam.exporters.proof import prove
 from qcam.exporters.quantize import QuantizationOptions, quantize
 from qcam.exporters.tap import expose_tap
@@ -99,6 +100,7 @@ def export_bundle(
     # The folder is claimed first: a refusal should not cost minutes.
     with new_folder(target, replace=force) as folder:
         on_stage("exporting to ONNX")
+        refuse_uneven_pooling(loaded.module, loaded.preprocessing.crop, loaded.preprocessing.channels)
         model, modules = export_float(loaded.module, loaded.preprocessing.crop, options.opset, loaded.preprocessing.channels)
         requested = loaded.cam_layer if options.cam_layer is None else options.cam_layer
         tensor = resolve_cam_layer(Graph(model), modules, loaded.module, requested)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from qcam.common.errors import BundleError, UnsupportedGraphError
-from qcam.runtime.tables import CHANNELS_FIRST_OPERATORS, REARRANGING_OPERATORS
 
 
 class Graph:
@@ -97,16 +96,6 @@ class Graph:
         """Tell whether a tensor can be a feature map: batch × channels × height × width, more than one row and column."""
         shape = self.shapes.get(tensor, ())
         return len(shape) == 4 and None not in shape[2:] and int(shape[2] or 0) > 1 and int(shape[3] or 0) > 1
-
-    def is_channels_first(self, tensor: str) -> bool:
-        """Tell whether a tensor provably comes out of a convolution or pooling without its dimensions being rearranged."""
-        node = self.producer.get(tensor)
-        if node is None or node.op_type in REARRANGING_OPERATORS:
-            return False
-        if node.op_type in CHANNELS_FIRST_OPERATORS:
-            return True
-        maps = [name for name in node.input if self.is_spatial(name)]
-        return bool(maps) and all(self.is_channels_first(name) for name in maps)
 
     def quantize_of(self, tensor: str) -> onnx.NodeProto | None:
         """Return the QuantizeLinear node that quantizes a tensor, if there is one."""

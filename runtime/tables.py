@@ -22,10 +22,6 @@ BIASED_OPERATORS = frozenset({"Conv", "Gemm"})
 CHANNELS_FIRST_OPERATORS = frozenset(
     {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization", "InstanceNormalization"}
 )
-#: Operators behind which the dimensions can mean anything.
-REARRANGING_OPERATORS = frozenset(
-    {"Transpose", "Reshape", "MatMul", "Gemm", "LayerNormalization", "Softmax", "Gather", "Einsum"}
-)
 #: Operators between a constant of the file and the weight that it becomes: all are folded when the file is loaded, so a tensor
 #: behind them is a weight.
 WEIGHT_WAY = QUANTIZERS | {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze"}

@@ -1,9 +1,12 @@
+import numpy as np
+import onnx
 import pytest
 import torch
 
 from qcam.common.errors import QcamError
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.export import ExportOptions, export_bundle
+from qcam.exporters.layout import layout_of
 from qcam.exporters.onnx_export import export_float
 from qcam.models.sources import load_model
 from qcam.runtime.graph import Graph
@@ -100,3 +103,80 @@ def test_a_network_without_maps_is_refused(tmp_path):
 def test_options_default_to_the_models_own_layer():
     assert ExportOptions().cam_layer is None
     assert export_bundle.__doc__
+
+
+def exported(name, size):
+    loaded = load_model(name, "random:0")
+    model, modules = export_float(loaded.module, size)
+    return loaded, modules, Graph(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("alexnet", "features.11"), pytest.param("vgg11", "features.19", marks=pytest.mark.slow),
+     pytest.param("vgg13_bn", "features.33", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_m15_the_default_is_the_map_before_any_pooling(name, path):
+    loaded, modules, graph = exported(name, (224, 224))
+    assert resolve_cam_layer(graph, modules, loaded.module, loaded.cam_layer) == modules[path]
+    assert graph.producer[modules[path]].op_type == "Relu"
+
+
+def test_m15_a_pooling_inside_a_block_is_no_end():
+    loaded, modules, graph = exported("googlenet", (96, 96))
+    assert resolve_cam_layer(graph, modules, loaded.module, "") == modules["inception5b"]
+
+
+def test_m15_a_residual_sum_whose_branch_was_rearranged_and_put_back_is_a_map():
+    loaded, modules, graph = exported("convnext_tiny", (64, 64))
+    assert resolve_cam_layer(graph, modules, loaded.module, "") == modules["features.7"]
+
+
+@pytest.fixture(scope="module")
+def mambaout():
+    return exported("timm:test_mambaout", (160, 160))
+
+
+def test_m16_a_tensor_with_its_channels_last_is_refused_with_layers_that_have_them_first(mambaout):
+    loaded, modules, graph = mambaout
+    last = [path for path, tensor in modules.items() if graph.is_spatial(tensor) and layout_of(graph, tensor) == "last"]
+    assert last
+    with pytest.raises(QcamError, match=r"has its channels last \(shape batch×\d+×\d+×\d+\); .*layers of that kind near it: ."):
+        resolve_cam_layer(graph, modules, loaded.module, last[-1])
+
+
+def test_m16_the_default_of_such_a_network_is_refused(mambaout):
+    loaded, modules, graph = mambaout
+    with pytest.raises(QcamError, match="it has its channels last; name a layer"):
+        resolve_cam_layer(graph, modules, loaded.module, "")
+
+
+def around(*nodes):
+    """A graph of four dimensions everywhere, from `x` to `y`."""
+    inner = [onnx.helper.make_tensor_value_info(name, 1, ["n", 4, 4, 4]) for name in ("a", "b", "c")]
+    edges = [onnx.helper.make_tensor_value_info(name, 1, ["n", 4, 4, 4]) for name in ("x", "y")]
+    axes = onnx.numpy_helper.from_array(np.array([-1, -2]), "axes")
+    others = onnx.numpy_helper.from_array(np.array([1, 2]), "others")
+    made = [onnx.helper.make_node(kind, reads, [makes], **options) for kind, reads, makes, options in nodes]
+    graph = onnx.helper.make_graph(made, "g", edges[:1], edges[1:], [axes, others], value_info=inner)
+    return Graph(onnx.helper.make_model(graph))
+
+
+LAYOUTS = {
+    "behind a convolution": ([("Conv", ["x", "w"], "a", {}), ("Relu", ["a"], "y", {})], "y", "first"),
+    "pooled over the last two axes": ([("Relu", ["x"], "a", {}), ("ReduceMean", ["a", "axes"], "y", {})], "a", "first"),
+    "pooled over the middle axes": ([("Relu", ["x"], "a", {}), ("ReduceMean", ["a", "others"], "y", {})], "a", "last"),
+    "behind a product": ([("MatMul", ["x", "w"], "a", {}), ("Gelu", ["a"], "y", {})], "y", "last"),
+    "put back": (
+        [("MatMul", ["x", "w"], "a", {}), ("Transpose", ["a"], "b", {"perm": [0, 3, 1, 2]}), ("Relu", ["b"], "y", {})],
+        "y", "first",
+    ),
+    "unknown": ([("Reshape", ["x", "w"], "a", {}), ("Relu", ["a"], "y", {})], "y", None),
+    "contradictory": ([("Conv", ["x", "w"], "a", {}), ("ReduceMean", ["a", "others"], "y", {})], "a", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_m16_the_layout_is_told_by_evidence_never_by_sizes(kind):
+    nodes, tensor, wanted = LAYOUTS[kind]
+    assert layout_of(around(*nodes), tensor) == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from qcam.commands.export import main as export_command
 from qcam.common.errors import QcamError
 from qcam.evaluate.maps.scores import top_classes
 from qcam.exporters.export import ExportOptions, export_bundle, override_preprocessing
+from qcam.exporters.pooling import refuse_uneven_pooling
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.listing import find_images
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LoadedModel
 from qcam.models.weights import hash_parameters
@@ -309,3 +312,56 @@ def test_m13_the_command_refuses_before_anything_is_written(tmp_path):
     assert found.exit_code == 2
     assert "divided by 255 that is --mean 0.485,0.456,0.406" in found.output.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "sides"), [((256, 256), "7×7", "--crop 251 or 252 or 253 or 254"), ((128, 128), "3×3", "")]
+)
+def test_m14_a_pooling_that_does_not_divide_is_named_with_sizes_that_work(size, given, sides, tmp_path):
+    from torchvision import models
+
+    module = models.alexnet(weights=None).eval()
+    with pytest.raises(QcamError, match=rf"avgpool \(AdaptiveAvgPool2d\) makes 6×6 of {given}, .*{sides}") as refused:
+        refuse_uneven_pooling(module, size)
+    for side in re.findall(r"\d+", str(refused.value).partition("--crop")[2]):
+        refuse_uneven_pooling(module, (int(side), int(side)))
+
+
+def test_m14_what_divides_is_exported(tmp_path):
+    class Pooled(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(nn.functional.adaptive_avg_pool2d(self.pool(self.body(x)), 1).flatten(1))
+            return logits
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = Pooled()
+        module.pool = nn.AdaptiveAvgPool2d(4)
+    assert export_bundle(loaded(module, RGB), calibration_photographs(), ExportOptions(), tmp_path / "b").precisions
+    uneven = Preprocessing(resize=40, crop=(40, 40), mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(QcamError, match=r"pool \(AdaptiveAvgPool2d\) makes 4×4 of 10×10, which do not divide"):
+        export_bundle(loaded(module, uneven), calibration_photographs(), ExportOptions(), tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_m17_a_folder_of_links_says_that_they_are_links(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for file in evaluation_photographs()[:3]:
+        (folder / file.name).symlink_to(file.path)
+    found = run("timm:test_resnet", "--weights", "random:0", "--calibration", folder, "--output", tmp_path / "out")
+    assert found.exit_code == 2
+    last = found.output.strip().replace("\n", " ")
+    assert "no image in" in last
+    assert "but 3 links that lead out of it, and links are not followed; give the folder that they lead to" in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_m17_links_to_folders_and_to_nothing_are_links_too(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "class").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(QcamError, match="but 2 links that lead out of it"):
+        find_images(folder)
