@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 SPEED  := build/speed
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures architecture clean
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures classifiers architecture clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -73,6 +73,10 @@ hostile: setup-dev
 # docs/figures.md: the figures of an old commit and of this checkout, bit for bit; 1 if one differs (ten minutes)
 figures: setup-dev
 	PYTHONPATH=tests $(BIN)/python benchmarks/figures.py
+
+# docs/models.md: logits of every classifier of torchvision against its own builder, and the default CAM layers (an hour)
+classifiers: setup-dev
+	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/classifiers.py
 
 # docs/architecture.md: the drawings, from the imports; how large the tree is, beside an old commit's
 architecture: setup-dev

@@ -152,7 +152,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _safely_read(path: Path) -> Any:
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or _looks_like_safetensors(path):
             from safetensors.torch import load_file
 
             return load_file(path, device="cpu")
@@ -161,6 +161,13 @@ def _safely_read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds; each means: this is no state dict
         raise QcamError(f"cannot read weights from {path}: {_why_not(error)}") from error
+
+
+def _looks_like_safetensors(path: Path) -> bool:
+    """Tell a file of safetensors under another name: the length of its header, then the header, which is JSON."""
+    with path.open("rb") as stream:
+        start = stream.read(10)
+    return start[8:10] == b'{"' and 0 < int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def _why_not(error: Exception) -> str:
@@ -273,7 +280,10 @@ def choose_weights(
     if not complete:
         best = max(fits, key=lambda fit: (len(fit.state), -len(fit.prefix)), default=None)
         raise _misfit(checkpoint, best, head)
-    chosen = _the_one(complete, checkpoint, names)
+    # Averages of the parameters alone are another set, too.
+    parameters = {name for name, _ in model.named_parameters()}
+    partly = [fit for fit in fits if fit.missing and not parameters & set(fit.missing)]
+    chosen = _the_one([*complete, *partly], checkpoint)
     if chosen.unknown:
         raise _misfit(checkpoint, chosen, head)
     taken = set(chosen.given.values())
@@ -496,7 +506,7 @@ def _without_wrappers(label: str) -> str:
     return ".".join(parts)
 
 
-def _the_one(fits: Sequence[_Fit], checkpoint: Checkpoint, names: Sequence[_Name]) -> _Fit:
+def _the_one(fits: Sequence[_Fit], checkpoint: Checkpoint) -> _Fit:
     """Return the reading that fits; of several with equal values the one of the shortest names."""
     first = fits[0]
     for other in fits[1:]:
@@ -539,7 +549,10 @@ def _misfit(checkpoint: Checkpoint, fit: _Fit | None, head: Head | None) -> Qcam
     told = [f"{len(fit.missing)} missing (first: {fit.missing[0]})"] if fit.missing else []
     told += [f"{len(fit.unknown)} unknown (first: {fit.unknown[0]})"] if fit.unknown else []
     text = f"{where}: parameters {', '.join(told)}"
-    if head is not None and fit.missing and all(name.startswith(f"{head.path}.") for name in fit.missing):
+    headless = head is not None and fit.missing and all(name.startswith(f"{head.path}.") for name in fit.missing)
+    if head is not None and headless and not fit.unknown:
+        text += f"; the network fits, but the file holds no head for it ({head.path}): give the weights of the whole classifier"
+    elif head is not None and headless:
         text += (
             f"; the network fits but its head {head.path}, which must be one {head.kind} layer of {head.features} features "
             "(Dropout before it does not matter): what lies between several layers stands in no weights file"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 import re
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import pytest
 import torch
+from published_files import cached, published_layout, trained_like
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
@@ -21,62 +20,12 @@ from qcam.common.errors import QcamError
 from qcam.models.sources import Wishes, load_model
 from qcam.models.weights import hash_parameters
 
-State = dict[str, torch.Tensor]
-
 #: One of every family of torchvision's classifiers, the smallest.
 FAMILIES = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t",
     "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "regnet_x_400mf", "resnet18", "resnext50_32x4d",
     "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vit_b_32", "wide_resnet50_2",
 )  # fmt: skip
-
-
-def trained_like(name: str, seed: int = 0, **options: Any) -> nn.Module:
-    """A model whose every part counts: no head of zeros, no BatchNorm that does nothing."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = models.get_model(name, weights=None, **options)
-        for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.running_mean.normal_(0, 0.1)
-                part.running_var.uniform_(0.5, 1.5)
-            if isinstance(part, nn.Linear) and not part.weight.any():
-                nn.init.normal_(part.weight, std=0.05)
-        if name in ("googlenet", "inception_v3"):  # with any other statistics the picture is lost on the way
-            for part in module.modules():
-                if isinstance(part, nn.BatchNorm2d):
-                    part.momentum = 1.0
-            module.train()(torch.randn(4, 3, 128, 128))
-    return module.eval()
-
-
-def published_layout(name: str) -> State:
-    """The state dict of a model as its published file holds it: old keys, no counters, the training's heads."""
-    options = {"aux_logits": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    state: State = trained_like(name, **options).state_dict()
-    old: State = OrderedDict()
-    for key, tensor in state.items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        if name.startswith("densenet"):
-            key = re.sub(r"(denselayer\d+\.(?:norm|relu|conv))([12]\.)", r"\1.\2", key)
-        if name.startswith("vit"):
-            key = re.sub(r"mlp\.([03])\.", lambda found: f"mlp.linear_{1 + int(found[1]) // 3}.", key)
-        old[key] = tensor
-    # Versions of before: BatchNorm without counters, other names in ViT. Without its own version mnasnet is not loaded at all.
-    versions = {path: {"version": 1} for path in state._metadata}  # type: ignore[attr-defined]
-    old._metadata = OrderedDict(versions | ({"": {"version": 2}} if name.startswith("mnasnet") else {}))  # type: ignore[attr-defined]
-    return old
-
-
-def cached(name: str, home: Path) -> tuple[Path, Any]:
-    """Put such a file into torch's cache; return it and the entry of torchvision's enumeration that it stands for."""
-    choices = models.get_model_weights(name)
-    entry = choices.IMAGENET1K_V1 if "IMAGENET1K_V1" in choices.__members__ else choices.DEFAULT
-    path = home / "hub" / "checkpoints" / Path(urlparse(entry.url).path).name
-    path.parent.mkdir(parents=True)
-    torch.save(published_layout(name), path)
-    return path, entry
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -203,6 +152,14 @@ def test_m5_harmless_records_beside_the_weights_are_left(beside, tmp_path):
     assert found == {"key": "state_dict", "left": {"args": 1}}
 
 
+def test_m5_files_of_before_torch_1_6_and_safetensors_under_another_name_are_read(tmp_path):
+    value = {"state_dict": squeezenet().state_dict(), "args": argparse.Namespace(lr=0.1), "acc": np.float64(1)}
+    torch.save(value, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert load_model("squeezenet1_1", str(tmp_path / "w.pth")).weights["sha256"] == hash_parameters(squeezenet())
+    save_file(squeezenet().state_dict(), tmp_path / "w.bin")
+    assert load_model("squeezenet1_1", str(tmp_path / "w.bin")).weights["sha256"] == hash_parameters(squeezenet())
+
+
 class Config:
     pass
 
@@ -263,6 +220,24 @@ def test_m6_two_equal_sets_are_one(tmp_path):
     state = squeezenet().state_dict()
     copied = {name: tensor.clone() for name, tensor in state.items()}
     assert loads_as(squeezenet(), {"model": state, "model_ema": copied}, tmp_path / "w.pth")["key"] == "model"
+
+
+def test_m6_averages_of_the_parameters_alone_are_a_second_set(tmp_path):
+    module, other = shufflenet(1), shufflenet(2)
+    value = {"state_dict": module.state_dict(), "ema": dict(other.named_parameters())}
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(QcamError, match=r"holds 2 sets of weights .*: state_dict, ema; choose"):
+        load_model("shufflenet_v2_x0_5", str(tmp_path / "w.pth"))
+    loads_as(module, value, tmp_path / "w.pth", "shufflenet_v2_x0_5", weights_key="state_dict")
+    with pytest.raises(QcamError, match=r"do not fit the model: parameters .* missing"):
+        load_model("shufflenet_v2_x0_5", str(tmp_path / "w.pth"), Wishes(weights_key="ema"))
+
+
+def test_m10_a_backbone_without_a_head_is_told_apart(tmp_path):
+    state = {f"backbone.{name}": tensor for name, tensor in shufflenet().state_dict().items() if not name.startswith("fc")}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(QcamError, match=r"the network fits, but the file holds no head for it \(fc\)"):
+        load_model("shufflenet_v2_x0_5", str(tmp_path / "w.pth"))
 
 
 def test_m6_a_key_needs_a_file():
