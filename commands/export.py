@@ -223,7 +223,7 @@ def main(
     require_packages("qcam-export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
     from qcam.exporters.export import ExportOptions
     from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model, is_bundle
-    from qcam.models.sources import Wishes, read_classes
+    from qcam.models.wishes import Wishes, read_classes
 
     order = ExportOrder(
         options=ExportOptions(

@@ -13,7 +13,8 @@ from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bund
 from qcam.images.embedded import calibration_photographs
 from qcam.images.listing import find_images
 from qcam.images.sources import ImageFile
-from qcam.models.sources import Wishes, load_model
+from qcam.models.sources import load_model
+from qcam.models.wishes import Wishes
 from qcam.runtime.bundle import MANIFEST, Bundle
 
 #: Photographs that ranges come from, at most.

@@ -14,11 +14,11 @@ from qcam.common.errors import QcamError
 _REACH, _NAMED = 288, 4
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the adaptive poolings that do not divide."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.uneven: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,8 +59,8 @@ def refuse_uneven_pooling(module: torch.nn.Module, size: tuple[int, int], channe
 
 
 def _output(part: torch.nn.Module) -> tuple[int, ...]:
-    size = part.output_size
-    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)  # type: ignore[arg-type]
+    size: Any = part.output_size
+    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
 
 
 def _without_values(module: torch.nn.Module) -> torch.nn.Module:
@@ -80,7 +80,8 @@ def _uneven(shapes: torch.nn.Module, size: tuple[int, int], channels: int) -> li
             shapes(torch.empty(1, channels, *size, device="meta"))
     except Exception:  # a picture too small for the network, or an operator that wants values
         return None
-    return watch.uneven
+    found: list[Any] = watch.uneven
+    return found
 
 
 def _working(shapes: torch.nn.Module, side: int, channels: int) -> list[int]:

@@ -77,7 +77,7 @@ def export(
     from qcam.exporters.export import ExportOptions
     from qcam.exporters.onnx_export import DEFAULT_OPSET
     from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model
-    from qcam.models.sources import Wishes
+    from qcam.models.wishes import Wishes
 
     order = ExportOrder(
         options=ExportOptions(

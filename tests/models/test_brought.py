@@ -17,8 +17,9 @@ from torch import nn
 from torchvision import models
 
 from qcam.common.errors import QcamError
-from qcam.models.sources import Wishes, load_model
+from qcam.models.sources import load_model
 from qcam.models.weights import hash_parameters
+from qcam.models.wishes import Wishes
 
 #: One of every family of torchvision's classifiers, the smallest.
 FAMILIES = (
