@@ -39,8 +39,7 @@ def measure(name: str, memory: float) -> dict[str, Any]:
         name: Its name in torchvision.
         memory: Bytes that may be used.
     """
-    with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in models.get_model(name, weights=None).parameters())
+    size = int(models.get_model_weights(name).DEFAULT.meta["num_params"])
     if size * _BYTES > memory:
         return {"skipped": f"{size / 1e6:.0f} M parameters"}
     row: dict[str, Any] = {"parameters": size}
