@@ -27,9 +27,7 @@ _REDUCTIONS = ("ReduceMin", "ReduceMax")
 class CalibrationError(QcamError):
     """A tensor has no range; `tensor` is its name."""
 
-    def __init__(self, tensor: str, message: str) -> None:
-        super().__init__(message)
-        self.tensor = tensor
+    tensor: str = ""
 
 
 Range = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -89,11 +87,12 @@ def minmax_ranges(
 def _overflows(model: onnx.ModelProto, name: str, low: float, high: float) -> CalibrationError:
     """Say which tensor has no range."""
     kinds = {output: node.op_type for node in model.graph.node for output in node.output}
-    return CalibrationError(
-        name,
+    error = CalibrationError(
         f"the network overflows on calibration photographs: {name} ({kinds.get(name, 'input')}) is the first tensor whose "
-        f"values have no finite range ({low:g} to {high:g}), and no integers hold that; check the weights, --mean and --std",
+        f"values have no finite range ({low:g} to {high:g}), and no integers hold that; check the weights, {{mean}} and {{std}}"
     )
+    error.tensor = name
+    return error
 
 
 def _float_activations(model: onnx.ModelProto) -> list[str]:

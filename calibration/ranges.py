@@ -170,7 +170,7 @@ def collect_ranges(
         except Exception as error:  # histograms of what is not finite fail in many ways
             _find_overflow(model, calibration.normalised_batches(preprocessing, _BATCH["minmax"]))
             raise QcamError(
-                f"no ranges could be found with method {method}: {first_line(error)}; try --method minmax"
+                f"no ranges could be found with method {method}: {first_line(error)}; try {{method}} minmax"
             ) from error
     if not all(np.isfinite(np.asarray(bound)).all() for entry in found.data.values() for bound in entry.range_value):
         _find_overflow(model, calibration.normalised_batches(preprocessing, _BATCH["minmax"]))

@@ -16,7 +16,10 @@ OPTIONS = {
     "batch_size": "batch_size",
     "cam": "method",
     "cam_layer": "cam_layer",
+    "channels": "channels",
     "check": "qcam-report --check",
+    "classes": "classes",
+    "crop": "crop",
     "device": "device",
     "engine": "qcam-eval --engine",
     "force": "force=True",
@@ -25,6 +28,8 @@ OPTIONS = {
     "labels": "labels",
     "mask_classes": "mask_classes",
     "mask_void": "mask_void",
+    "mean": "mean",
+    "method": "method",
     "names": "qcam-report --names",
     "opset": "opset",
     "output": "output",
@@ -42,10 +47,12 @@ OPTIONS = {
     "saliency_preset": "saliency_preset",
     "scheme": "scheme",
     "session_config": "session_config",
+    "std": "std",
     "target": "target",
     "threads": "threads",
     "trust_remote_code": "trust_remote_code=True",
     "weights": "weights",
+    "weights_key": "weights_key",
 }
 #: Command → the function that does the same.
 COMMANDS = {"qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export"}

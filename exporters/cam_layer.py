@@ -66,7 +66,7 @@ def _last_feature_map(graph: Graph) -> str:
         what = "has its channels last" if layout else "has axes of which the channels' cannot be told (a transformer?)"
         raise QcamError(
             f"the model's last map {last} comes out of rearranged dimensions: it {what}; "
-            "name a layer of batch × channels × height × width with --cam-layer"
+            "name a layer of batch × channels × height × width with {cam_layer}"
         )
     return str(last)
 

@@ -182,8 +182,8 @@ def override_preprocessing(
     return Preprocessing(
         resize=None if squash else (resize if resize is not None else base.resize),
         crop=base.crop if crop is None else crop if isinstance(crop, tuple) else (crop, crop),
-        mean=base.mean if mean is None else _for_each_channel(mean, base.channels, "--mean"),
-        std=base.std if std is None else _for_each_channel(std, base.channels, "--std"),
+        mean=base.mean if mean is None else _for_each_channel(mean, base.channels, "{mean}"),
+        std=base.std if std is None else _for_each_channel(std, base.channels, "{std}"),
         interpolation=interpolation or base.interpolation,
     )
 
@@ -199,7 +199,7 @@ def _for_each_channel(values: tuple[float, ...], channels: int, option: str) -> 
 
 def _refuse_bytes_scale(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
     """Refuse a mean or a standard deviation that no pixel between 0 and 1 can have, with what is meant."""
-    for option, values in (("--mean", mean), ("--std", std)):
+    for option, values in (("{mean}", mean), ("{std}", std)):
         if values is None or all(0 <= value <= 1 for value in values):
             continue
         if any(value < 0 for value in values):
@@ -208,7 +208,7 @@ def _refuse_bytes_scale(mean: tuple[float, ...] | None, std: tuple[float, ...] |
             raise QcamError(f"{option} {_listed(values)}: pixels are between 0 and 1; give numbers on that scale")
         meant = [
             f"{name} {_listed([round(value / 255, 6) for value in given])}"
-            for name, given in (("--mean", mean), ("--std", std))
+            for name, given in (("{mean}", mean), ("{std}", std))
             if given is not None and any(value > 1 for value in given)
         ]
         raise QcamError(

@@ -125,8 +125,8 @@ def export_model(
     changes = order.changes
     if order.wishes.channels == 1 and (changes.mean is None or changes.std is None):
         raise QcamError(
-            "--channels 1: no published mean and standard deviation is of grey pictures; give what the network was trained "
-            "with, as in --mean 0.5 --std 0.5 (pixels are between 0 and 1; --mean 0 --std 1 leaves them so)"
+            "{channels} 1: no published mean and standard deviation is of grey pictures; give what the network was trained "
+            "with, as in {mean} 0.5 {std} 0.5 (pixels are between 0 and 1; {mean} 0 {std} 1 leaves them so)"
         )
     on_stage("loading")
     loaded = load_model(name, order.weights, order.wishes)

@@ -54,7 +54,7 @@ def refuse_uneven_pooling(module: torch.nn.Module, size: tuple[int, int], channe
     raise QcamError(
         f"the network cannot be exported for pictures of {size[0]}×{size[1]} pixels: {paths[0] if paths else 'a layer'} "
         f"({kind}) makes {wanted[0]}×{wanted[1]} of {given[0]}×{given[1]}, which do not divide, and no ONNX operator pools so; "
-        + (f"give --crop {' or '.join(map(str, sides))}" if sides else "leave --crop out")
+        + (f"give {{crop}} {' or '.join(map(str, sides))}" if sides else "leave {crop} out")
     )
 
 

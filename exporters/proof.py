@@ -45,7 +45,7 @@ def prove(bundle: Bundle, module: torch.nn.Module, calibration: CalibrationSet |
             raise QcamError(
                 f"{bundle.model_id}: {entry.name} returns NaN or infinity on {name}"
                 + (f"; the first tensor is {where}" if where else "")
-                + "; check the weights, --mean and --std"
+                + "; check the weights, {mean} and {std}"
             )
         if entry.name == "f32":
             with torch.no_grad():
@@ -61,7 +61,7 @@ def prove(bundle: Bundle, module: torch.nn.Module, calibration: CalibrationSet |
         if not bool(torch.isfinite(taps[0]).all()) or not bool(torch.isfinite(gradient).all()):
             raise QcamError(
                 f"{bundle.model_id}: the CAM of {entry.name} is undefined on {name}: the activation at {entry.tap.tensor} "
-                "or its gradient is not finite; choose another layer with --cam-layer"
+                "or its gradient is not finite; choose another layer with {cam_layer}"
             )
         if not bool(gradient.any()) and bundle.trained:
             telling.warn(

@@ -157,7 +157,7 @@ def _cleaned(checkpoint: Checkpoint, own: Sequence[str], key: str | None) -> lis
         names.append(_Name(name, ".".join(part for part in rest.split(".") if part not in drop)))
     if key and not names:
         tops = ", ".join(dict.fromkeys(name.split(".")[0] for name in checkpoint.tensors))
-        raise QcamError(f"--weights-key {key}: {checkpoint.origin} has no weights below it; it holds {tops[:300]}")
+        raise QcamError(f"{{weights_key}} {key}: {checkpoint.origin} has no weights below it; it holds {tops[:300]}")
     return names
 
 
@@ -371,7 +371,7 @@ def _ambiguous(checkpoint: Checkpoint, labels: Iterable[str]) -> QcamError:
     listed = list(dict.fromkeys(labels))
     return QcamError(
         f"{checkpoint.origin} holds {len(listed)} sets of weights that fit the model and differ: {', '.join(listed)}; "
-        f"choose one with --weights-key, as in --weights-key {listed[0]}"
+        f"choose one with {{weights_key}}, as in {{weights_key}} {listed[0]}"
     )
 
 

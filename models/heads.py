@@ -108,7 +108,7 @@ def put_head(model: nn.Module, head: Head, state: dict[str, torch.Tensor], origi
     if classes is not None and classes != outputs:
         raise QcamError(
             f"{origin} has a head of {outputs} {'output' if outputs == 1 else 'classes'} ({name}), "
-            f"--classes asks for {classes}; leave --classes out, or give as many"
+            f"{{classes}} asks for {classes}; leave {{classes}} out, or give as many"
         )
     flat = weight.reshape(outputs, -1)
     if flat.shape[1] != head.features:
@@ -154,4 +154,4 @@ def set_channels(model: nn.Module, channels: int, name: str) -> None:
             if hasattr(model, "transform_input"):  # it would reckon with R, G and B
                 model.__dict__["transform_input"] = False
             return
-    raise QcamError(f"{name} does not begin with a convolution of three channels; --channels cannot change it")
+    raise QcamError(f"{name} does not begin with a convolution of three channels; {{channels}} cannot change it")

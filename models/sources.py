@@ -84,7 +84,7 @@ def load_model(name: str, weights: str | None, wishes: Wishes | None = None) -> 
     """
     wishes = wishes or Wishes()
     if wishes.weights_key is not None and _local(weights) is None:
-        raise QcamError("--weights-key chooses between the weights in a file; give the file with --weights FILE")
+        raise QcamError("{weights_key} chooses between the weights in a file; give the file with {weights} FILE")
     if name in TORCHVISION_MODELS or name in _torchvision_names():
         return _torchvision(name, weights, wishes)
     if name == LITE0:
@@ -219,7 +219,9 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     local, seed = _local(weights), _seed(weights)
     if weights and local is None and seed is None:
         if kept:
-            raise QcamError(f"weights {weights!r}: {shown} brings its own; leave --weights out, or give a file or random:SEED")
+            raise QcamError(
+                f"weights {weights!r}: {shown} brings its own; leave {{weights}} out, or give a file or random:SEED"
+            )
         architecture = f"{base}.{weights}"
     named = local is None and seed is None
     wanted: dict[str, Any] = {} if wishes.channels in (None, 3) else {"in_chans": wishes.channels}
@@ -243,7 +245,7 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     if getattr(module, "num_classes", None) == 0:
         raise QcamError(
             f"{shown} returns {getattr(module, 'num_features', 'its')} features, no classes: it has no classifier, so there "
-            "is no class to explain; choose a model with one, or give weights with a head: --weights FILE --classes N"
+            "is no class to explain; choose a model with one, or give weights with a head: {weights} FILE {classes} N"
         )
     if named and wanted:
         telling.note(f"{shown}: timm makes the first layer's weights of one channel from those of three")
@@ -252,7 +254,7 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     channels, height, width = config["input_size"]
     if channels != 3 and channels != wishes.channels:
         raise QcamError(
-            f"{shown} takes {channels} channels; qcam needs a model of RGB images, or of grey ones with --channels 1"
+            f"{shown} takes {channels} channels; qcam needs a model of RGB images, or of grey ones with {{channels}} 1"
         )
     squash = config.get("crop_mode", "center") == "squash"
     preprocessing = Preprocessing(
@@ -275,7 +277,7 @@ def _look_at_source(architecture: str, *, own: bool) -> None:
     if not (folder / "config.json").is_file():
         raise QcamError(
             f"timm:{architecture} is no folder of timm's: it has no config.json; give one that timm saved "
-            "(timm.models.save_for_hf), or timm:NAME --weights FILE"
+            "(timm.models.save_for_hf), or timm:NAME {weights} FILE"
         )
     for path in sorted(path for path in folder.iterdir() if own and path.suffix in (".bin", ".pth", ".pt")):
         tops = dict.fromkeys(name.split(".")[0] for name in read_checkpoint(path).tensors)
@@ -283,7 +285,7 @@ def _look_at_source(architecture: str, *, own: bool) -> None:
         if len(sets) > 1:
             raise QcamError(
                 f"{path} holds several sets of weights ({', '.join(sets)}), and timm would choose one by itself; "
-                f"choose with --weights {path} --weights-key {sets[0]}"
+                f"choose with {{weights}} {path} {{weights_key}} {sets[0]}"
             )
 
 
@@ -305,7 +307,7 @@ def _prepare(module: torch.nn.Module, name: str, wishes: Wishes) -> None:
     if outputs is None or (head is not None and head.outputs == outputs):
         return
     if head is None:
-        raise QcamError(f"{name} has no single layer that gives its classes; --classes cannot change it")
+        raise QcamError(f"{name} has no single layer that gives its classes; {{classes}} cannot change it")
     replace_head(module, head, outputs, bias=head.bias)
 
 
@@ -355,12 +357,12 @@ def _refuse_channels(module: torch.nn.Module, reading: Reading, origin: str) -> 
             if (layer.in_channels, weight.shape[1]) == (3, 1):
                 raise QcamError(
                     f"weights from {origin} are of a network of grey pictures ({path}.weight takes one channel); "
-                    "add --channels 1, and --mean and --std as one number each"
+                    "add {channels} 1, and {mean} and {std} as one number each"
                 )
             if (layer.in_channels, weight.shape[1]) == (1, 3):
                 raise QcamError(
                     f"weights from {origin} are of a network of RGB pictures ({path}.weight takes 3 channels); "
-                    "leave --channels 1 out"
+                    "leave {channels} 1 out"
                 )
             return
 

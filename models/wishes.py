@@ -29,16 +29,18 @@ class Wishes:
             QcamError: If the number of classes or of channels cannot be, or a name is empty or stands twice.
         """
         if self.channels not in (None, 1, 3):
-            raise QcamError(f"--channels {self.channels}: a photograph has 3 channels, or 1 if it is made grey; choose 1 or 3")
+            raise QcamError(
+                f"{{channels}} {self.channels}: a photograph has 3 channels, or 1 if it is made grey; choose 1 or 3"
+            )
         if isinstance(self.classes, tuple):
             for name in self.classes:
                 if not name or self.classes.count(name) > 1:
                     what = f"{name!r} twice" if name else "an empty name"
-                    raise QcamError(f"--classes: the names hold {what}; give every class a name of its own, one a line")
+                    raise QcamError(f"{{classes}}: the names hold {what}; give every class a name of its own, one a line")
             if not self.classes:
-                raise QcamError("--classes: there are no names; give one a line")
+                raise QcamError("{classes}: there are no names; give one a line")
         elif self.classes is not None and self.classes < 1:
-            raise QcamError(f"--classes {self.classes}: give a number from 1, or a file with one name a line")
+            raise QcamError(f"{{classes}} {self.classes}: give a number from 1, or a file with one name a line")
 
     def outputs(self) -> int | None:
         """Return the number of outputs that is wanted, as far as it is certain: two names may be the sides of one score."""
@@ -55,14 +57,14 @@ def class_names(count: int, wanted: int | tuple[str, ...] | None, model: str) ->
     named = max(2, count)
     if isinstance(wanted, int) and wanted != count:
         raise QcamError(
-            f"{model} has {count} {'classes' if count > 1 else 'output'}, --classes asks for {wanted}; leave it out"
+            f"{model} has {count} {'classes' if count > 1 else 'output'}, {{classes}} asks for {wanted}; leave it out"
         )
     if isinstance(wanted, tuple):
         if count == 1 and len(wanted) == 1:
             return (f"not {wanted[0]}", wanted[0])
         if len(wanted) != named:
             raise QcamError(
-                f"{model} has {count} {'classes' if count > 1 else 'output'}, --classes gives {len(wanted)} names; "
+                f"{model} has {count} {'classes' if count > 1 else 'output'}, {{classes}} gives {len(wanted)} names; "
                 f"give {named}, one a line"
             )
         return wanted
@@ -86,6 +88,6 @@ def read_classes(text: str) -> int | tuple[str, ...]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise QcamError(
-            f"--classes {text}: give a number, or a text file with one name a line ({first_line(error)})"
+            f"{{classes}} {text}: give a number, or a text file with one name a line ({first_line(error)})"
         ) from error
     return tuple(line.strip() for line in lines[: len(lines) - (not lines[-1].strip() if lines else 0)])

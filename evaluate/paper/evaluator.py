@@ -122,11 +122,13 @@ class PaperEvaluator:
         own = bundle.preprocessing
         self.preprocessing: Preprocessing = own if "crop" in options.fixes else replace(own, resize=None)
         if own.channels != 3:
-            raise QcamError(f"--protocol paper knows networks of RGB pictures; {bundle.model_id} takes grey ones: leave it out")
+            raise QcamError(
+                f"{{protocol}} paper knows networks of RGB pictures; {bundle.model_id} takes grey ones: leave it out"
+            )
         self._module, self._layer = _load(bundle, weights)
         if len(bundle.classes) == 2 and _outputs(self._module, self.preprocessing.crop) == 1:
             raise QcamError(
-                f"--protocol paper knows networks with a score for each class; {bundle.model_id} has one output: leave it out"
+                f"{{protocol}} paper knows networks with a score for each class; {bundle.model_id} has one output: leave it out"
             )
         # A fresh initialisation looks the same and has nothing folded; its figures mean nothing either way.
         self._restored = "eval-mode" not in options.fixes and bool(bundle.weights.get("trained")) and is_folded(self._module)

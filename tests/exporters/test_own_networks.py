@@ -287,9 +287,9 @@ def test_m10_classes_that_are_none_are_refused(text, tmp_path):
 @pytest.mark.parametrize(
     ("mean", "std", "said"),
     [
-        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), r"--mean 0\.485,0\.456,0\.406 --std 0\.229,0\.224,0\.225"),
-        ((127.5,), None, r"--mean 127\.5 is on the scale 0\.\.255.*--mean 0\.5$"),
-        (None, (58.0,), r"--std 58 is on the scale 0\.\.255.*--std 0\.227451$"),
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), r"mean 0\.485,0\.456,0\.406 std 0\.229,0\.224,0\.225"),
+        ((127.5,), None, r"mean 127\.5 is on the scale 0\.\.255.*mean 0\.5$"),
+        (None, (58.0,), r"std 58 is on the scale 0\.\.255.*std 0\.227451$"),
         ((-0.5,), None, "none of it is below 0"),
         ((0.5,), (-0.5,), "none of it is below 0"),
         ((12345.0,), None, "give numbers on that scale"),
@@ -303,7 +303,7 @@ def test_m13_values_on_the_scale_of_bytes_are_refused_with_those_that_are_meant(
 def test_m13_values_that_can_be_meant_are_taken():
     assert override_preprocessing(RGB, mean=(0.0,), std=(1.0,)).std == (1.0, 1.0, 1.0)
     assert override_preprocessing(GREY, mean=(0.5, 0.5, 0.5)).mean == (0.5,)
-    with pytest.raises(QcamError, match=r"--mean 0\.1,0\.2,0\.3: the network takes 1 channel; give one number"):
+    with pytest.raises(QcamError, match=r"mean 0\.1,0\.2,0\.3: the network takes 1 channel; give one number"):
         override_preprocessing(GREY, mean=(0.1, 0.2, 0.3))
 
 
@@ -315,7 +315,7 @@ def test_m13_the_command_refuses_before_anything_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "given", "sides"), [((256, 256), "7×7", "--crop 251 or 252 or 253 or 254"), ((128, 128), "3×3", "")]
+    ("size", "given", "sides"), [((256, 256), "7×7", "crop 251 or 252 or 253 or 254"), ((128, 128), "3×3", "")]
 )
 def test_m14_a_pooling_that_does_not_divide_is_named_with_sizes_that_work(size, given, sides, tmp_path):
     from torchvision import models
@@ -323,7 +323,7 @@ def test_m14_a_pooling_that_does_not_divide_is_named_with_sizes_that_work(size, 
     module = models.alexnet(weights=None).eval()
     with pytest.raises(QcamError, match=rf"avgpool \(AdaptiveAvgPool2d\) makes 6×6 of {given}, .*{sides}") as refused:
         refuse_uneven_pooling(module, size)
-    for side in re.findall(r"\d+", str(refused.value).partition("--crop")[2]):
+    for side in re.findall(r"\d+", str(refused.value).partition("give crop")[2]):
         refuse_uneven_pooling(module, (int(side), int(side)))
 
 

@@ -192,11 +192,11 @@ def test_m6_two_sets_of_weights_are_never_chosen_between(raw, ema, tmp_path):
     inner, _, last = ema.partition(".")
     value[inner] = {last: squeezenet(2).state_dict()} if last else squeezenet(2).state_dict()
     torch.save(value, tmp_path / "w.pth")
-    with pytest.raises(QcamError, match=f"holds 2 sets of weights .*{re.escape(raw)}, {re.escape(ema)}; choose.*--weights-key"):
+    with pytest.raises(QcamError, match=f"holds 2 sets of weights .*{re.escape(raw)}, {re.escape(ema)}; choose.*weights_key"):
         load_model("squeezenet1_1", str(tmp_path / "w.pth"))
     assert loads_as(squeezenet(1), value, tmp_path / "w.pth", weights_key=raw)["key"] == raw
     assert loads_as(squeezenet(2), value, tmp_path / "w.pth", weights_key=ema)["key"] == ema
-    with pytest.raises(QcamError, match=rf"--weights-key other: .* has no weights below it; it holds {raw}, {inner}"):
+    with pytest.raises(QcamError, match=rf"weights_key other: .* has no weights below it; it holds {raw}, {inner}"):
         load_model("squeezenet1_1", str(tmp_path / "w.pth"), Wishes(weights_key="other"))
 
 
@@ -242,7 +242,7 @@ def test_m10_a_backbone_without_a_head_is_told_apart(tmp_path):
 
 
 def test_m6_a_key_needs_a_file():
-    with pytest.raises(QcamError, match="--weights-key chooses between the weights in a file"):
+    with pytest.raises(QcamError, match="weights_key chooses between the weights in a file"):
         load_model("squeezenet1_1", "random:0", Wishes(weights_key="model"))
 
 
@@ -361,7 +361,7 @@ def test_m10_names_come_from_the_option_and_must_be_as_many(tmp_path):
     assert load_model("shufflenet_v2_x0_5", weights, Wishes(classes=("a", "b", "c"))).classes == ("a", "b", "c")
     assert load_model("shufflenet_v2_x0_5", weights, Wishes(classes=3)).classes == ("0", "1", "2")
     for wrong in (2, ("a", "b"), ("a", "b", "c", "d")):
-        with pytest.raises(QcamError, match=r"3 classes.*--classes (asks for|gives)"):
+        with pytest.raises(QcamError, match=r"3 classes.*classes (asks for|gives)"):
             load_model("shufflenet_v2_x0_5", weights, Wishes(classes=wrong))
     with pytest.raises(QcamError, match="'a' twice"):
         Wishes(classes=("a", "b", "a"))
@@ -385,7 +385,7 @@ def test_m10_random_weights_take_the_wanted_classes():
 def test_m10_published_weights_keep_their_classes(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached("shufflenet_v2_x0_5", tmp_path)
-    with pytest.raises(QcamError, match=r"a head of 1000 classes .*--classes asks for 2"):
+    with pytest.raises(QcamError, match=r"a head of 1000 classes .*classes asks for 2"):
         load_model("shufflenet_v2_x0_5", None, Wishes(classes=2))
 
 
@@ -393,7 +393,7 @@ def test_m10_one_input_channel_by_option(tmp_path):
     module = trained_like("shufflenet_v2_x0_5")
     module.conv1[0] = nn.Conv2d(1, 24, 3, 2, 1, bias=False)
     torch.save(module.eval().state_dict(), tmp_path / "w.pth")
-    with pytest.raises(QcamError, match=r"grey pictures \(conv1\.0\.weight takes one channel\); add --channels 1, and --mean"):
+    with pytest.raises(QcamError, match=r"grey pictures \(conv1\.0\.weight takes one channel\); add channels 1, and mean"):
         load_model("shufflenet_v2_x0_5", str(tmp_path / "w.pth"))
     loaded = load_model("shufflenet_v2_x0_5", str(tmp_path / "w.pth"), Wishes(channels=1))
     images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -401,7 +401,7 @@ def test_m10_one_input_channel_by_option(tmp_path):
         assert relative(loaded.module(images), module(images)) < 1e-5
     assert loaded.preprocessing.channels == 1
     torch.save(shufflenet().state_dict(), tmp_path / "rgb.pth")
-    with pytest.raises(QcamError, match="leave --channels 1 out"):
+    with pytest.raises(QcamError, match="leave channels 1 out"):
         load_model("shufflenet_v2_x0_5", str(tmp_path / "rgb.pth"), Wishes(channels=1))
     with pytest.raises(QcamError, match="choose 1 or 3"):
         Wishes(channels=4)
@@ -444,7 +444,7 @@ def test_m11_a_folder_with_two_sets_of_weights_is_refused(tmp_path):
     (tmp_path / "model.safetensors").unlink(missing_ok=True)
     both = {"state_dict": module.state_dict(), "state_dict_ema": {k: v + 1 for k, v in module.state_dict().items()}}
     torch.save(both, tmp_path / "pytorch_model.bin")
-    with pytest.raises(QcamError, match=r"several sets of weights \(state_dict, state_dict_ema\).*--weights-key"):
+    with pytest.raises(QcamError, match=r"several sets of weights \(state_dict, state_dict_ema\).*weights_key"):
         load_model(f"timm:local-dir:{tmp_path}", None)
     found = load_model(f"timm:local-dir:{tmp_path}", str(tmp_path / "pytorch_model.bin"), Wishes(weights_key="state_dict"))
     assert found.weights["sha256"] == hash_parameters(module)
@@ -466,5 +466,5 @@ def test_m11_the_hub_is_asked_and_without_a_network_the_way_out_is_named(monkeyp
 
 
 def test_m12_a_network_without_classifier_is_refused():
-    with pytest.raises(QcamError, match=r"returns 2048 features, no classes: .*--weights FILE --classes N"):
+    with pytest.raises(QcamError, match=r"returns 2048 features, no classes: .*weights FILE classes N"):
         load_model("timm:resnet50_clip_gap.openai", "random:0")
