@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="classifiers; by default all")
     parser.add_argument("--json", type=Path, default=HERE / "build" / "classifiers.json")
-    parser.add_argument("--memory", type=float, default=6.0, help="GB that weights may take")
+    parser.add_argument("--memory", type=float, default=3.2, help="GB that weights may take")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     if options.threads:
