@@ -7,6 +7,7 @@ class names, and the layer whose CAM is the default: the last feature map after 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -91,12 +92,37 @@ def load_model(name: str, weights: str | None, wishes: Wishes | None = None) -> 
         return _lite0(weights, wishes)
     if name.startswith(("timm:", "local-dir:", "hf-hub:")):
         return _timm(name, weights, wishes)
+    other = _another_thing(name)
+    if other:
+        raise QcamError(other)
     known = ", ".join([LITE0, *TORCHVISION_MODELS])
     close = near(name, [LITE0, *TORCHVISION_MODELS, *_torchvision_names()])
     meant = f" (did you mean {' or '.join(close)}?)" if close else ""
     raise QcamError(
         f"model {name!r} is unknown{meant}; choose {known}, another of torchvision, or timm:NAME for any CNN of timm"
     )
+
+
+def _another_thing(name: str) -> str:
+    """Say what was given in place of a model's name, and how to go on; empty if it is nothing that is known."""
+    path = Path(name)
+    inside = next((folder for folder in (path, path.parent) if (folder / "bundle.json").is_file()), None)
+    if inside is not None:
+        which = f"{name} is a bundle" if inside == path else f"{name} is a file inside the bundle {inside}"
+        return f"{which}, exported already; give the bundle's folder to {{qcam-eval}}, or a model's name here"
+    ways = "a model's name (of torchvision, or timm:NAME)"
+    if path.suffix.lower() == ".onnx":
+        return f"{name} is an ONNX file, and an export starts from a network in PyTorch; give {ways}, with {{weights}} FILE"
+    if path.suffix.lower() in (".pth", ".pt", ".bin", ".safetensors", ".ckpt"):
+        return f"{name} is a weights file; give {ways}, and the file with {{weights}} {name}"
+    if path.is_dir():
+        return f"{name} is a folder; give {ways}, or timm:local-dir:{name} if timm saved a model there"
+    if importlib.util.find_spec("timm") is not None:
+        import timm
+
+        if timm.is_model(name.partition(".")[0]):
+            return f"model {name!r} is timm's; write timm:{name}"
+    return ""
 
 
 def _torchvision_names() -> list[str]:

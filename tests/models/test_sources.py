@@ -113,6 +113,26 @@ def test_a_timm_model_without_a_network_names_the_way_out(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("b", r"b is a bundle, exported already; give the bundle's folder to qcam\.study"),
+        ("b/int8.onnx", r"b/int8\.onnx is a file inside the bundle b, exported already"),
+        ("my.onnx", r"my\.onnx is an ONNX file, and an export starts from a network in PyTorch"),
+        ("my.pth", r"my\.pth is a weights file; give a model's name .*, and the file with weights my\.pth"),
+        ("saved", r"saved is a folder; give .* or timm:local-dir:saved"),
+        ("resnet26d.bt_in1k", r"model 'resnet26d\.bt_in1k' is timm's; write timm:resnet26d\.bt_in1k"),
+    ],
+)
+def test_h2_what_is_no_model_s_name_is_told_for_what_it_is(tmp_path, monkeypatch, name, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("b", "saved"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "b" / "bundle.json").touch()
+    with pytest.raises(QcamError, match=said):
+        load_model(name, None)
+
+
+@pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
         ("resnet51", None, "is unknown .*; choose efficientnet_lite0, vgg16"),
