@@ -38,8 +38,8 @@ _MOST_LINKS = 10_000
 _ENDINGS = 6
 
 
-def find_masks(location: str | Location) -> list[ImageFile]:
-    """List the masks of a folder: those among photographs if there are any, else all of its pictures.
+def find_masks(location: str | Location) -> Listing:
+    """List the pictures of a place of masks, those that lie among photographs apart.
 
     Args:
         location: As for `find_images`.
@@ -47,8 +47,7 @@ def find_masks(location: str | Location) -> list[ImageFile]:
     Raises:
         ImageSetError: As from `find_images`.
     """
-    found = _found(open_location(location))
-    return found.masks or found.images
+    return _found(open_location(location))
 
 
 def find_images(location: str | Location, *, limit: int | None = None, account: Account | None = None) -> list[ImageFile]:

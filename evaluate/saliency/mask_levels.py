@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from qcam.common.errors import QcamError, first_line
 from qcam.images.decoding import PictureError, damaged, open_picture
+from qcam.images.levels import unsigned
 
 #: The id that PASCAL VOC and those after it keep for pixels that count neither way.
 VOID = 255
@@ -29,6 +30,10 @@ _JUMP = 0.05
 #: Ids of 8 bits that are told from grey levels without being asked for reach no further than this.
 _MOST_IDS = 100
 _MOST_COLOURS = 256
+#: So many values, each next to the one beside it, are a slope.
+_SLOPE = 6
+#: Grey, but for what a lossy format makes of it.
+_NEARLY_GREY = 24
 
 Ids = NDArray[np.int64]
 
@@ -89,11 +94,13 @@ class MaskLevels:
         values: float32, height × width: 0 background, 1 object, NaN void.
         form: What the file was taken for, in a few words.
         void: Share of the pixels that are void, 0..1.
+        classes: The ids that were asked for, in words; empty if any id counts.
     """
 
     values: NDArray[np.float32]
     form: str
     void: float = 0.0
+    classes: str = ""
 
 
 def read_mask(data: bytes, rules: MaskRules = OWN_FORM) -> MaskLevels:
@@ -112,25 +119,32 @@ def read_mask(data: bytes, rules: MaskRules = OWN_FORM) -> MaskLevels:
             frames = getattr(opened, "n_frames", 1)
             if frames > 1 and opened.format != "MPO":
                 raise MaskError(f"holds {frames} pictures; save one picture a file")
+            if data[:4] == b"\x89PNG" and data[24:25] == b"\x10" and data[25:26] in (b"\x02", b"\x06"):
+                raise MaskError("is 16-bit colour, of which only the upper bytes are read; save it as 16-bit grey")
             opened.load()
             picture = ImageOps.exif_transpose(opened)
+            whole = unsigned(opened, picture)
     except PictureError as error:
         raise MaskError(str(error)) from error
     except MaskError:
         raise
     except Exception as error:  # on damaged files Pillow raises KeyError, TypeError, struct.error … as well as its own
         raise MaskError(damaged(error) if str(error) else first_line(error)) from error
+    if whole.mode == "F" and picture.mode == "I":  # 32 bits without a sign
+        return _of_integers(np.asarray(picture).view(np.uint32).astype(np.int64), rules, 65535)
     return _of_picture(picture, rules)
 
 
 def _of_picture(picture: Image.Image, rules: MaskRules) -> MaskLevels:
+    indices = np.asarray(picture).astype(np.int64) if picture.mode == "P" else None
     alpha = _alpha(picture)
-    if alpha is not None:
+    # A palette whose background is transparent says the same twice.
+    if alpha is not None and (indices is None or not np.array_equal(alpha == 0, indices == 0)):
         if rules.ids:
             raise MaskError("has transparency, so its ids are not to be had; save it without, or leave the mask options out")
         return MaskLevels(alpha.astype(np.float32) / np.float32(255), "alpha")
-    if picture.mode == "P" and not rules.soft:
-        return _of_ids(np.asarray(picture).astype(np.int64), rules, "palette indices", eight=True)
+    if indices is not None and not rules.soft and (rules.ids or not _is_grey(picture)):
+        return _of_ids(indices, rules, "palette indices", eight=True)
     if picture.mode == "1":
         return _of_ids(np.asarray(picture).astype(np.int64), rules, "0 and 1")
     if picture.mode == "F":
@@ -142,12 +156,21 @@ def _of_picture(picture: Image.Image, rules: MaskRules) -> MaskLevels:
     return _of_colours(np.asarray(picture.convert("RGB")), rules)
 
 
+def _is_grey(picture: Image.Image) -> bool:
+    """Tell whether a palette gives each index a grey of its own, so that its colours are levels, whatever their order."""
+    colours = np.asarray(picture.convert("RGB"))
+    if (colours.max(axis=-1) != colours.min(axis=-1)).any():
+        return False
+    indices = len(np.unique(np.asarray(picture)))
+    return indices > 1 and len(np.unique(colours[..., 0])) == indices
+
+
 def _alpha(picture: Image.Image) -> NDArray[np.uint8] | None:
-    """Return the transparency, if it says anything: somewhere other than opaque."""
+    """Return the transparency, if it says anything: not the same everywhere."""
     if not picture.has_transparency_data:
         return None
     alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-    return None if (alpha == 255).all() else alpha
+    return None if alpha.min() == alpha.max() else alpha
 
 
 def _of_integers(values: Ids, rules: MaskRules, top: int) -> MaskLevels:
@@ -162,7 +185,7 @@ def _of_integers(values: Ids, rules: MaskRules, top: int) -> MaskLevels:
         raise MaskError(f"holds {high}, more than the {top} of a grey level")
     if not rules.soft:
         if high == low or (len(found) == 2 and low == 0):  # one value beside 0, whatever it is: ids and levels mean the same
-            return MaskLevels((values > 0).astype(np.float32), f"0 and {high}")
+            return MaskLevels((values > 0).astype(np.float32), f"{high} all over" if high == low else f"0 and {high}")
         told = _told_apart(values, found, top)
         if not told:
             shown = ", ".join(map(str, found[:6])) + (" …" if len(found) > 6 else "")
@@ -190,9 +213,11 @@ def _told_apart(values: Ids, found: Ids, top: int) -> str:
     ranks = np.searchsorted(found, values)
     steps = np.concatenate([np.abs(np.diff(ranks, axis=axis)).ravel() for axis in (0, 1)])
     areas = inside.sum() >= _INSIDE * max(counted.sum(), 1)
-    jumps = float(np.median(steps[steps > 0])) >= _JUMP * len(found)
+    usual = float(np.median(steps[steps > 0]))
+    jumps = usual >= _JUMP * len(found) and (usual > 1 or len(found) < _SLOPE)
     if not (areas and jumps):
-        return "levels" if top == VOID or found[-1] >= top / 4 else ""
+        dark = found[-1] < (_MOST_IDS if top == VOID else top / 4)
+        return "" if dark and (areas or top != VOID) else "levels"
     gapless = bool(named[0] == 1 and named[-1] == len(named))
     return "ids" if top != VOID or named[-1] <= _MOST_IDS or gapless else ""
 
@@ -201,12 +226,14 @@ def _of_ids(values: Ids, rules: MaskRules, form: str, *, eight: bool = False) ->
     """Read ids: 0 is background, what is void counts neither way, all else is object unless classes are named."""
     if rules.void is not None:
         void = np.isin(values, rules.void)
+    elif VOID in (rules.classes or ()):
+        void = np.zeros(values.shape, bool)
     else:
         void = values == VOID if eight and ((values > 0) & (values < VOID)).any() else np.zeros(values.shape, bool)
     chosen = values != 0 if not rules.classes else np.isin(values, rules.classes)
     levels = np.where(void, np.float32(np.nan), chosen.astype(np.float32))
     named = f"{form}, object {_listed(rules.classes)}" if rules.classes else form
-    return MaskLevels(levels, named, float(void.mean()))
+    return MaskLevels(levels, named, float(void.mean()), _listed(rules.classes))
 
 
 def _of_floats(values: NDArray[np.floating], rules: MaskRules) -> MaskLevels:
@@ -222,8 +249,11 @@ def _of_floats(values: NDArray[np.floating], rules: MaskRules) -> MaskLevels:
 
 def _of_colours(values: NDArray[np.uint8], rules: MaskRules) -> MaskLevels:
     """Read a picture in colours: grey in truth, or one colour for each class on black."""
-    if (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all():
+    spread = values.max(axis=-1).astype(np.int64) - values.min(axis=-1)
+    if not spread.any():
         return _of_integers(values[..., 0].astype(np.int64), rules, 255)
+    if spread.max() <= _NEARLY_GREY and not rules.ids:
+        return MaskLevels(values.mean(axis=-1, dtype=np.float32) / np.float32(255), "grey levels, nearly")
     if rules.ids or rules.soft:
         raise MaskError("is a picture in colours, which has neither ids nor levels; save the indices themselves")
     packed = (values.astype(np.int64) << np.array([16, 8, 0])).sum(axis=-1)

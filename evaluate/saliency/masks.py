@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,9 @@ from qcam.common.files import fingerprint
 from qcam.common.storage import reason
 from qcam.evaluate.saliency.mask_levels import OWN_FORM, MaskError, MaskRules, read_mask
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError
-from qcam.images.beside import mask_names, stem_of
+from qcam.images.account import number
+from qcam.images.archives import ARCHIVES
+from qcam.images.beside import apart_from_folders, images_of, is_mask, stem_of
 from qcam.images.listing import find_masks
 from qcam.images.sources import MAX_BYTES, ImageFile, TooLargeError, fingerprint_source, read_source
 
@@ -48,24 +51,36 @@ class MaskSaliency:
         self.name = name
         self._folder = folder
         self._rules = rules
-        if not folder.is_dir():
+        if not folder.is_dir() and not (folder.is_file() and folder.name.lower().endswith(ARCHIVES)):
             raise ImageSetError(f"no mask folder at {folder}; give a folder that holds a mask for each image")
         try:
-            files = find_masks(folder)
+            listing = find_masks(folder)
         except ImageSetError as error:
             raise ImageSetError(f"the mask folder: {first_line(error)}") from error
-        self._masks: dict[str, list[ImageFile]] = {}
+        files = [*listing.images, *listing.masks]
+        masks = listing.masks or files
+        self._first = masks[0].name
+        self._count = len(masks)
+        self._not_taken = listing.others.total()
+        self._among = {file.name for file in listing.masks}
+        #: Image, without ending → its masks, and what stands before or behind its name there; likewise apart from folders that
+        #: only say what is in them.
+        self._exact: dict[str, list[tuple[ImageFile, str]]] = {}
+        self._apart: dict[str, list[tuple[ImageFile, str]]] = {}
         for file in files:
-            self._masks.setdefault(stem_of(file.name), []).append(file)
+            for stem, way in images_of(file.name):
+                self._exact.setdefault(stem, []).append((file, way))
+                for bare in apart_from_folders(stem):
+                    self._apart.setdefault(bare, []).append((file, way))
         self._remarks: dict[str, str] = {}
         hashes = {file.name: fingerprint_source(file.path) for file in files}
         self.fingerprint = fingerprint({"files": hashes, "rules": repr(rules), "reading": READING})
 
-    def account(self, images: Sequence[ImageFile]) -> str:
-        """Say how masks and images go together: one line.
+    def account(self, images: Sequence[ImageFile]) -> tuple[str, dict[str, int]]:
+        """Say how masks and images go together: one line, and the numbers in it.
 
         Args:
-            images: The image set.
+            images: The images of a run.
 
         Raises:
             ImageSetError: If no image has a mask, or one has several.
@@ -78,34 +93,41 @@ class MaskSaliency:
                 mask, way = found
                 used.add(mask.name)
                 ways[way] += 1
-        total = sum(map(len, self._masks.values()))
         if not used:
-            first = next(iter(self._masks.values()))[0].name
             raise ImageSetError(
-                f"none of the {total} masks in {self._folder} (first: {first}) belongs to any of the {len(images)} images "
-                f"(first: {images[0].name}); a mask has the image's name, below the same sub-folders"
+                f"none of the {self._count} masks in {self._folder} (first: {self._first}) belongs to any of the {len(images)} "
+                f"images (first: {images[0].name}); a mask has the image's name, below the same sub-folders"
             )
-        line = f"{sum(ways.values())} of {len(images)} images have a mask"
-        by_suffix = {way: count for way, count in ways.items() if way}
-        if by_suffix:
-            line += "; matched by what stands behind the name: " + ", ".join(f"{way} ({n})" for way, n in by_suffix.items())
-        if total > len(used):
-            line += f"; {total - len(used)} masks fit no image"
-        return line
+        line = f"{ways.total()} of {len(images)} images have a mask"
+        beside = {way: count for way, count in ways.items() if way}
+        if beside:
+            line += "; matched by what stands beside the name: " + ", ".join(f"{way} ({n})" for way, n in beside.items())
+        unused = max(0, self._count - len(used))
+        if unused:
+            line += f"; {number(unused, 'mask belongs', 'masks belong')} to none of them"
+        if self._not_taken:
+            line += f"; {number(self._not_taken, 'file')} there not taken"
+        counts = {"with": ways.total(), "images": len(images), "unused": unused, "not_taken": self._not_taken}
+        return line, counts
 
     def _find(self, image: ImageFile) -> tuple[ImageFile, str] | None:
-        """Return an image's mask, and what stands behind the name where that is not the image's own.
+        """Return an image's mask, and what stands beside the name where that is not the image's own.
 
         Raises:
             ImageSetError: If there are several.
         """
-        for wanted, way in mask_names(image.name):
-            found = self._masks.get(wanted, [])
+        stem = stem_of(image.name)
+        for table, keys in ((self._exact, {stem}), (self._apart, apart_from_folders(stem))):
+            every = {mask.name: (mask, way) for key in sorted(keys) for mask, way in table.get(key, ())}
+            found = [each for each in every.values() if not _is_same(each[0], image)]
+            if len(found) > 1:  # a photograph beside its mask is none
+                sure = [each for each in found if each[0].name in self._among]
+                found = [*sure, *(each for each in found if each not in sure and is_mask(each[0]))] if sure else found
             if len(found) > 1:
-                names = " and ".join(file.name for file in found[:3])
+                names = " and ".join(mask.name for mask, _ in found[:3])
                 raise ImageSetError(f"{image.name} has several masks in {self._folder}: {names}; leave one of them")
             if found:
-                return found[0], way
+                return found[0]
         return None
 
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
@@ -139,7 +161,8 @@ class MaskSaliency:
         if not known.size:
             raise NoMapError(f"mask {name} is void all over")
         if not known.any():
-            raise NoObjectError(f"mask {name} is black all over{but}")
+            none = f"holds none of the classes {mask.classes}" if mask.classes else "is black all over"
+            raise NoObjectError(f"mask {name} {none}{but}")
         if known.min() == known.max():
             raise NoMapError(f"mask {name} is object all over{but} ({mask.form}), so nothing can be compared with it")
         void = f", {mask.void:.1%} void" if mask.void else ""
@@ -149,3 +172,10 @@ class MaskSaliency:
     def remark(self, file: ImageFile) -> str:
         """Say what the mask that was last read for an image was taken for."""
         return self._remarks.get(file.name, "")
+
+
+def _is_same(mask: ImageFile, image: ImageFile) -> bool:
+    """Tell whether a mask's file is the image's own."""
+    if isinstance(mask.path, Path) and isinstance(image.path, Path):
+        return os.path.realpath(mask.path) == os.path.realpath(image.path)
+    return mask.path == image.path

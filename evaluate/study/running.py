@@ -174,7 +174,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
         saliency_device = torch_device(request.device, threads)
     source = request.saliency.open(threads, saliency_device)
     if isinstance(source, MaskSaliency):
-        account.add("masks", source.account(photographs))
+        text, counts = source.account(photographs)
+        account.add("masks", text, **counts)
     if source is None:
         _require_comparison(options, bundles)
     folder, remote = open_results(request.place)

@@ -131,10 +131,10 @@ def test_instances_without_gaps_are_ids_up_to_254(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_k3_alpha_is_the_mask(tmp_path: Path, mode: str) -> None:
-    alpha = Image.fromarray(NOISE if mode != "P" else (NOISE > 127).astype(np.uint8) * 255)
+    alpha = Image.fromarray(NOISE if mode != "P" else (NOISE <= 127).astype(np.uint8) * 255)
     if mode == "P":
         image = palette((NOISE > 127).astype(np.uint8) * 9)
-        found = read(tmp_path / "m.png", image, transparency=0)
+        found = read(tmp_path / "m.png", image, transparency=9)
     else:
         image = picture().convert(mode)
         image.putalpha(alpha)
@@ -258,7 +258,7 @@ def test_images_without_a_usable_mask_are_told(mask_folder: Path, name: str, sai
     ("values", "said"),
     [
         (np.zeros(SHAPE, np.uint8), r"mask picture\.png is black all over"),
-        (np.full(SHAPE, 255, np.uint8), r"mask picture\.png is object all over \(0 and 255\)"),
+        (np.full(SHAPE, 255, np.uint8), r"mask picture\.png is object all over \(255 all over\)"),
         (np.full(SHAPE, 1, np.uint8), r"mask picture\.png is object all over"),
         (np.full(SHAPE, 7, np.uint16), r"mask picture\.png is object all over"),
     ],
@@ -298,6 +298,9 @@ def test_the_masks_fingerprint_changes_with_any_file_and_rule(mask_folder: Path)
         ("x_mask.png", "_mask"),
         ("x-gt.png", "-gt"),
         ("x.mask.png", ".mask"),
+        ("mask_x.png", "mask_"),
+        ("x_MASK.png", "_MASK"),
+        ("x_gtFine_labelIds.png", "_gtFine_labelIds"),
     ],
 )
 def test_k5_usual_names_are_matched_and_told(tmp_path: Path, mask: str, way: str) -> None:
@@ -306,7 +309,8 @@ def test_k5_usual_names_are_matched_and_told(tmp_path: Path, mask: str, way: str
     source = MaskSaliency("x", tmp_path)
     source.whole_map(picture(), file("x.jpg"))
     assert source.account([file("x.jpg"), file("y.jpg")]) == (
-        f"1 of 2 images have a mask; matched by what stands behind the name: {way} (1); 1 masks fit no image"
+        f"1 of 2 images have a mask; matched by what stands beside the name: {way} (1); 1 mask belongs to none of them",
+        {"with": 1, "images": 2, "unused": 1, "not_taken": 0},
     )
 
 
@@ -320,6 +324,119 @@ def test_k5_two_masks_of_one_image_are_refused(tmp_path: Path) -> None:
         Image.fromarray(NOISE).save(tmp_path / f"x.{ending}")
     with pytest.raises(ImageSetError, match=r"x\.jpg has several masks in .*: x\.bmp and x\.png"):
         MaskSaliency("x", tmp_path).account([file("x.jpg")])
+
+
+def test_two_kinds_of_masks_of_one_image_are_refused(tmp_path: Path) -> None:
+    for name in ("x_mask.png", "x_gt.png"):
+        Image.fromarray(NOISE).save(tmp_path / name)
+    with pytest.raises(ImageSetError, match=r"x\.jpg has several masks"):
+        MaskSaliency("x", tmp_path).account([file("x.jpg")])
+
+
+def test_one_stray_suffix_does_not_hide_the_other_masks(tmp_path: Path) -> None:
+    for name in ("x.png", "y.png", "y_gt.png", "z.png"):
+        Image.fromarray(NOISE > 127).save(tmp_path / name)
+    source = MaskSaliency("x", tmp_path)
+    assert source.account([file("x.jpg"), file("z.jpg")])[0].startswith("2 of 2 images have a mask")
+    with pytest.raises(ImageSetError, match=r"y\.jpg has several masks"):
+        source.account([file("y.jpg")])
+
+
+def test_a_photograph_is_never_its_own_mask(tmp_path: Path) -> None:
+    picture().save(tmp_path / "x.jpg")
+    image = ImageFile("x.jpg", tmp_path / "x.jpg")
+    with pytest.raises(ImageSetError, match="none of the 1 masks"):
+        MaskSaliency("x", tmp_path).account([image])
+    Image.fromarray(NOISE > 127).save(tmp_path / "x.png")
+    source = MaskSaliency("x", tmp_path)
+    assert source.account([image])[0].startswith("1 of 1 images have a mask")
+    np.testing.assert_array_equal(source.whole_map(picture(), image), (NOISE > 127).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "below"),
+    [
+        ("images/dogs", "masks/dogs", ""),
+        ("images/dogs", "masks/dogs", "masks"),
+        ("train", "train_masks", ""),
+        ("DUTS-TE-Image", "DUTS-TE-Mask", ""),
+        ("img", "masks_human", ""),
+        ("VOC/JPEGImages", "VOC/SegmentationClass", ""),
+    ],
+)
+def test_folders_that_only_say_what_is_in_them_do_not_matter(tmp_path: Path, images: str, masks: str, below: str) -> None:
+    for folder in (images, masks):
+        (tmp_path / folder).mkdir(parents=True)
+    picture().save(tmp_path / images / "x.jpg")
+    Image.fromarray(NOISE > 127).save(tmp_path / masks / "x.png")
+    image = ImageFile(f"{images}/x.jpg", tmp_path / images / "x.jpg")
+    assert MaskSaliency("x", tmp_path / below).account([image])[0].startswith("1 of 1 images have a mask")
+
+
+# ---- palettes and alpha that say something else than one thinks
+
+
+def test_a_palette_of_greys_is_read_by_its_colours(tmp_path: Path) -> None:
+    values = (regions(1, 2, 3) > 0).astype(np.uint8) * 255
+    image = Image.fromarray(values).convert("RGB").quantize(2)
+    assert (np.asarray(image)[values == 255] == 0).all()  # the object has index 0
+    found = read(tmp_path / "m.png", image)
+    np.testing.assert_array_equal(found.values, values.astype(np.float32) / np.float32(255))
+    slope = Image.fromarray(soft()).convert("P")
+    np.testing.assert_allclose(read(tmp_path / "m.gif", slope).values, soft() / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("level", [5, 255])
+def test_indices_without_colours_are_indices(tmp_path: Path, level: int) -> None:
+    image = Image.fromarray(regions(level, 7), mode="P")
+    image.putpalette([0] * 768)
+    np.testing.assert_array_equal(np.nan_to_num(read(tmp_path / "m.png", image).values) > 0, regions(level % 255, 7) > 0)
+    Image.fromarray(np.full(SHAPE, level, np.uint8), mode="P").save(tmp_path / "picture.png")
+    with pytest.raises(NoMapError, match="object all over"):
+        MaskSaliency("x", tmp_path).whole_map(picture(), file())
+
+
+def test_dark_16_bit_levels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MaskError, match="may be ids or grey levels"):
+        read(tmp_path / "n.png", Image.fromarray(NOISE.astype(np.uint16)))
+
+
+def test_a_transparent_background_of_a_palette_says_nothing_new(tmp_path: Path) -> None:
+    values = regions(3, 15, 255)
+    found = read(tmp_path / "m.png", palette(values), transparency=0)
+    np.testing.assert_array_equal(found.values, np.where(values == 255, np.nan, (values > 0).astype(np.float32)))
+
+
+@pytest.mark.parametrize("level", [0, 128])
+def test_an_alpha_that_is_the_same_everywhere_is_passed_over(tmp_path: Path, level: int) -> None:
+    image = Image.fromarray(NOISE).convert("RGBA")
+    image.putalpha(level)
+    np.testing.assert_array_equal(read(tmp_path / "m.png", image).values, NOISE.astype(np.float32) / np.float32(255))
+
+
+def test_a_named_class_255_is_no_void_and_a_class_that_is_not_there_is_said(tmp_path: Path) -> None:
+    values = regions(15, 255)
+    found = read(tmp_path / "picture.png", palette(values), MaskRules.of("15,255", None))
+    np.testing.assert_array_equal(found.values, (values > 0).astype(np.float32))
+    with pytest.raises(NoObjectError, match=r"mask picture\.png holds none of the classes 7"):
+        MaskSaliency("x", tmp_path, MaskRules.of("7", None)).whole_map(picture(), file())
+
+
+def test_nearly_grey_is_grey(tmp_path: Path) -> None:
+    values = (regions(1, 2) > 0).astype(np.uint8) * 255
+    noise = np.random.default_rng(3).integers(0, 6, (*SHAPE, 3))
+    lossy = np.clip(values[..., None].astype(int) + noise - 3, 0, 255).astype(np.uint8)
+    found = read(tmp_path / "m.png", Image.fromarray(lossy))
+    np.testing.assert_allclose(found.values, values / 255, atol=4 / 255)
+
+
+def test_32_bits_without_a_sign_are_ids(tmp_path: Path) -> None:
+    import tifffile
+
+    values = regions(1, 2, dtype=np.uint32) * np.uint32(2_000_000_000)
+    tifffile.imwrite(tmp_path / "m.tiff", values)
+    found = read_mask((tmp_path / "m.tiff").read_bytes())
+    np.testing.assert_array_equal(found.values, (values > 0).astype(np.float32))
 
 
 # ---- void
