@@ -396,6 +396,14 @@ def test_indices_without_colours_are_indices(tmp_path: Path, level: int) -> None
         MaskSaliency("x", tmp_path).whole_map(picture(), file())
 
 
+def test_16_bit_colour_is_refused() -> None:
+    import cv2
+
+    colours = np.repeat(regions(1, dtype=np.uint16)[..., None], 3, axis=-1)
+    with pytest.raises(MaskError, match="is 16-bit colour, of which only the upper bytes are read"):
+        read_mask(cv2.imencode(".png", colours)[1].tobytes())
+
+
 def test_dark_16_bit_levels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match="may be ids or grey levels"):
         read(tmp_path / "n.png", Image.fromarray(NOISE.astype(np.uint16)))
