@@ -99,7 +99,7 @@ def label_images(
     The row of the CSV file that names an image counts first, then the archive's own label, then, without a CSV file, the
     outermost folder that is a class. A label is a class name, the exact one before one that is spelled otherwise; where every
     label is an index that the model has, an index; for ImageNet's classes a WordNet id. Folders that are none of these are
-    classes by their order where there are exactly as many as classes.
+    classes by their order where there are exactly as many as classes; those called `train`, `val` and the like are not.
 
     Args:
         images: The image set.
@@ -396,17 +396,37 @@ class _Labelling:
         return self._meaning(folder, LabelFormat.NAME, f"folder {folder}")
 
     def _by_order(self, parts: Mapping[int, tuple[str, ...]]) -> dict[int, int]:
-        """Take folders for classes in the order of their names, where there are exactly as many."""
-        inner = {place: list(folders) for place, folders in parts.items() if folders}
+        """Take folders for classes in the order of their names, where there are exactly as many; splits are no classes.
+
+        Raises:
+            ImageSetError: If folders inside them are as many, too, and would give other classes.
+        """
+        splits = sorted({folder for folders in parts.values() for folder in folders if _is_split(folder)})
+        without = {place: [folder for folder in folders if not _is_split(folder)] for place, folders in parts.items()}
+        inner = {place: folders for place, folders in without.items() if folders}
         while len(inner) == len(parts) and len({folders[0] for folders in inner.values()}) == 1 and all(
             len(folders) > 1 for folders in inner.values()
         ):  # fmt: skip
             inner = {place: folders[1:] for place, folders in inner.items()}
-        outermost = sorted({folders[0] for folders in inner.values()})
-        if len(outermost) != self._count:
+        possible: list[tuple[list[str], dict[int, int]]] = []
+        for depth in range(min(map(len, inner.values()), default=0)):
+            names = sorted({folders[depth] for folders in inner.values()})
+            if len(names) == self._count:
+                position = {name: index for index, name in enumerate(names)}
+                possible.append((names, {place: position[folders[depth]] for place, folders in inner.items()}))
+            elif depth == 0:  # folders inside others are no classes unless these are
+                return {}
+        if any(chosen != possible[0][1] for _, chosen in possible):
+            candidates = " or ".join(f"({examples(names)})" for names, _ in possible)
+            raise ImageSetError(
+                f"the image folder: the model's {self._count} classes may be the folders {candidates}, by their order; name "
+                "those after the classes, give {labels}, or {label_format} none for no labels"
+            )
+        if not possible:
             return {}
-        position = {folder: index for index, folder in enumerate(outermost)}
-        return self._told({place: position[folders[0]] for place, folders in inner.items()}, "by the order of as many folders")
+        if splits:
+            self._remarks.append(f"folders that are called as splits are ({examples(splits)}) are no classes")
+        return self._told(possible[0][1], "by the order of as many folders")
 
     def _told(self, chosen: dict[int, int], how: str) -> dict[int, int]:
         """Note how folders were read."""
@@ -427,6 +447,17 @@ _HOW = {
     LabelFormat.INDEX1: "by index from 1",
     LabelFormat.WNID: "by WordNet id",
 }
+
+#: Names of folders that part an image set for training and testing.
+_SPLIT = re.compile(
+    r"(train|training|trainval|val|valid|validation|test|testing|dev|eval|evaluation|hold[-_ ]?out|held[-_ ]?out)"
+    r"([-_ ]?(set|split|data|images|[0-9]{1,4}))?"
+)
+
+
+def _is_split(folder: str) -> bool:
+    """Tell whether a folder is called as parts of an image set are, and not as a class."""
+    return _SPLIT.fullmatch(folder.casefold()) is not None
 
 
 def _whole(text: str) -> int | None:

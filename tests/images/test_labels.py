@@ -425,6 +425,28 @@ def test_l9_without_timm_one_line_names_the_extra(
         with_labels(images("a"), imagenet, table(tmp_path, "a,n01440764"))
 
 
+def test_l6_splits_are_no_classes() -> None:
+    two = ("cat", "dog")
+    given = images("train/cats/1.jpg", "train/dogs/2.jpg", "val/cats/3.jpg", "val/dogs/4.jpg")
+    found = label_images(given, two, None)
+    assert labels_of(found.images) == [0, 1, 0, 1]
+    assert "by the order of as many folders" in told(found)
+    assert "folders that are called as splits are (train, val) are no classes" in told(found)
+    assert labels_of(with_labels(images("x/n1/Test_set/1", "x/n2/holdout/2"), two, None)) == [0, 1]
+    bare = label_images(images("train2017/1.jpg", "Validation/2.jpg"), two, None)
+    assert labels_of(bare.images) == [None, None]
+    assert "2 folders are no classes (Validation, train2017)" in told(bare)
+    assert labels_of(with_labels(images("car/1", "train/2"), ("train", "car"), None)) == [1, 0]  # a class of that name
+
+
+def test_l6_folders_of_two_depths_that_may_be_the_classes_are_refused() -> None:
+    given = images("north/cats/1.jpg", "north/dogs/2.jpg", "south/cats/3.jpg", "south/dogs/4.jpg")
+    with pytest.raises(ImageSetError, match=r"2 classes may be the folders \(north, south\) or \(cats, dogs\)"):
+        with_labels(given, ("cat", "dog"), None)
+    assert labels_of(with_labels(given, ("cat", "dog"), None, "none")) == [None] * 4
+    assert labels_of(with_labels(images("a/x/1", "b/y/2"), ("cat", "dog"), None)) == [0, 1]  # both say the same
+
+
 def test_folders_that_are_no_class_are_counted() -> None:
     found = label_images(images("cats/a", "cats/b", "dogs/c", "d"), CLASSES, None)
     assert told(found) == "labels: 0 of 4 images labelled; 2 folders are no classes (cats, dogs)"
