@@ -7,6 +7,7 @@ paths and the labels are read. Archives come from anywhere: a name in one is onl
 from __future__ import annotations
 
 import json
+import math
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -114,19 +115,22 @@ def _list_tar(name: str, location: Location, stream: IO[bytes]) -> Listing:
     for member in _members(location, stream):
         # The encoding makes a name out of any bytes; one that is no UTF-8 could be written to no result.
         inner = PurePosixPath(member.name.encode("utf-8", "backslashreplace").decode().lstrip("/"))
-        if not visible(str(inner)):
-            listing.others["hidden"] += 1
+        odd = _odd(member, inner)
+        if odd:
+            listing.others[odd] += 1
         elif inner.name.lower().partition(".")[2] == "cls":
             if member.size <= _LABEL_BYTES:
                 stream.seek(member.offset_data)
                 labels[_key(inner)] = stream.read(member.size).decode("utf-8", "replace").strip()
+            else:
+                listing.others[f".cls of more than {_LABEL_BYTES} bytes"] += 1
         elif is_photograph(inner.name) or _holds_picture(inner.name, member, stream, listing):
             spans.pop(str(inner), None)  # of members of one name the last counts, as when a tar file is unpacked
             spans[str(inner)] = Span(location, member.offset_data, member.size)
         else:
             listing.others[ending(inner.name)] += 1
     for image, span in spans.items():
-        label, stated = _label_in(labels.get(_key(PurePosixPath(image)), ""))
+        label, stated = _label_in(labels.get(_key(PurePosixPath(image))))
         listing.images.append(ImageFile(f"{name}/{image}", span, label, stated))
     return listing
 
@@ -141,13 +145,27 @@ def _holds_picture(name: str, member: tarfile.TarInfo, stream: IO[bytes], listin
     return found
 
 
-def _label_in(text: str) -> tuple[int | None, str]:
-    """Return a label as a number or in words."""
-    return (int(text), "") if text.isascii() and text.isdigit() and len(text) <= 18 else (None, text)
+def _odd(member: tarfile.TarInfo, inner: PurePosixPath) -> str:
+    """Say why a member is passed over, whatever it is called; empty if it is not."""
+    if member.islnk() or member.issym():
+        return "linked to others"
+    if not member.isreg():
+        return "of a device"
+    if member.issparse():
+        return "sparse"
+    if ".." in inner.parts:
+        return "with .. in the name"
+    return "" if visible(str(inner)) else "hidden"
+
+
+def _label_in(text: str | None) -> tuple[int | None, str | None]:
+    """Return a label as a number where it is written as one writes it, else in words: `01` may be a class's name."""
+    number = text is not None and text.isascii() and text.isdigit() and len(text) <= 18 and text == str(int(text))
+    return (int(text), None) if text is not None and number else (None, text)
 
 
 def _members(location: Location, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """Yield the plain files of a tar file: no folders, links or sparse files."""
+    """Yield the members of a tar file that are no folders."""
     end = -1
     with tarfile.TarFile(fileobj=_Headers(stream), mode="r", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[arg-type]
         while True:
@@ -165,7 +183,7 @@ def _members(location: Location, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]
             if member.size < 0 or archive.offset <= end:
                 raise OSError(f"damaged at byte {end}")
             end = archive.offset
-            if member.isreg() and not member.issparse():
+            if not member.isdir():
                 yield member
         # A damaged header ends the list like the end of the file does.
         stream.seek(max(end, 0))
@@ -251,7 +269,9 @@ def _paths(file: Any) -> list[str] | None:
     return found if usable and len(set(found)) == len(found) else None
 
 
-def _labels(file: Any, rows: int, location: Location, listing: Listing) -> tuple[list[tuple[int | None, str]], tuple[str, ...]]:
+def _labels(
+    file: Any, rows: int, location: Location, listing: Listing
+) -> tuple[list[tuple[int | None, str | None]], tuple[str, ...]]:
     """Return the label of every row, as a number or in words, and what the numbers mean where the file says so.
 
     Raises:
@@ -263,7 +283,7 @@ def _labels(file: Any, rows: int, location: Location, listing: Listing) -> tuple
     columns = [column for column in _LABELS for _ in schema.get_all_field_indices(column)]
     if len(columns) > 1:
         raise ImageSetError(f"{shown(location)} has the columns {' and '.join(columns)}; keep the one that holds the labels")
-    nothing: list[tuple[int | None, str]] = [(None, "")] * rows
+    nothing: list[tuple[int | None, str | None]] = [(None, None)] * rows
     if not columns:
         return nothing, ()
     (column,) = columns
@@ -275,17 +295,22 @@ def _labels(file: Any, rows: int, location: Location, listing: Listing) -> tuple
         return nothing, ()
     values = file.read(columns=[column]).column(column).to_pylist()
     if pa.types.is_integer(plain) or pa.types.is_floating(plain):
-        return [(_whole(value, column, location), "") for value in values], _class_names(schema, column)
+        names = _class_names(schema, column)
+        return [_numbered(value, column, location, listed=bool(names)) for value in values], names
     return [_label_in("" if value is None else value.strip()) for value in values], ()
 
 
-def _whole(value: float | None, column: str, location: Location) -> int | None:
-    """Return a label that is a number; None for none: data sets mark "unknown" by null, NaN or -1."""
-    if value is None or value != value or value < 0:
-        return None
-    if value != int(value):
+def _numbered(value: float | None, column: str, location: Location, *, listed: bool) -> tuple[int | None, str | None]:
+    """Return a label that is a number; below 0 in words, as it stands in no list of names: -1 says that there is none.
+
+    Raises:
+        ImageSetError: If it is not whole.
+    """
+    if value is None or value != value or (listed and value == -1):  # null and NaN
+        return None, ""
+    if not math.isfinite(value) or value != int(value):
         raise ImageSetError(f"{shown(location)}: column {column} holds {value}, no label; write whole numbers or names")
-    return int(value)
+    return (int(value), None) if value >= 0 else (None, str(int(value)))
 
 
 def _class_names(schema: Any, column: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from qcam.images.names import ClassNames
 from qcam.images.sources import Cell, ImageFile, Span
 
 #: A whole number, also as data frames write it where a column has gaps: `3.0`.
-_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(?:\.0*)?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,300}(?:\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class Labelled:
         table: Whether a CSV file was given.
         unmatched: Rows of it that name no image.
         rowless: Images that match no row.
-        foreign: Labels in archives that are none of the model's classes.
-        folders: Folders of images without a label: they are no class.
+        foreign: Images whose label in the archive is none of the model's classes, each with it.
+        folders: Images without a label in folders that are no class, each with the outermost of its folders.
         remarks: What else was decided.
     """
 
     images: list[ImageFile]
     how: str = ""
-    none: int = 0
+    none: tuple[str, ...] = ()
     table: bool = False
     unmatched: tuple[str, ...] = ()
     rowless: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
+    foreign: tuple[tuple[str, str], ...] = ()
+    folders: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
 
     def tell(self, account: Account, limit: int | None = None) -> None:
@@ -57,25 +57,26 @@ class Labelled:
             limit: Of how many images, the first ones, the run is.
         """
         taken = self.images[:limit]
+        names = {image.name for image in taken}
         labelled = sum(image.label is not None for image in taken)
+        none = sum(name in names for name in self.none)
         parts = [f"{labelled:,} of {number(len(taken), 'image')} labelled" + (f", {self.how}" if self.how and labelled else "")]
-        counts = {"images": len(taken), "labelled": labelled, "none": self.none}
+        counts = {"images": len(taken), "labelled": labelled, "none": none}
         if self.table:
-            names = {image.name for image in taken}
             rowless = [name for name in self.rowless if name in names]
             counts |= {"rows_without_image": len(self.unmatched), "images_without_row": len(rowless)}
             parts.append(_counted(self.unmatched, "row names no image", "rows name no image"))
             parts.append(_counted(rowless, "image matches no row", "images match no row"))
-        if self.none:
-            parts.append(number(self.none, "label says none (-1 or empty)", "labels say none (-1 or empty)"))
-        if self.foreign:
-            counts["foreign"] = len(self.foreign)
-            parts.append(
-                _counted(self.foreign, "label in the archives is no class here", "labels in the archives are no classes here")
-            )
-        if self.folders:
-            counts["folders"] = len(self.folders)
-            parts.append(_counted(self.folders, "folder is no class", "folders are no classes"))
+        if none:
+            parts.append(number(none, "label says none (-1 or empty)", "labels say none (-1 or empty)"))
+        foreign = [label for name, label in self.foreign if name in names]
+        if foreign:
+            counts["foreign"] = len(foreign)
+            parts.append(_counted(foreign, "label in the archives is no class here", "labels in the archives are no classes here"))
+        folders = list(dict.fromkeys(folder for name, folder in self.folders if name in names))
+        if folders:
+            counts["folders"] = len(folders)
+            parts.append(_counted(folders, "folder is no class", "folders are no classes"))
         account.add("labels", "; ".join([*parts, *self.remarks]), **counts)
 
 
@@ -128,15 +129,15 @@ class _Labelling:
         self._count = len(classes)
         self._form = form
         self._found: dict[int, int | None] = {}  # place of an image → class
-        self._none = 0
+        self._none: list[str] = []
         self._how: dict[str, None] = {}
         self._remarks: list[str] = []
 
     def run(self, labels: Path | None) -> Labelled:
         unmatched: tuple[str, ...] = ()
         rowless: tuple[str, ...] = ()
-        foreign: list[str] = []
-        folders: list[str] = []
+        foreign: list[tuple[str, str]] = []
+        folders: list[tuple[str, str]] = []
         if labels is not None:
             if self._form is LabelFormat.NONE:
                 raise ImageSetError(f"{{label_format}} none reads no labels, and {labels} gives some; leave one of them out")
@@ -150,12 +151,11 @@ class _Labelling:
         for place, image in enumerate(self._images):  # labels that were there before
             if place not in self._found and not _archived(image) and image.label is not None:
                 self._found[place] = image.label if 0 <= image.label < self._count else None
-        images = [replace(image, label=self._found.get(place), stated="", names=()) for place, image in enumerate(self._images)]
+        images = [replace(image, label=self._found.get(place), stated=None, names=()) for place, image in enumerate(self._images)]
         how = " and ".join(self._how)
         remarks = tuple(self._remarks)
-        return Labelled(
-            images, how, self._none, labels is not None, unmatched, rowless, tuple(foreign), tuple(folders), remarks
-        )
+        none = tuple(self._none)
+        return Labelled(images, how, none, labels is not None, unmatched, rowless, tuple(foreign), tuple(folders), remarks)
 
     # ---- a CSV file
 
@@ -178,8 +178,7 @@ class _Labelling:
                     f"in line {row.line}; keep one of them"
                 )
             given[place] = row
-            self._found[place] = None if self._says_none(row.label) else meant(row.label)
-            self._none += self._says_none(row.label)
+            self._take(place, row.label, meant)
         if not given and self._images:
             raise ImageSetError(
                 f"{path} names none of the {len(self._images)} images; its column image holds names below the image folder"
@@ -192,6 +191,13 @@ class _Labelling:
     def _says_none(self, text: str) -> bool:
         """Tell whether a label says that there is none; a class of that very name is a class."""
         return not self._names.exactly(text) and (not text or _whole(text) == -1)
+
+    def _take(self, place: int, text: str, meant: Callable[[str], int | None]) -> bool:
+        """Label an image; tell whether the text was a class, or said that there is none."""
+        none = self._says_none(text)
+        self._found[place] = None if none else meant(text)
+        self._none += [self._images[place].name] * none
+        return none or self._found[place] is not None
 
     # ---- labels in words or numbers
 
@@ -214,7 +220,7 @@ class _Labelling:
         texts = {text for text in texts if not self._says_none(text)}
         if not texts:
             return (lambda _: None), ""
-        form = self._form if self._form is not LabelFormat.AUTO else self._form_of(texts, source, strict=bool(rows))
+        form = self._form if self._form is not LabelFormat.AUTO else self._form_of(texts, source)
         meaning = {text: self._meaning(text, form, source) for text in texts}
         unknown = sorted(text for text, index in meaning.items() if index is None)
         if unknown and rows:
@@ -224,7 +230,7 @@ class _Labelling:
             return (lambda _: None), ""
         return meaning.__getitem__, _HOW[form]
 
-    def _form_of(self, texts: Collection[str], source: str, *, strict: bool) -> LabelFormat:
+    def _form_of(self, texts: Collection[str], source: str) -> LabelFormat:
         """Tell whether labels are names or indices."""
         numbers = {text: _whole(text) for text in texts}
         named = {text for text in texts if self._names.exactly(self._as_name(text))}
@@ -241,7 +247,7 @@ class _Labelling:
                 )
             return LabelFormat.INDEX
         odd = sorted(text for text, value in numbers.items() if value is not None and text not in named)
-        if odd and strict:
+        if odd:
             other = min(text for text in texts if numbers[text] is None)
             raise ImageSetError(
                 f"{source}: labels are numbers ({odd[0]!r}) as well as names ({other!r}), and it cannot be told what "
@@ -292,32 +298,32 @@ class _Labelling:
 
     # ---- archives
 
-    def _from_archives(self) -> list[str]:
-        """Take the labels that archives give; return those that are none of the model's classes."""
-        foreign: list[str] = []
+    def _from_archives(self) -> list[tuple[str, str]]:
+        """Take the labels that archives give; return those that are none of the model's classes, with their images."""
+        foreign: list[tuple[str, str]] = []
         left = {place: image for place, image in enumerate(self._images) if place not in self._found and _archived(image)}
         listed = {place: image for place, image in left.items() if image.names and image.label is not None}
-        numbers = {place: image.label for place, image in left.items() if image.label is not None and not image.names}
-        texts = {place: image.stated for place, image in left.items() if image.stated}
+        texts: dict[int, str] = {}
+        for place, image in left.items():
+            if image.stated is not None:
+                texts[place] = image.stated
+            elif image.label is not None and not image.names:
+                texts[place] = str(image.label)
         same = {names: self._names.are(names) for names in {image.names for image in listed.values()}}
         for place, image in listed.items():
             index = self._listed(image, same[image.names])
             self._found[place] = index
             if index is None:
                 value = image.label or 0
-                foreign.append(image.names[value] if value < len(image.names) else str(value))
+                foreign.append((image.name, image.names[value] if value < len(image.names) else str(value)))
             else:
                 self._how[f"{_HOW[LabelFormat.NAME]}, from the archives"] = None
-        for some in ({place: str(value) for place, value in numbers.items()}, texts):
-            meant, how = self._reading(set(some.values()), "labels in the archives", {})
-            for place, text in some.items():
-                none = self._says_none(text)
-                self._found[place] = None if none else meant(text)
-                self._none += none
-                if not none and self._found[place] is None:
-                    foreign.append(text)
-            if how and any(self._found[place] is not None for place in some):
-                self._how[f"{how}, from the archives"] = None
+        meant, how = self._reading(set(texts.values()), "labels in the archives", {})
+        for place, text in texts.items():
+            if not self._take(place, text, meant):
+                foreign.append((self._images[place].name, text))
+        if how and any(self._found[place] is not None for place in texts):
+            self._how[f"{how}, from the archives"] = None
         return foreign
 
     def _listed(self, image: ImageFile, same: bool) -> int | None:
@@ -336,14 +342,15 @@ class _Labelling:
 
     # ---- folders
 
-    def _from_folders(self) -> list[str]:
-        """Take folders for classes; return the outermost folders of images that are in no class."""
+    def _from_folders(self) -> list[tuple[str, str]]:
+        """Take folders for classes; return the images that are in no class, with the outermost of their folders."""
         parts = {place: _folders(image) for place, image in enumerate(self._images) if place not in self._found}
         chosen = self._folder_classes(parts)
         for place, index in chosen.items():
             self._found[place] = index
-        outermost = {folders[0]: None for place, folders in parts.items() if folders and place not in chosen}
-        return list(outermost)
+        return [
+            (self._images[place].name, folders[0]) for place, folders in parts.items() if folders and place not in chosen
+        ]
 
     def _folder_classes(self, parts: Mapping[int, tuple[str, ...]]) -> dict[int, int]:
         """Return place of an image → class, of those in a folder that is one."""

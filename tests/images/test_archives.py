@@ -21,6 +21,7 @@ from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes
 from qcam.common.storage import open_location
 from qcam.images import sources
+from qcam.images.account import Account
 from qcam.images.decoding import CANNOT_BE_READ, decode, decode_all
 from qcam.images.listing import find_images
 from qcam.images.sources import MAX_BYTES, Cell, ImageFile, Span
@@ -108,8 +109,10 @@ def test_long_and_foreign_names_are_kept(tmp_path: Path, form: int) -> None:
 def test_member_names_are_names_and_never_places(tmp_path: Path) -> None:
     members = ["./a.png", "/etc/b.png", "../../c.png", "d/../e.png", ".f.png", "._g.png", "h/.i/j.png", "k.png/"]
     (tmp_path / "x.tar").write_bytes(tar([(name, picture(0)) for name in members]))
-    found = find_images(tmp_path)
+    account = Account()
+    found = find_images(tmp_path, account=account)
     assert names(found) == ["x.tar/a.png", "x.tar/etc/b.png", "x.tar/k.png"]
+    assert "5 files not taken: 3 hidden, 2 with .. in the name" in account.lines[0].text
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 
 
@@ -135,6 +138,13 @@ def test_labels_that_are_no_integers_label_nothing(tmp_path: Path, text: bytes) 
     assert labels(find_images(tmp_path)) == [None]
 
 
+def test_a_label_that_is_too_long_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar([("a.png", picture(0)), ("a.cls", b"1" + b" " * 256), ("b.cls", b"1" + b" " * 255)]))
+    account = Account()
+    assert labels(find_images(tmp_path, account=account)) == [None]
+    assert "1 file not taken: 1 .cls of more than 256 bytes" in account.lines[0].text
+
+
 def test_samples_with_several_files_share_their_label(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(
         tar([("a.b/1.left.png", picture(0)), ("a.b/1.right.png", picture(1)), ("a.b/1.cls", b"7")])
@@ -154,9 +164,14 @@ def test_links_folders_and_sparse_members_are_passed_over(tmp_path: Path) -> Non
         about = tarfile.TarInfo("real.png")
         about.size = len(picture(0))
         archive.addfile(about, io.BytesIO(picture(0)))
-    found = find_images(tmp_path)
+        about = tarfile.TarInfo("pipe.png")
+        about.type = tarfile.FIFOTYPE
+        archive.addfile(about)
+    account = Account()
+    found = find_images(tmp_path, account=account)
     assert names(found) == ["x.tar/real.png"]
     same_picture(found[0], picture(0))
+    assert "4 files not taken: 2 linked to others, 1 sparse, 1 of a device" in account.lines[0].text
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar.xz", "x.TAR.ZST"])

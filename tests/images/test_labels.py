@@ -315,14 +315,59 @@ def test_l5_labels_in_words(tmp_path: Path, column: str) -> None:
     assert labels_of(found) == [1, 2, None, None]
 
 
+ZEROS = ("01", "02", "03")
+
+
+def test_l5_names_with_zeros_before_them_are_names_in_archives_as_in_a_csv(tmp_path: Path) -> None:
+    members = [("a.png", picture(0)), ("a.cls", b"01"), ("b.png", picture(1)), ("b.cls", b"02")]
+    (tmp_path / "x.tar").write_bytes(tar(members))
+    in_tar = find_images(tmp_path / "x.tar")
+    in_parquet = hugging_face(tmp_path, ["01", "02"])
+    path = table(tmp_path, "a,01", "b,02")
+    for given, file in ((in_tar, None), (in_parquet, None), (images("a", "b"), path)):
+        assert labels_of(with_labels(given, ZEROS, file)) == [0, 1]
+        assert labels_of(with_labels(given, THREE, file)) == [1, 2]  # of other classes: indices
+
+
+def test_l5_numbers_among_names_are_refused_in_archives_as_in_a_csv(tmp_path: Path) -> None:
+    members = [("a.png", picture(0)), ("a.cls", b"1"), ("b.png", picture(1)), ("b.cls", b"tench")]
+    (tmp_path / "x.tar").write_bytes(tar(members))
+    for given in (find_images(tmp_path), hugging_face(tmp_path, ["1", "tench"])):
+        with pytest.raises(ImageSetError, match=r"in the archives: labels are numbers \('1'\) as well as names \('tench'\)"):
+            label_images(given, THREE, None)
+
+
+@pytest.mark.parametrize("names", [None, THREE])
+def test_l5_what_says_none_in_a_parquet_file_is_counted(tmp_path: Path, names: Sequence[str] | None) -> None:
+    found = label_images(hugging_face(tmp_path, [1.0, -1.0, float("nan"), None], names=names), THREE, None)
+    assert labels_of(found.images) == [1, None, None, None]
+    assert "1 of 4 images labelled" in told(found)
+    assert "3 labels say none (-1 or empty)" in told(found)
+    without = label_images(find_images(_saved(tmp_path, tar([("a.png", picture(0))]))), THREE, None)
+    assert told(without) == "labels: 0 of 1 image labelled"
+
+
+def _saved(tmp_path: Path, data: bytes) -> Path:
+    (tmp_path / "saved.tar").write_bytes(data)
+    return tmp_path / "saved.tar"
+
+
+@pytest.mark.parametrize("names", [None, THREE])
+def test_l5_other_numbers_below_0_are_no_classes_and_counted(tmp_path: Path, names: Sequence[str] | None) -> None:
+    found = label_images(hugging_face(tmp_path, [-2, 2**40], names=names), THREE, None)
+    assert labels_of(found.images) == [None, None]
+    assert "2 labels in the archives are no classes here (-2, 1099511627776)" in told(found)
+
+
 @pytest.mark.parametrize("labels", [[0, 2, None], [0.0, 2.0, None], [0.0, 2.0, float("nan")], ["0", "2", "-1"]])
 def test_l5_labels_in_numbers(tmp_path: Path, labels: list[object]) -> None:
     assert labels_of(with_labels(hugging_face(tmp_path, labels, "labels"), THREE, None)) == [0, 2, None]
 
 
-def test_l5_numbers_that_are_not_whole_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageSetError, match=r"column label holds 1\.5, no label"):
-        hugging_face(tmp_path, [0.0, 1.5])
+@pytest.mark.parametrize("odd", [1.5, float("inf"), float("-inf")])
+def test_l5_numbers_that_are_not_whole_are_refused(tmp_path: Path, odd: float) -> None:
+    with pytest.raises(ImageSetError, match=rf"column label holds {odd}, no label"):
+        hugging_face(tmp_path, [0.0, odd])
 
 
 def test_l5_numbers_that_count_from_one_are_refused(tmp_path: Path) -> None:
@@ -377,6 +422,17 @@ def test_l7_rows_that_name_no_image_and_images_without_a_row_are_counted(tmp_pat
     counts = {"images": 2, "labelled": 1, "none": 0, "rows_without_image": 2, "images_without_row": 1}
     assert account.to_json() == [{"topic": "labels", "text": account.lines[0].text, "counts": counts}]
     assert "1 of 1 image labelled" in told(found, limit=1)
+
+
+def test_l7_with_a_limit_only_the_images_of_the_run_are_told_of(tmp_path: Path) -> None:
+    members = [("a.png", picture(0)), ("a.cls", b"tench"), ("b.png", picture(1)), ("b.cls", b"-1"), ("odd/c.png", picture(2))]
+    members += [("d.png", picture(3)), ("d.cls", b"cat")]
+    found = label_images(find_images(_saved(tmp_path, tar(members))), THREE, None)
+    assert told(found, limit=1) == "labels: 1 of 1 image labelled, by name, from the archives"
+    assert told(found) == (
+        "labels: 1 of 4 images labelled, by name, from the archives; 1 label says none (-1 or empty); "
+        "1 label in the archives is no class here (cat); 1 folder is no class (odd)"
+    )
 
 
 @pytest.mark.parametrize("second", ["a.jpg,crane", "a.jpg,tench", "x/a.jpg,", "./x/a.jpg,tench"])
