@@ -32,7 +32,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000
 #: What Pillow may have been built without, by the name that it has for it.
 _BUILT_IN = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
 #: Version of the rules by which pictures and labels are read: results that were read by others are never joined.
-READING = 2
+READING = 3
 #: Largest picture that is decoded, in pixels (width × height). More is refused before memory is taken for it.
 MAX_PIXELS = 100_000_000
 #: How the refusal of a file begins that could not be read at all.
@@ -197,6 +197,8 @@ def _decode_bytes(data: bytes, sha256: str) -> Decoded:
         if picture.getexif().get(0x0112, 1) in range(2, 9):
             remarks.append("rotated as its EXIF orientation says")
         deep = levels.is_deep(picture, data)
+        if deep:
+            levels.refuse_layout(picture)
         declared = levels.declared_depth(picture, data) if deep else 0
         picture.load()
         upright = ImageOps.exif_transpose(levels.unsigned(picture, picture) if deep else picture)

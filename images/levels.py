@@ -31,6 +31,8 @@ _TWINS = {
 _GRAY_ALPHA = "LA;16B"
 _TWINS[_GRAY_ALPHA] = "RGBA"
 _MAX_SAMPLE_VALUE, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 281, 258, 339
+_PHOTOMETRIC, _PLANAR, _SAMPLES = 262, 284, 277
+_WHITE_IS_ZERO, _SEPARATE = 0, 2
 
 
 class LevelsError(Exception):
@@ -53,6 +55,28 @@ class Scaled:
 def is_deep(picture: Image.Image, data: bytes) -> bool:
     """Tell whether a picture that was opened has channels of more than 8 bits, whether or not Pillow keeps them."""
     return picture.mode.startswith("I") or picture.mode == "F" or _deep_colour(picture, data)
+
+
+def refuse_layout(picture: Image.Image) -> None:
+    """Refuse TIFFs of more than 8 bits whose layout Pillow takes for another one.
+
+    Args:
+        picture: A deep picture, opened and perhaps not loaded.
+
+    Raises:
+        LevelsError: If its levels count down from white, or its colours lie in planes.
+    """
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None:
+        return
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise LevelsError(
+            "more than 8 bits that count down from white (MinIsWhite), which are not read here: write it as MinIsBlack"
+        )
+    if tags.get(_PLANAR, 1) == _SEPARATE and tags.get(_SAMPLES, 1) > 1:
+        raise LevelsError(
+            "more than 8 bits in a plane for each channel, which are not read here: write the channels of a pixel side by side"
+        )
 
 
 def low_bytes(picture: Image.Image) -> Image.Image | None:

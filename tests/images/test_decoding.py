@@ -267,25 +267,27 @@ def png16(values: NDArray[np.uint16], kind: int, extra: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def tiff16(values: NDArray[np.uint16], order: str, *, largest: int = 0) -> bytes:
-    """Write an uncompressed 16-bit TIFF by hand, of gray or RGB, in either byte order."""
+def tiff16(values: NDArray[np.uint16], order: str, *, largest: int = 0, planes: bool = False, white: bool = False) -> bytes:
+    """Write an uncompressed 16-bit TIFF by hand, of gray or RGB, in either byte order; perhaps in planes, or 0 for white."""
     height, width = values.shape[:2]
     channels = values.shape[2] if values.ndim == 3 else 1
-    data = values.astype(f"{order}u2").tobytes()
-    entries = [(256, 4, width), (257, 4, height), (258, 3, 16), (259, 3, 1), (262, 3, 2 if channels == 3 else 1), (273, 4, 8),
-               (277, 3, channels), (278, 4, height), (279, 4, len(data))]  # fmt: skip
-    entries += [(281, 3, largest)] if largest else []
+    data = (np.moveaxis(values, -1, 0) if planes else values).astype(f"{order}u2").tobytes()
+    parts = channels if planes else 1
+    meaning = 2 if channels == 3 else 1 - white
+    size = len(data) // parts
+    entries = [(256, 4, [width]), (257, 4, [height]), (258, 3, [16] * channels), (259, 3, [1]), (262, 3, [meaning]),
+               (273, 4, [8 + size * part for part in range(parts)]), (277, 3, [channels]), (278, 4, [height]),
+               (279, 4, [size] * parts)]  # fmt: skip
+    entries += [(281, 3, [largest])] if largest else []
+    entries += [(284, 3, [2])] if planes else []
     after = 8 + len(data) + 2 + 12 * len(entries) + 4
-    value_of = {3: "HH", 4: "I"}
-    pad: dict[int, list[int]] = {3: [0], 4: []}
-    table = struct.pack(f"{order}H", len(entries))
-    for tag, kind, value in entries:
-        if tag == 258 and channels == 3:
-            table += struct.pack(f"{order}HHII", tag, kind, 3, after)
-        else:
-            table += struct.pack(f"{order}HHI{value_of[kind]}", tag, kind, 1, value, *pad[kind])
+    table, tail = struct.pack(f"{order}H", len(entries)), b""
+    for tag, kind, held in entries:
+        packed = struct.pack(f"{order}{len(held)}{'H' if kind == 3 else 'I'}", *held)
+        if len(packed) > 4:
+            tail, packed = tail + packed, struct.pack(f"{order}I", after + len(tail))
+        table += struct.pack(f"{order}HHI", tag, kind, len(held)) + packed.ljust(4, b"\0")
     mark = b"II*\0" if order == "<" else b"MM\0*"
-    tail = struct.pack(f"{order}HHH", 16, 16, 16)
     return mark + struct.pack(f"{order}I", 8 + len(data)) + data + table + bytes(4) + tail
 
 
@@ -347,6 +349,14 @@ def test_i3_16_bit_colour_that_cannot_be_scaled_is_refused(tmp_path: Path) -> No
 
     assert refusal(stored(tmp_path, ppm(4095))).startswith("16-bit colour that seems to use fewer bits")
     assert decode(stored(tmp_path, ppm(65535))).remark == "converted from RGB;16: the upper 8 bits"
+
+
+def test_i3_layouts_that_are_taken_for_others_are_refused(tmp_path: Path) -> None:
+    for order in "<>":
+        path = stored(tmp_path, tiff16(deep(65535, 3), order, planes=True))
+        assert refusal(path).startswith("more than 8 bits in a plane for each channel, which are not read here: write")
+    path = stored(tmp_path, tiff16(deep(65535), "<", white=True))
+    assert refusal(path).startswith("more than 8 bits that count down from white (MinIsWhite), which are not read here: write")
 
 
 def test_i3_16_bit_gray_with_alpha_is_read_in_its_depth(tmp_path: Path) -> None:

@@ -735,7 +735,7 @@ def test_results_that_were_read_under_other_rules_are_not_joined_and_still_open(
     rows = finish(make(tiny_bundle, images, tmp_path / "out"))
     without_reading(tmp_path / "out" / RUN)
     for some in (images, find_images(photographs)):
-        with pytest.raises(QcamError, match=r"the rules by which images and labels are read \(not said\) → 2"):
+        with pytest.raises(QcamError, match=r"the rules by which images and labels are read \(not said\) → 3"):
             make(tiny_bundle, some, tmp_path / "out").prepare("cpu", force=False)
     assert comparable(Results(tmp_path / "out").rows()) == comparable(rows)
 
@@ -749,7 +749,7 @@ def test_the_rules_of_reading_are_part_of_every_shard_s_key(tiny_bundle, photogr
         return study.plan.keys
 
     before = keys()
-    monkeypatch.setattr("qcam.evaluate.study.plan.READING", 3)
+    monkeypatch.setattr("qcam.evaluate.study.plan.READING", 4)
     assert set(keys()).isdisjoint(before)
 
 
