@@ -64,8 +64,13 @@ def test_labels_known_before_stay() -> None:
         "image,label\nd/a.jpg,Toilet_tissue\nb.jpg,Golden_Retriever\n",
         "\ufefflabel,image,more\r\ntoilet tissue,d/a.jpg,x\r\ngolden retriever, b.jpg ,y\r\n",
         'image,label\n"d/a.jpg","3"\n"b.jpg","1"\nnot-here.jpg,0\n\n',
+        "Image, LABEL \nd/a.jpg,3\nb.jpg,1\n",
+        "image;label;score\nd/a.jpg;3;0,9\nb.jpg;1;\n",
+        "image\tlabel\nd/a.jpg\ttoilet tissue\nb.jpg\tgolden retriever\n",
+        "sep=;\r\nimage;label\r\nd/a.jpg;3\r\nb.jpg;1\r\n",
+        "\ufeff\"sep=,\"\nimage,label\nd/a.jpg,3\nb.jpg,1\n",
     ],
-    ids=["plain", "bom-crlf-other-order", "quotes-and-blank-line"],
+    ids=["plain", "bom-crlf-other-order", "quotes-and-blank-line", "case-and-spaces", "semicolons", "tabs", "sep", "sep-quoted"],
 )
 def test_a_csv_gives_labels(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.csv"
@@ -84,26 +89,51 @@ def test_a_csv_may_name_files_without_their_folder_but_the_full_name_counts_firs
     assert labels_of(with_labels(images("x/b.jpg", "y/x/b.jpg", "y/a.jpg"), CLASSES, path)) == [1, None, 0]
 
 
-def test_a_csv_row_that_ends_early_labels_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_csv_is_read_in_the_encoding_of_its_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "labels.csv"
-    path.write_text("label,image\n1\n0,a.jpg\n")
-    assert labels_of(with_labels(images("a.jpg"), CLASSES, path)) == [0]
+    path.write_text("image;label\nü.jpg;tench\n", encoding=encoding)
+    assert labels_of(with_labels(images("ü.jpg"), CLASSES, path)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("image,label\nb.jpg,1\na.jpg,maillot, tank suit\n", r"line 3: 3 values under 2 columns; a value that holds a comma"),
+        ("label,image\n1\n0,a.jpg\n", "line 2: 1 value under 2 columns; .* needs quotes around it, and each column a value"),
+        ("sep=;\nimage;label\na.jpg;1;2\n", r"line 3: 3 values under 2 columns; a value that holds a semicolon"),
+        ("image,label,x,label\na.jpg,1,2,3\n", "its header names the column label 2 times; keep one of them"),
+        ("Image,label,image\na.jpg,1,a.jpg\n", "its header names the column image 2 times"),
+        ('image,label\na.jpg,"1\nb.jpg,2\n', "cannot read labels from .*: unexpected end of data"),
+        ("sep=|\nimage|label\na.jpg|1\n", r"its first line says that '\|' separates values; use a comma"),
+        ("image|label\na.jpg|1\n", r"columns image and label; its first line is 'image\|label'"),
+        ("image,label,;image;label\n", "its header can be read with a comma or a semicolon between values"),
+    ],
+    ids=["more", "fewer", "more-behind-sep", "label-twice", "image-twice", "open-quote", "sep-bar", "bars", "two-separators"],
+)
+def test_a_csv_whose_rows_or_header_do_not_agree_is_refused(tmp_path: Path, rows: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(rows)
+    with pytest.raises(ImageSetError, match=message) as raised:
+        with_labels(images("a.jpg", "b.jpg"), CLASSES, path)
+    assert str(path) in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"file,label\na.jpg,1\n", "needs a header line with the columns image and label"),
-        (b"image;label\na.jpg;1\n", "needs a header line"),
-        (b"", "needs a header line"),
+        (b"", "needs a header line with the columns image and label; it is empty"),
         (b"image,label\na.jpg,unheard of\n", r"class 'unheard of' of a\.jpg is none of the model's 5 classes"),
         (b"image,label\na.jpg,6\n", r"class '6' of a\.jpg is none of the model's 5 classes, which are 0 to 4 here"),
         (b"image,label\na.jpg,5\n", r"labels go up to 5 and none is 0.*label_format index1"),
         (b"image,label\na.jpg,-2\n", r"class '-2' of a\.jpg is none of"),
         (b"\xff\xfe\x00", "cannot read labels from"),
+        ("image,label\na.jpg,1\n".encode("utf-32"), "is written in UTF-32; write it in UTF-8"),
+        ("image,label\na.jpg,1\n".encode("utf-16-le"), "as UTF-16 without a byte order mark does; write it in UTF-8"),
         (b"image,label\na.jpg," + b"x" * 200_000 + b"\n", "cannot read labels from"),
     ],
-    ids=["column", "semicolons", "empty", "name", "index", "from-one", "negative", "not-utf-8", "field-too-long"],
+    ids=["column", "empty", "name", "index", "from-one", "negative", "not-utf-8", "utf-32", "utf-16-unmarked", "field-too-long"],
 )
 def test_a_bad_csv_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "labels.csv"
