@@ -228,7 +228,8 @@ class _Labelling:
             raise ImageSetError(f"{source}: class {row.label!r} of {row.image} is none of {self._those(row.label, form)}")
         if form in (LabelFormat.INDEX, LabelFormat.INDEX1) and self._form is LabelFormat.AUTO and unknown:
             return (lambda _: None), ""
-        return meaning.__getitem__, _HOW[form]
+        how = self._named(text for text, index in meaning.items() if index is not None) if form is LabelFormat.NAME else _HOW[form]
+        return meaning.__getitem__, how
 
     def _form_of(self, texts: Collection[str], source: str) -> LabelFormat:
         """Tell whether labels are names or indices."""
@@ -271,6 +272,11 @@ class _Labelling:
         value = _whole(text)
         return text if value is None or self._names.exactly(text) else str(value)
 
+    def _named(self, texts: Iterable[str]) -> str:
+        """Say how labels that are no numbers were read: by name, by WordNet id, or both."""
+        forms = {LabelFormat.NAME if self._names.find(self._as_name(text)) else LabelFormat.WNID for text in texts}
+        return " and ".join(_HOW[form] for form in (LabelFormat.NAME, LabelFormat.WNID) if form in forms)
+
     def _wnid(self, text: str) -> int | None:
         return self._wnids.get(text) if WNID.fullmatch(text) else None
 
@@ -280,8 +286,10 @@ class _Labelling:
 
     def _those(self, text: str, form: LabelFormat) -> str:
         """Say which classes there are, for the message about a label that is none."""
-        if form is LabelFormat.WNID or (WNID.fullmatch(text) and not self._wnids):
+        if (form is LabelFormat.WNID or WNID.fullmatch(text)) and not self._wnids:
             return f"the model's {self._count} classes; WordNet ids are known for ImageNet-1k's classes only"
+        if form is LabelFormat.WNID:
+            return f"the WordNet ids (n01440764 …) of the model's {self._count} classes"
         if form in (LabelFormat.INDEX, LabelFormat.INDEX1):
             first = int(form is LabelFormat.INDEX1)
             return f"the model's {self._count} classes, which are {first} to {self._count - 1 + first} here"
@@ -310,6 +318,7 @@ class _Labelling:
             elif image.label is not None and not image.names:
                 texts[place] = str(image.label)
         same = {names: self._names.are(names) for names in {image.names for image in listed.values()}}
+        ways: dict[str, None] = {}
         for place, image in listed.items():
             index = self._listed(image, same[image.names])
             self._found[place] = index
@@ -317,7 +326,9 @@ class _Labelling:
                 value = image.label or 0
                 foreign.append((image.name, image.names[value] if value < len(image.names) else str(value)))
             else:
-                self._how[f"{_HOW[LabelFormat.NAME]}, from the archives"] = None
+                ways[self._listed_how(image, same[image.names])] = None
+        for way in ways:
+            self._how[f"{way}, from the archives"] = None
         meant, how = self._reading(set(texts.values()), "labels in the archives", {})
         for place, text in texts.items():
             if not self._take(place, text, meant):
@@ -325,6 +336,13 @@ class _Labelling:
         if how and any(self._found[place] is not None for place in texts):
             self._how[f"{how}, from the archives"] = None
         return foreign
+
+    def _listed_how(self, image: ImageFile, same: bool) -> str:
+        """Say how a number whose meaning the archive gives was read."""
+        if self._form is not LabelFormat.AUTO:
+            return _HOW[self._form]
+        text = image.names[image.label or 0]
+        return _HOW[LabelFormat.WNID if WNID.fullmatch(text) and not same and not self._names.find(text) else LabelFormat.NAME]
 
     def _listed(self, image: ImageFile, same: bool) -> int | None:
         """Return the class of a number whose meaning the archive gives: by name, or by place in the very list of the model."""
@@ -372,12 +390,13 @@ class _Labelling:
                     "leave it out, or give {labels}"
                 )
             return self._told(chosen, f"{_HOW[self._form]}, from the folders")
-        chosen = _first(parts, self._named_folder)
+        known: dict[str, int | None] = {}
+        chosen = _first(parts, self._named_folder, known)
         numbers = {place: [f for f in folders if _whole(f) is not None] for place, folders in parts.items()}
         numbered = {place: folders for place, folders in numbers.items() if folders and place not in chosen}
         if chosen:
             self._leave(numbered, "others are class names")
-            return self._told(chosen, f"{_HOW[LabelFormat.NAME]}, from the folders")
+            return self._told(chosen, f"{self._named(name for name in known if known[name] is not None)}, from the folders")
         if numbered:
             return self._folder_indices(numbered)
         return self._by_order(parts)
@@ -445,7 +464,9 @@ class _Labelling:
         """Note folders that are numbers and were not taken for classes."""
         if numbered:
             told = examples(sorted({folders[0] for folders in numbered.values()}))
-            self._remarks.append(f"folders that are numbers ({told}) are no labels: {why}; {{label_format}} index takes them")
+            fits = all(any(self._meaning(f, LabelFormat.INDEX, "") is not None for f in folders) for folders in numbered.values())
+            hint = "; {label_format} index takes them" if fits else ""
+            self._remarks.append(f"folders that are numbers ({told}) are no labels: {why}{hint}")
 
 
 _HOW = {
@@ -489,9 +510,11 @@ def _folders(image: ImageFile) -> tuple[str, ...]:
     return tuple(parts[:-1])
 
 
-def _first(parts: Mapping[int, Iterable[str]], meaning: Callable[[str], int | None]) -> dict[int, int]:
-    """Return place of an image → class of the outermost folder that is one."""
-    known: dict[str, int | None] = {}
+def _first(
+    parts: Mapping[int, Iterable[str]], meaning: Callable[[str], int | None], known: dict[str, int | None] | None = None
+) -> dict[int, int]:
+    """Return place of an image → class of the outermost folder that is one; `known` takes what every folder means."""
+    known = {} if known is None else known
     found = {}
     for place, folders in parts.items():
         for folder in folders:

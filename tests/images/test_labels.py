@@ -286,7 +286,7 @@ def test_l4_numbers_that_are_no_plain_indices_are_no_labels_unless_asked(names: 
     found = label_images(images(*names), IMAGENET, None)
     assert labels_of(found.images) == [None] * len(names)
     assert "folders that are numbers" in told(found)
-    assert "--label-format index takes them" in told(found)
+    assert ("--label-format index takes them" in told(found)) == ("1000/b" not in names)  # it refuses 1000
     if "1000/b" not in names:
         asked = with_labels(images(*names), IMAGENET, None, "index")
         assert labels_of(asked) == [int(name.partition("/")[0]) for name in names]
@@ -492,8 +492,22 @@ def test_l9_wnids_are_known_for_imagenet(tmp_path: Path, imagenet: tuple[str, ..
     assert labels_of(with_labels(images("a", "b", "c"), imagenet, path)) == [0, 474, 0]
     assert labels_of(with_labels(images("val/n02963159/a"), imagenet, None)) == [474]
     assert labels_of(with_labels(images("val/n02963159/a"), imagenet, None, "wnid")) == [474]
-    with pytest.raises(ImageSetError, match="class 'tench' of c is none of"):
+    with pytest.raises(ImageSetError, match=r"class 'tench' of c is none of the WordNet ids \(n01440764 …\) of the model's"):
         with_labels(images("a", "b", "c"), imagenet, path, "wnid")
+    for form in ("auto", "wnid"):
+        with pytest.raises(ImageSetError, match="class 'n00000000' of a is none of the (?!.*ImageNet)"):
+            with_labels(images("a"), imagenet, table(tmp_path, "a,n00000000"), form)
+
+
+def test_l9_what_was_read_by_wnid_is_told_so(tmp_path: Path, imagenet: tuple[str, ...]) -> None:
+    pytest.importorskip("timm")
+    path = table(tmp_path, "a,n01440764", "b,n02963159")
+    assert "by WordNet id, from labels.csv" in told(label_images(images("a", "b"), imagenet, path))
+    path = table(tmp_path, "a,n01440764", "b,crane bird")
+    assert "by name and by WordNet id, from labels.csv" in told(label_images(images("a", "b"), imagenet, path))
+    assert "labelled, by WordNet id, from the folders" in told(label_images(images("val/n02963159/a"), imagenet, None))
+    given = hugging_face(tmp_path, [0, 1], names=["n01440764", "n02963159"])
+    assert "2 of 2 images labelled, by WordNet id, from the archives" in told(label_images(given, imagenet, None))
 
 
 @pytest.mark.parametrize("classes", [CLASSES, IMAGENET], ids=["fewer", "as-many-of-other-names"])
