@@ -26,6 +26,7 @@ OPTIONS = {
     "gpus_per_worker": "qcam-eval --gpus-per-worker",
     "label_format": "label_format",
     "labels": "labels",
+    "limit": "limit",
     "mask_classes": "mask_classes",
     "mask_void": "mask_void",
     "mean": "mean",

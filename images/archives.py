@@ -46,6 +46,8 @@ class Listing:
         by_content: Images that have no picture's ending.
         remarks: What else is to be said.
         masks: Masks that lie among the images, once they have been told apart.
+        real: Of files that are reached through links: name → name of the real file below the folder that was listed, or its
+            whole path where it lies outside.
     """
 
     images: list[ImageFile] = field(default_factory=list)
@@ -53,6 +55,7 @@ class Listing:
     by_content: int = 0
     remarks: list[str] = field(default_factory=list)
     masks: list[ImageFile] = field(default_factory=list)
+    real: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: Listing) -> None:
         """Take in what another place holds."""

@@ -141,7 +141,9 @@ def _header(text: str, said: str, path: Path) -> tuple[str, list[str]]:
         raise ImageSetError(f"{path}: needs a header line with the columns image and label{there}")
     if len(readings) > 1:
         possible = " or ".join(_SEPARATORS[separator] for separator in readings)
-        raise ImageSetError(f"{path}: its header can be read with {possible} between values; write a first line sep=, before it")
+        raise ImageSetError(
+            f"{path}: its header can be read with {possible} between values; write a first line sep=, before it"
+        )
     ((separator, names),) = readings.items()
     for name in ("image", "label"):
         if names.count(name) > 1:

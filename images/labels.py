@@ -72,7 +72,9 @@ class Labelled:
         foreign = [label for name, label in self.foreign if name in names]
         if foreign:
             counts["foreign"] = len(foreign)
-            parts.append(_counted(foreign, "label in the archives is no class here", "labels in the archives are no classes here"))
+            parts.append(
+                _counted(foreign, "label in the archives is no class here", "labels in the archives are no classes here")
+            )
         folders = list(dict.fromkeys(folder for name, folder in self.folders if name in names))
         if folders:
             counts["folders"] = len(folders)
@@ -151,7 +153,9 @@ class _Labelling:
         for place, image in enumerate(self._images):  # labels that were there before
             if place not in self._found and not _archived(image) and image.label is not None:
                 self._found[place] = image.label if 0 <= image.label < self._count else None
-        images = [replace(image, label=self._found.get(place), stated=None, names=()) for place, image in enumerate(self._images)]
+        images = [
+            replace(image, label=self._found.get(place), stated=None, names=()) for place, image in enumerate(self._images)
+        ]
         how = " and ".join(self._how)
         remarks = tuple(self._remarks)
         none = tuple(self._none)
@@ -228,7 +232,11 @@ class _Labelling:
             raise ImageSetError(f"{source}: class {row.label!r} of {row.image} is none of {self._those(row.label, form)}")
         if form in (LabelFormat.INDEX, LabelFormat.INDEX1) and self._form is LabelFormat.AUTO and unknown:
             return (lambda _: None), ""
-        how = self._named(text for text, index in meaning.items() if index is not None) if form is LabelFormat.NAME else _HOW[form]
+        how = (
+            self._named(text for text, index in meaning.items() if index is not None)
+            if form is LabelFormat.NAME
+            else _HOW[form]
+        )
         return meaning.__getitem__, how
 
     def _form_of(self, texts: Collection[str], source: str) -> LabelFormat:
@@ -366,9 +374,7 @@ class _Labelling:
         chosen = self._folder_classes(parts)
         for place, index in chosen.items():
             self._found[place] = index
-        return [
-            (self._images[place].name, folders[0]) for place, folders in parts.items() if folders and place not in chosen
-        ]
+        return [(self._images[place].name, folders[0]) for place, folders in parts.items() if folders and place not in chosen]
 
     def _folder_classes(self, parts: Mapping[int, tuple[str, ...]]) -> dict[int, int]:
         """Return place of an image → class, of those in a folder that is one."""
@@ -464,7 +470,9 @@ class _Labelling:
         """Note folders that are numbers and were not taken for classes."""
         if numbered:
             told = examples(sorted({folders[0] for folders in numbered.values()}))
-            fits = all(any(self._meaning(f, LabelFormat.INDEX, "") is not None for f in folders) for folders in numbered.values())
+            fits = all(
+                any(self._meaning(f, LabelFormat.INDEX, "") is not None for f in folders) for folders in numbered.values()
+            )
             hint = "; {label_format} index takes them" if fits else ""
             self._remarks.append(f"folders that are numbers ({told}) are no labels: {why}{hint}")
 

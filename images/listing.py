@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +50,9 @@ def find_masks(location: str | Location) -> Listing:
     return _found(open_location(location))
 
 
-def find_images(location: str | Location, *, limit: int | None = None, account: Account | None = None) -> list[ImageFile]:
+def find_images(
+    location: str | Location, *, limit: int | None = None, account: Account | None = None, run: int | None = None
+) -> list[ImageFile]:
     """List the photographs of a folder, sorted by name, or those in archives (docs/inputs.md).
 
     Args:
@@ -59,6 +61,7 @@ def find_images(location: str | Location, *, limit: int | None = None, account: 
             are links out of it.
         limit: Take only the first that many, if given.
         account: Takes the number of images, and what was not taken. Without one, what was not taken is told.
+        run: Of how many images, the first ones, the run will be, which is told; `limit` unless given.
 
     Returns:
         The images, without labels unless archives give them.
@@ -66,12 +69,19 @@ def find_images(location: str | Location, *, limit: int | None = None, account: 
     Raises:
         ImageSetError: If there is no such place, it cannot be listed, holds no picture that can be read, or several kinds.
     """
+    require_place(location)
     place = open_location(location)
     found = _found(place)
+    # Of masks, which `find_masks` lists, several links may lead to one: it is the mask of several images.
+    again = _again([image.name for image in found.images], found.real)
+    found.images = [image for image in found.images if image.name not in again]
+    if again:
+        several = number(len(again), "image is", "images are")
+        found.remarks.append(f"{several} also reached through links ({examples(sorted(again))}): each is taken once")
     not_taken = _not_taken(found)
     by_content = [f"{number(found.by_content, 'of them was', 'of them were')} found by content"] if found.by_content else []
     if account is not None:
-        taken = found.images[:limit]
+        taken = found.images[: limit if run is None else run]
         first = f" of {len(found.images):,}" if len(taken) < len(found.images) else ""
         counts = {"taken": len(taken), "found": len(found.images), "not_taken": found.others.total()}
         if found.masks:
@@ -81,6 +91,33 @@ def find_images(location: str | Location, *, limit: int | None = None, account: 
     elif not_taken:
         telling.note(f"{shown(place)}: {'; '.join(not_taken)}")
     return found.images[:limit]
+
+
+def require_place(location: str | Location) -> None:
+    """Refuse an empty text for a place: it would be the current folder.
+
+    Raises:
+        ImageSetError: If it is one.
+    """
+    if location == "":
+        raise ImageSetError("the images' place is empty; give a folder (. is the current one), an archive or a photograph")
+
+
+def _again(names: Sequence[str], real: Mapping[str, str]) -> set[str]:
+    """Return those of some files that are reached through a link while the same file is there by its own name, or by another.
+
+    Args:
+        names: The files' names, sorted.
+        real: From `Listing`.
+    """
+    seen = {name for name in names if name not in real}
+    again = set()
+    for name in names:
+        if name in real and real[name] in seen:
+            again.add(name)
+        elif name in real:
+            seen.add(real[name])
+    return again
 
 
 def _found(place: Location) -> Listing:
@@ -159,7 +196,11 @@ def _listed(place: Location) -> Listing:
         raise compressed(squeezed[0][1])
     archives = [file for some in kinds.values() for file in some]
     if archives:
-        inside = archive_images(archives)
+        again = _again([name for name, _ in archives], found.real)
+        if again:
+            several = number(len(again), "archive is", "archives are")
+            found.remarks.append(f"{several} also reached through links ({examples(sorted(again))}): each is taken once")
+        inside = archive_images([file for file in archives if file[0] not in again])
         found.images, found.by_content = inside.images, inside.by_content
         found.others += inside.others
         found.remarks += inside.remarks
@@ -205,6 +246,7 @@ class _Walk:
     Attributes:
         root: The folder.
         files: Name below it → file.
+        real: Name of a file that is reached through a link → as `Listing` has it.
         hidden: Hidden files and folders that were passed over.
         outside: Files that are links out of the folder.
         dangling: Links that lead nowhere.
@@ -215,6 +257,7 @@ class _Walk:
 
     root: Path
     files: dict[str, Path] = field(default_factory=dict)
+    real: dict[str, str] = field(default_factory=dict)
     hidden: int = 0
     outside: int = 0
     dangling: int = 0
@@ -224,12 +267,12 @@ class _Walk:
 
     def run(self) -> None:
         """Search the folder."""
-        real = self.root.resolve()
+        root = self.root.resolve()
         # Folder; its name below the root, with a slash; the real folder that its files must not lead out of; the real folders
-        # that it lies in, and itself.
-        pending: list[tuple[Path, str, Path, tuple[Path, ...]]] = [(self.root, "", real, (real,))]
+        # that it lies in, and itself; whether a link led there.
+        pending: list[tuple[Path, str, Path, tuple[Path, ...], bool]] = [(self.root, "", root, (root,), False)]
         while pending:
-            folder, prefix, home, above = pending.pop()
+            folder, prefix, home, above, linked = pending.pop()
             try:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError:
@@ -244,14 +287,14 @@ class _Walk:
                     if entry.is_dir():
                         real = path.resolve()
                         if not entry.is_symlink():
-                            pending.append((path, name + "/", home, (*above, real)))
+                            pending.append((path, name + "/", home, (*above, real), linked))
                         elif any(real == inner or real in inner.parents for inner in above):
                             self.loops += 1
                         else:
                             self._follow()
-                            pending.append((path, name + "/", real, (*above, real)))
+                            pending.append((path, name + "/", real, (*above, real), True))
                     elif entry.is_file():
-                        self._file(name, path, home, entry.is_symlink())
+                        self._file(name, path, (root, home), entry.is_symlink(), linked)
                     else:
                         self.dangling += entry.is_symlink()
                 except (OSError, RuntimeError):  # a loop of links
@@ -262,12 +305,15 @@ class _Walk:
         if self.links > _MOST_LINKS:
             raise ImageSetError(f"more than {_MOST_LINKS:,} links to folders in {self.root}; give a folder with fewer")
 
-    def _file(self, name: str, path: Path, home: Path, link: bool) -> None:
-        if link and not (path.resolve().is_relative_to(home) or path.resolve().is_relative_to(self.root.resolve())):
+    def _file(self, name: str, path: Path, homes: tuple[Path, Path], link: bool, linked: bool) -> None:
+        root, home = homes
+        if link and not (path.resolve().is_relative_to(home) or path.resolve().is_relative_to(root)):
             self.outside += 1
             return
-        # A name that is no UTF-8 could be written to no result.
         self.files[name] = path
+        if link or linked:
+            real = path.resolve()
+            self.real[name] = real.relative_to(root).as_posix() if real.is_relative_to(root) else str(real)
 
     def remarks(self) -> list[str]:
         """Say what was left out."""
@@ -286,8 +332,14 @@ def _local_files(folder: Path) -> tuple[list[tuple[str, Location]], Listing]:
         raise ImageSetError(f"no image folder at {folder}; give a folder that holds photographs")
     walk = _Walk(folder)
     walk.run()
-    files = [(name.encode("utf-8", "backslashreplace").decode(), path) for name, path in sorted(walk.files.items())]
-    return files, Listing(others=Counter({"hidden": walk.hidden} if walk.hidden else {}), remarks=walk.remarks())
+    files = [(_writable(name), path) for name, path in sorted(walk.files.items())]
+    real = {_writable(name): _writable(to) for name, to in walk.real.items()}
+    return files, Listing(others=Counter({"hidden": walk.hidden} if walk.hidden else {}), remarks=walk.remarks(), real=real)
+
+
+def _writable(name: str) -> str:
+    """Return a name that can be written: one that is no UTF-8 could be to no result."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _remote_files(folder: UPath) -> tuple[list[tuple[str, Location]], Listing]:

@@ -11,7 +11,7 @@ from qcam.common.storage import is_url
 from qcam.common.vocabulary import near
 from qcam.images.account import Account
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.listing import find_images, one_photograph
+from qcam.images.listing import find_images, one_photograph, require_place
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle
 
@@ -45,12 +45,13 @@ def random_weights(bundle: Bundle) -> str:
     return f"{bundle.model_id} has random weights: no figure made with it means anything"
 
 
-def find_photographs(location: str | Path | None, account: Account | None = None) -> list[ImageFile]:
+def find_photographs(location: str | Path | None, account: Account | None = None, run: int | None = None) -> list[ImageFile]:
     """Return the photographs of a folder or of archives, one photograph, or the demo's.
 
     Args:
         location: A path or a URL, as `find_images` takes it, or one picture's file; None for the demo's.
         account: Takes what was taken and what was not.
+        run: Of how many of them, the first ones, the run will be; for the account.
 
     Raises:
         QcamError: If there are none.
@@ -59,15 +60,16 @@ def find_photographs(location: str | Path | None, account: Account | None = None
         photographs = evaluation_photographs()
         telling.note(f"no images given: taking the {len(photographs)} demo photographs that foolbox ships")
         if account is not None:
-            count = len(photographs)
-            account.add("images", f"{count:,} taken, the demo's", taken=count, found=count, not_taken=0)
+            count, taken = len(photographs), len(photographs[:run])
+            first = f" of {count:,}" if taken < count else ""
+            account.add("images", f"{taken:,}{first} taken, the demo's", taken=taken, found=count, not_taken=0)
         return photographs
-    one = None if is_url(str(location)) else one_photograph(Path(location))
+    one = None if is_url(str(location)) or location == "" else one_photograph(Path(location))
     if one is not None:
         if account is not None:
             account.add("images", "1 taken", taken=1, found=1, not_taken=0)
         return [one]
-    return find_images(location, account=account)
+    return find_images(location, account=account, run=run)
 
 
 def read_places(
@@ -80,7 +82,12 @@ def read_places(
         bundles: The same, read.
         images: The image set, as given; None for the demo's.
         saliency: As given; a folder of masks is a place of its own.
+
+    Raises:
+        ImageSetError: If the image set's place is an empty text.
     """
+    if images is not None:
+        require_place(images if isinstance(images, str) else str(images))
     kind, _, masks = saliency.partition(":")
     read: list[str | Path | Bundle] = list(given) or [*bundles]
     places: list[tuple[str, str | Path]] = [

@@ -54,17 +54,20 @@ def open_saliency(
         raise QcamError(f"{{saliency_preset}} belongs to onnx:FILE, {{saliency_option}} to a network; {{saliency}} is {text}")
     if (mask_classes is not None or mask_void is not None) and kind != "masks":
         raise QcamError(f"{{mask_classes}} and {{mask_void}} belong to masks:DIR; {{saliency}} is {text}")
+    if kind in ("masks", "onnx") and not where.strip():
+        needed = "DIR, the folder that holds the masks" if kind == "masks" else "FILE, the network's"
+        raise QcamError(f"{{saliency}} {text} names nothing; write {kind}:{needed}")
     if text == "none":
         return None
     if text == "spectral":
         return SpectralSaliency()
-    if kind == "masks" and where:
+    if kind == "masks":
         return MaskSaliency(text, Path(where), MaskRules.of(mask_classes, mask_void))
     if text == "u2netp":
         (file,) = asset_files(U2NETP)
         network = NetworkSaliency(text, file, network_settings("u2netp", options), threads)
         return CachedSaliency(_of_wanted_size(network, options), cache)
-    if kind == "onnx" and where:
+    if kind == "onnx":
         network = NetworkSaliency(text, Path(where), network_settings(preset, options), threads)
         return CachedSaliency(_of_wanted_size(network, options), cache)
     if kind == "birefnet" and (where or text == "birefnet"):
@@ -77,7 +80,7 @@ def open_saliency(
 def with_absolute_path(text: str) -> str:
     """Return what `--saliency` names with the folder or file in it absolute, so that it means the same from everywhere."""
     kind, separator, where = text.partition(":")
-    return f"{kind}:{Path(where).absolute()}" if separator and Path(where).exists() else text
+    return f"{kind}:{Path(where).absolute()}" if separator and where and Path(where).exists() else text
 
 
 def _of_wanted_size(network: NetworkSaliency, options: Mapping[str, str]) -> NetworkSaliency:

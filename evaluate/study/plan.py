@@ -183,6 +183,8 @@ def image_differences(folder: Path, images: Sequence[ImageFile], hashes: Mapping
         return []
     before = {row["name"]: (row["sha256"], row["label"]) for row in read_arrow(folder / IMAGES).to_pylist()}
     now = {image.name: (hashes[image.name], image.label) for image in images}
+    if len(now) < len(before) and [*before.items()][: len(now)] == [*now.items()]:
+        return [f"only the first {len(now):,} of {len(before):,} images, as a smaller {{limit}} takes them"]
     both = [name for name in now if name in before]
     kinds = {
         "changed": [name for name in both if now[name][0] != before[name][0]],
@@ -275,7 +277,12 @@ def _told(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if key == "saliency":
         if before.get("options.saliency") != now.get("options.saliency"):
             return ""
-        return "the salient objects: the network, the masks or their settings are others"
+        source = str(now.get("options.saliency"))
+        if source.startswith("masks:"):
+            counts = "what of them counts ({mask_classes}, {mask_void})"
+            return f"the salient objects of {source}: the masks, or {counts}, are others"
+        how = "{saliency_preset}, {saliency_option}" if source.startswith("onnx:") else "{saliency_option}"
+        return f"the salient objects of {source}: the network, or its settings ({how}), are others"
     if key == "cpu_features":
         return _ENTRIES[key]
     option = _OPTIONS.get(name or kind) if kind in ("options", "device") else None

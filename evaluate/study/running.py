@@ -260,7 +260,7 @@ def _photographs(request: StudyRequest, bundles: list[Bundle], account: Account)
     Raises:
         QcamError: If there are none, labels cannot be read, or a target is asked for that no image has.
     """
-    labelled = _labelled(find_photographs(request.images, account), bundles, request)
+    labelled = _labelled(find_photographs(request.images, account, request.limit), bundles, request)
     labelled.tell(account, request.limit)
     taken = labelled.images[: request.limit]  # after the labels: class folders count as a whole
     if len(taken) < len(labelled.images):

@@ -78,6 +78,8 @@ def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_p
     [
         (["nowhere"], "nowhere is no bundle"),
         (["{bundle}", "--images", "nowhere"], "no image folder at nowhere"),
+        (["{bundle}", "--images", ""], "the images' place is empty; give a folder"),
+        (["{bundle}", "--images", "{images}", "--saliency", "masks:"], "--saliency masks: names nothing; write masks:DIR"),
         (["{bundle}", "--provider", "GPU"], "execution provider 'GPU' is unknown"),
         (["{bundle}", "--provider", "CUDA"], "has no CUDA provider"),
         (["{bundle}", "--images", "{images}", "--saliency", "magic"], "saliency 'magic' is unknown"),
@@ -247,7 +249,7 @@ def test_every_run_accounts_for_images_and_labels(tiny_bundle, photographs, tmp_
     planned = command(tiny_bundle.folder, *options, "--dry-run", cwd=tmp_path)
     done = command(tiny_bundle.folder, *options, "--limit", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    images = "images: 4 taken; 2 files not taken: 1 .tga, 1 .txt"
+    images = "images: 3 of 4 taken; 2 files not taken: 1 .tga, 1 .txt"
     labels = (
         "labels: 1 of 3 images labelled, by name, from labels.csv; 1 row names no image (gone.jpg); "
         f"1 image matches no row ({names[2]}); 1 label says none (-1 or empty)"

@@ -68,9 +68,18 @@ def test_labels_known_before_stay() -> None:
         "image;label;score\nd/a.jpg;3;0,9\nb.jpg;1;\n",
         "image\tlabel\nd/a.jpg\ttoilet tissue\nb.jpg\tgolden retriever\n",
         "sep=;\r\nimage;label\r\nd/a.jpg;3\r\nb.jpg;1\r\n",
-        "\ufeff\"sep=,\"\nimage,label\nd/a.jpg,3\nb.jpg,1\n",
+        '\ufeff"sep=,"\nimage,label\nd/a.jpg,3\nb.jpg,1\n',
     ],
-    ids=["plain", "bom-crlf-other-order", "quotes-and-blank-line", "case-and-spaces", "semicolons", "tabs", "sep", "sep-quoted"],
+    ids=[
+        "plain",
+        "bom-crlf-other-order",
+        "quotes-and-blank-line",
+        "case-and-spaces",
+        "semicolons",
+        "tabs",
+        "sep",
+        "sep-quoted",
+    ],
 )
 def test_a_csv_gives_labels(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.csv"
@@ -133,7 +142,18 @@ def test_a_csv_whose_rows_or_header_do_not_agree_is_refused(tmp_path: Path, rows
         ("image,label\na.jpg,1\n".encode("utf-16-le"), "as UTF-16 without a byte order mark does; write it in UTF-8"),
         (b"image,label\na.jpg," + b"x" * 200_000 + b"\n", "cannot read labels from"),
     ],
-    ids=["column", "empty", "name", "index", "from-one", "negative", "not-utf-8", "utf-32", "utf-16-unmarked", "field-too-long"],
+    ids=[
+        "column",
+        "empty",
+        "name",
+        "index",
+        "from-one",
+        "negative",
+        "not-utf-8",
+        "utf-32",
+        "utf-16-unmarked",
+        "field-too-long",
+    ],
 )
 def test_a_bad_csv_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "labels.csv"
@@ -495,7 +515,7 @@ def test_l9_wnids_are_known_for_imagenet(tmp_path: Path, imagenet: tuple[str, ..
     with pytest.raises(ImageSetError, match=r"class 'tench' of c is none of the WordNet ids \(n01440764 …\) of the model's"):
         with_labels(images("a", "b", "c"), imagenet, path, "wnid")
     for form in ("auto", "wnid"):
-        with pytest.raises(ImageSetError, match="class 'n00000000' of a is none of the (?!.*ImageNet)"):
+        with pytest.raises(ImageSetError, match=r"class 'n00000000' of a is none of the (?!.*ImageNet)"):
             with_labels(images("a"), imagenet, table(tmp_path, "a,n00000000"), form)
 
 

@@ -14,7 +14,7 @@ from qcam.common.errors import ImageSetError
 from qcam.common.storage import open_location
 from qcam.images.account import Account, AccountLine
 from qcam.images.decoding import decode
-from qcam.images.listing import find_images, one_photograph
+from qcam.images.listing import find_images, find_masks, one_photograph
 from qcam.images.sources import ImageFile
 
 
@@ -59,7 +59,7 @@ def test_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
     (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
     (folder / "again.jpg").symlink_to(folder / "inside.jpg")
     (folder / "folder.jpg").mkdir()
-    assert [image.name for image in find_images(folder)] == ["again.jpg", "inside.jpg"]
+    assert [image.name for image in find_images(folder)] == ["inside.jpg"]  # again.jpg is the same
 
 
 def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
@@ -201,7 +201,8 @@ def test_i2_links_to_folders_are_followed(tmp_path: Path) -> None:
     (elsewhere / "deep" / "inner.jpg").symlink_to(elsewhere / "a.jpg")  # inside what is followed
     (folder / "nowhere").symlink_to(tmp_path / "absent")
     found, line = account_of(folder)
-    assert found == ["goldfish/c.jpg", "tench/a.jpg", "tench/deep/b.jpg", "tench/deep/inner.jpg"]
+    assert found == ["goldfish/c.jpg", "tench/a.jpg", "tench/deep/b.jpg"]
+    assert "1 image is also reached through links (tench/deep/inner.jpg): each is taken once" in line.text
     assert "1 link leads nowhere: left out" in line.text
 
 
@@ -213,8 +214,50 @@ def test_i2_loops_of_links_are_left_out_and_counted(tmp_path: Path) -> None:
     (folder / "a" / "to_b").symlink_to(folder / "b")
     (folder / "b" / "to_a").symlink_to(folder / "a")
     found, line = account_of(folder)
-    assert found == ["a/to_b/y.jpg", "a/x.jpg", "b/to_a/x.jpg", "b/y.jpg"]
+    assert found == ["a/x.jpg", "b/y.jpg"]
     assert "links lead to folders that hold them: left out" in line.text
+
+
+def test_i2_what_several_names_lead_to_is_taken_once_and_told(tmp_path: Path) -> None:
+    elsewhere = folder_with(tmp_path / "elsewhere", ["out.jpg"])
+    folder = folder_with(tmp_path, ["run/1.jpg", "run/2.jpg"])
+    (folder / "latest").symlink_to("run")
+    (folder / "b").symlink_to(elsewhere)
+    (folder / "c").symlink_to(elsewhere)
+    found, line = account_of(folder)
+    assert found == ["b/out.jpg", "run/1.jpg", "run/2.jpg"]
+    told = "3 images are also reached through links (c/out.jpg, latest/1.jpg, latest/2.jpg): each is taken once"
+    assert line.text == f"3 taken; {told}"
+    assert line.counts["found"] == 3
+
+
+def test_i2_an_archive_that_two_names_lead_to_is_taken_once(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar([("a.png", encoded("PNG"))]))
+    (tmp_path / "again.tar").symlink_to("x.tar")
+    found, line = account_of(tmp_path)
+    assert found == ["x.tar/a.png"]
+    assert "1 archive is also reached through links (again.tar): each is taken once" in line.text
+
+
+def test_i2_a_mask_of_several_images_may_be_a_link(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, ["a.png"])
+    (folder / "b.png").symlink_to("a.png")
+    assert [mask.name for mask in find_masks(folder)] == ["a.png", "b.png"]
+
+
+def test_with_a_limit_of_the_run_the_account_speaks_of_its_images(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    account = Account()
+    assert len(find_images(folder, account=account, run=1)) == 3  # folders of classes count as a whole
+    assert account.lines[0].text == "1 of 3 taken; 0 files not taken"
+    assert account.lines[0].counts == {"taken": 1, "found": 3, "not_taken": 0}
+
+
+def test_an_empty_place_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder_with(tmp_path, ["a.jpg"]))
+    with pytest.raises(ImageSetError, match=r"the images' place is empty; give a folder \(\. is the current one\)"):
+        find_images("")
+    assert len(find_images(".")) == 1
 
 
 def test_i2_a_folder_of_links_out_of_it_says_so(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from qcam.evaluate.saliency import (
     NoObjectError,
     crop_map,
     open_saliency,
+    with_absolute_path,
 )
 from qcam.evaluate.saliency.settings import PRESETS
 from qcam.images.decoding import decode
@@ -435,12 +436,20 @@ def test_none_is_no_source() -> None:
     assert open_saliency("none") is None
 
 
-@pytest.mark.parametrize("text", ["", "u2net", "U2NETP", "u2netp:x", "onnx:", "onnx", "masks:", "masks", "none:", "x:y"])
+@pytest.mark.parametrize("text", ["", "u2net", "U2NETP", "u2netp:x", "none:", "x:y"])
 def test_unknown_sources_are_refused(text: str) -> None:
     with pytest.raises(
         QcamError, match=r"saliency '.*' is unknown; choose u2netp, birefnet\[:WHERE\], onnx:FILE, masks:DIR, spectral or none"
     ):
         open_saliency(text)
+
+
+@pytest.mark.parametrize("text", ["masks:", "masks", "masks: ", "onnx:", "onnx"])
+def test_sources_without_their_place_are_refused_and_are_not_the_current_folder(text: str) -> None:
+    kind = text.partition(":")[0]
+    for given in (text, with_absolute_path(text)):
+        with pytest.raises(QcamError, match=rf"saliency {text} names nothing; write {kind}:(DIR|FILE), "):
+            open_saliency(given)
 
 
 @pytest.mark.parametrize(

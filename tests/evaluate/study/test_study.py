@@ -33,6 +33,7 @@ from qcam.evaluate.run.evaluator import BundleEvaluator
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import open_saliency
+from qcam.evaluate.saliency.spectral import SpectralSaliency
 from qcam.evaluate.study import study as study_module
 from qcam.evaluate.study.study import Study
 from qcam.images.account import Account
@@ -315,7 +316,7 @@ def test_results_of_other_settings_are_refused_by_name(tiny_bundle, photographs,
     changes = [
         (images, {"target": "own-top1"}, "target f32-top1 → own-top1"),
         (images, {"settings": SessionSettings(config={"a.b": "1"})}, r"session_config \(none\) → a\.b=1"),
-        (images[:3], {}, "8 gone: imagenet_00_243.jpg, "),
+        (images[:3], {}, "only the first 3 of 11 images, as a smaller limit takes them"),
     ]
     for some, options, named in changes:
         with pytest.raises(QcamError, match=f"holds results of other settings .*{named}"):
@@ -698,8 +699,10 @@ def test_h14_results_that_were_damaged_are_not_gone_on_from(tiny_bundle, photogr
 def test_h14_a_smaller_limit_or_another_label_is_refused(tiny_bundle, photographs, tmp_path):
     images = find_images(photographs)
     finish(make(tiny_bundle, images[:4], tmp_path / "out"))
-    with pytest.raises(QcamError, match=r"other settings \(1 gone: "):
+    with pytest.raises(QcamError, match=r"\(only the first 3 of 4 images, as a smaller limit takes them\)"):
         make(tiny_bundle, images[:3], tmp_path / "out").prepare("cpu", force=False)
+    with pytest.raises(QcamError, match=r"other settings \(1 gone: "):  # no limit leaves out the first
+        make(tiny_bundle, images[1:4], tmp_path / "out").prepare("cpu", force=False)
     other = [replace(images[0], label=3), *images[1:]]
     with pytest.raises(QcamError, match=r"1 labelled otherwise: .*; 7 new: "):
         make(tiny_bundle, other, tmp_path / "out").prepare("cpu", force=False)
@@ -720,6 +723,27 @@ def test_h14_what_differs_is_said_in_options_without_hashes(tiny_bundle, export_
         assert part in said
     assert said.endswith(f"give another folder, output {tmp_path / 'out-3'}, or force=True to replace them")
     assert not re.search("[0-9a-f]{10}", said.replace(str(tmp_path), ""))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("masks:there", r"salient objects of masks:there: the masks, .*\(mask_classes, mask_void\), are others"),
+        ("onnx:there", r"salient objects of onnx:there: .* settings \(saliency_preset, saliency_options\), are others"),
+        ("u2netp", r"salient objects of u2netp: .* settings \(saliency_options\), are others"),
+    ],
+)
+def test_h14_other_salient_objects_name_the_options_that_make_them(tiny_bundle, photographs, tmp_path, source, said):
+    images = find_images(photographs)[:1]
+
+    def study(fingerprint):
+        objects = SpectralSaliency()
+        objects.fingerprint = fingerprint
+        return Study([tiny_bundle], images, objects, StudyOptions(precisions=("f32",), saliency=source), tmp_path / "out")
+
+    finish(study("a" * 64))
+    with pytest.raises(QcamError, match=said):
+        study("b" * 64).prepare("cpu", force=False)
 
 
 def without_reading(path):
