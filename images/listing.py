@@ -76,6 +76,7 @@ def find_images(
     again = _again([image.name for image in found.images], found.real)
     found.images = [image for image in found.images if image.name not in again]
     if again:
+        found.by_content -= sum(not is_photograph(name) for name in again)
         several = number(len(again), "image is", "images are")
         found.remarks.append(f"{several} also reached through links ({examples(sorted(again))}): each is taken once")
     not_taken = _not_taken(found)

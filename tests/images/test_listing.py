@@ -231,6 +231,14 @@ def test_i2_what_several_names_lead_to_is_taken_once_and_told(tmp_path: Path) ->
     assert line.counts["found"] == 3
 
 
+def test_i2_of_what_is_taken_once_only_that_is_found_by_content(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(encoded("PNG"))
+    (tmp_path / "y").symlink_to("x")
+    found, line = account_of(tmp_path)
+    assert found == ["x"]
+    assert line.text == "1 taken; 1 of them was found by content; 1 image is also reached through links (y): each is taken once"
+
+
 def test_i2_an_archive_that_two_names_lead_to_is_taken_once(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(tar([("a.png", encoded("PNG"))]))
     (tmp_path / "again.tar").symlink_to("x.tar")
@@ -242,7 +250,7 @@ def test_i2_an_archive_that_two_names_lead_to_is_taken_once(tmp_path: Path) -> N
 def test_i2_a_mask_of_several_images_may_be_a_link(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, ["a.png"])
     (folder / "b.png").symlink_to("a.png")
-    assert [mask.name for mask in find_masks(folder)] == ["a.png", "b.png"]
+    assert [mask.name for mask in find_masks(folder).images] == ["a.png", "b.png"]
 
 
 def test_with_a_limit_of_the_run_the_account_speaks_of_its_images(tmp_path: Path) -> None:
