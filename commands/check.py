@@ -13,7 +13,7 @@ from qcam.commands.options import COMPARED, INPUT, OUTPUT, key_value, option
 from qcam.common.errors import GateError, QcamError, UndecidedError
 from qcam.common.extras import require_packages
 from qcam.common.places import refuse_overlap
-from qcam.common.vocabulary import Arithmetic, Device, words
+from qcam.common.vocabulary import Arithmetic, words
 from qcam.runtime.kernels import KERNELS
 
 if TYPE_CHECKING:
@@ -110,13 +110,13 @@ interrupted.
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("out") / "check",
     show_default=True,
-    help="Folder for check.json, junit.xml, placement.json and pictures.",
+    help="Folder for check.json, junit.xml, placement.json and pictures; an earlier check there is replaced.",
 )
 @options.provider()
 @options.session_config()
-@options.batch_size(4)
+@options.batch_size()
 @options.threads("Threads of ONNX Runtime and PyTorch; by default all cores.")
-@options.device(Device.CPU)
+@options.device()
 def main(
     bundles: tuple[str, ...],
     images: str | None,
@@ -140,7 +140,7 @@ def main(
     The mirror, a PyTorch graph of the very same ONNX file, is held against the deployed run: integer codes of every quantized
     tensor, logits, top-1, and the CAMs of both. Without BUNDLE, all of bundles/ are taken.
     """
-    require_packages("qcam-check", "onnxruntime", "torch", *["matplotlib"] * every_tensor)
+    require_packages("qcam-check", "onnxruntime", "torch", *(["matplotlib"] if every_tensor else []))
     from qcam import Verdict, check
     from qcam.evaluate.run.inputs import load_bundles, read_places
     from qcam.runtime.deployed import provider_name, require_provider
@@ -148,7 +148,7 @@ def main(
     gates = _thresholds(thresholds)
     config = dict(key_value(entry, "--session-config") for entry in session_config)
     require_provider(provider_name(provider))
-    _require_place(output)
+    earlier = _require_place(output)
     loaded = load_bundles(bundles)
     refuse_overlap(output, read_places(bundles, loaded, images))
     verdict = check(
@@ -170,6 +170,8 @@ def main(
     )
     _tell(verdict.checked)
     _write(verdict.checked, output)
+    if earlier:
+        console.note(f"{output} held an earlier check; it was replaced")
     if verdict.verdict is Verdict.FALLS_SHORT:
         raise GateError(verdict.reason)
     if verdict.verdict is Verdict.UNDECIDED:
@@ -225,17 +227,23 @@ def _write(checked: Checked, folder: Path) -> None:
     console.out.print(f"results: {folder}/ ({', '.join(written)})", markup=False)
 
 
-def _require_place(output: Path) -> None:
+def _require_place(output: Path) -> bool:
     """Tell before anything runs that results cannot be written.
 
+    Returns:
+        Whether an earlier check is there.
+
     Raises:
-        QcamError: If they cannot.
+        QcamError: If they cannot, or something else is in the way.
     """
+    from qcam.evaluate.check.checked import holds_check
+
     place = output.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise QcamError(f"--output {output}: cannot write to {place}; choose another place")
+    return holds_check(output)
 
 
 def _thresholds(given: tuple[str, ...]) -> dict[str, float]:

@@ -179,7 +179,7 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     default=None,
     help="Bind device memory; by default on GPUs only.",
 )
-@options.batch_size(8)
+@options.batch_size()
 @options.threads("Threads of ONNX Runtime and PyTorch in each worker; by default the cores shared among the workers, 1 on Ray.")
 @options.device()
 @option(

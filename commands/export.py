@@ -217,7 +217,7 @@ def main(
 ) -> None:
     """Export each MODEL to a bundle: float and quantized ONNX files with the CAM layer as an extra output.
 
-    MODEL is vgg16, resnet50, densenet121, mobilenet_v2, squeezenet1_0, squeezenet1_1 efficientnet_b0 or another classifier of
+    MODEL is vgg16, resnet50, densenet121, mobilenet_v2, squeezenet1_0, squeezenet1_1, efficientnet_b0 or another classifier of
     torchvision, efficientnet_lite0 (embedded, the default), timm:NAME, timm:local-dir:FOLDER or timm:hf-hub:ORG/NAME.
     """
     require_packages("qcam-export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")

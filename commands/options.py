@@ -107,10 +107,10 @@ def session_config() -> Callable[[Function], Function]:
     )
 
 
-def batch_size(default: int) -> Callable[[Function], Function]:
+def batch_size() -> Callable[[Function], Function]:
     """Return `--batch-size`."""
     return option(
-        "--batch-size", group=RUNTIME, advanced=True, type=click.IntRange(1), default=default, show_default=True,
+        "--batch-size", group=RUNTIME, advanced=True, type=click.IntRange(1), default=8, show_default=True,
         help="Images at a time.",
     )  # fmt: skip
 
@@ -124,11 +124,11 @@ def threads(says: str) -> Callable[[Function], Function]:
     return option("--threads", group=RUNTIME, advanced=True, type=click.IntRange(1), help=says)
 
 
-def device(default: Device = Device.AUTO) -> Callable[[Function], Function]:
+def device() -> Callable[[Function], Function]:
     """Return `--device`."""
     return option(
-        "--device", group=RUNTIME, advanced=True, type=click.Choice(words(Device)), default=default.value, show_default=True,
-        help="For PyTorch.",
+        "--device", group=RUNTIME, advanced=True, type=click.Choice(words(Device)), default=Device.AUTO.value,
+        show_default=True, help="For PyTorch.",
     )  # fmt: skip
 
 

@@ -7,12 +7,18 @@ from pathlib import Path
 import click
 
 from qcam.commands import console
+from qcam.commands.options import INPUT, OUTPUT, option
 from qcam.common.extras import require_packages
+
+#: The group of options that only this command has.
+SHOWN = "What is shown"
 
 _EPILOG = """\b
 Examples:
+  qcam-report out/demo
+      the report of one run again, in out/report
   qcam-report out/demo --output out/demo
-      the report of one run again
+      in place of the one that qcam-eval wrote
   qcam-report out/demo --output paper/ --colormap jet --pictures 40
       in the paper's colours, with more pictures
   qcam-report out/cpu out/openvino --output out/compare --names CPU,OpenVINO
@@ -28,29 +34,40 @@ Exit code: 0 done, 2 a folder cannot be read or holds results of another version
 
 @click.command("qcam-report", cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folders", nargs=-1, required=True, metavar="RESULT...", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the report; other files in it stay.",
+@option(
+    "--check",
+    "checks",
+    group=INPUT,
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of qcam-check, for drift by depth; by default a fitting one beside the results.",
 )
-@click.option("--check", "checks", multiple=True, metavar="DIR", type=click.Path(path_type=Path),
-              help="Folder of qcam-check, for drift by depth; by default a fitting one beside the results.")  # fmt: skip
-@click.option(
+@option("--names", group=INPUT, metavar="A,B,…", help="What the runs are called, in their order; by default as their folders.")
+@option(
     "--colormap",
+    group=SHOWN,
     type=click.Choice(["inferno", "viridis", "cividis", "jet"]),
     default="inferno",
     show_default=True,
     help="Colours of CAMs; jet is the paper's, and unreadable for colour-blind people.",
 )
-@click.option(
+@option(
     "--pictures",
+    group=SHOWN,
     type=click.IntRange(0),
     default=24,
     show_default=True,
     help="Images shown of each model: the worst, the best, and some at random. Fewer where the page would pass 15 MB.",
 )
-@click.option("--names", metavar="A,B,…", help="What the runs are called, in their order; by default as their folders.")
+@option(
+    "--output",
+    group=OUTPUT,
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("out") / "report",
+    show_default=True,
+    help="Folder for the report; an earlier report there is replaced, other files stay.",
+)
 def main(
     folders: tuple[Path, ...], output: Path, checks: tuple[Path, ...], colormap: str, pictures: int, names: str | None
 ) -> None:
@@ -58,10 +75,11 @@ def main(
     require_packages("qcam-report", "jinja2", "matplotlib", "scipy", "statsmodels")
     from qcam.evaluate.report import ReportOptions
     from qcam.evaluate.report.write import write_report
-    from qcam.evaluate.results.folder import Results
+    from qcam.evaluate.results.folder import REPORT, Results
 
     results = [Results(folder) for folder in folders]
     chosen = tuple(name.strip() for name in names.split(",")) if names else ()
+    earlier = (output / REPORT).exists()
     options = ReportOptions(colormap=colormap, pictures=pictures, names=chosen, checks=checks)
     with console.err.status("drawing"):
         written = write_report(results, output, options)
@@ -70,6 +88,8 @@ def main(
             console.warn(f"{item.folder} is not complete: the report is of the images that were finished")
         if not item.verified:
             console.note(f"{item.folder} is of an earlier version, without checksums: its files are not verified")
+    if earlier:
+        console.note(f"{output} held an earlier report; it was replaced")
     size = written[0].stat().st_size / 1e6
     console.out.print(f"report: {written[0]} ({size:.1f} MB), and {len(written) - 1} files beside it", markup=False)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes, write_atomically
 from qcam.common.storage import Location, open_location, shown
 
+#: Bytes at the beginning of a file in which it shows whose it is.
+_BEGINNING = 8192
 #: Characters of a file name that comes from a name; a longer one ends in a hash of the whole.
 _LONGEST = 80
 _HASH = 12
@@ -100,6 +103,46 @@ def write_inside(folder: Path, name: str, data: bytes | str) -> Path:
     path = inside(folder, name)
     write_atomically(path, data)
     return path
+
+
+def require_own(folder: Path, marks: Mapping[str, bytes], others: Iterable[str], command: str) -> bool:
+    """Tell whether a folder holds earlier output of a command, and refuse to replace a file that is none.
+
+    Args:
+        folder: Where the command writes; need not be there.
+        marks: Files that show whose they are: name → what stands within their first bytes.
+        others: Files without a mark: they are the command's where one with a mark is there.
+        command: Its name, for the message.
+
+    Returns:
+        Whether an earlier output is there.
+
+    Raises:
+        QcamError: If a file of one of these names was not written by the command, or cannot be read.
+    """
+    found = [name for name in marks if os.path.lexists(folder / name)]
+    foreign = [name for name in found if marks[name] not in _beginning(folder / name)]
+    foreign += [name for name in others if not found and os.path.lexists(folder / name)]
+    if foreign:
+        raise QcamError(
+            f"{folder / foreign[0]} is there already and was not written by {command}: move it away, or give another {{output}}"
+        )
+    return bool(found)
+
+
+def _beginning(path: Path) -> bytes:
+    """Return the first bytes of a file; none of what is no file.
+
+    Raises:
+        QcamError: If it cannot be read.
+    """
+    if not path.is_file():
+        return b""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_BEGINNING)
+    except OSError as error:
+        raise QcamError(f"cannot read {path}: {error.strerror or error}; move it away, or give another {{output}}") from error
 
 
 def refuse_overlap(output: str | Location, inputs: Sequence[tuple[str, str | Location]], option: str = "{output}") -> None:

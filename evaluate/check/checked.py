@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qcam.common import machine
+from qcam.common.errors import QcamError
 from qcam.common.files import exclusive, readable_json
-from qcam.common.places import file_names, write_inside
+from qcam.common.places import file_names, require_own, write_inside
 from qcam.common.wording import in_options
 from qcam.evaluate.check.gates import CODE_GATES
 from qcam.evaluate.check.junit import junit_text
@@ -26,6 +27,25 @@ SCHEMA_VERSION = 2
 CHECK_JSON, JUNIT_XML, PLACEMENT_JSON = "check.json", "junit.xml", "placement.json"
 #: Names of the pictures of agreement over depth.
 PICTURES = "tensors-*.png"
+#: What shows that a file is a check's.
+_MARKS = {CHECK_JSON: b'"schema_version": ', JUNIT_XML: b'<testsuites name="qcam-check"'}
+#: What shows that a folder is a study's, which has a placement.json of its own.
+_STUDY = "run.json"
+
+
+def holds_check(folder: Path) -> bool:
+    """Tell whether a folder holds an earlier check, and refuse it where files of a check would replace others.
+
+    Args:
+        folder: Where files of a check are to go; need not be there.
+
+    Raises:
+        QcamError: If a file in the way was not written by a check.
+    """
+    if (folder / _STUDY).exists() and (folder / PLACEMENT_JSON).exists():
+        raise QcamError(f"{folder / PLACEMENT_JSON} is that of the results there, not of a check: give another {{output}}")
+    pictures = sorted(path.name for path in folder.glob(PICTURES))
+    return require_own(folder, _MARKS, [PLACEMENT_JSON, *pictures], "{qcam-check}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,7 @@ class Checked:
         return {PICTURES.replace("*", name): depth_picture(result) for result, name in zip(drawn, names, strict=True)}
 
     def write(self, folder: Path) -> list[str]:
-        """Write all files, check.json last; pictures of an earlier run go.
+        """Write all files, check.json last; those of an earlier check there are replaced, and its pictures go.
 
         Args:
             folder: Where to; made if it is not there.
@@ -128,18 +148,19 @@ class Checked:
             The names of the files.
 
         Raises:
-            QcamError: If the disk refuses, or another process writes there.
+            QcamError: If a file in the way was not written by a check, the disk refuses, or another process writes there.
         """
         files: dict[str, bytes | str] = dict(self.pictures())
         files[PLACEMENT_JSON] = readable_json(self.placement())
         files[JUNIT_XML] = self.junit()
         files[CHECK_JSON] = readable_json(self.to_json())
+        holds_check(folder)
         with exclusive(folder):
             for stale in folder.glob(PICTURES):
                 if stale.name not in files:
                     stale.unlink(missing_ok=True)
-            for name, content in files.items():
-                write_inside(folder, name, content)
+            for name in sorted(files, key=lambda name: name != JUNIT_XML):  # first a file that shows whose they are
+                write_inside(folder, name, files[name])
         return list(files)
 
 

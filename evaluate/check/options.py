@@ -39,7 +39,7 @@ class CheckOptions:
     gates: Mapping[str, float] = field(default_factory=dict)
     settings: SessionSettings = field(default_factory=SessionSettings)
     device: str = "cpu"
-    batch_size: int = 4
+    batch_size: int = 8
     every_tensor: bool = False
     other_cpus: bool = True
     deployed: Path | None = None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qcam.common.errors import QcamError
-from qcam.common.places import file_names, write_inside
+from qcam.common.places import file_names, require_own, write_inside
 from qcam.evaluate.report.charts import distribution, overview
 from qcam.evaluate.report.checks import check_table, depth_charts, find_checks
 from qcam.evaluate.report.choice import choose
@@ -22,6 +22,10 @@ from qcam.evaluate.showing.canvas import Chart, figure_bytes
 
 #: Folder of the figures, in that of the report.
 FIGURES = "figures"
+_FORMS = ("png", "svg")
+_CSV, _LATEX = "table.csv", "table.tex"
+#: What shows that a file is a report's.
+_MARKS = {REPORT: b"<title>qcam", _CSV: b"model,precision,comparison,metric,", _LATEX: b"% mean and standard deviation over"}
 #: Rows of a picture grid for a paper: what fits a page.
 _GRID_ROWS = 6
 _METRICS = ("CC", "SIM", "KLD")
@@ -34,14 +38,15 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
 
     Args:
         results: The runs; the first is what the others are held against.
-        output: Folder to write into; other files in it stay.
+        output: Folder to write into; an earlier report there is replaced, other files stay.
         options: What can be chosen.
 
     Returns:
         The files that were written, the page first.
 
     Raises:
-        QcamError: If a run holds nothing to report, names do not fit, a check cannot be read, or the disk refuses.
+        QcamError: If a run holds nothing to report, names do not fit, a check cannot be read, a file in the way was not written
+            for a report, or the disk refuses.
     """
     options = options or ReportOptions()
     if options.colormap not in COLORMAPS:
@@ -60,13 +65,15 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
             distributions.append((distribution_heading(comparison), found))
     depths = depth_charts(checks)
     text = page(runs, every, glance, distributions, depths, check_table(checks), options)
-    written = [
-        write_inside(output, name, content)
-        for name, content in ((REPORT, text), ("table.csv", _csv(runs)), ("table.tex", _latex(every)))
-    ]
     charts = [chart for _, found in distributions for chart in found] + depths
     if glance is not None:
         charts.insert(0, glance)
+    drawn = [chart.name for chart in charts] + [name for name, _, _ in _named_grids(runs)]
+    figures = [name for chart in drawn for name in _figure_files(chart)]
+    require_own(output, _MARKS, figures, "qcam")
+    written = [
+        write_inside(output, name, content) for name, content in ((REPORT, text), (_CSV, _csv(runs)), (_LATEX, _latex(every)))
+    ]
     for chart in charts:
         written += _write_figure(output, chart)
     for chart in _grids(runs, options):
@@ -75,19 +82,31 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
 
 
 def _write_figure(output: Path, chart: Chart) -> list[Path]:
-    return [write_inside(output, f"{FIGURES}/{chart.name}.{form}", figure_bytes(chart.figure, form)) for form in ("png", "svg")]
+    return [
+        write_inside(output, name, figure_bytes(chart.figure, form))
+        for name, form in zip(_figure_files(chart.name), _FORMS, strict=True)
+    ]
 
 
-def _grids(runs: Sequence[Run], options: ReportOptions) -> Iterator[Chart]:
-    """Draw the picture grid of every model of every run."""
+def _figure_files(chart: str) -> list[str]:
+    """Return the names of a chart's files."""
+    return [f"{FIGURES}/{chart}.{form}" for form in _FORMS]
+
+
+def _named_grids(runs: Sequence[Run]) -> list[tuple[str, Run, str]]:
+    """Return the picture grids that there may be: name, run and model."""
     every = [(run, model) for run in runs for model in run.results.models]
     bundles = [run.record.models[model].bundle for run, model in every]
     several = len(runs) > 1
     wanted = [
         f"grid-{bundle}-{run.name}" if several else f"grid-{bundle}" for bundle, (run, _) in zip(bundles, every, strict=True)
     ]
-    names = file_names(wanted)
-    for name, (run, model) in zip(names, every, strict=True):
+    return [(name, run, model) for name, (run, model) in zip(file_names(wanted), every, strict=True)]
+
+
+def _grids(runs: Sequence[Run], options: ReportOptions) -> Iterator[Chart]:
+    """Draw the picture grid of every model of every run."""
+    for name, run, model in _named_grids(runs):
         images = [item.image for item in choose(run.figures[model], min(_GRID_ROWS, options.pictures), options.seed)]
         figure = draw_grid(run.results, model, images, options.colormap) if images else None
         if figure is not None:

@@ -54,7 +54,7 @@ class CheckVerdict:
 
     @names_extras("the pictures of a check")
     def write(self, folder: str | Path) -> list[str]:
-        """Write check.json, junit.xml, placement.json and pictures.
+        """Write check.json, junit.xml, placement.json and pictures; an earlier check there is replaced.
 
         Args:
             folder: Where to; made if it is not there.
@@ -63,7 +63,7 @@ class CheckVerdict:
             The names of the files.
 
         Raises:
-            QcamError: If the disk refuses.
+            QcamError: If a file in the way was not written by a check, or the disk refuses.
         """
         return self.checked.write(Path(folder))
 
@@ -100,9 +100,9 @@ def check(
     deployed: str | Path | None = None,
     provider: str = "CPU",
     session_config: Mapping[str, str] | None = None,
-    batch_size: int = 4,
+    batch_size: int = 8,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> CheckVerdict:
     """Check a bundle: is what is simulated what the runtime really computes?
 

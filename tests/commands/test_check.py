@@ -91,6 +91,55 @@ def test_pictures_of_an_earlier_run_do_not_stay(tiny_bundle, some_photographs, c
     assert names == {"check.json", "junit.xml", "placement.json", "thesis.png"}
 
 
+def test_an_earlier_check_is_replaced_and_said(tiny_bundle, some_photographs, check):
+    arguments = (tiny_bundle.folder, "--images", some_photographs, "--precision", "int8", "--no-other-cpus", "--limit", 1)
+    assert "earlier check" not in check(*arguments).err
+    again = check(*arguments, "--fail-under", "cc=0.5")
+    assert again.code == 0
+    assert "out held an earlier check; it was replaced" in again.err
+    assert [gate["name"] for gate in again.first["gates"]] == ["cc"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("check.json", "{}"), ("junit.xml", "<testsuites name='pytest'/>"), ("placement.json", "{}"),
+        ("tensors-mine.png", "mine"),
+    ],
+)  # fmt: skip
+def test_what_is_no_check_s_is_not_replaced(tiny_bundle, some_photographs, check, tmp_path, name, text):
+    place = tmp_path / "out" / name
+    place.parent.mkdir()
+    place.write_text(text)
+    done = check(tiny_bundle.folder, "--images", some_photographs)
+    assert done.code == 2
+    assert f"{name} is there already and was not written by qcam-check: move it away, or give another --output" in done.err
+    assert [path.name for path in place.parent.iterdir()] == [name]
+    assert place.read_text() == text
+
+
+def test_the_placement_of_a_study_is_not_replaced(tiny_bundle, some_photographs, check, tmp_path):
+    place = tmp_path / "out" / "placement.json"
+    place.parent.mkdir()
+    for name in ("placement.json", "run.json"):
+        (place.parent / name).write_text("{}")
+    done = check(tiny_bundle.folder, "--images", some_photographs)
+    assert done.code == 2
+    assert "placement.json is that of the results there, not of a check: give another --output" in done.err
+    assert place.read_text() == "{}"
+
+
+def test_the_batch_size_changes_no_figure_of_integer_kernels_and_others_by_rounding_alone(tiny_bundle, some_photographs, check):
+    arguments = (tiny_bundle.folder, "--images", some_photographs, "--every-tensor", "--arithmetic", "integer",
+                 "--arithmetic", "fake_quant", "--no-other-cpus")  # fmt: skip
+    one, three = (check(*arguments, "--batch-size", size).report["results"] for size in (1, 3))
+    for first, second in zip(one, three, strict=True):
+        if (first["precision"], first["arithmetic"]) == ("int8", "integer"):
+            assert first["figures"] == second["figures"]
+        for name in {"top1", "logits_close", "cc", "cc_min", "sim", "sim_min", "kld"}:
+            assert second["figures"][name] == pytest.approx(first["figures"][name], abs=1e-5), name
+
+
 def test_falling_short_is_exit_code_1_and_told_everywhere(tiny_bundle, some_photographs, check):
     gates = ("--fail-under", "codes=1", "--fail-under", "cc=0")
     done = check(tiny_bundle.folder, "--images", some_photographs, "--precision", "int16", *gates)
@@ -282,18 +331,19 @@ def test_an_unprotected_file_warns_of_saturating_cpus(bundle, request, some_phot
     assert risks(bundle).saturable > 0
     done = check(bundle.folder, "--images", some_photographs, "--precision", "int8")
     assert done.code == 0, done.err
-    (warning, *others) = [text for text in done.report["warnings"] if "is another model on" in text]
+    (warning, *others) = [text for text in done.report["warnings"] if "this file behaves differently" in text]
     if known_cpu == "avx2":
         assert "CPUs whose sums do not saturate (vnni)" in warning
         other = next(item for item in done.report["other_cpus"] if item["kernel"] == "vnni")
     else:
         assert not others
-        assert "CPUs with AVX2 but without VNNI" in warning
+        assert "int8: on x86 CPUs without VNNI this file behaves differently: maps CC " in warning
         other = next(item for item in done.report["other_cpus"] if item["kernel"] == "avx2")
     figures = other["figures"]
     assert figures["codes"] < 0.95
-    assert f"{(1 - figures['codes']) * 100:.2f} % of all codes and {(1 - figures['tap']) * 100:.2f} % at the tap" in warning
-    assert f"CC of its CAMs {figures['cc']:.3f} (smallest {figures['cc_min']:.3f}), top-1 of " in warning
+    codes, tap = ((1 - figures[name]) * 100 for name in ("codes", "tap"))
+    assert f"{codes:.2f} % of all codes and {tap:.2f} % at the CAM layer change. Fix: " in warning
+    assert f"maps CC {figures['cc']:.3f} (worst {figures['cc_min']:.3f}), " in warning
     assert "qcam-export --reduce-range" in warning
     assert "session.x64quantprecision=1" in warning
     assert f"warning: {warning}" in done.err
@@ -305,7 +355,7 @@ def test_a_file_of_reduced_range_does_not_warn(export_tiny, some_photographs, kn
     assert (risks(bundle).saturable, risks(bundle).lowest) == (0, 0)
     done = check(bundle.folder, "--images", some_photographs, "--precision", "int8")
     assert done.code == 0, done.err
-    assert not [text for text in done.report["warnings"] if "another model" in text or "-128" in text]
+    assert not [text for text in done.report["warnings"] if "differently" in text or "-128" in text]
     if known_cpu == "vnni":
         assert "avx2 CPUs compute the same codes as this one (vnni)" in done.out
 
@@ -393,7 +443,7 @@ def test_interrupting_writes_nothing(tiny_bundle, tmp_path, how):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in process.stderr:
-        if "100/400" in line:
+        if "/400" in line:  # a quarter is done
             break
     time.sleep(0.1)
     process.send_signal(how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from qcam.commands import eval as evaluate
 from qcam.commands.options import PRECISION, PRECISIONS
 from qcam.commands.qcam import main as qcam
 from qcam.common.errors import QcamError
+from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.study import study
 from qcam.runtime import bundle, manifest
 
@@ -62,6 +64,17 @@ def test_an_unknown_command_is_exit_code_2() -> None:
     assert "No such command 'evaluate'" in err
 
 
+def test_options_of_one_name_have_one_default_in_every_command_and_in_python() -> None:
+    commands = {name: {param.name: param.default for param in command.params} for name, command in COMMANDS.items()}
+    for option in ("batch_size", "device", "provider"):
+        assert commands["check"][option] == commands["eval"][option]
+        for function in (qcam_api.check, qcam_api.study):
+            assert inspect.signature(function).parameters[option].default == commands["check"][option]
+    assert CheckOptions().batch_size == commands["check"]["batch_size"]
+    outputs = [param for command in COMMANDS.values() for param in command.params if param.name == "output"]
+    assert [output.required for output in outputs] == [False] * len(COMMANDS)
+
+
 @pytest.mark.parametrize("name", ["export", "eval", "check"])
 def test_help_shows_the_basic_options_first_and_help_all_the_rest(name: str) -> None:
     command = COMMANDS[name]
@@ -77,6 +90,12 @@ def test_help_shows_the_basic_options_first_and_help_all_the_rest(name: str) -> 
         assert param.group, f"{param.opts[0]} stands in no group"
     assert everything.index("Input:") < everything.index("Output:")
     assert max(map(len, everything.splitlines())) <= 80
+
+
+def test_the_options_of_report_stand_in_groups() -> None:
+    out = said(COMMANDS["report"], "--help")[1]
+    places = [out.index(f"\n{group}:") for group in ("Input", "What is shown", "Output", "Other options")]
+    assert places == sorted(places)
 
 
 def test_the_groups_of_eval_are_in_order() -> None:

@@ -27,6 +27,32 @@ def test_a_report_is_made_again(ran: Path, tmp_path: Path, capsys: pytest.Captur
     assert "jet" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_report_goes_to_out_report_and_an_earlier_one_is_replaced_and_said(
+    ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(ran.absolute(), "--pictures", "1") == 0
+    assert "replaced" not in capsys.readouterr().err
+    page = tmp_path / "out" / "report" / "report.html"
+    before = page.read_bytes()
+    assert run(ran.absolute(), "--pictures", "1", "--colormap", "jet") == 0
+    assert "out/report held an earlier report; it was replaced" in capsys.readouterr().err
+    assert page.read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["report.html", "table.csv", "table.tex", "figures/overview.png"])
+def test_what_is_no_report_s_is_not_replaced(
+    ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    assert run(ran, "--output", tmp_path / "out", "--pictures", "1") == 2
+    assert f"{name} is there already and was not written by qcam:" in capsys.readouterr().err
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "years of work"
+
+
 @pytest.mark.parametrize("kind", ["nothing", "old", "damaged"])
 def test_what_is_no_result_folder_is_one_line_and_code_2(
     ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str

@@ -51,7 +51,7 @@ def test_warnings_are_told_and_kept_and_nothing_is_printed_or_written(
     told = [record for record in caplog.records if record.name == telling.LOGGER.name]
     assert [record.template for record in told] == list(found.warnings)
     assert [record.getMessage() for record in told] == [in_python(text) for text in found.warnings]
-    assert any("is another model on" in warning for warning in found.warnings)
+    assert any("this file behaves differently" in warning for warning in found.warnings)
     assert [item.result.title for item in found.judged] == [f"tiny int8, integer ({known_cpu})"]
     assert found.placement()["tiny"]["int8"]["integer_coverage"]["count"] == 1
 
