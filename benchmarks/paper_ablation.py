@@ -112,7 +112,8 @@ def measured(
     samples = []
     for photograph, content in zip(photographs, plan["images"], strict=True):
         image = decode(photograph.path).image
-        assert image is not None
+        if image is None:
+            raise SystemExit(f"{photograph.path} cannot be read")
         crop = evaluator.preprocessing.crop_image(image)
         reason = "no_reference: not asked for"
         samples.append(Sample(photograph.name, str(content), photograph.label, "", crop, None, reason, image.size))

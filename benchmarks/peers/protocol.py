@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 #: A turn goes on until its calls have taken that long together.
 TURN_SECONDS = 0.3
@@ -140,12 +140,11 @@ class Worker:
         Raises:
             WorkerError: If the request failed or the process is gone.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        requests, replies = self._pipes()
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            requests.write(json.dumps(request) + "\n")
+            requests.flush()
+            line = replies.readline()
         except BrokenPipeError:
             line = ""
         if not line:
@@ -155,9 +154,14 @@ class Worker:
             raise WorkerError(reply["error"])
         return reply
 
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        """Return where requests go, and where replies come from."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise WorkerError(f"{self._name} was started without pipes")
+        return self._process.stdin, self._process.stdout
+
     def close(self) -> None:
         """Let it end."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended before
-            self._process.stdin.close()
+            self._pipes()[0].close()
         self._process.wait()

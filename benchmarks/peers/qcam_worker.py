@@ -143,7 +143,8 @@ def _images(bundle: Bundle, count: int, path: Path) -> Images:
     crops = []
     for photograph in evaluation_photographs()[:count]:
         image = decode(photograph.path).image
-        assert image is not None
+        if image is None:
+            raise SystemExit(f"{photograph.path} cannot be read")
         crops.append(bundle.preprocessing.crop_image(image))
     images: Images = bundle.preprocessing.normalise(np.stack(crops))
     np.save(path, images)

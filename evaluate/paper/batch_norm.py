@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from qcam.common.errors import QcamError
+
 
 def is_folded(module: nn.Module) -> bool:
     """Tell whether a model has BatchNorm, none of which scales: mean 0, scale / sqrt(variance + epsilon) 1."""
@@ -66,6 +68,6 @@ def _is_shift(layer: nn.BatchNorm2d) -> bool:
 
 def _buffers(layer: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     mean, variance = layer.running_mean, layer.running_var
-    assert mean is not None
-    assert variance is not None
+    if mean is None or variance is None:
+        raise QcamError("a BatchNorm of this model keeps no running statistics; the paper's protocol needs them")
     return mean, variance

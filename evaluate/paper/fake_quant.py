@@ -149,8 +149,7 @@ def restore_state(model: nn.Module, state: dict[str, Any]) -> None:
     for name, value in state.items():
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
-        before = owner._buffers[leaf]
-        assert before is not None
+        before = owner.get_buffer(leaf)
         owner._buffers[leaf] = torch.tensor(value, dtype=before.dtype, device=before.device)
 
 
