@@ -32,7 +32,7 @@ def batch_normalization(
     training_mode: int = 0,
     family: KernelFamily,
 ) -> torch.Tensor:
-    """X · s + (bias - mean · s), s = (1 / sqrt(variance + epsilon)) · scale, each step rounded to float32.
+    """Return x · s + (bias - mean · s), s = (1 / sqrt(variance + epsilon)) · scale, each step rounded to float32.
 
     On ARM64 the reciprocal is NEON's own estimate, twice refined, and x · s + … is rounded once.
     """

@@ -11,31 +11,31 @@ from qcam.runtime.mirror.registry import operator
 
 @operator("Add", versions=(7, 13, 14))
 def add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A + b."""
+    """Return a + b."""
     return a + b
 
 
 @operator("Sub", versions=(7, 13, 14))
 def subtract(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A - b."""
+    """Return a - b."""
     return a - b
 
 
 @operator("Mul", versions=(7, 13, 14))
 def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A · b."""
+    """Return a · b."""
     return a * b
 
 
 @operator("Div", versions=(7, 13, 14))
 def divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A / b; whole numbers are divided towards zero."""
+    """Return a / b; whole numbers are divided towards zero."""
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
 @operator("Pow", versions=(7, 12, 13, 15))
 def power(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A to the power of b, in the type of a."""
+    """Return a to the power of b, in the type of a."""
     return torch.pow(a, b).to(a.dtype)
 
 
@@ -53,7 +53,7 @@ def minimum(*values: torch.Tensor) -> torch.Tensor:
 
 @operator("Neg", versions=(6, 13))
 def negative(x: torch.Tensor) -> torch.Tensor:
-    """-x."""
+    """Return -x."""
     return -x
 
 
@@ -95,5 +95,5 @@ def error_function(x: torch.Tensor) -> torch.Tensor:
 
 @operator("Where", versions=(9, 16))
 def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A where the condition holds, b elsewhere."""
+    """Return a where the condition holds, b elsewhere."""
     return torch.where(condition, a, b)

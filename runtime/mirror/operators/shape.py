@@ -15,7 +15,7 @@ from qcam.runtime.mirror.registry import operator
 
 @operator("Identity", versions=(1, 13, 14, 16, 19, 21, 23, 24, 25))
 def identity(x: torch.Tensor) -> torch.Tensor:
-    """X itself."""
+    """Return x itself."""
     return x
 
 
@@ -23,7 +23,7 @@ def identity(x: torch.Tensor) -> torch.Tensor:
 def dropout(
     x: torch.Tensor, ratio_input: Any = None, training: torch.Tensor | None = None, *, ratio: float = 0.5, seed: int = 0
 ) -> torch.Tensor:
-    """X itself: inference drops nothing."""
+    """Return x itself: inference drops nothing."""
     if training is not None and bool(training):
         raise UnsupportedGraphError("Dropout in training mode is not supported; export the model in evaluation mode")
     return x
@@ -47,7 +47,7 @@ def constant(*, value: onnx.TensorProto | None = None, value_int: int | None = N
 
 @operator("Reshape", versions=(5, 13, 14, 19, 21, 23, 24, 25))
 def reshape(x: torch.Tensor, shape: torch.Tensor, *, allowzero: int = 0) -> torch.Tensor:
-    """X in another shape; 0 keeps the dimension at its place unless `allowzero`."""
+    """Return x in another shape; 0 keeps the dimension at its place unless `allowzero`."""
     wanted = shape.tolist()
     if not allowzero:
         wanted = [x.shape[index] if size == 0 else size for index, size in enumerate(wanted)]
@@ -56,21 +56,21 @@ def reshape(x: torch.Tensor, shape: torch.Tensor, *, allowzero: int = 0) -> torc
 
 @operator("Flatten", versions=(1, 9, 11, 13, 21, 23, 24, 25))
 def flatten(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
-    """X as a matrix: dimensions before `axis` by the others."""
+    """Return x as a matrix: dimensions before `axis` by the others."""
     rows = int(np.prod(x.shape[:axis])) if axis else 1
     return x.reshape(rows, -1)
 
 
 @operator("Squeeze", versions=(1, 11, 13, 21, 23, 24, 25))
 def squeeze(x: torch.Tensor, axes_input: torch.Tensor | None = None, *, axes: list[int] | None = None) -> torch.Tensor:
-    """X without dimensions of size 1."""
+    """Return x without dimensions of size 1."""
     chosen = axes_input.tolist() if axes_input is not None else axes
     return x.squeeze() if chosen is None else x.squeeze(tuple(int(axis) for axis in chosen))
 
 
 @operator("Unsqueeze", versions=(1, 11, 13, 21, 23, 24, 25))
 def unsqueeze(x: torch.Tensor, axes_input: torch.Tensor | None = None, *, axes: list[int] | None = None) -> torch.Tensor:
-    """X with dimensions of size 1 inserted at the given places of the result."""
+    """Return x with dimensions of size 1 inserted at the given places of the result."""
     chosen = axes_input.tolist() if axes_input is not None else axes or []
     rank = x.dim() + len(chosen)
     for axis in sorted(int(axis) % rank for axis in chosen):
@@ -80,7 +80,7 @@ def unsqueeze(x: torch.Tensor, axes_input: torch.Tensor | None = None, *, axes: 
 
 @operator("Transpose", versions=(1, 13, 21, 23, 24, 25))
 def transpose(x: torch.Tensor, *, perm: list[int] | None = None) -> torch.Tensor:
-    """X with its dimensions in another order, reversed by default."""
+    """Return x with its dimensions in another order, reversed by default."""
     return x.permute(perm if perm is not None else list(range(x.dim()))[::-1])
 
 
@@ -99,7 +99,7 @@ def split(
     split: list[int] | None = None,
     num_outputs: int | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """X cut along one axis, into given sizes or equal parts (the last ones smaller or empty)."""
+    """Return x cut along one axis, into given sizes or equal parts (the last ones smaller or empty)."""
     lengths = [int(size) for size in sizes.tolist()] if sizes is not None else split
     if lengths is None:
         if num_outputs is None:
@@ -118,7 +118,7 @@ def slice_(
     axes: torch.Tensor | None = None,
     steps: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A range of each given axis, counted as in Python."""
+    """Return a range of each given axis, counted as in Python."""
     chosen = axes.tolist() if axes is not None else list(range(len(starts)))
     pace = steps.tolist() if steps is not None else [1] * len(starts)
     for axis, start, end, step in zip(chosen, starts.tolist(), ends.tolist(), pace, strict=True):
@@ -149,7 +149,7 @@ def shape(x: torch.Tensor, *, start: int = 0, end: int | None = None) -> torch.T
 
 @operator("Cast", versions=(6, 9, 13, 19, 21, 23, 24, 25))
 def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> torch.Tensor:
-    """X in another type."""
+    """Return x in another type."""
     try:
         target = torch.from_numpy(np.zeros(0, onnx.helper.tensor_dtype_to_np_dtype(to))).dtype
     except TypeError as error:
@@ -159,7 +159,7 @@ def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up")
 
 @operator("Expand", versions=(8, 13))
 def expand(x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
-    """X broadcast to a shape."""
+    """Return x broadcast to a shape."""
     return x.expand(np.broadcast_shapes(x.shape, tuple(int(size) for size in shape.tolist())))
 
 
@@ -172,7 +172,7 @@ def pad(
     *,
     mode: str = "constant",
 ) -> torch.Tensor:
-    """X with values around it."""
+    """Return x with values around it."""
     if mode != "constant":
         raise UnsupportedGraphError(f"Pad with mode {mode} is not supported")
     amounts = pads.tolist()
