@@ -35,7 +35,9 @@ def show_end(study: Study, *, report: bool, profile: bool) -> None:
         report: Whether report.html was written.
         profile: Whether to print where the time went since the sessions were opened.
     """
-    shown = ["report.html"] * report + ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]
+    shown = ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]
+    if report:
+        shown.insert(0, "report.html")
     console.out.print(f"results: {printable(str(study.place))}/ ({', '.join(shown)} …)", markup=False)
     if profile:
         for line in describe(study.clock.spans, study.clock.elapsed):

@@ -193,8 +193,8 @@ def _for_each_channel(values: tuple[float, ...], channels: int, option: str) -> 
         return values
     if len(set(values)) == 1:
         return values[:1] * channels
-    wanted = "one number" if channels == 1 else "one number or three"
-    raise QcamError(f"{option} {_listed(values)}: the network takes {channels} channel{'s' * (channels > 1)}; give {wanted}")
+    taken, wanted = ("1 channel", "one number") if channels == 1 else (f"{channels} channels", "one number or three")
+    raise QcamError(f"{option} {_listed(values)}: the network takes {taken}; give {wanted}")
 
 
 def _refuse_bytes_scale(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:

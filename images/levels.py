@@ -200,7 +200,7 @@ def _by_percentiles(values: NDArray[np.float64], name: str) -> Scaled:
     lost = int((~finite).sum())
     remark = f"converted from {name}: {low:.6g} to {high:.6g} ({LOW} to {HIGH} % of its pixels) as 0 to 255"
     if lost:
-        remark += f", {lost:,} pixel{'s' * (lost != 1)} not finite and black"
+        remark += f", {lost:,} {'pixel' if lost == 1 else 'pixels'} not finite and black"
     return Scaled(Image.fromarray(eight), remark)
 
 

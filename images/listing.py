@@ -184,7 +184,7 @@ def _listed(place: Location) -> Listing:
     squeezed = [(name, path) for name, path in files if name.lower().endswith(COMPRESSED)]
     rest = [file for file in files if not file[0].lower().endswith((*ARCHIVES, *COMPRESSED))]
     loose = _photographs(rest, found, place)
-    held = [f"{len(loose)} images"] * bool(loose) + [f"{len(files)} {end}" for end, files in kinds.items() if files]
+    held = [f"{len(files)} {end}" for end, files in [("images", loose), *kinds.items()] if files]
     if len(held) > 1:
         raise ImageSetError(
             f"{shown(place)} holds {' and '.join(held)}; give a folder that holds one kind, or one of the archives"

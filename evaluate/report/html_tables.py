@@ -62,7 +62,7 @@ class FlipRow:
         precision: The precision.
         flipped: `3 of 20`.
         share: `15 %`.
-        any: Whether there is any.
+        has_flips: Whether there is any.
         metrics: For each metric the mean with a flip and without.
     """
 
@@ -72,7 +72,7 @@ class FlipRow:
     precision: str
     flipped: str
     share: str
-    any: bool
+    has_flips: bool
     metrics: list[list[str]]
 
 
@@ -194,7 +194,7 @@ def flip_table(runs: Sequence[Run]) -> list[FlipRow]:
                     precision=flip.precision,
                     flipped=f"{flip.flipped:,} of {known:,}",
                     share=share(flip.flipped / known) if known else NONE,
-                    any=flip.flipped > 0,
+                    has_flips=flip.flipped > 0,
                     metrics=[[figure(value) for value in flip.means[metric]] for metric in METRICS],
                 )
             )

@@ -18,4 +18,6 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
 
 def _brief(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 24 else text[:12] + "…" + '"' * text.startswith('"')
+    if len(text) <= 24:
+        return text
+    return f'{text[:12]}…"' if text.startswith('"') else f"{text[:12]}…"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
     from qcam.runtime.mirror import Mirror
 
-#: Which class is explained, by the name that `--target` takes.
+#: Which class is explained, by name.
 TARGETS = tuple(words(Target))
 
 
@@ -233,7 +233,7 @@ class BundleEvaluator:
         again: bool = False,
     ) -> tuple[Run, Run | None, NDArray[np.int64]]:
         session, mirror = self.deployed[precision], self._mirrors[precision]
-        with clock.stage(f"deployed {precision}" + " again" * again):
+        with clock.stage(f"deployed {precision} again" if again else f"deployed {precision}"):
             outputs = session.run(images)
         targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
         taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)]

@@ -41,7 +41,7 @@ class Estimate:
         return self.seconds_per_image * self.images
 
     @property
-    def bytes(self) -> float:
+    def all_bytes(self) -> float:
         """Return the size of the finished results; while parts are joined, twice that is on disk."""
         return self.bytes_per_image * self.all_images
 
@@ -102,7 +102,7 @@ def describe(study: Study, found: Estimate, workers: int = 1) -> list[str]:
         lines.append(f"done already: {found.shards - found.todo} of {found.shards} shards")
     if not found.todo:
         return [*lines, "nothing is left to compute"]
-    lines.append(f"bytes: about {_bytes(found.bytes)} of results, twice that while they are joined")
+    lines.append(f"bytes: about {_bytes(found.all_bytes)} of results, twice that while they are joined")
     shared = f" with {workers} workers" if workers > 1 else ""
     lines.append(
         f"time: about {timedelta(seconds=round(found.seconds / workers))}{shared} for {found.images} images, "
