@@ -27,7 +27,7 @@ from qcam.images.decoding import decode_all
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 
-#: Range methods by the name that `--method` takes. `Distribution` is left out on purpose: it gave unusable models.
+#: Range methods by name. `Distribution` is left out on purpose: it gave unusable models.
 METHODS = ("minmax", "entropy", "percentile")
 #: Histogram methods keep every activation of a batch: fewer images at a time.
 _BATCH = {"minmax": 4, "entropy": 2, "percentile": 2}

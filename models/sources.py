@@ -433,7 +433,7 @@ def _loaded(
 
 
 def _local(weights: str | None) -> Path | None:
-    """Return the file that `--weights` names, or None if it names none."""
+    """Return the file that the weights asked for are, or None if they are none."""
     if weights is None or _seed(weights) is not None:
         return None
     path = Path(weights)

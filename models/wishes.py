@@ -76,7 +76,7 @@ def class_names(count: int, wanted: int | tuple[str, ...] | None, model: str) ->
 
 
 def read_classes(text: str) -> int | tuple[str, ...]:
-    """Read what `--classes` takes: a number, or a file with one name a line.
+    """Read the classes that were asked for: a number, or a file with one name a line.
 
     Raises:
         QcamError: If it is neither.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qcam.evaluate.saliency import SaliencySource
     from qcam.runtime.bundle import Bundle
 
-#: Engines by the name that `--engine` takes.
+#: Engines by name.
 ENGINES = tuple(words(Engine))
 #: Memory of a worker: libraries and batches, and what it keeps of each byte of its bundles' files.
 WORKER_BYTES, BYTES_A_BYTE = 1 << 30, 7

@@ -1,4 +1,4 @@
-"""What `--require` asks of a worker."""
+"""What a study requires of its workers."""
 
 from __future__ import annotations
 

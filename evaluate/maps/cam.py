@@ -63,7 +63,7 @@ def _sum(values: Array, activation: Array) -> Array:
     return total
 
 
-#: CAM methods by the name that `--cam` takes.
+#: CAM methods by name.
 METHODS: dict[str, Callable[[Array, Array], Array]] = {
     "gradcam++": gradcam_plus_plus_weights,
     "gradcam": gradcam_weights,

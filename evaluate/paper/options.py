@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qcam.common.errors import QcamError
 
-#: Slip by the name that `--paper-fix` takes → what switching it off does, in the order of the ablation.
+#: Slip → what switching it off does, in the order of the ablation.
 FIXES = {
     "eval-mode": "evaluation mode: trained BatchNorm statistics, no dropout, no stochastic depth",
     "logits": "the class scores are not fake-quantized: a winning score above the range has no gradient, and its map is empty",

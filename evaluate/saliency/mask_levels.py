@@ -58,7 +58,7 @@ class MaskRules:
 
     @classmethod
     def of(cls, classes: str | None, void: str | None) -> MaskRules:
-        """Read `--mask-classes` and `--mask-void`.
+        """Read what of a mask is the object, and what counts neither way.
 
         Args:
             classes: `any` (every id but 0), `levels` (no ids at all), or ids with commas; None: the file's form decides.

@@ -1,4 +1,4 @@
-"""What `--saliency` names becomes a source."""
+"""The name of a saliency source becomes that source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_saliency(
     mask_classes: str | None = None,
     mask_void: str | None = None,
 ) -> SaliencySource | None:
-    """Make the source that `--saliency` names.
+    """Make the source of a name.
 
     Args:
         text: `u2netp`, `birefnet`, `birefnet:FOLDER`, `birefnet:HUB_ID@REVISION`, `onnx:FILE`, `masks:DIR`, `spectral` or
@@ -78,7 +78,7 @@ def open_saliency(
 
 
 def with_absolute_path(text: str) -> str:
-    """Return what `--saliency` names with the folder or file in it absolute, so that it means the same from everywhere."""
+    """Return the name of a source with the folder or file in it absolute, so that it means the same from everywhere."""
     kind, separator, where = text.partition(":")
     return f"{kind}:{Path(where).absolute()}" if separator and where and Path(where).exists() else text
 

@@ -49,7 +49,7 @@ class NetworkSettings:
     background: float = BACKGROUND
 
 
-#: Settings by the name that `--saliency-preset` takes.
+#: Presets: settings by name.
 PRESETS = {
     "plain": NetworkSettings(),
     "u2net": NetworkSettings(scale_by_maximum=True, output="probabilities"),

@@ -90,7 +90,7 @@ def saturates_in_pairs(config: Mapping[str, str] | None = None) -> bool:
     """Tell whether this CPU's kernels for unsigned activations and signed weights (u8s8) lose large products.
 
     x86 kernels for AVX2 without VNNI add products in pairs into 16 bits, which saturates: the same file then gives other
-    codes than on other CPUs. Cures: bundles exported with `--reduce-range`, or the session configuration
+    codes than on other CPUs. Cures: bundles exported with a reduced range, or the session configuration
     `session.x64quantprecision=1`.
 
     Args:
