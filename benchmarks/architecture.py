@@ -1,18 +1,73 @@
-"""Draw the floor plan from the imports, and write it into docs/architecture.md: `make architecture`.
+"""Draw the floor plan from the imports, and list the tests of each module: `make architecture`.
 
-Two kinds of parts stand between marks in the page: drawings and arrows, which a test holds against the imports
+The drawings go into docs/architecture.md, the list into tests/README.md.
+
+Two kinds of parts stand between marks in docs/architecture.md: drawings and arrows, which a test holds against the imports
 (tests/test_architecture.py), and sizes, which change with every line and are only made anew here.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import ast
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
 
 import grimp
 from size import HERE, measure, table, tree_of
 
 PAGE = HERE / "docs" / "architecture.md"
+TESTS = HERE / "tests"
+TESTS_PAGE = TESTS / "README.md"
+#: Modules of qcam that no test imports → the test file that runs them through others.
+THROUGH = {
+    "__main__": "commands/test_options.py",
+    "calibration.minmax": "calibration/test_ranges.py",
+    "commands.outcome": "commands/test_eval.py",
+    "evaluate.check.batches": "evaluate/check/test_run.py",
+    "evaluate.check.elsewhere": "commands/test_check.py",
+    "evaluate.check.pictures": "commands/test_check.py",
+    "evaluate.engine.cluster": "evaluate/engine/test_ray.py",
+    "evaluate.engine.requirements": "evaluate/engine/test_mixture.py",
+    "evaluate.engine.worker": "evaluate/engine/test_processes.py",
+    "evaluate.report.page": "evaluate/report/test_write.py",
+    "evaluate.report.placement_table": "evaluate/report/test_write.py",
+    "evaluate.report.record": "evaluate/report/test_write.py",
+    "evaluate.results.pictures": "evaluate/report/test_grid.py",
+    "evaluate.results.place": "evaluate/engine/test_remote.py",
+    "evaluate.results.remote": "evaluate/engine/test_remote.py",
+    "evaluate.run.arithmetic": "evaluate/study/test_study.py",
+    "evaluate.run.differing": "evaluate/study/test_study.py",
+    "evaluate.run.loader": "evaluate/study/test_study.py",
+    "evaluate.saliency.preparation": "evaluate/saliency/test_saliency.py",
+    "evaluate.saliency.remote_code": "evaluate/saliency/test_birefnet.py",
+    "evaluate.study.estimate": "evaluate/study/test_study.py",
+    "evaluate.study.plan": "evaluate/study/test_study.py",
+    "evaluate.study.running": "commands/test_eval.py",
+    "exporters.ordering": "exporters/test_export.py",
+    "exporters.quantize": "exporters/test_export.py",
+    "exporters.tap": "exporters/test_export.py",
+    "images.kinds": "images/test_decoding.py",
+    "images.label_rows": "images/test_labels.py",
+    "images.levels": "images/test_decoding.py",
+    "images.names": "images/test_labels.py",
+    "models.choice": "models/test_brought.py",
+    "models.heads": "models/test_brought.py",
+    "models.published": "models/test_brought.py",
+    "runtime.mirror.integer": "runtime/mirror/test_program.py",
+    "runtime.mirror.integer.softmax": "runtime/mirror/integer/test_emulated.py",
+    "runtime.mirror.operators.padding": "runtime/mirror/operators/test_convolution.py",
+}
+_TESTS_HEAD = """# Which tests belong to which module
+
+Made by `make architecture`; a test fails when it is stale. Named are the files that import a module, have something of it
+from the package that offers it, or bear its name; of more than {most} the nearest: those whose name holds the module's, then
+those of its folder. A module that no test imports stands with the test that runs it *through* other modules (`THROUGH` in
+`benchmarks/architecture.py`); a new one without either fails.
+"""
+#: So many test files are named for each module.
+_MOST = 4
 #: The commit before the house was built.
 REFERENCE = "7ea68d2"
 #: Rooms whose wings get a drawing of their own.
@@ -130,6 +185,115 @@ def measured(trees: Sequence[str]) -> dict[str, str]:
     return {"sizes": size_table(grimp.build_graph("qcam", cache_dir=None)), "before and after": table(sizes)}
 
 
+def modules() -> dict[str, Path]:
+    """Return every module of qcam and its file: packages only where they hold more than a docstring."""
+    found = {}
+    package = HERE / "src" / "qcam"
+    rooms = [file for room in package.iterdir() if room.is_dir() for file in room.rglob("*.py")]  # a room is a link
+    for file in sorted([*package.glob("*.py"), *rooms]):
+        parts = file.relative_to(HERE / "src").with_suffix("").parts
+        if parts[-1] == "__init__" and len(ast.parse(file.read_text(encoding="utf-8")).body) < 2:
+            continue
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def offered(names: Mapping[str, Path]) -> dict[str, str]:
+    """Return what packages offer from modules inside them: `qcam.study` → `qcam._results`.
+
+    Args:
+        names: Module → file.
+    """
+    found = {}
+    for name, file in names.items():
+        if file.name == "__init__.py":
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module in names:
+                    found |= {f"{name}.{alias.name}": node.module for alias in node.names}
+    return found
+
+
+def imported(text: str, names: Collection[str], offers: Mapping[str, str]) -> set[str]:
+    """Return those modules that a program imports, anywhere in it, or whose contents it has from a package that offers them.
+
+    Args:
+        text: The program.
+        names: All modules.
+        offers: What packages offer (`offered`).
+    """
+    found: set[str] = set()
+    packages: dict[str, str] = {}
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+            packages |= {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {node.module} | inner | {offers[name] for name in inner & set(offers)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = f"{packages.get(node.value.id)}.{node.attr}"
+            found |= {offers[name]} if name in offers else set()
+    return found & set(names)
+
+
+def tests_of() -> dict[str, list[str]]:
+    """Return module → files below tests/ that import it or bear its name, in order."""
+    names = modules()
+    offers = offered(names)
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for file in sorted(TESTS.rglob("*.py")):
+        place = file.relative_to(TESTS)
+        mine = {f"qcam.{'.'.join(place.parent.parts)}.{file.stem.removeprefix('test_')}"} & set(names)
+        for name in imported(file.read_text(encoding="utf-8"), names, offers) | mine:
+            found[name].append(place.as_posix())
+    return found
+
+
+def tests_page() -> str:
+    """Return the content of tests/README.md: room by room a table of modules and their tests."""
+    found = tests_of()
+    text = _TESTS_HEAD.format(most=_MOST)
+    for room, group in groupby(sorted(found, key=lambda name: (_room(name), name)), _room):
+        text += f"\n## {room}\n\n| module | tests |\n|---|---|\n"
+        for name in group:
+            short = name.removeprefix("qcam.")
+            through = f"through `{THROUGH[short]}`" if short in THROUGH else "**none**"
+            text += f"| `{short}` | {_nearest(name, found[name]) or through} |\n"
+    return text
+
+
+def untested(found: Mapping[str, Sequence[str]], through: Mapping[str, str]) -> list[str]:
+    """Say what is wrong with the modules that no test imports, a line each.
+
+    Args:
+        found: Module → files that import it (`tests_of`).
+        through: Modules that need none → the test file that runs them.
+    """
+    bare = {name.removeprefix("qcam.") for name, files in found.items() if not files}
+    gone = {file for file in through.values() if not (TESTS / file).is_file()}
+    advice = "write one, or name in THROUGH the one that runs it"
+    return [
+        *(f"{name} is imported by no test: {advice}" for name in sorted(bare - set(through))),
+        *(f"{name} stands in THROUGH without need" for name in sorted(set(through) - bare)),
+        *(f"{file} stands in THROUGH and is not there" for file in sorted(gone)),
+    ]
+
+
+def _room(module: str) -> str:
+    room = module.removeprefix("qcam.").partition(".")[0]
+    return "API" if room == "qcam" or room.startswith("_") else room
+
+
+def _nearest(module: str, files: Sequence[str]) -> str:
+    """Return the names of a module's tests, the nearest first, and how many more there are."""
+    folder, _, name = module.removeprefix("qcam.").replace(".", "/").rpartition("/")
+    near = sorted(files, key=lambda file: (name not in Path(file).stem, not file.startswith(f"{folder}/"), file))
+    more = f" and {len(near) - _MOST} more" if len(near) > _MOST else ""
+    return ", ".join(f"`{file}`" for file in near[:_MOST]) + more
+
+
 def filled(page: str, parts: Mapping[str, str]) -> str:
     """Put each part between its marks in a page.
 
@@ -147,10 +311,11 @@ def filled(page: str, parts: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Write both pages anew."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     page = filled(PAGE.read_text(encoding="utf-8"), drawn() | measured([REFERENCE, str(HERE)]))
     PAGE.write_text(page, encoding="utf-8")
+    TESTS_PAGE.write_text(tests_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
