@@ -14,6 +14,7 @@ import re
 OPTIONS = {
     "allow_fallback": "allow_fallback=True",
     "batch_size": "batch_size",
+    "calibration_limit": "calibration_limit",
     "cam": "method",
     "cam_layer": "cam_layer",
     "channels": "channels",
@@ -24,6 +25,7 @@ OPTIONS = {
     "engine": "qcam-eval --engine",
     "force": "force=True",
     "gpus_per_worker": "qcam-eval --gpus-per-worker",
+    "grid_rows": "grid_rows",
     "label_format": "label_format",
     "labels": "labels",
     "limit": "limit",
@@ -36,12 +38,14 @@ OPTIONS = {
     "output": "output",
     "paper_fix": "qcam-eval --paper-fix",
     "paper_weights": "qcam-eval --paper-weights",
+    "pictures": "pictures",
     "precision": "precisions",
     "protocol": "qcam-eval --protocol",
     "provider": "provider",
     "ray_address": "qcam-eval --ray-address",
     "reduce_range": "reduce_range=True",
     "require": "qcam-eval --require",
+    "resize": "resize",
     "saliency": "saliency",
     "saliency_cache": "qcam-eval --saliency-cache",
     "saliency_option": "saliency_options",
@@ -54,6 +58,7 @@ OPTIONS = {
     "trust_remote_code": "trust_remote_code=True",
     "weights": "weights",
     "weights_key": "weights_key",
+    "workers": "workers",
 }
 #: Command → the function that does the same.
 COMMANDS = {"qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export"}

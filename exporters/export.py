@@ -10,6 +10,7 @@ import onnx
 
 from qcam.calibration.ranges import CalibrationSet, collect_ranges, load_calibration_set
 from qcam.common import machine
+from qcam.common.arguments import whole
 from qcam.common.errors import QcamError
 from qcam.common.files import new_folder, sha256_bytes, write_atomically
 from qcam.common.places import file_name
@@ -53,11 +54,15 @@ class ExportOptions:
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse words that mean nothing.
+        """Refuse what means nothing.
 
         Raises:
-            QcamError: If a precision, the method or the scheme is unknown; lists the choices.
+            QcamError: If a precision, the method or the scheme is unknown, with the choices; if there is no precision; if the
+                opset is no whole number.
         """
+        object.__setattr__(self, "opset", whole(self.opset, "{opset}"))
+        if not self.precisions:
+            raise QcamError(f"no precision to export; choose one or more of {', '.join(PRECISIONS)}")
         require(CalibrationMethod, self.method, "calibration method")
         require(Scheme, self.scheme, "scheme")
         for name in self.precisions:

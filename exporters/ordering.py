@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from qcam.common import telling
+from qcam.common.arguments import real, whole
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.places import refuse_overlap
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle, override_preprocessing
@@ -41,6 +43,33 @@ class PreprocessingChanges:
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what is no size, and no number; lists become tuples, one number becomes a tuple of it.
+
+        Raises:
+            QcamError: Names the setting, and what it takes.
+        """
+        for read, options in ((_size, ("{resize}", "{crop}")), (_numbers, ("{mean}", "{std}"))):
+            for option in options:
+                name = option.strip("{}")
+                object.__setattr__(self, name, read(getattr(self, name), option))
+
+
+def _size(value: Any, what: str) -> int | tuple[int, int] | None:
+    """Return a number of pixels, or height and width."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise QcamError(f"{what} {value}: give one number of pixels, or height and width")
+        return whole(value[0], what), whole(value[1], what)
+    return None if value is None else whole(value, what)
+
+
+def _numbers(value: Any, what: str) -> tuple[float, ...] | None:
+    """Return numbers, one for each channel or one for all."""
+    if isinstance(value, (tuple, list)):
+        return tuple(real(each, what) for each in value)
+    return None if value is None else (real(value, what),)
+
 
 @dataclass(frozen=True)
 class ExportOrder:
@@ -65,6 +94,14 @@ class ExportOrder:
     changes: PreprocessingChanges = field(default_factory=PreprocessingChanges)
     output: Path = Path("bundles")
     force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that leaves nothing.
+
+        Raises:
+            QcamError: If it is no whole number from 1.
+        """
+        object.__setattr__(self, "calibration_limit", whole(self.calibration_limit, "{calibration_limit}"))
 
     def places(self, names: Sequence[str]) -> dict[str, Path]:
         """Return where each model's bundle goes.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qcam.common import machine
-from qcam.common.errors import QcamError
+from qcam.common.arguments import whole
+from qcam.common.errors import ProviderError
 from qcam.common.extras import naming_extras
 from qcam.common.vocabulary import Device, require
 
@@ -16,14 +17,17 @@ def torch_device(wanted: str, threads: int) -> str:
         threads: PyTorch's threads.
 
     Raises:
-        QcamError: If there is no such device, PyTorch is not installed, or the device cannot be had.
+        QcamError: If there is no such device, or the number of threads is none from 1.
+        ProviderError: If the device cannot be had.
+        MissingExtraError: If PyTorch is not installed.
     """
     device = require(Device, wanted, "device")
+    threads = whole(threads, "{threads}")
     machine.let_idle_threads_rest()
     with naming_extras("the mirror"):
         import torch
     torch.set_num_threads(threads)
     available = torch.cuda.is_available()
     if device == Device.CUDA and not available:
-        raise QcamError("device cuda: PyTorch finds no CUDA device; use device cpu")
+        raise ProviderError("device cuda: PyTorch finds no CUDA device; use device cpu")
     return "cuda" if device != Device.CPU and available else "cpu"

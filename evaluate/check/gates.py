@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from qcam.common.arguments import real
 from qcam.common.errors import QcamError
 
 #: Figures that can be gated on, with what they are.
@@ -31,12 +32,12 @@ def require_gates(gates: Mapping[str, float]) -> None:
         gates: Name → smallest value that holds.
 
     Raises:
-        QcamError: If there is no gate of a name, or a value is beyond what figures reach.
+        QcamError: If there is no gate of a name, or a value is no number, or beyond what figures reach.
     """
     for name, value in gates.items():
         if name not in GATES:
             raise QcamError(f"{name}: no such gate; choose from {', '.join(GATES)}")
-        if not -1 <= value <= 1:
+        if not -1 <= real(value, f"gate {name}") <= 1:
             raise QcamError(f"{name}={value:g}: the figure lies between -1 and 1; give 0.99 for 99 %")
 
 

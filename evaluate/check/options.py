@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qcam.common.arguments import whole
 from qcam.common.errors import QcamError
 from qcam.common.vocabulary import Arithmetic, require
 from qcam.evaluate.check.gates import require_gates
@@ -51,14 +52,14 @@ class CheckOptions:
             QcamError: If a gate, an arithmetic, a kernel family or the batch size is none, or the deployed file is not there.
         """
         require_gates(self.gates)
+        object.__setattr__(self, "gates", {name: float(value) for name, value in self.gates.items()})
         for arithmetic in self.arithmetics:
             require(Arithmetic, arithmetic, "arithmetic")
         if not self.arithmetics:
             raise QcamError("no arithmetic to judge; choose integer or fake_quant")
         if self.kernel != AUTO:
             kernel_family(self.kernel)
-        if self.batch_size < 1:
-            raise QcamError(f"batch size {self.batch_size}: give 1 or more")
+        object.__setattr__(self, "batch_size", whole(self.batch_size, "{batch_size}"))
         if self.deployed is not None and len(self.precisions) > 1:
             raise QcamError(_ONE)
         if self.deployed is not None and not self.deployed.is_file():

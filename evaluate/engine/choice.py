@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qcam.common import machine
+from qcam.common.arguments import whole_or_none
 from qcam.common.errors import QcamError
 from qcam.common.storage import is_url
 from qcam.common.vocabulary import Engine, require, words
@@ -47,11 +48,12 @@ class EngineOptions:
     patience: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an engine that there is not.
+        """Refuse an engine or a number of workers that there is not.
 
         Raises:
-            QcamError: If the name is unknown; lists the choices.
+            QcamError: If the name is unknown, with the choices; or there are to be fewer workers than 1.
         """
+        object.__setattr__(self, "workers", whole_or_none(self.workers, "{workers}"))
         require(Engine, self.name, "engine")
 
 

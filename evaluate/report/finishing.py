@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from qcam.common import telling
+from qcam.common.arguments import whole
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import write_atomically
 from qcam.evaluate.report.csv_file import as_csv
@@ -39,11 +40,12 @@ class Presentation:
     colormap: str = COLORMAPS[0]
 
     def __post_init__(self) -> None:
-        """Refuse a colour map that is not one of the report's.
+        """Refuse a colour map that is not one of the report's, and a number of rows that there cannot be.
 
         Raises:
             QcamError: Names the choices.
         """
+        object.__setattr__(self, "grid_rows", whole(self.grid_rows, "{grid_rows}", least=0))
         if self.colormap not in COLORMAPS:
             raise QcamError(f"colour map {self.colormap!r} is unknown; choose one of {', '.join(COLORMAPS)}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcam.common.arguments import whole
+
 #: Colour maps of CAMs, the default first. All but jet, the paper's, are perceptually even and readable for colour-blind people.
 COLORMAPS = ("inferno", "viridis", "cividis", "jet")
 #: Bytes that the page may take: it is opened on a phone, sent by mail, kept in a repository.
@@ -30,3 +32,11 @@ class ReportOptions:
     checks: tuple[Path, ...] = ()
     budget: int = BUDGET
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            QcamError: If there are to be fewer than 0 pictures.
+        """
+        object.__setattr__(self, "pictures", whole(self.pictures, "{pictures}", least=0))

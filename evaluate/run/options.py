@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qcam.common.arguments import whole
 from qcam.common.vocabulary import CamMethod, Protocol, Target, require
 from qcam.runtime.deployed import SessionSettings
 
@@ -43,11 +44,12 @@ class StudyOptions:
     fixes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse words that mean nothing.
+        """Refuse words and numbers that mean nothing.
 
         Raises:
-            QcamError: If target, method or protocol is unknown; lists the choices.
+            QcamError: If target, method or protocol is unknown, with the choices; or the batch size is no whole number from 1.
         """
+        object.__setattr__(self, "batch_size", whole(self.batch_size, "{batch_size}"))
         require(Target, self.target, "target")
         require(CamMethod, self.method, "CAM method")
         require(Protocol, self.protocol, "protocol")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcam.common import machine, telling
+from qcam.common.arguments import whole_or_none
 from qcam.common.errors import ImageSetError, ProviderError, QcamError
 from qcam.common.files import exclusive
 from qcam.common.places import refuse_overlap
@@ -72,6 +73,15 @@ class StudyRequest:
     output: str | None = None
     force: bool = False
     profile: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            QcamError: If a limit, or a number of threads, is none from 1.
+        """
+        object.__setattr__(self, "limit", whole_or_none(self.limit, "{limit}"))
+        object.__setattr__(self, "threads", whole_or_none(self.threads, "{threads}"))
 
     @property
     def paper(self) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from qcam.common.arguments import whole
 from qcam.common.errors import BundleError, ProviderError, first_line
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
@@ -49,6 +50,14 @@ class SessionSettings:
     allow_fallback: bool = False
     io_binding: bool | None = None
     config: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a number of threads that there cannot be.
+
+        Raises:
+            QcamError: If it is no whole number from 0.
+        """
+        object.__setattr__(self, "threads", whole(self.threads, "{threads}", least=0))
 
 
 @dataclass(frozen=True)

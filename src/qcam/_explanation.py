@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcam.common.arguments import names, share, whole_or_none
 from qcam.common.errors import ImageSetError, QcamError
 from qcam.common.extras import names_extras, require_packages
 
@@ -67,13 +68,14 @@ class Explanation:
             8-bit RGB, of the network's input size.
 
         Raises:
-            QcamError: If the precision was not explained, or the colour map is unknown.
+            QcamError: If the precision was not explained, the colour map is unknown, or the opacity is no share.
             MissingExtraError: If matplotlib is not installed.
         """
         from qcam.evaluate.report.finishing import Presentation
         from qcam.evaluate.report.overlays import overlay
 
-        return overlay(self.picture, self.maps[self._known(precision)], Presentation(colormap=colormap).colormap, opacity)
+        colours, opaque = Presentation(colormap=colormap).colormap, share(opacity, "opacity")
+        return overlay(self.picture, self.maps[self._known(precision)], colours, opaque)
 
     def __repr__(self) -> str:
         said = ", ".join(f"{precision}: {self.top1(precision)}" for precision in self.precisions)
@@ -99,7 +101,7 @@ class Explanation:
 def explain(
     bundle: Bundle | str | Path,
     image: str | Path | Image.Image | NDArray[np.uint8],
-    precisions: Sequence[str] = ("f32", "int8"),
+    precisions: str | Sequence[str] = ("f32", "int8"),
     *,
     provider: str = "CPU",
     allow_fallback: bool = False,
@@ -139,19 +141,20 @@ def explain(
     from qcam.runtime.deployed import SessionSettings, provider_name, require_provider
     from qcam.runtime.devices import torch_device
 
+    asked = names(precisions, "{precision}")
+    count = whole_or_none(threads, "{threads}") or machine.available_cores()
     if target == Target.LABEL:
         raise QcamError("target label needs a labelled image set; use f32-top1 or own-top1, or qcam.study")
     (loaded,) = load_bundles([bundle])
     picture = _picture(image)
-    threads = threads or machine.available_cores()
-    settings = SessionSettings(provider_name(provider), threads, allow_fallback, config=dict(session_config or {}))
+    settings = SessionSettings(provider_name(provider), count, allow_fallback, config=dict(session_config or {}))
     if not allow_fallback:
         require_provider(settings.provider)
-    shown = wanted_precisions(loaded, precisions)
+    shown = wanted_precisions(loaded, asked)
     # f32 chooses the class, asked for or not.
-    run = wanted_precisions(loaded, precisions, reference=target == Target.F32_TOP1)
+    run = wanted_precisions(loaded, asked, reference=target == Target.F32_TOP1)
     evaluator = BundleEvaluator(loaded, run, settings, target=target, method=method, fake_quant=False, null_row=False)
-    evaluator.build(torch_device(device, threads))
+    evaluator.build(torch_device(device, count))
     crop = loaded.preprocessing.crop_image(picture)
     every = evaluator.explain([Sample("picture", "", None, "", crop, None)])
     found = {precision: every[precision] for precision in shown}

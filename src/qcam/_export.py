@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qcam.common.errors import BundleError
+from qcam.common.arguments import names, whole
+from qcam.common.errors import BundleError, QcamError
 from qcam.common.extras import names_extras, require_packages
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def export(
     calibration: str | Path | None = None,
     calibration_limit: int = 128,
     output: str | Path = "bundles",
-    precisions: Sequence[str] = ("f32", "int16", "int8"),
+    precisions: str | Sequence[str] = ("f32", "int16", "int8"),
     cam_layer: str | None = None,
     method: str = "minmax",
     scheme: str = "u8s8",
@@ -33,8 +34,8 @@ def export(
     resize: int | tuple[int, int] | None = None,
     squash: bool = False,
     crop: int | tuple[int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     interpolation: str | None = None,
     force: bool = False,
 ) -> Bundle:
@@ -51,7 +52,7 @@ def export(
         calibration: Folder of photographs for the activation ranges; None for some that installed packages ship.
         calibration_limit: Use at most so many.
         output: Folder that the bundle's own folder goes into.
-        precisions: Any of f32, int16 (A16W16) and int8 (A8W8).
+        precisions: One or more of f32, int16 (A16W16) and int8 (A8W8).
         cam_layer: Torch module path or ONNX tensor name; None for the last feature map after its activation.
         method: How ranges come from activations: minmax, entropy, percentile.
         scheme: u8s8 (asymmetric activations) or s8s8 (symmetric ones, for TensorRT).
@@ -70,7 +71,7 @@ def export(
         The bundle.
 
     Raises:
-        QcamError: If a word is unknown, the weights cannot be had, a step cannot be done, or the bundle exists.
+        QcamError: If a word is unknown, a number is none, the weights cannot be had, a step cannot be done, or the bundle exists.
         MissingExtraError: If a package is not installed.
     """
     require_packages("qcam.export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
@@ -81,7 +82,7 @@ def export(
 
     order = ExportOrder(
         options=ExportOptions(
-            precisions=tuple(precisions),
+            precisions=names(precisions, "{precision}"),
             cam_layer=cam_layer,
             method=method,
             scheme=scheme,
@@ -89,7 +90,7 @@ def export(
             reduce_range=reduce_range,
         ),
         weights=None if weights is None else str(weights),
-        wishes=Wishes(weights_key, classes if classes is None or isinstance(classes, int) else tuple(classes), channels),
+        wishes=Wishes(weights_key, _classes(classes), channels),
         calibration=calibration,
         calibration_limit=calibration_limit,
         changes=PreprocessingChanges(resize, squash, crop, mean, std, interpolation),
@@ -102,3 +103,12 @@ def export(
             f"{place} exists already; replace it with force=True, load it with qcam.load_bundle, or choose an output"
         )
     return export_model(name, order, calibration_images(order))
+
+
+def _classes(given: Any) -> int | tuple[str, ...] | None:
+    """Return a number of classes or their names; a text by itself may be a name or a file of them, and is refused."""
+    if isinstance(given, str):
+        raise QcamError(f"{{classes}} {given!r}: give the number of classes, or their names in a list")
+    if given is None or not isinstance(given, Sequence):
+        return None if given is None else whole(given, "{classes}")
+    return names(given, "{classes}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcam.common.arguments import known, names
 from qcam.common.extras import names_extras, require_packages
 
 if TYPE_CHECKING:
@@ -56,14 +57,22 @@ class StudyResults:
         require_packages("to_pandas()", "pandas")
         return self.to_arrow().to_pandas()
 
-    def maps(self, *, model: str | None = None, images: Iterable[str] | None = None) -> list[StoredMap]:
+    def maps(self, *, model: str | None = None, images: str | Iterable[str] | None = None) -> list[StoredMap]:
         """Return CAMs at the tap's own resolution, each with image, model, precision, kind and `.array`.
 
         Args:
             model: Only those of this model.
-            images: Only those of these images, by name.
+            images: Only those of this image, or of these images, by name.
+
+        Raises:
+            QcamError: If the study has no such model or image; names those that are most like it.
         """
-        return self._results.maps(model=model, images=images)
+        if model is not None:
+            known(names(model, "model"), self.models, "model", str(self.folder))
+        chosen = None if images is None else names(images, "images")
+        if chosen is not None:
+            known(chosen, self._results.images, "image", str(self.folder))
+        return self._results.maps(model=model, images=chosen)
 
     @names_extras("the report")
     def report(self, path: str | Path, *, colormap: str = "inferno", pictures: int = 24) -> Path:
@@ -122,7 +131,7 @@ def study(
     mask_void: str | None = None,
     output: str | Path | None = None,
     force: bool = False,
-    precisions: Sequence[str] = (),
+    precisions: str | Sequence[str] = (),
     provider: str = "CPU",
     allow_fallback: bool = False,
     session_config: Mapping[str, str] | None = None,
@@ -196,7 +205,7 @@ def study(
         bundles=(bundles,) if isinstance(bundles, (Bundle, str, Path)) else tuple(bundles),
         images=images,
         options=StudyOptions(
-            precisions=ordered_precisions(precisions),
+            precisions=ordered_precisions(names(precisions, "{precision}")),
             settings=SessionSettings(
                 provider=provider_name(provider), allow_fallback=allow_fallback, config=dict(session_config or {})
             ),

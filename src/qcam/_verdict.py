@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qcam.common.arguments import names, whole_or_none
 from qcam.common.extras import names_extras, require_packages
 from qcam.common.wording import in_python
 
@@ -91,7 +92,7 @@ def check(
     *,
     images: str | Path | None = None,
     limit: int | None = None,
-    precisions: Sequence[str] = (),
+    precisions: str | Sequence[str] = (),
     arithmetic: str | Sequence[str] = "integer",
     kernel: str = "auto",
     gates: Mapping[str, float] | None = None,
@@ -141,12 +142,13 @@ def check(
     from qcam.runtime.deployed import SessionSettings, provider_name, require_provider
     from qcam.runtime.devices import torch_device
 
-    count = threads or machine.available_cores()
+    limit = whole_or_none(limit, "{limit}")
+    count = whole_or_none(threads, "{threads}") or machine.available_cores()
     settings = SessionSettings(provider=provider_name(provider), threads=count, config=dict(session_config or {}))
     require_provider(settings.provider)
     options = CheckOptions(
-        precisions=tuple(dict.fromkeys(precisions)),
-        arithmetics=(arithmetic,) if isinstance(arithmetic, str) else tuple(dict.fromkeys(arithmetic)),
+        precisions=tuple(dict.fromkeys(names(precisions, "{precision}"))),
+        arithmetics=tuple(dict.fromkeys(names(arithmetic, "arithmetic"))),
         kernel=kernel,
         gates=dict(gates or {}),
         settings=settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import qcam
@@ -61,8 +62,24 @@ def test_undecided_is_a_verdict_of_its_own(export_tiny, some_photographs, tmp_pa
         ({"arithmetic": "typo"}, "arithmetic 'typo' is unknown"),
         ({"kernel": "typo"}, "typo"),
         ({"gates": {"typo": 1.0}}, "typo"),
+        ({"gates": {"cc": "0.9"}}, "gate cc '0.9': give a number"),
+        ({"limit": -1}, "limit -1: give a whole number, 1 or more"),
+        ({"limit": 0}, "limit 0: give a whole number, 1 or more"),
+        ({"threads": -1}, "threads -1: give a whole number, 1 or more"),
+        ({"threads": 0}, "threads 0: give a whole number, 1 or more"),
+        ({"batch_size": "4"}, "batch_size '4': give a whole number, 1 or more"),
+        ({"batch_size": True}, "batch_size True: give a whole number"),
+        ({"precisions": [8]}, "precisions 8: give a name as text"),
     ],
 )
 def test_what_means_nothing_is_refused(tiny_bundle, some_photographs, wrong, message) -> None:
     with pytest.raises(qcam.QcamError, match=message):
         qcam.check(tiny_bundle, images=some_photographs, **wrong)
+
+
+def test_one_precision_may_be_a_text_and_numbers_may_be_of_numpy(tiny_bundle, some_photographs) -> None:
+    found = qcam.check(
+        tiny_bundle, images=some_photographs, precisions="int8", gates={"cc": np.float32(0.5)}, limit=np.int64(1), other_cpus=False
+    )
+    assert list(found.figures) == [("tiny", "int8", "integer")]
+    assert json.loads(json.dumps(found.to_json()))["results"][0]["precision"] == "int8"

@@ -72,3 +72,19 @@ def test_what_is_no_picture_is_refused(tiny_bundle, image, message) -> None:
 def test_there_is_no_label_of_one_picture(tiny_bundle, picture) -> None:
     with pytest.raises(qcam.QcamError, match="needs a labelled image set"):
         qcam.explain(tiny_bundle, picture, target="label")
+
+
+@pytest.mark.parametrize("threads", [0, -1, "2"])
+def test_threads_that_there_cannot_be_are_refused(tiny_bundle, picture, threads) -> None:
+    with pytest.raises(qcam.QcamError, match=f"threads {threads!r}: give a whole number, 1 or more"):
+        qcam.explain(tiny_bundle, picture, threads=threads)
+
+
+@pytest.mark.parametrize("opacity", [3, -0.1, float("nan"), "half", True])
+def test_an_opacity_that_is_no_share_is_refused(shown, opacity) -> None:
+    with pytest.raises(qcam.QcamError, match="opacity .*: give a number between 0 and 1"):
+        shown.overlay("int8", opacity=opacity)
+
+
+def test_one_precision_may_be_a_text(tiny_bundle, picture) -> None:
+    assert qcam.explain(tiny_bundle, picture, "int8", threads=1).precisions == ["int8"]

@@ -10,9 +10,13 @@ import qcam
 
 
 def test_an_export_is_a_bundle_that_loads(tmp_path) -> None:
-    bundle = qcam.export("squeezenet1_1", weights="random:0", precisions=["f32"], output=tmp_path, crop=64, resize=64)
+    bundle = qcam.export(
+        "squeezenet1_1", weights="random:0", precisions="f32", output=tmp_path, crop=[64, 64], resize=64, mean=0.5
+    )
     assert bundle.folder == tmp_path / "squeezenet1_1"
     assert bundle.preprocessing.crop == (64, 64)
+    assert bundle.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert [entry.name for entry in bundle.precisions] == ["f32"]
     assert qcam.load_bundle(bundle.folder) == bundle
     with pytest.raises(qcam.BundleError, match="exists already; replace it with force=True"):
         qcam.export("squeezenet1_1", weights="random:0", precisions=["f32"], output=tmp_path)
@@ -25,6 +29,16 @@ def test_an_export_is_a_bundle_that_loads(tmp_path) -> None:
         ({"method": "typo"}, "calibration method 'typo' is unknown"),
         ({"scheme": "typo"}, "scheme 'typo' is unknown"),
         ({"precisions": ["typo"]}, "precision 'typo' is unknown"),
+        ({"precisions": "int9"}, "precision 'int9' is unknown"),
+        ({"precisions": ()}, "no precision to export; choose one or more of f32, int16, int8"),
+        ({"mean": "a"}, "mean 'a': give a number"),
+        ({"std": [0.2, "b", 0.2]}, "std 'b': give a number"),
+        ({"crop": "64"}, "crop '64': give a whole number, 1 or more"),
+        ({"resize": (64,)}, "resize .64,.: give one number of pixels, or height and width"),
+        ({"opset": "21"}, "opset '21': give a whole number, 1 or more"),
+        ({"calibration_limit": 0}, "calibration_limit 0: give a whole number, 1 or more"),
+        ({"classes": "names.txt"}, "classes 'names.txt': give the number of classes, or their names in a list"),
+        ({"classes": 2.5}, "classes 2.5: give a whole number"),
     ],
 )
 def test_what_means_nothing_is_refused_and_nothing_written(tmp_path, wrong, message) -> None:

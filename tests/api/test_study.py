@@ -104,3 +104,40 @@ def test_what_means_nothing_is_refused_and_nothing_written(tiny_bundle, some_pho
     with pytest.raises(qcam.QcamError, match=message):
         qcam.study(tiny_bundle, **{"images": some_photographs, "saliency": "none", "output": tmp_path / "out"} | wrong)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "batch_size 0: give a whole number, 1 or more"),
+        ({"batch_size": "4"}, "batch_size '4': give a whole number, 1 or more"),
+        ({"threads": -1}, "threads -1: give a whole number, 1 or more"),
+        ({"workers": 0}, "workers 0: give a whole number, 1 or more"),
+        ({"limit": -1}, "limit -1: give a whole number, 1 or more"),
+        ({"grid_rows": -1}, "grid_rows -1: give a whole number, 0 or more"),
+        ({"precisions": "int9"}, "int9"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_and_nothing_is_written(
+    tiny_bundle, some_photographs, tmp_path, wrong, message
+) -> None:
+    with pytest.raises(qcam.QcamError, match=message):
+        qcam.study(tiny_bundle, images=some_photographs, saliency="none", output=tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_of_fewer_than_no_pictures_is_refused(studied, tmp_path) -> None:
+    with pytest.raises(qcam.QcamError, match="pictures -1: give a whole number, 0 or more"):
+        studied.report(tmp_path / "report", pictures=-1)
+    assert not (tmp_path / "report").exists()
+
+
+def test_maps_of_what_was_not_studied_are_refused_with_near_names(studied, some_photographs) -> None:
+    image = sorted(path.name for path in some_photographs.iterdir())[0]
+    assert {item.image for item in studied.maps(images=image)} == {image}
+    with pytest.raises(qcam.QcamError, match=r"holds no model 'tinny'; did you mean tiny\?"):
+        studied.maps(model="tinny")
+    with pytest.raises(qcam.QcamError, match=rf"holds no image '{image}x'; did you mean .*{image}"):
+        studied.maps(images=[image, f"{image}x"])
+    with pytest.raises(qcam.QcamError, match=r"holds no image 'q'; there is .* …"):
+        studied.maps(images="q")

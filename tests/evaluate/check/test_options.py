@@ -14,7 +14,7 @@ from qcam.evaluate.check.plan import plan
         ({"arithmetics": ("exact",)}, "arithmetic 'exact' is unknown; choose one of"),
         ({"arithmetics": ()}, "no arithmetic to judge"),
         ({"kernel": "sse2"}, "kernel family 'sse2' is unknown"),
-        ({"batch_size": 0}, "batch size 0: give 1 or more"),
+        ({"batch_size": 0}, "batch_size 0: give a whole number, 1 or more"),
     ],
 )
 def test_options_that_cannot_be_are_refused_where_they_enter(options, message):
