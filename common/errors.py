@@ -17,7 +17,7 @@ class QcamError(Exception):
     words for them; whoever puts the message into another one takes `template`. The tree below lets callers tell kinds apart:
 
         QcamError
-        ├── ProviderError           an execution provider cannot be had, or not for this file
+        ├── ProviderError           an execution provider or a GPU cannot be had, or not for this file
         ├── BundleError             a bundle is none, is damaged, or is not what its manifest says
         │   └── UnsupportedGraphError   a graph holds what qcam cannot run or mirror
         ├── ImageSetError           images, labels or masks cannot be had or do not fit
@@ -41,7 +41,7 @@ class QcamError(Exception):
 
 
 class ProviderError(QcamError):
-    """An execution provider cannot be had, or not for this file."""
+    """An execution provider or a GPU cannot be had, or not for this file."""
 
 
 class BundleError(QcamError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import MissingExtraError, QcamError, first_line
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -47,7 +47,8 @@ def open_location(location: str | Location) -> Location:
         location: A path, or a URL; `file://` is a path. What is a place already is returned as it is.
 
     Raises:
-        QcamError: If a URL carries credentials, or what reads it is not installed.
+        QcamError: If a URL carries credentials, or there is no such file system.
+        MissingExtraError: If what reads it is not installed.
     """
     if not isinstance(location, str):
         return location
@@ -69,7 +70,7 @@ def open_location(location: str | Location) -> Location:
         from fsspec import get_filesystem_class
         from upath import UPath
     except ImportError as error:
-        raise QcamError(
+        raise MissingExtraError(
             f'{shown(location)} is a URL, which is read by fsspec and universal_pathlib: pip install "qcam[ray]"'
         ) from error
     if protocol not in _WEB:  # a folder may be written with a slash at its end
@@ -83,7 +84,7 @@ def open_location(location: str | Location) -> Location:
             f"{shown(location)}: fsspec knows no file system {protocol}; use a path, s3://, gs:// or hdfs://"
         ) from error
     except ImportError as error:
-        raise QcamError(f"{shown(location)}: {_missing_package(protocol)} ({reason(error)})") from error
+        raise MissingExtraError(f"{shown(location)}: {_missing_package(protocol)} ({reason(error)})") from error
 
 
 def shown(location: str | Location) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import WeightsError, first_line
 from qcam.models.weights import StateDict, refuse_odd_entries
 
 #: How deep mappings are looked into.
@@ -87,10 +87,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         Its tensors under dotted names, and what else it holds.
 
     Raises:
-        QcamError: If it cannot be read, needs an object that is not read, or holds no tensors under names.
+        WeightsError: If it cannot be read, needs an object that is not read, or holds no tensors under names.
     """
     if not path.is_file():
-        raise QcamError(f"no weights file at {path}")
+        raise WeightsError(f"no weights file at {path}")
     return _flattened(_safely_read(path), str(path))
 
 
@@ -104,7 +104,7 @@ def _safely_read(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch's remarks on tensors that are refused later
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds; each means: this is no state dict
-        raise QcamError(f"cannot read weights from {path}: {_why_not(error)}") from error
+        raise WeightsError(f"cannot read weights from {path}: {_why_not(error)}") from error
 
 
 def _looks_like_safetensors(path: Path) -> bool:
@@ -132,17 +132,17 @@ def _flattened(value: Any, origin: str) -> Checkpoint:
     found = Checkpoint(origin, {})
     mend = "save one with torch.save(model.state_dict(), …)"
     if isinstance(value, _Record):
-        raise QcamError(f"{origin} holds no state dict (names and tensors) but {value.named}; {mend}")
+        raise WeightsError(f"{origin} holds no state dict (names and tensors) but {value.named}; {mend}")
     if not isinstance(value, Mapping):
-        raise QcamError(f"{origin} holds no state dict (names and tensors); {mend}")
+        raise WeightsError(f"{origin} holds no state dict (names and tensors); {mend}")
     for name, item in value.items():
         if not isinstance(name, str) and isinstance(item, torch.Tensor):
-            raise QcamError(
+            raise WeightsError(
                 f"{origin} holds no state dict (names and tensors): a name is {name!r}, of type {type(name).__name__}; {mend}"
             )
     _look_into(value, "", 0, set(), found)
     if not found.tensors:
-        raise QcamError(f"{origin} holds no state dict (names and tensors); {mend}")
+        raise WeightsError(f"{origin} holds no state dict (names and tensors); {mend}")
     return found
 
 
@@ -182,10 +182,10 @@ def plain(checkpoint: Checkpoint) -> StateDict:
     """Return the tensors of a file that holds nothing else.
 
     Raises:
-        QcamError: If it holds something else, or tensors that are no plain arrays.
+        WeightsError: If it holds something else, or tensors that are no plain arrays.
     """
     for name, kind in checkpoint.others.items():
-        raise QcamError(
+        raise WeightsError(
             f"{checkpoint.origin} holds no state dict (names and tensors): {name} is of type {kind}; "
             "save one with torch.save(model.state_dict(), …)"
         )

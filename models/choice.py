@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import WeightsError
 from qcam.models.checkpoints import Checkpoint
 from qcam.models.heads import Head, find_head, put_head
 from qcam.models.weights import StateDict, counts_batches
@@ -108,7 +108,7 @@ def choose_weights(
         The weights under the model's own names, and what was done to get there.
 
     Raises:
-        QcamError: If no reading fits, or several do and their values differ.
+        WeightsError: If no reading fits, or several do and their values differ.
     """
     own_names = list(model.state_dict())
     names = _cleaned(checkpoint, own_names, key)
@@ -157,7 +157,7 @@ def _cleaned(checkpoint: Checkpoint, own: Sequence[str], key: str | None) -> lis
         names.append(_Name(name, ".".join(part for part in rest.split(".") if part not in drop)))
     if key and not names:
         tops = ", ".join(dict.fromkeys(name.split(".")[0] for name in checkpoint.tensors))
-        raise QcamError(f"{{weights_key}} {key}: {checkpoint.origin} has no weights below it; it holds {tops[:300]}")
+        raise WeightsError(f"{{weights_key}} {key}: {checkpoint.origin} has no weights below it; it holds {tops[:300]}")
     return names
 
 
@@ -367,21 +367,21 @@ def _equal(tensors: Sequence[torch.Tensor]) -> bool:
         return False
 
 
-def _ambiguous(checkpoint: Checkpoint, labels: Iterable[str]) -> QcamError:
+def _ambiguous(checkpoint: Checkpoint, labels: Iterable[str]) -> WeightsError:
     listed = list(dict.fromkeys(labels))
-    return QcamError(
+    return WeightsError(
         f"{checkpoint.origin} holds {len(listed)} sets of weights that fit the model and differ: {', '.join(listed)}; "
         f"choose one with {{weights_key}}, as in {{weights_key}} {listed[0]}"
     )
 
 
-def _misfit(checkpoint: Checkpoint, fit: _Fit | None, head: Head | None) -> QcamError:
+def _misfit(checkpoint: Checkpoint, fit: _Fit | None, head: Head | None) -> WeightsError:
     where = f"weights from {checkpoint.origin} do not fit the model"
     if fit is None:
-        return QcamError(f"{where}: none of its names is one of the model's")
+        return WeightsError(f"{where}: none of its names is one of the model's")
     for name in fit.missing:
         if name in checkpoint.others:
-            return QcamError(
+            return WeightsError(
                 f"{checkpoint.origin} holds no state dict (names and tensors): {name} is of type {checkpoint.others[name]}; "
                 "save one with torch.save(model.state_dict(), …)"
             )
@@ -398,7 +398,7 @@ def _misfit(checkpoint: Checkpoint, fit: _Fit | None, head: Head | None) -> Qcam
         )
     elif fit.missing and len(fit.missing) <= 10 and fit.unknown:
         text += "; choose the model that the weights were trained in"
-    return QcamError(text)
+    return WeightsError(text)
 
 
 def grouped(names: Iterable[str]) -> dict[str, int]:

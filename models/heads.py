@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, WeightsError
 
 #: Modules that only training uses and that have layers of their own that look like a head.
 _TRAINING_ONLY = ("aux1", "aux2", "AuxLogits")
@@ -98,7 +98,7 @@ def put_head(model: nn.Module, head: Head, state: dict[str, torch.Tensor], origi
         classes: Number of classes that the caller wants; None takes what the weights have.
 
     Raises:
-        QcamError: If the weights have another number of classes than is wanted.
+        WeightsError: If the weights have another number of classes than is wanted.
     """
     name = f"{head.path}.weight"
     weight = state.get(name)
@@ -106,7 +106,7 @@ def put_head(model: nn.Module, head: Head, state: dict[str, torch.Tensor], origi
         return
     outputs = int(weight.shape[0])
     if classes is not None and classes != outputs:
-        raise QcamError(
+        raise WeightsError(
             f"{origin} has a head of {outputs} {'output' if outputs == 1 else 'classes'} ({name}), "
             f"{{classes}} asks for {classes}; leave {{classes}} out, or give as many"
         )

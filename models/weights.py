@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import WeightsError
 
 StateDict = dict[str, torch.Tensor]
 
@@ -37,7 +37,7 @@ def load_strictly(
         The names of weights of two or more dimensions that are zero throughout. A network may have some.
 
     Raises:
-        QcamError: If names are missing or left over, or shapes or types differ, or values are not finite, or a variance is
+        WeightsError: If names are missing or left over, or shapes or types differ, or values are not finite, or a variance is
             negative, or all weights are zero; the first of each kind is named.
     """
     refuse_odd_entries(state, origin)
@@ -50,10 +50,10 @@ def load_strictly(
     if missing or unknown:
         told = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
         told += [f"{len(unknown)} unknown (first: {unknown[0]})"] if unknown else []
-        raise QcamError(f"weights from {origin} do not fit the model: parameters {', '.join(told)}")
+        raise WeightsError(f"weights from {origin} do not fit the model: parameters {', '.join(told)}")
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
-            raise QcamError(
+            raise WeightsError(
                 f"weights from {origin} do not fit the model: {name} has shape {tuple(tensor.shape)}, "
                 f"the model wants {tuple(own[name].shape)}"
             )
@@ -62,7 +62,7 @@ def load_strictly(
     weights = matrices(model)
     zeros = [name for name in weights if zero.get(name)]
     if weights and len(zeros) == len(weights):
-        raise QcamError(
+        raise WeightsError(
             f"weights from {origin}: all {len(zeros)} weights of two or more dimensions are zero (first: {zeros[0]}); "
             "give the weights of a trained network"
         )
@@ -87,16 +87,16 @@ def zip_in_order(model: torch.nn.Module, state: StateDict, origin: str) -> State
     """Rename a state dict to a model's names, by order, for an architecture that exists under other names.
 
     Raises:
-        QcamError: If the number of tensors, or the shape or the type of one pair differs.
+        WeightsError: If the number of tensors, or the shape or the type of one pair differs.
     """
     refuse_odd_entries(state, origin)
     own = model.state_dict()
     if len(own) != len(state):
-        raise QcamError(f"weights from {origin} do not fit the model: {len(state)} tensors, the model has {len(own)}")
+        raise WeightsError(f"weights from {origin} do not fit the model: {len(state)} tensors, the model has {len(own)}")
     renamed = {}
     for (name, mine), (other, tensor) in zip(own.items(), state.items(), strict=True):
         if mine.shape != tensor.shape:
-            raise QcamError(f"weights from {origin} do not fit the model: {other} {tuple(tensor.shape)} for {name}")
+            raise WeightsError(f"weights from {origin} do not fit the model: {other} {tuple(tensor.shape)} for {name}")
         if not (counts_batches(name) and tensor.is_floating_point()):
             _check_type(other, tensor, mine.dtype, origin, f" for {name}")
         renamed[name] = tensor
@@ -116,19 +116,19 @@ def refuse_odd_entries(state: Any, origin: str) -> None:
     """Refuse what is no state dict, and tensors that are no plain arrays of numbers."""
     mend = "save one with torch.save(model.state_dict(), …)"
     if not isinstance(state, Mapping) or not state:
-        raise QcamError(f"{origin} holds no state dict (names and tensors); {mend}")
+        raise WeightsError(f"{origin} holds no state dict (names and tensors); {mend}")
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise QcamError(
+            raise WeightsError(
                 f"{origin} holds no state dict (names and tensors): a name is {name!r}, of type {type(name).__name__}; {mend}"
             )
         if not isinstance(tensor, torch.Tensor):
-            raise QcamError(
+            raise WeightsError(
                 f"{origin} holds no state dict (names and tensors): {name} is of type {type(tensor).__name__}; {mend}"
             )
         refusal = _odd_kind(tensor)
         if refusal:
-            raise QcamError(f"weights from {origin} cannot be used: {name} is {refusal}")
+            raise WeightsError(f"weights from {origin} cannot be used: {name} is {refusal}")
 
 
 def _odd_kind(tensor: torch.Tensor) -> str:
@@ -154,7 +154,7 @@ def _check_type(name: str, tensor: torch.Tensor, wanted: torch.dtype, origin: st
         taken = _INTEGERS if wanted in _INTEGERS else (wanted,)
     if tensor.dtype not in taken:
         mend = _ADVICE if wanted.is_floating_point else "give the state dict of the model itself"
-        raise QcamError(
+        raise WeightsError(
             f"weights from {origin} do not fit the model: {name} is {_name(tensor.dtype)}, "
             f"the model wants {_name(wanted)}{place}; {mend}"
         )
@@ -174,15 +174,15 @@ def _check_values(name: str, tensor: torch.Tensor, wanted: torch.dtype, origin: 
         limits = torch.iinfo(wanted)
         for value in (low, high):
             if not limits.min <= value <= limits.max:
-                raise QcamError(f"{where} {value}, which does not fit into the model's {_name(wanted)}; give other weights")
+                raise WeightsError(f"{where} {value}, which does not fit into the model's {_name(wanted)}; give other weights")
         return low == high == 0
     for value in (low, high):
         if not math.isfinite(value):
-            raise QcamError(f"{where} {value}; the weights are damaged: save them again, or take an earlier checkpoint")
+            raise WeightsError(f"{where} {value}; the weights are damaged: save them again, or take an earlier checkpoint")
         if not math.isfinite(torch.tensor(value, dtype=torch.float64).to(wanted)):
-            raise QcamError(f"{where} {value:g}, more than {_name(wanted)} can; give weights that were trained in it")
+            raise WeightsError(f"{where} {value:g}, more than {_name(wanted)} can; give weights that were trained in it")
     if name.rpartition(".")[2] == "running_var" and low < 0:
-        raise QcamError(f"{where} {low:g}, and a variance is not negative; the weights are damaged or quantized")
+        raise WeightsError(f"{where} {low:g}, and a variance is not negative; the weights are damaged or quantized")
     return not torch.tensor([low, high], dtype=torch.float64).to(wanted).any()
 
 

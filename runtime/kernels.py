@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcam.common.errors import ProviderError
+from qcam.common.errors import QcamError
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def kernel_family(name: str) -> KernelFamily:
     """Return a family by its name.
 
     Raises:
-        ProviderError: If there is none of that name.
+        QcamError: If there is none of that name.
     """
     if name not in KERNELS:
-        raise ProviderError(f"kernel family {name!r} is unknown; choose one of {', '.join(KERNELS)}")
+        raise QcamError(f"kernel family {name!r} is unknown; choose one of {', '.join(KERNELS)}")
     return KERNELS[name]

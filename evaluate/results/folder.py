@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError, ResultsError, first_line
+from qcam.common.errors import ResultsError, first_line
 from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
 from qcam.common.places import refuse_unprintable
 from qcam.common.records import AGAIN, as_record, read_record
@@ -183,13 +183,13 @@ class Results:
         """Read run.json.
 
         Raises:
-            QcamError: If the folder holds no results of this version, run.json is not as it was written, or a field of it is
+            ResultsError: If the folder holds no results of this version, run.json is not as it was written, or a field of it is
                 of another type.
         """
         self.folder = folder
         path = folder / RUN
         if not path.is_file():
-            raise QcamError(f"{folder} holds no results: it has no {RUN}; make some with {{qcam-eval}}")
+            raise ResultsError(f"{folder} holds no results: it has no {RUN}; make some with {{qcam-eval}}")
         self.run = read_run(path)
         self.record = as_record(self.run, RunRecord, str(path))
         refuse_unprintable([*self.record.models, *(model.bundle for model in self.record.models.values())], path)
@@ -284,7 +284,7 @@ class Results:
         """Return the pictures of some images.
 
         Raises:
-            QcamError: If one of them is not what this program stores: a small JPEG, and a small PNG of the salient object.
+            ResultsError: If one of them is not what this program stores: a small JPEG, and a small PNG of the salient object.
         """
         found = [Picture(**item) for item in self._some(PICTURES, images=images).to_pylist()]
         for picture in found:
@@ -293,7 +293,7 @@ class Results:
                     if data is not None:
                         open_picture(data, formats=(form,), max_pixels=STORED_PIXELS).close()
                 except PictureError as error:
-                    raise QcamError(
+                    raise ResultsError(
                         f"{self.folder / PICTURES} holds for image {picture.image} what is no small {form}: {error}; "
                         "run {qcam-eval} again with {force}"
                     ) from error
@@ -312,7 +312,7 @@ class Results:
         """Read one of the Parquet files, or some columns and rows of it.
 
         Raises:
-            QcamError: If it cannot be read, or is not the file that the run wrote.
+            ResultsError: If it cannot be read, or is not the file that the run wrote.
         """
         self._hold(name)
         return read_arrow(self.folder / name, columns=columns, filters=filters)
@@ -325,7 +325,7 @@ class Results:
         path = self.folder / name
         wrong = unlike(path, files.get(name))
         if wrong:
-            raise QcamError(f"{path} {wrong}; run the same {{qcam-eval}} again, which computes it anew")
+            raise ResultsError(f"{path} {wrong}; run the same {{qcam-eval}} again, which computes it anew")
         self._held.add(name)
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -368,7 +368,7 @@ def write_run(path: Path, record: dict[str, Any]) -> None:
     """Write a run.json whose digest tells later whether it is as it was written.
 
     Raises:
-        QcamError: If the disk refuses.
+        ResultsError: If the disk refuses.
     """
     plain = json.loads(readable_json(record))
     write_atomically(path, readable_json(plain | {"digest": _digest(plain)}))
@@ -411,12 +411,12 @@ def read_arrow(path: Path, *, columns: Sequence[str] | None = None, filters: Any
     """Read a Parquet file, or some columns and rows of it.
 
     Raises:
-        QcamError: If it cannot be read.
+        ResultsError: If it cannot be read.
     """
     try:
         return pq.read_table(path, columns=columns, filters=filters)
     except (OSError, pa.ArrowException) as error:
-        raise QcamError(f"cannot read {path}: {first_line(error)}; run again with {{force}}") from error
+        raise ResultsError(f"cannot read {path}: {first_line(error)}; run again with {{force}}") from error
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import ResultsError
 from qcam.evaluate.results.folder import STORED_PIXELS, Picture
 from qcam.images.decoding import PictureError, decode_picture
 from qcam.images.preprocessing import Preprocessing
@@ -56,7 +56,7 @@ def photo_of(picture: Picture) -> NDArray[np.uint8]:
     """Return a stored photograph, height × width × 3.
 
     Raises:
-        QcamError: If it is damaged.
+        ResultsError: If it is damaged.
     """
     return _pixels(picture, picture.photo, "RGB", "JPEG")
 
@@ -70,6 +70,6 @@ def _pixels(picture: Picture, data: bytes, mode: str, form: str) -> NDArray[np.u
     try:
         return np.asarray(decode_picture(data, mode, formats=(form,), max_pixels=STORED_PIXELS))
     except PictureError as error:
-        raise QcamError(
+        raise ResultsError(
             f"the stored {form} of image {picture.image}: {error}; run {{qcam-eval}} again with {{force}}"
         ) from error

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import commit_file
 from qcam.common.storage import cache_folder, files_below, open_location, reason, shown
 
@@ -43,7 +43,7 @@ class RemoteFolder:
         """Make files of the local copy what they are there; those that are not there vanish here.
 
         Raises:
-            QcamError: If the place cannot be read.
+            ResultsError: If the place cannot be read.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
@@ -54,7 +54,7 @@ class RemoteFolder:
             except FileNotFoundError:
                 (folder / name).unlink(missing_ok=True)
             except Exception as error:  # file systems have their own
-                raise QcamError(f"cannot read {self}/{name}: {reason(error)}") from error
+                raise ResultsError(f"cannot read {self}/{name}: {reason(error)}") from error
             finally:
                 beside.unlink(missing_ok=True)
 
@@ -86,12 +86,12 @@ class RemoteFolder:
         """Return the names of all files there.
 
         Raises:
-            QcamError: If it cannot be listed.
+            ResultsError: If it cannot be listed.
         """
         try:
             return set(files_below(self.location))
         except OSError as error:
-            raise QcamError(f"cannot list {self}: {reason(error)}") from error
+            raise ResultsError(f"cannot list {self}: {reason(error)}") from error
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete files, as far as they are there."""
@@ -104,7 +104,8 @@ def open_results(text: str) -> tuple[Path, RemoteFolder | None]:
     """Return the local folder in which results are made, and the place behind a URL that it is a copy of, if it is one.
 
     Raises:
-        QcamError: If the URL's file system is not installed.
+        QcamError: If the URL carries credentials, or there is no such file system.
+        MissingExtraError: If what reads it is not installed.
     """
     location = open_location(text)
     if isinstance(location, Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcam.common.arguments import known, names
+from qcam.common.errors import ResultsError
 from qcam.common.extras import names_extras, require_packages
 
 if TYPE_CHECKING:
@@ -286,11 +287,19 @@ def load_results(folder: str | Path) -> StudyResults:
     """Read the results that a study left in a folder.
 
     Args:
-        folder: The folder, on this machine.
+        folder: The folder, on this machine. Results behind a URL are read by the same call of `study` again.
 
     Raises:
-        QcamError: If it holds no results, or they are not as they were written.
+        ResultsError: If it holds no results, they are not as they were written, or it is a URL.
     """
+    from qcam.common.storage import is_url, open_location, shown
     from qcam.evaluate.results.folder import Results
 
+    if str(folder).lower().startswith("file://"):
+        folder = str(open_location(str(folder)))
+    if is_url(str(folder)):
+        raise ResultsError(
+            f"{shown(str(folder))} is a URL; load_results reads a folder of this machine: copy it here, or call {{qcam-eval}} "
+            "as for this study again, which reads what is complete"
+        )
     return StudyResults(Results(Path(folder)))
