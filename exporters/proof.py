@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from qcam.calibration.ranges import CalibrationSet, overflow
 from qcam.common import telling
 from qcam.common.errors import QcamError
+from qcam.common.norms import logit_error
 from qcam.images.decoding import decode_all
 from qcam.images.embedded import calibration_photographs
 from qcam.images.preprocessing import Preprocessing
@@ -72,13 +73,13 @@ def prove(bundle: Bundle, module: torch.nn.Module, calibration: CalibrationSet |
 
 def _compare(bundle: Bundle, entry: PrecisionEntry, whose: str, found: Images, wanted: Images, name: str) -> None:
     """Refuse logits that are further from ONNX Runtime's than the precision allows."""
-    difference = float(np.linalg.norm(found.astype(np.float64) - wanted))
-    error = difference / max(float(np.linalg.norm(wanted.astype(np.float64))), float(np.finfo(np.float32).tiny))
+    error = logit_error(found, wanted, wanted)
     bound = BOUNDS[entry.name]
-    if not error <= bound:
+    if not error <= bound:  # NaN included
+        said = "undefined" if error != error else f"{error:.2g}"
         raise QcamError(
             f"{bundle.model_id}: the logits of {entry.name} in ONNX Runtime are not {whose} on {name}: relative error "
-            f"{error:.2g}, at most {bound:g} is accepted; the file would not be explained as it runs, so no bundle is made"
+            f"{said}, at most {bound:g} is accepted; the file would not be explained as it runs, so no bundle is made"
         )
 
 

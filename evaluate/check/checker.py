@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from qcam.common.errors import BundleError, ImageSetError
+from qcam.common.norms import logit_error
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult
 from qcam.evaluate.maps.cam import enlarge
-from qcam.evaluate.maps.measures import logit_error
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
 from qcam.evaluate.maps.scores import columns, top_classes
 from qcam.evaluate.run.explained import explain

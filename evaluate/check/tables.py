@@ -9,7 +9,7 @@ from rich.table import Table
 
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.verdicts import Judged
-from qcam.evaluate.showing.numbers import agreement, four_digits
+from qcam.evaluate.showing.numbers import NONE, agreement, four_digits
 
 _HEADINGS = (
     "precision", "simulated as", "codes at tap", "all codes", "max diff", "logit error", "top-1", "SIM", "CC", "CC min", "KLD",
@@ -53,7 +53,6 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], l
 
 def _cells(item: Judged) -> list[str]:
     result, figures = item.result, item.result.figures
-    error = sum(image.logit_error for image in result.images) / len(result.images)
     largest = result.largest_difference
     return [
         result.precision,
@@ -61,11 +60,24 @@ def _cells(item: Judged) -> list[str]:
         agreement(figures["tap"]),
         agreement(figures["codes"]),
         "–" if largest is None else f"{largest:.0f}",
-        f"{error:.1e}" if error else "0",
+        mean_error([image.logit_error for image in result.images]),
         agreement(figures["top1"]),
         *(four_digits(figures[name]) for name in ("sim", "cc", "cc_min", "kld")),
         "–" if item.verdict is None else item.verdict.value,
     ]
+
+
+def mean_error(errors: Sequence[float]) -> str:
+    """Return the mean of errors as text; those that are undefined are left out and counted.
+
+    >>> mean_error([0.0, 0.0]), mean_error([1e-5, 3e-5]), mean_error([2e-5, float("nan")]), mean_error([float("nan")])
+    ('0', '2.0e-05', '2.0e-05 (1 undefined)', '–')
+    """
+    defined = [error for error in errors if error == error]
+    if not defined:
+        return NONE
+    mean, left = sum(defined) / len(defined), len(errors) - len(defined)
+    return (f"{mean:.1e}" if mean else "0") + (f" ({left} undefined)" if left else "")
 
 
 def tensor_table(result: CheckResult) -> Table:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from qcam.evaluate.maps.metrics import undefined_if_constant
 
 Array = NDArray[np.float64]
-Logits = NDArray[np.float32] | NDArray[np.float64]
 
 #: Share of positions that `overlap` compares.
 TOP_SHARE = 0.2
@@ -102,30 +101,6 @@ def drop_and_increase(before: Array, after: Array) -> tuple[Array, NDArray[np.bo
     with np.errstate(divide="ignore", invalid="ignore"):
         drop: Array = np.maximum(0.0, before - after) / before
     return drop, after > before
-
-
-def logit_error(logits: Logits, other: Logits, reference: Logits) -> float:
-    """Relative error of one image's logits in the Euclidean norm: |logits - other| / |reference|, 0 or more.
-
-    Args:
-        logits: One side, classes.
-        other: The other side, classes.
-        reference: The side whose norm is the scale, classes; the norm is taken in its own precision.
-
-    Returns:
-        float64; NaN where values are not finite on both sides, or where they differ and the reference is zero throughout.
-
-    >>> logit_error(np.float32([3.0, 5.0]), np.float32([3.0, 4.0]), np.float32([3.0, 4.0]))
-    0.2
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = float(np.linalg.norm(logits.astype(np.float64) - other))
-        size = float(np.linalg.norm(reference))
-        if np.isinf(size):  # squares of finite logits may be beyond float32
-            size = float(np.linalg.norm(reference.astype(np.float64)))
-    if size == 0:  # the one score of a network may be 0
-        return 0.0 if difference == 0 else float("nan")
-    return difference / max(size, float(np.finfo(np.float64).tiny))
 
 
 def explanation_crops(crops: NDArray[np.uint8], maps: Array) -> NDArray[np.uint8]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.common.norms import logit_error
 from qcam.evaluate.maps.cam import Array, normalise
-from qcam.evaluate.maps.measures import area_average, energy_in_object, logit_error, overlap, rank_correlation
+from qcam.evaluate.maps.measures import area_average, energy_in_object, overlap, rank_correlation
 from qcam.evaluate.maps.metrics import all_metrics, is_constant
 from qcam.evaluate.maps.scores import top_classes
 from qcam.evaluate.results.folder import Row

@@ -1,7 +1,10 @@
+import doctest
+
 import pytest
 from judged import HIGH, LOW, NONE, judged
 from rich.console import Console
 
+from qcam.evaluate.check import tables
 from qcam.evaluate.check.tables import as_tables
 
 
@@ -19,3 +22,9 @@ def test_no_figure_is_cut_off_at_any_width(width):
     assert text.count("> 0.9999") == 2 * len(items)
     for word in ("falls short", "undecided", "fake_quant", "integer (vnni)"):
         assert word in text
+
+
+def test_an_undefined_logit_error_is_left_out_of_the_mean_and_counted() -> None:
+    tried = doctest.testmod(tables)
+    assert tried.attempted == 1
+    assert tried.failed == 0
