@@ -10,7 +10,7 @@ from qcam.common import machine
 from qcam.common.arguments import whole_or_none
 from qcam.common.errors import QcamError
 from qcam.common.storage import is_url
-from qcam.common.vocabulary import Engine, require, words
+from qcam.common.vocabulary import Engine, require
 
 if TYPE_CHECKING:
     from qcam.evaluate.engine.dispatcher import Dispatcher
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from qcam.evaluate.saliency import SaliencySource
     from qcam.runtime.bundle import Bundle
 
-#: Engines by name.
-ENGINES = tuple(words(Engine))
 #: Memory of a worker: libraries and batches, and what it keeps of each byte of its bundles' files.
 WORKER_BYTES, BYTES_A_BYTE = 1 << 30, 7
 #: Fewer images than this are evaluated in one process unless asked otherwise.
@@ -32,7 +30,7 @@ class EngineOptions:
     """How the work is spread; nothing of it changes a figure.
 
     Attributes:
-        name: One of `ENGINES`.
+        name: One of `Engine`.
         workers: Number of workers; None for as many as the cores deserve, or as the cluster has room for.
         address: Of the Ray cluster.
         gpus: GPUs of each worker.

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rich.markup import escape
-from rich.table import Table
-
 from qcam.runtime.deployed.placement import Placement, percent
 
 HEADINGS = ("operator", "kernel", "provider", "arithmetic", "count", "multiply-accumulates")
@@ -40,16 +37,6 @@ def placement_rows(placement: Placement) -> list[list[str]]:
         arithmetic = "integer" if integer else "float"
         rows.append([name, kernel, provider.removesuffix("ExecutionProvider"), arithmetic, str(counts[key]), share])
     return rows
-
-
-def placement_as_rich(placement: Placement, title: str) -> Table:
-    """Return the placement as a table for a terminal."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
-    for index, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if index > 3 else "left")
-    for row in placement_rows(placement):
-        table.add_row(*map(escape, row))
-    return table
 
 
 def placement_as_markdown(placement: Placement) -> str:

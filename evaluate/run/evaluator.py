@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common.errors import QcamError
-from qcam.common.vocabulary import CamMethod, Target, require, words
+from qcam.common.vocabulary import CamMethod, Target, require
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
 from qcam.evaluate.maps.scores import columns, explained_classes, probabilities, top_classes
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
     from qcam.runtime.mirror import Mirror
 
-#: Which class is explained, by name.
-TARGETS = tuple(words(Target))
 
 
 @dataclass(frozen=True)

@@ -73,14 +73,13 @@ class CheckVerdict:
 
     def _repr_html_(self) -> str:
         from qcam.common import html
+        from qcam.evaluate.showing.numbers import four_digits
 
         head = ["model", "precision", "simulated as", "all codes", "codes at tap", "top-1", "CC", "CC min", "verdict"]
         rows = []
         for item in self.checked.judged:
             values = item.result.figures
-            shown = [
-                "–" if values[name] is None else f"{values[name]:.4f}" for name in ("codes", "tap", "top1", "cc", "cc_min")
-            ]
+            shown = [four_digits(values[name]) for name in ("codes", "tap", "top1", "cc", "cc_min")]
             rows.append([*_key(item.result), *shown, "–" if item.verdict is None else item.verdict.value])
         notes = "".join(f"<p>{html.escaped(line)}</p>" for line in (*self.reason.splitlines(), *self.warnings))
         return f"<div><b>{html.escaped(self.verdict.value)}</b>{html.table(head, rows)}{notes}</div>"

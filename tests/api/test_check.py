@@ -78,8 +78,14 @@ def test_what_means_nothing_is_refused(tiny_bundle, some_photographs, wrong, mes
 
 
 def test_one_precision_may_be_a_text_and_numbers_may_be_of_numpy(tiny_bundle, some_photographs) -> None:
-    found = qcam.check(
-        tiny_bundle, images=some_photographs, precisions="int8", gates={"cc": np.float32(0.5)}, limit=np.int64(1), other_cpus=False
-    )
+    gates, limit = {"cc": np.float32(0.5)}, np.int64(1)
+    found = qcam.check(tiny_bundle, images=some_photographs, precisions="int8", gates=gates, limit=limit, other_cpus=False)
     assert list(found.figures) == [("tiny", "int8", "integer")]
     assert json.loads(json.dumps(found.to_json()))["results"][0]["precision"] == "int8"
+
+
+def test_a_notebook_never_shows_what_is_nearly_one_as_one(verdict, monkeypatch) -> None:
+    result = verdict.checked.judged[1].result
+    monkeypatch.setattr(type(result), "figures", dict.fromkeys(result.figures, 0.99996))
+    assert "1.0000" not in verdict._repr_html_()
+    assert "&gt; 0.9999" in verdict._repr_html_()
