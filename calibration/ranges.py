@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from qcam.calibration.minmax import CalibrationError, minmax_ranges
 from qcam.common.errors import ImageSetError, QcamError, first_line
 from qcam.common.files import fingerprint
+from qcam.common.vocabulary import CalibrationMethod, require
 from qcam.images.decoding import decode_all
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 
-#: Range methods by name. `Distribution` is left out on purpose: it gave unusable models.
-METHODS = ("minmax", "entropy", "percentile")
 #: Histogram methods keep every activation of a batch: fewer images at a time.
 _BATCH = {"minmax": 4, "entropy": 2, "percentile": 2}
 
@@ -115,7 +114,7 @@ def collect_ranges(
         model: Float ONNX graph with one image input (dynamic batch).
         calibration: The photographs.
         preprocessing: The network's preprocessing.
-        method: One of `METHODS`.
+        method: One of `CalibrationMethod`.
         on_images: Called with the number of images done since the last call.
         symmetric: Whether activations will be quantized symmetrically: then what a Relu or Clip reads carries codes, too.
         cam_tensor: Activation that will carry codes in any case.
@@ -126,11 +125,10 @@ def collect_ranges(
     Raises:
         QcamError: For an unknown method, or if a tensor's values have no finite range; the first such tensor is named.
     """
-    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime import quantization
     from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 
-    if method not in METHODS:
-        raise QcamError(f"calibration method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    require(CalibrationMethod, method, "calibration method")
     if method == "minmax":
         # What a Clip takes in is not measured below; a batch tells whether it overflows.
         if any(node.op_type == "Clip" for node in model.graph.node):
@@ -138,10 +136,10 @@ def collect_ranges(
         with tempfile.TemporaryDirectory(prefix="qcam-calibration-") as folder:
             batches = calibration.normalised_batches(preprocessing, _BATCH[method])
             ranges = minmax_ranges(model, Path(folder), batches, all_of_them=symmetric, keep=[cam_tensor], on_images=on_images)
-        return TensorsData(CalibrationMethod.MinMax, ranges)
+        return TensorsData(quantization.CalibrationMethod.MinMax, ranges)
     chosen = {
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
+        "entropy": quantization.CalibrationMethod.Entropy,
+        "percentile": quantization.CalibrationMethod.Percentile,
     }[method]
     # Ranges stay asymmetric here; a scheme that wants symmetric activations widens them itself. ONNX Runtime's
     # percentile method is symmetric unless told otherwise, which would waste half of every ReLU's codes.

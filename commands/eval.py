@@ -10,7 +10,7 @@ import click
 from qcam._results import require_study_packages, run_request
 from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, option
-from qcam.common.vocabulary import CamMethod, Engine, LabelFormat, Protocol, Target, words
+from qcam.common.vocabulary import CamMethod, ColourMap, Engine, LabelFormat, Protocol, Target, words
 from qcam.common.wording import in_options
 
 #: Groups of options that only this command has.
@@ -152,9 +152,10 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     "--colormap",
     group=OUTPUT,
     advanced=True,
+    type=click.Choice(words(ColourMap)),
     default="inferno",
     show_default=True,
-    help="Colours of CAMs: inferno, viridis, cividis, or jet.",
+    help="Colours of CAMs.",
 )
 @option(
     "--profile",

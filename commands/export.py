@@ -13,7 +13,7 @@ from qcam.commands import console, options
 from qcam.commands.options import INPUT, OUTPUT, option
 from qcam.common.errors import QcamError
 from qcam.common.extras import require_packages
-from qcam.common.vocabulary import CalibrationMethod, Scheme, words
+from qcam.common.vocabulary import DEFAULT_OPSET, PRECISIONS, CalibrationMethod, Interpolation, Scheme, words
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -154,7 +154,10 @@ class _Size(click.ParamType["Size"]):
     metavar="PATH",
     help="Torch module path or ONNX tensor name; by default the last feature map after its activation.",
 )
-@option("--opset", group=GRAPH, advanced=True, type=int, default=21, show_default=True, help="ONNX operator set, 18 to 24.")
+@option(
+    "--opset", group=GRAPH, advanced=True, type=int, default=DEFAULT_OPSET, show_default=True,
+    help="ONNX operator set, 18 to 24.",
+)  # fmt: skip
 @option(
     "--resize",
     group=PREPROCESSING,
@@ -179,7 +182,7 @@ class _Size(click.ParamType["Size"]):
     "--interpolation",
     group=PREPROCESSING,
     advanced=True,
-    type=click.Choice(["bilinear", "bicubic", "lanczos"]),
+    type=click.Choice(words(Interpolation)),
     help="Resampling filter.",
 )
 @option(
@@ -227,7 +230,7 @@ def main(
 
     order = ExportOrder(
         options=ExportOptions(
-            precisions=tuple(precisions) or options.PRECISIONS,
+            precisions=tuple(precisions) or PRECISIONS,
             cam_layer=cam_layer,
             method=method,
             scheme=scheme,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,15 +9,12 @@ import click
 
 from qcam.commands import console
 from qcam.common.errors import QcamError
-from qcam.common.vocabulary import Device, words
+from qcam.common.vocabulary import PRECISION_NAME, PRECISIONS, Device, words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Groups, in the order of help.
 INPUT, COMPARED, OUTPUT, RUNTIME = "Input", "What is compared", "Output", "Runtime"
-#: The precisions that qcam exports, and what a name of somebody's own may be; the room that defines them is too heavy for help.
-PRECISIONS = ("f32", "int16", "int8")
-PRECISION = re.compile(r"[A-Za-z0-9._-]{1,40}")
 #: What else people call them.
 _ALIASES = {"fp32": "f32", "float32": "f32"}
 
@@ -152,7 +148,7 @@ def _names(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -
     """Return the names in what was given, aliases told and replaced."""
     found = []
     for name in (part.strip() for text in given for part in text.split(",")):
-        if not PRECISION.fullmatch(name):
+        if not PRECISION_NAME.fullmatch(name):
             raise click.BadParameter(
                 f"{name!r} is no name of a precision: it has 1 to 40 letters, digits, '.', '_' and '-'.", ctx, param
             )

@@ -9,6 +9,7 @@ import click
 from qcam.commands import console
 from qcam.commands.options import INPUT, OUTPUT, option
 from qcam.common.extras import require_packages
+from qcam.common.vocabulary import ColourMap, words
 
 #: The group of options that only this command has.
 SHOWN = "What is shown"
@@ -47,7 +48,7 @@ Exit code: 0 done, 2 a folder cannot be read or holds results of another version
 @option(
     "--colormap",
     group=SHOWN,
-    type=click.Choice(["inferno", "viridis", "cividis", "jet"]),
+    type=click.Choice(words(ColourMap)),
     default="inferno",
     show_default=True,
     help="Colours of CAMs; jet is the paper's, and unreadable for colour-blind people.",

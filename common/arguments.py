@@ -66,7 +66,7 @@ def share(value: Any, what: str) -> float:
     >>> share(0.5, "opacity")
     0.5
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
         raise QcamError(f"{what} {reprlib.repr(value)}: give a number between 0 and 1")
     return float(value)
 

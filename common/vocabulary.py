@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import TypeVar
@@ -74,12 +75,36 @@ class LabelFormat(StrEnum):
 
 
 class CalibrationMethod(StrEnum):
-    """How ranges come from activations."""
+    """How ranges come from activations; ONNX Runtime's `Distribution` is left out on purpose: it gave unusable models."""
 
     MINMAX = "minmax"
     ENTROPY = "entropy"
     PERCENTILE = "percentile"
 
+
+class Interpolation(StrEnum):
+    """How a photograph is resampled; always antialiased."""
+
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+class ColourMap(StrEnum):
+    """Colours of CAMs. All but jet, the paper's, are perceptually even and readable for colour-blind people."""
+
+    INFERNO = "inferno"
+    VIRIDIS = "viridis"
+    CIVIDIS = "cividis"
+    JET = "jet"
+
+
+#: The precisions that qcam exports, in the order of every table; bundles may hold others.
+PRECISIONS = ("f32", "int16", "int8")
+#: What the name of a precision may be, those of other tools too.
+PRECISION_NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
+#: ONNX operator set of an export that asks for none.
+DEFAULT_OPSET = 21
 
 Word = TypeVar("Word", bound=StrEnum)
 

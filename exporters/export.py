@@ -14,9 +14,9 @@ from qcam.common.arguments import whole
 from qcam.common.errors import QcamError
 from qcam.common.files import new_folder, sha256_bytes, write_atomically
 from qcam.common.places import file_name
-from qcam.common.vocabulary import CalibrationMethod, Scheme, require
+from qcam.common.vocabulary import DEFAULT_OPSET, PRECISIONS, CalibrationMethod, Scheme, require
 from qcam.exporters.cam_layer import resolve_cam_layer
-from qcam.exporters.onnx_export import DEFAULT_OPSET, export_float
+from qcam.exporters.onnx_export import export_float
 from qcam.exporters.pooling import refuse_uneven_pooling
 from qcam.exporters.proof import prove
 from qcam.exporters.quantize import QuantizationOptions, quantize
@@ -24,7 +24,7 @@ from qcam.exporters.tap import expose_tap
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 from qcam.models.sources import LoadedModel
-from qcam.runtime.bundle import MANIFEST, PRECISIONS, Bundle, PrecisionEntry
+from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry
 from qcam.runtime.graph import Graph
 
 #: Largest ONNX file with its weights inside; protobuf holds no more.

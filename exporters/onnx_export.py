@@ -13,10 +13,10 @@ import onnx
 import torch
 
 from qcam.common.errors import QcamError, first_line
+from qcam.common.vocabulary import DEFAULT_OPSET
 
 #: Opsets that the exporter and ONNX Runtime's quantizer both handle; 21 is the first with 16-bit QuantizeLinear.
 OPSETS = range(18, 25)
-DEFAULT_OPSET = 21
 #: Name of the graph's image input and of its class scores.
 INPUT, LOGITS = "images", "logits"
 
@@ -62,7 +62,8 @@ def export_float(
     model = program.model_proto
     imported = {entry.domain: entry.version for entry in model.opset_import}
     if imported.get("") != opset:
-        raise QcamError(f"the exporter gave opset {imported.get('')} where {opset} was asked for; try {{opset}} 21")
+        got = imported.get("")
+        raise QcamError(f"the exporter gave opset {got} where {opset} was asked for; try {{opset}} {DEFAULT_OPSET}")
     modules = _module_outputs(model)
     _strip_metadata(model)
     return model, modules

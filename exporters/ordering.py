@@ -49,7 +49,7 @@ class PreprocessingChanges:
         Raises:
             QcamError: Names the setting, and what it takes.
         """
-        for read, options in ((_size, ("{resize}", "{crop}")), (_numbers, ("{mean}", "{std}"))):
+        for read, options in ((_size, ("{resize}", "{crop}")), (per_channel, ("{mean}", "{std}"))):
             for option in options:
                 name = option.strip("{}")
                 object.__setattr__(self, name, read(getattr(self, name), option))
@@ -64,8 +64,16 @@ def _size(value: Any, what: str) -> int | tuple[int, int] | None:
     return None if value is None else whole(value, what)
 
 
-def _numbers(value: Any, what: str) -> tuple[float, ...] | None:
-    """Return numbers, one for each channel or one for all."""
+def per_channel(value: Any, what: str) -> tuple[float, ...] | None:
+    """Return numbers, one for each channel or one for all.
+
+    Args:
+        value: One number, several in a list, or None.
+        what: What they are, for the message.
+
+    Raises:
+        QcamError: If one of them is no number.
+    """
     if isinstance(value, (tuple, list)):
         return tuple(real(each, what) for each in value)
     return None if value is None else (real(value, what),)

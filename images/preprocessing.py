@@ -18,11 +18,12 @@ from PIL import Image
 
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.records import as_record
+from qcam.common.vocabulary import Interpolation, require
 
 _FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
+    Interpolation.BILINEAR: Image.Resampling.BILINEAR,
+    Interpolation.BICUBIC: Image.Resampling.BICUBIC,
+    Interpolation.LANCZOS: Image.Resampling.LANCZOS,
 }
 #: Largest resized picture of which the crop is cut, in pixels: at resize 256 that is 256 times as long as wide.
 _MAX_WHOLE = 1 << 24
@@ -58,8 +59,7 @@ class Preprocessing:
         Raises:
             QcamError: For a size below 1, a crop that does not fit, an unknown filter, or a standard deviation of 0.
         """
-        if self.interpolation not in _FILTERS:
-            raise QcamError(f"interpolation {self.interpolation!r} is unknown; choose one of {', '.join(_FILTERS)}")
+        require(Interpolation, self.interpolation, "interpolation")
         if min(self.crop) < 1 or max(self.crop) > 4096:
             raise QcamError(f"crop {self.crop} is not a size between 1 and 4096 pixels")
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
@@ -116,7 +116,7 @@ class Preprocessing:
         if self.channels == 1 and image.mode == "RGB":  # grey first, as a grey file of the photograph would be
             image = image.convert("L").convert("RGB")
         height, width = self.crop
-        resampling = _FILTERS[self.interpolation]
+        resampling = _FILTERS[Interpolation(self.interpolation)]
         if self.resize is None:
             return np.asarray(image.resize((width, height), resampling))
         scaled, (left, top) = self._place(image.size, self.resize)

@@ -12,12 +12,12 @@ import onnx
 from qcam.common.errors import BundleError
 from qcam.common.files import sha256_file
 from qcam.common.storage import Location, open_location
+from qcam.common.vocabulary import PRECISIONS
 from qcam.runtime.agreement import check_agreement
 from qcam.runtime.external import load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.fetch import fetch_bundle
 from qcam.runtime.manifest import (
     MANIFEST,
-    PRECISIONS,
     Bundle,
     PrecisionEntry,
     Tap,

@@ -20,20 +20,18 @@ from qcam.common.errors import BundleError
 from qcam.common.files import fingerprint, readable_json
 from qcam.common.places import refuse_unprintable
 from qcam.common.records import as_record, read_record
+from qcam.common.vocabulary import PRECISION_NAME, PRECISIONS
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.external import normal_location
 from qcam.runtime.tables import CODE_BITS
 
 #: Version of the manifest; a reader refuses another major number.
 SCHEMA_VERSION = 1
-#: The precisions that qcam exports, in the order of every table; bundles may hold others (`precision_order`).
-PRECISIONS = ("f32", "int16", "int8")
 #: Name of the manifest in a bundle's folder.
 MANIFEST = "bundle.json"
 
 _AGAIN = "export the bundle again with {force}"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PRECISION = re.compile(r"[A-Za-z0-9._-]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -271,7 +269,7 @@ def changed(where: str) -> str:
 def _refuse_names(names: list[str], where: str) -> None:
     """Refuse precisions whose names are none, or stand twice."""
     for name in names:
-        if not _PRECISION.fullmatch(name):
+        if not PRECISION_NAME.fullmatch(name):
             raise BundleError(
                 f"{where} names a precision {ascii(name)[:80]}: a name has 1 to 40 letters, digits, '.', '_' and '-'; "
                 "export the bundle again under such a name"

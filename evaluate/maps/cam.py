@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError
+from qcam.common.vocabulary import CamMethod, require
 
 Array = NDArray[np.float64]
 
@@ -64,10 +64,10 @@ def _sum(values: Array, activation: Array) -> Array:
 
 
 #: CAM methods by name.
-METHODS: dict[str, Callable[[Array, Array], Array]] = {
-    "gradcam++": gradcam_plus_plus_weights,
-    "gradcam": gradcam_weights,
-    "gradcam++-torchcam": torchcam_weights,
+METHODS: dict[CamMethod, Callable[[Array, Array], Array]] = {
+    CamMethod.GRADCAM_PLUS_PLUS: gradcam_plus_plus_weights,
+    CamMethod.GRADCAM: gradcam_weights,
+    CamMethod.TORCHCAM: torchcam_weights,
 }
 
 
@@ -77,7 +77,7 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method
     Args:
         activation: Activation at the tap, batch × channels × height × width.
         gradient: d logit / d activation, same shape; a view that repeats one value for each channel is read once.
-        method: One of `METHODS`.
+        method: One of `CamMethod`.
 
     Returns:
         float64, batch × height × width, not negative, not normalised; all zero where nothing speaks for the class.
@@ -85,8 +85,7 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method
     Raises:
         QcamError: If the method is unknown.
     """
-    if method not in METHODS:
-        raise QcamError(f"CAM method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    weigh = METHODS[require(CamMethod, method, "CAM method")]
     if gradient.strides[2:] == (0, 0):
         gradient = gradient[:, :, :1, :1]
     batch, channels, height, width = activation.shape
@@ -94,7 +93,7 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method
     for index in range(batch):  # one by one: in float64 a batch would leave the processor's cache
         # In one order in memory whatever the caller's: sums round by it.
         a, g = (values[index : index + 1].astype(np.float64, order="C") for values in (activation, gradient))
-        weights = METHODS[method](a, g)
+        weights = weigh(a, g)
         maps[index] = (weights @ a.reshape(channels, height * width)).reshape(height, width)
     return np.maximum(maps, 0.0, out=maps)
 

@@ -4,6 +4,6 @@ The options are here; `write.write_report` writes it. That needs the templates' 
 runs bundles has not: `qcam-eval` must start without them.
 """
 
-from qcam.evaluate.report.options import BUDGET, COLORMAPS, ReportOptions
+from qcam.evaluate.report.options import BUDGET, ReportOptions
 
-__all__ = ["BUDGET", "COLORMAPS", "ReportOptions"]
+__all__ = ["BUDGET", "ReportOptions"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.common.vocabulary import PRECISIONS
 from qcam.evaluate.report.layout import in_order
 from qcam.evaluate.results.folder import Columns
-from qcam.runtime.manifest import PRECISIONS
 
 #: Quantized precisions of qcam's own, the coarsest first.
 _COARSEST = ("int8", "int16")

@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 
 from qcam.common import telling
 from qcam.common.arguments import whole
-from qcam.common.errors import QcamError, ResultsError
+from qcam.common.errors import ResultsError
 from qcam.common.files import write_atomically
+from qcam.common.vocabulary import ColourMap, require
 from qcam.evaluate.report.csv_file import as_csv
 from qcam.evaluate.report.latex import as_latex
 from qcam.evaluate.report.markdown import escape_markdown, main_markdown, placement_markdown, section_markdown
-from qcam.evaluate.report.options import COLORMAPS, ReportOptions
+from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.sections import Section, flip_section, interval_section, paired_section, paper_section
 from qcam.evaluate.results.folder import PLACEMENT, PROFILE, RESULTS, TABLE, Results
 from qcam.evaluate.run.stages import StageClock, to_trace
@@ -37,7 +38,7 @@ class Presentation:
 
     grid_rows: int = 8
     report: bool = True
-    colormap: str = COLORMAPS[0]
+    colormap: str = ColourMap.INFERNO
 
     def __post_init__(self) -> None:
         """Refuse a colour map that is not one of the report's, and a number of rows that there cannot be.
@@ -46,8 +47,7 @@ class Presentation:
             QcamError: Names the choices.
         """
         object.__setattr__(self, "grid_rows", whole(self.grid_rows, "{grid_rows}", least=0))
-        if self.colormap not in COLORMAPS:
-            raise QcamError(f"colour map {self.colormap!r} is unknown; choose one of {', '.join(COLORMAPS)}")
+        require(ColourMap, self.colormap, "colour map")
 
 
 def finish(

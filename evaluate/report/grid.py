@@ -13,6 +13,7 @@ import numpy as np
 
 from qcam.common.places import file_names, write_inside
 from qcam.common.printable import printable
+from qcam.common.vocabulary import ColourMap
 from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.report.choice import choose
 from qcam.evaluate.results.folder import Picture, Results, Row, StoredMap
@@ -24,15 +25,13 @@ if TYPE_CHECKING:
 
 #: Share of the CAM's colour in an overlay.
 OPACITY = 0.55
-#: Perceptually even and readable for colour-blind people, unlike jet.
-COLORMAP = "inferno"
 #: Width of a picture, and what stands around it, in inches.
 _CELL, _GAP, _CAPTION, _HEAD, _TITLE = 1.32, 0.06, 0.34, 0.22, 0.3
 #: Characters of a name below a picture.
 _NAME = 26
 
 
-def write_grids(results: Results, count: int, colormap: str = COLORMAP) -> list[Path]:
+def write_grids(results: Results, count: int, colormap: str = ColourMap.INFERNO) -> list[Path]:
     """Write one grid for each model into the result folder: `grid-BUNDLE.png`.
 
     Args:
@@ -54,7 +53,7 @@ def write_grids(results: Results, count: int, colormap: str = COLORMAP) -> list[
     return paths
 
 
-def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str = COLORMAP) -> Figure | None:
+def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str = ColourMap.INFERNO) -> Figure | None:
     """Draw one model's grid, one row for each image.
 
     Args:

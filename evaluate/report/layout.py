@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from qcam.common.vocabulary import PRECISIONS
 from qcam.evaluate.report.published import in_paper
 from qcam.evaluate.results.records import Entry
-from qcam.runtime.manifest import PRECISIONS, precision_order
+from qcam.runtime.manifest import precision_order
 
 #: Where a figure stands in a summary, less its model: comparison, precision, metric.
 Address = tuple[str, str, str]

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.printable import printable
+from qcam.common.vocabulary import PRECISIONS
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report import html_tables
 from qcam.evaluate.report.cards import SORTED_BY, Card, facts, make_cards
@@ -26,7 +27,6 @@ from qcam.evaluate.report.runs import Column, Run, precisions_of
 from qcam.evaluate.report.svg import inline
 from qcam.evaluate.showing.canvas import Chart
 from qcam.evaluate.showing.numbers import count
-from qcam.runtime.manifest import PRECISIONS
 
 #: Pictures of each model by which the size of the others is told.
 _PROBE = 12

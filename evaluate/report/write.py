@@ -14,7 +14,7 @@ from qcam.evaluate.report.choice import choose
 from qcam.evaluate.report.csv_file import RunFigures, as_csv, several_as_csv
 from qcam.evaluate.report.grid import draw_grid
 from qcam.evaluate.report.latex import as_latex
-from qcam.evaluate.report.options import COLORMAPS, ReportOptions
+from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.page import distribution_heading, page
 from qcam.evaluate.report.runs import Column, Run, columns, name_runs
 from qcam.evaluate.results.folder import REPORT, Results
@@ -49,8 +49,6 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
             for a report, or the disk refuses.
     """
     options = options or ReportOptions()
-    if options.colormap not in COLORMAPS:
-        raise QcamError(f"colour map {options.colormap!r} is unknown; choose one of {', '.join(COLORMAPS)}")
     runs = name_runs(results, options.names)
     every = columns(runs)
     if not every:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qcam.common.arguments import names, whole
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.extras import names_extras, require_packages
+from qcam.common.vocabulary import DEFAULT_OPSET
 
 if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
@@ -71,13 +72,13 @@ def export(
         The bundle.
 
     Raises:
-        QcamError: If a word is unknown, a number is none, the weights cannot be had, a step cannot be done, or the bundle exists.
+        QcamError: If a word is unknown, a number is none, a step cannot be done, or the bundle exists.
+        WeightsError: If the weights cannot be had, or do not belong to the model.
         MissingExtraError: If a package is not installed.
     """
     require_packages("qcam.export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
     from qcam.exporters.export import ExportOptions
-    from qcam.exporters.onnx_export import DEFAULT_OPSET
-    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model
+    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model, per_channel
     from qcam.models.wishes import Wishes
 
     order = ExportOrder(
@@ -93,7 +94,9 @@ def export(
         wishes=Wishes(weights_key, _classes(classes), channels),
         calibration=calibration,
         calibration_limit=calibration_limit,
-        changes=PreprocessingChanges(resize, squash, crop, mean, std, interpolation),
+        changes=PreprocessingChanges(
+            resize, squash, crop, per_channel(mean, "{mean}"), per_channel(std, "{std}"), interpolation
+        ),
         output=Path(output),
         force=force,
     )

@@ -82,7 +82,7 @@ def test_threads_that_there_cannot_be_are_refused(tiny_bundle, picture, threads)
 
 @pytest.mark.parametrize("opacity", [3, -0.1, float("nan"), "half", True])
 def test_an_opacity_that_is_no_share_is_refused(shown, opacity) -> None:
-    with pytest.raises(qcam.QcamError, match="opacity .*: give a number between 0 and 1"):
+    with pytest.raises(qcam.QcamError, match=r"opacity .*: give a number between 0 and 1"):
         shown.overlay("int8", opacity=opacity)
 
 

@@ -16,8 +16,9 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from PIL import Image
 
 from qcam.calibration import ranges
-from qcam.calibration.ranges import METHODS, CalibrationSet, collect_ranges, load_calibration_set, quantizable_operators
+from qcam.calibration.ranges import CalibrationSet, collect_ranges, load_calibration_set, quantizable_operators
 from qcam.common.errors import QcamError
+from qcam.common.vocabulary import CalibrationMethod
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 
@@ -164,7 +165,7 @@ def test_unknown_methods_are_refused(model: onnx.ModelProto, calibration: Calibr
         collect_ranges(model, calibration, SETTINGS, method)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CalibrationMethod)
 def test_progress_counts_every_image_and_nothing_is_printed(
     model: onnx.ModelProto, calibration: CalibrationSet, method: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,12 +16,10 @@ from click.testing import CliRunner
 import qcam as qcam_api
 from qcam.commands import check, export, report
 from qcam.commands import eval as evaluate
-from qcam.commands.options import PRECISION, PRECISIONS
 from qcam.commands.qcam import main as qcam
 from qcam.common.errors import QcamError
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.study import study
-from qcam.runtime import bundle, manifest
 
 COMMANDS = {"export": export.main, "eval": evaluate.main, "check": check.main, "report": report.main}
 
@@ -29,11 +27,6 @@ COMMANDS = {"export": export.main, "eval": evaluate.main, "check": check.main, "
 def said(command, *arguments: object) -> tuple[int, str, str]:
     done = CliRunner().invoke(command, [str(argument) for argument in arguments])
     return done.exit_code, done.stdout, done.stderr
-
-
-def test_the_precisions_of_help_are_those_of_bundles() -> None:
-    assert PRECISIONS == bundle.PRECISIONS
-    assert PRECISION.pattern == manifest._PRECISION.pattern
 
 
 @pytest.mark.parametrize("name", COMMANDS)
