@@ -184,7 +184,8 @@ def _listed(place: Location) -> Listing:
     squeezed = [(name, path) for name, path in files if name.lower().endswith(COMPRESSED)]
     rest = [file for file in files if not file[0].lower().endswith((*ARCHIVES, *COMPRESSED))]
     loose = _photographs(rest, found, place)
-    held = [f"{len(files)} {end}" for end, files in [("images", loose), *kinds.items()] if files]
+    sizes = {"images": len(loose)} | {end: len(found_there) for end, found_there in kinds.items()}
+    held = [f"{size} {end}" for end, size in sizes.items() if size]
     if len(held) > 1:
         raise ImageSetError(
             f"{shown(place)} holds {' and '.join(held)}; give a folder that holds one kind, or one of the archives"
