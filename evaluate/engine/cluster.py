@@ -200,7 +200,8 @@ class RayWorker:
 
     def evaluate(self, lease: Sequence[Shard], destination: Destination) -> Any:
         """Evaluate shards; a stream of messages."""
-        assert self._worker is not None
+        if self._worker is None:
+            raise RuntimeError("this actor has no worker: open comes first, and one that refused is left alone")
         yield from self._worker.evaluate(lease, destination)
 
 

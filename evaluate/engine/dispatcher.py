@@ -158,6 +158,8 @@ class Dispatcher:
                         left.discard(shard.index)
                         yield shard
                     continue
+                if isinstance(message, Joined):
+                    raise RuntimeError(f"{name} joined already, and says so again")
                 reason = self._end_of_lease(name, message)
                 unfinished, known.lease, known.busy = list(known.lease.values()), {}, False
                 # A worker that may not take part says nothing of its shards, one that was gone before it began little.
@@ -219,14 +221,13 @@ class Dispatcher:
             if self._stillborn >= _STILLBORN:
                 self._pool.rest(_REST)
 
-    def _end_of_lease(self, name: str, message: Message) -> str:
+    def _end_of_lease(self, name: str, message: Returned | Refused | Lost) -> str:
         """Take note that a worker is idle, or gone; return what failed, if anything."""
         if isinstance(message, Returned):
             if message.failure:
                 self._tell(f"a shard failed and is tried again: {message.failure}")
             return message.failure
         del self._workers[name]
-        assert isinstance(message, (Refused, Lost))
         if isinstance(message, Refused):
             self._refuse(message)
         else:

@@ -59,9 +59,10 @@ class ProcessPool:
             time.sleep(timeout)
         names = {connection: name for name, (_, connection) in self._processes.items()}
         found: list[tuple[str, Message]] = []
-        for connection in wait(list(names), timeout):
-            assert isinstance(connection, Connection)
-            name = names[connection]
+        ready = set(wait(list(names), timeout))
+        for connection, name in names.items():
+            if connection not in ready:
+                continue
             try:
                 message: Message = connection.recv()
             except (EOFError, OSError):

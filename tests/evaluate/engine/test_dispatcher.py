@@ -149,6 +149,13 @@ def test_workers_that_die_before_they_have_begun_end_the_run():
         Dispatcher(pool).open()
 
 
+def test_a_worker_at_work_that_joins_again_ends_the_run_and_does_not_lose_its_shards_in_silence():
+    pool = FakePool(workers=1)
+    pool.queue.append(("worker 0", Joined(FACTS)))
+    with pytest.raises(RuntimeError, match="worker 0 joined already"):
+        list(Dispatcher(pool).run(shards(3)))
+
+
 def test_nothing_to_do_needs_no_worker():
     assert list(Dispatcher(FakePool(0)).run([])) == []
 

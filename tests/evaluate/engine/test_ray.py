@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from studies import SAME, children, command, finish, hear_ctrl_c
 
+from qcam.evaluate.engine.cluster import RayWorker
+
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
@@ -68,6 +70,11 @@ def end(process: subprocess.Popen[str]) -> str:
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return " ".join(err.split())
+
+
+def test_an_actor_that_has_opened_nothing_says_so():
+    with pytest.raises(RuntimeError, match="has no worker"):
+        next(RayWorker().evaluate([], None))
 
 
 @pytest.mark.slow
