@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from qcam.evaluate.engine.messages import Shard
 from qcam.evaluate.engine.worker import Destination, SaliencyRequest, Worker, WorkerSpec
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.study.executor import ThisProcess, by_crew
+from qcam.evaluate.study.plan import StudyPlan
 from qcam.evaluate.study.study import Study
 from qcam.images.listing import find_images
 from qcam.runtime.bundle import load_bundle
@@ -98,11 +100,17 @@ def main(
 class TimedStudy(Study):
     """A study that notes when each shard was finished."""
 
-    def _finished(self, todo: Sequence[int], advance: Callable[[int], None]) -> Generator[int, None, None]:
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
         self.times: list[tuple[float, int]] = []
-        for index in super()._finished(todo, advance):
-            self.times.append((time.perf_counter(), len(self.plan.shards[index])))
-            yield index
+        evaluate = self.executor.evaluate
+
+        def timed(plan: StudyPlan, *rest: Any) -> Generator[int, None, None]:
+            for index in evaluate(plan, *rest):
+                self.times.append((time.perf_counter(), len(plan.shards[index])))
+                yield index
+
+        self.executor.evaluate = timed  # type: ignore[method-assign]
 
 
 class DataDispatcher:
@@ -190,7 +198,8 @@ def run_one(engine: str, workers: int, threads: int, folder: Path) -> dict[str, 
     images = find_images(folder / "images")
     with tempfile.TemporaryDirectory() as results:
         start = time.perf_counter()
-        study = TimedStudy([bundle], images, source, replace(options), Path(results) / "out", crew=crew)
+        executor = ThisProcess if crew is None else by_crew(crew)
+        study = TimedStudy([bundle], images, source, replace(options), Path(results) / "out", executor=executor)
         if crew is None:
             torch_device("cpu", threads)
         study.prepare("cpu", force=False)

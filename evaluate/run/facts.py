@@ -78,6 +78,11 @@ class WorkerFacts:
         """Return the family of the CPU provider's kernels: vnni, avx2, arm64 or unknown; `none` where it computes nothing."""
         return "none" if self.kernels is None else self.kernels.name
 
+    @property
+    def rows(self) -> int:
+        """Return how many result rows an image has, of all models."""
+        return sum(model.rows for model in self.models)
+
     def to_json(self) -> dict[str, Any]:
         """Return what each part records of its worker."""
         return {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qcam.common import telling
 from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
+from qcam.evaluate.study.executor import ThisProcess
 from qcam.evaluate.study.study import Study
 
 
@@ -50,12 +51,15 @@ def estimate(study: Study) -> Estimate:
     """Evaluate one batch to warm up and one to measure, of those left to do; nothing is written to the result folder.
 
     Args:
-        study: Prepared, with a runner of its own.
+        study: Prepared, of this process.
 
     Raises:
         QcamError: As from a run.
+        RuntimeError: If workers carry the study out: they are started for a whole run.
     """
-    assert study.runner is not None
+    if not isinstance(study.executor, ThisProcess):
+        raise RuntimeError("a study is measured in this process, not by workers: they are started for a whole run")
+    runner = study.executor.runner
     study.build()
     todo = study.todo
     images = [image for index in todo for image in study.plan.shards[index]]
@@ -65,9 +69,9 @@ def estimate(study: Study) -> Estimate:
     if probe:
         with telling.status("measuring"):
             hashes = study.plan.hashes
-            list(study.runner.evaluate([warm], hashes, lambda _: None))
+            list(runner.evaluate([warm], hashes, lambda _: None))
             start = time.perf_counter()
-            ((outcomes, _),) = study.runner.evaluate([probe], hashes, lambda _: None)
+            ((outcomes, _),) = runner.evaluate([probe], hashes, lambda _: None)
             seconds = (time.perf_counter() - start) / len(probe)
         with tempfile.TemporaryDirectory() as folder:
             part = PlannedPart(0, "0" * 64, tuple(image.name for image in probe))

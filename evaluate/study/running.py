@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.study.estimate import describe, estimate
+from qcam.evaluate.study.executor import Opening, ThisProcess, by_crew
 from qcam.evaluate.study.study import Study
 from qcam.images.account import Account, number
 from qcam.images.embedded import fits_labels
@@ -189,24 +191,25 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     if source is None:
         _require_comparison(options, bundles)
     folder, remote = open_results(request.place)
-    device, make, crew = "", None, None
+    device = ""
+    executor: Opening = ThisProcess
     if request.paper:
         device = torch_device(request.device, threads)
-        make = _paper(options.fixes, request.paper_weights)
+        executor = partial(ThisProcess, make=_paper(options.fixes, request.paper_weights))
     elif spread.name == Engine.RAY:  # the workers' machines count, and there a GPU is asked for by itself
         device = "cuda" if request.device == Device.CUDA or (spread.gpus and request.device == Device.AUTO) else "cpu"
     elif spread.workers != 1:
         device = torch_device(request.device, threads) if request.device != Device.CPU and not on_cpu else "cpu"
     if not dry and (spread.name == Engine.RAY or spread.workers != 1):
         given = [str(place.folder if isinstance(place, Bundle) else place) for place in request.bundles]
-        crew = crew_for(spread, bundles, given, options, request.saliency, source, device, saliency_device)
+        executor = by_crew(crew_for(spread, bundles, given, options, request.saliency, source, device, saliency_device))
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with telling.status("opening sessions"):
         study = Study(
             bundles, photographs, source, options, folder,
-            make=make, crew=crew, remote=remote, requirements=spread.requirements, spans=request.profile, account=account,
+            executor=executor, remote=remote, requirements=spread.requirements, spans=request.profile, account=account,
         )  # fmt: skip
-    if crew is None:
+    if study.executor.here:
         with study.clock.stage("import PyTorch"):
             device = torch_device(device or request.device, threads)
         missing = unmet(spread.requirements, study.facts)

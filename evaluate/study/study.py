@@ -1,18 +1,18 @@
 """The run of `qcam-eval`: images through bundles, shard by shard, so that a killed run goes on where it stopped.
 
 A study is three things: a plan that does not change (`plan.py`), a place for its results (`results/place.py`), and what carries
-it out: this process, or a crew of workers. Each finished shard is one Parquet file that appears whole or not at all
-(`results/parts.py`). A place that holds results of another plan is refused, so results of different settings never mix. Memory
-is bounded by the shard: parts are joined one by one.
+it out (`executor.py`): this process, or a crew of workers. Each finished shard is one Parquet file that appears whole or not at
+all (`results/parts.py`). A place that holds results of another plan is refused, so results of different settings never mix.
+Memory is bounded by the shard: parts are joined one by one.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,32 +21,27 @@ import pyarrow.compute as pc
 
 from qcam.common import telling
 from qcam.common.errors import QcamError, ResultsError
-from qcam.common.files import fingerprint, readable_json
+from qcam.common.files import readable_json
 from qcam.common.wording import in_options
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.results.folder import PLACEMENT, RESULTS, RUN, SUMMARY, Results
-from qcam.evaluate.results.parts import DamagedPartError, PlannedPart, find_part, join_parts, split_results, write_part
+from qcam.evaluate.results.parts import PlannedPart, find_part, join_parts, split_results, write_part
 from qcam.evaluate.results.place import ResultPlace
 from qcam.evaluate.results.records import RunRecord, WorkerRecord
 from qcam.evaluate.results.summary import summarise
-from qcam.evaluate.run.evaluator import BundleEvaluator, wanted_precisions
 from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
-from qcam.evaluate.run.protocol import Evaluator
-from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
+from qcam.evaluate.study.executor import Opening, ThisProcess
 from qcam.evaluate.study.plan import StudyPlan, begins_with, make_plan, settled, told_differences, write_images
 from qcam.evaluate.study.record import run_record
 from qcam.evaluate.study.record import warnings as warnings_of
 from qcam.images.account import Account
-from qcam.images.sources import ImageFile, absolute_source
+from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
-    from qcam.evaluate.engine.dispatcher import Dispatcher
-    from qcam.evaluate.engine.messages import Shard
-    from qcam.evaluate.engine.worker import Destination
     from qcam.evaluate.results.remote import RemoteFolder
     from qcam.evaluate.run.facts import WorkerFacts
 
@@ -61,7 +56,7 @@ class Study:
         place: Where results go.
         options: What can change a figure.
         bundles: The bundles.
-        runner: What evaluates in this process; None if others do.
+        executor: What evaluates: this process, or a crew.
         clock: Where the time goes.
         account: What became of what was given; lines may be added until the run begins.
     """
@@ -74,8 +69,7 @@ class Study:
         options: StudyOptions,
         folder: Path,
         *,
-        make: Callable[[Bundle, list[str]], Evaluator] | None = None,
-        crew: Callable[[Destination], Dispatcher] | None = None,
+        executor: Opening = ThisProcess,
         remote: RemoteFolder | None = None,
         requirements: Sequence[tuple[str, str]] = (),
         spans: bool = False,
@@ -89,8 +83,7 @@ class Study:
             saliency: Where salient-object maps come from, if anywhere.
             options: What can change a figure.
             folder: Where results go.
-            make: Makes the evaluator of a bundle and the precisions wanted of it; by default one of deployed runs.
-            crew: Starts the workers that evaluate in place of this process; no session is opened here then.
+            executor: Makes what evaluates; by default it is this process. A crew opens no session here.
             remote: The place behind a URL whose copy the folder is, if it is one.
             requirements: What parts that are there already must have been evaluated on (`engine/requirements.py`).
             spans: Whether the clock keeps every span, for a profile.
@@ -98,11 +91,9 @@ class Study:
         """
         self.place = ResultPlace(folder, remote)
         self.bundles = list(bundles)
-        # Workers have working folders of their own: whatever is local is named from the root.
-        self._images = list(images) if crew is None else [replace(image, path=absolute_source(image.path)) for image in images]
+        self._images = list(images)
         self._saliency = saliency
         self.options = options
-        self._crew = crew
         self._requirements = requirements
         self._complete = self._ran = self._anew = False
         self._before: RunRecord | None = None  # the record of results of the first images of this set
@@ -110,7 +101,6 @@ class Study:
         self.account = account or Account()
         self._device = "cpu"
         self._planned: StudyPlan | None = None
-        self._dispatcher: Dispatcher | None = None
         self.clock = StageClock(spans=spans)
         ids = [bundle.model_id for bundle in bundles]
         twice = sorted({name for name in ids if ids.count(name) > 1})
@@ -120,16 +110,7 @@ class Study:
                 f"two bundles of the same model ({', '.join(twice)}) cannot share one table; evaluate {folders} apart, each "
                 "with its own {output}, and let qcam-report show both results side by side"
             )
-        self.runner: ShardRunner | None = None
-        if crew is None:
-            with self.clock.stage("open sessions"):
-                evaluators = [
-                    make(bundle, wanted_precisions(bundle, options.precisions, reference=True))
-                    if make
-                    else BundleEvaluator.of(bundle, options)
-                    for bundle in bundles
-                ]
-            self.runner = ShardRunner(evaluators, saliency, options, self.clock)
+        self.executor = executor(self.bundles, saliency, options, self.clock)
 
     def recover(self) -> None:
         """Finish what a killed process began (`ResultPlace.recover`)."""
@@ -149,7 +130,7 @@ class Study:
             ResultsError: If the place holds something else; names what differs.
         """
         self._device = device
-        kernels = None if self.runner is None else self.runner.facts.kernels
+        kernels = self.executor.facts.kernels if self.executor.here else None
         with self.clock.stage("fingerprint images"):
             plan = make_plan(
                 self.bundles,
@@ -158,8 +139,8 @@ class Study:
                 self.options,
                 device,
                 kernels=None if kernels is None else kernels.name,
-                here=self.runner is not None,
-                sequential=self.runner is not None and self.runner.sequential,
+                here=self.executor.here,
+                sequential=self.executor.sequential,
             )
         self._planned = plan
         place = self.place
@@ -247,11 +228,7 @@ class Study:
     @property
     def facts(self) -> WorkerFacts:
         """Return what evaluates: this process, or the first worker that joined."""
-        if self.runner is not None:
-            return self.runner.facts
-        if self._dispatcher is None:
-            raise RuntimeError("nobody evaluates yet: a study with workers has facts while it runs")
-        return self._dispatcher.open()
+        return self.executor.facts
 
     def build(self) -> None:
         """Build what needs PyTorch, or wait for the first worker that has.
@@ -259,11 +236,7 @@ class Study:
         Raises:
             QcamError: If a graph cannot be mirrored, or no worker can take part.
         """
-        if self.runner is not None:
-            self.runner.build(self._device)
-        elif self._dispatcher is not None:
-            with self.clock.stage("open sessions"), telling.status("waiting for the first worker"):
-                self._dispatcher.open()
+        self.executor.build(self._device)
 
     def run(self) -> None:
         """Evaluate every shard that is not finished yet, then write the results.
@@ -275,14 +248,7 @@ class Study:
                 what is finished has been written, readable, before.
             KeyboardInterrupt: If interrupted; likewise.
         """
-        if self._crew is None:
-            self._run()
-            return
-        from qcam.evaluate.engine.dispatcher import dispatching
-        from qcam.evaluate.engine.worker import Destination
-
-        destination = Destination(self.place.parts, self.place.record, fingerprint(self.plan.record))
-        with dispatching(self._crew(destination)) as self._dispatcher:
+        with self.executor.at_work(self.plan, self.place):
             self._run()
 
     def _run(self) -> None:
@@ -329,50 +295,31 @@ class Study:
                 f"parts in {self.place} are damaged or vanish again and again (shards {', '.join(map(str, todo[:3]))} …); "
                 "look at that disk, or give another {output}"
             )
-        given_up = self._given_up
+        given_up = self.executor.given_up
         if given_up:
             self.publish()
-            named = "; ".join(f"shard {index}: {reason}" for index, (_, reason) in sorted(given_up.items())[:3])
+            named = "; ".join(f"shard {index}: {reason}" for index, reason in sorted(given_up.items())[:3])
             told = (
                 f"{len(given_up)} of {len(self.plan.shards)} shards failed again and again ({named}); {self.place} holds the "
                 "rest, readable, and the same command tries them again"
             )
-            bug = self._dispatcher.bug_behind(given_up) if self._dispatcher is not None else None
+            bug = self.executor.bug_behind(given_up)
             if bug is not None:  # nothing that a user could mend
                 raise RuntimeError(told) from bug
             raise QcamError(told)
 
-    @property
-    def _given_up(self) -> dict[int, tuple[Shard, str]]:
-        """Return the shards that no worker could evaluate, with the last reason."""
-        return {} if self._dispatcher is None else self._dispatcher.quarantined
-
     def _evaluate(self, todo: Sequence[int]) -> None:
         """Evaluate shards, here or by workers, and write their parts."""
         steps = sum(len(self.plan.shards[index]) for index in todo) * len(self.bundles)
-        title = "images × models" if self._dispatcher is None else f"images × models, {self._dispatcher.where}"
-        parts = self._parts()
-        with telling.progress(title, steps) as advance, closing(self._finished(todo, advance)) as finished:
+        title = ", ".join(filter(None, ("images × models", self.executor.where)))
+        parts, place = self._parts(), self.place
+        with (
+            telling.progress(title, steps) as advance,
+            closing(self.executor.evaluate(self.plan, place, todo, advance)) as finished,
+        ):
             for index in finished:
-                if self.place.replaces and self.place.has_figures(parts[index].place):
-                    self.place.forget_old()
-
-    def _finished(self, todo: Sequence[int], advance: Callable[[int], None]) -> Generator[int, None, None]:
-        """Evaluate shards, here or by workers; yield their places as their parts are written."""
-        if self._dispatcher is not None:
-            with closing(self._dispatcher.run([self.plan.shard(index) for index in todo])) as finished:
-                for shard in finished:
-                    advance(len(shard.images) * len(self.bundles))
-                    yield shard.index
-        elif self.runner is not None:
-            self._restore(self.runner, todo)
-            about, parts = self.facts.to_json(), self._parts()
-            shards = [self.plan.shards[index] for index in todo]
-            with closing(self.runner.evaluate(shards, self.plan.hashes, advance)) as evaluated:
-                for index, (outcomes, state) in zip(todo, evaluated, strict=True):
-                    with self.clock.stage("write"):
-                        write_part(self.place.parts, parts[index], outcomes, state, about)
-                    yield index
+                if place.replaces and place.has_figures(parts[index].place):
+                    place.forget_old()
 
     def results(self) -> Results:
         """Read the results back, as far as they are asked for."""
@@ -387,32 +334,19 @@ class Study:
         Returns:
             The warnings of their record; with tokens for options where it is known what evaluates.
         """
-        tokens = {}
-        if self._has_facts:
-            tokens = {in_options(text): text for text in warnings_of(self.facts, results.record.workers)}
+        facts = self.executor.known
+        tokens = {} if facts is None else {in_options(text): text for text in warnings_of(facts, results.record.workers)}
         told = set(map(random_weights, self.bundles))
         return [tokens.get(text, text) for text in results.record.warnings if text not in told]
 
     @property
     def rows(self) -> int:
         """Return how many result rows the whole study has; after `prepare`."""
-        return sum(model.rows for model in self.facts.models) * len(self.plan.images)
+        return self.facts.rows * len(self.plan.images)
 
     def publish(self) -> None:
         """Bring the finished results to where they belong (`ResultPlace.publish`)."""
         self.place.publish(complete=self._complete, anew=self._ran)
-
-    def _restore(self, runner: ShardRunner, todo: Sequence[int]) -> None:
-        """Put evaluators whose images depend on each other where the first shard to do expects them."""
-        if self.plan.sequential and todo and todo[0]:
-            damaged: list[DamagedPartError] = []
-            before = find_part(self.place.parts.listing(), self._parts()[todo[0] - 1], damaged)
-            if before is None:
-                why = damaged[0].template if damaged else f"the part of shard {todo[0] - 1} is gone"
-                for error in damaged:
-                    self.place.parts.delete(error.path)
-                raise ResultsError(f"{why}; run the same command again, which goes on before it")
-            runner.restore(before.state)
 
     def _parts(self) -> list[PlannedPart]:
         """Return what the part of every shard has to be."""
@@ -421,12 +355,8 @@ class Study:
     @property
     def _rows_per_image(self) -> int | None:
         """Return how many result rows every image has; None as long as no worker has said so."""
-        return sum(model.rows for model in self.facts.models) if self._has_facts else None
-
-    @property
-    def _has_facts(self) -> bool:
-        """Tell whether it is known what evaluates."""
-        return self.runner is not None or (self._dispatcher is not None and self._dispatcher.facts is not None)
+        facts = self.executor.known
+        return None if facts is None else facts.rows
 
     def _accept(self, worker: WorkerRecord) -> bool:
         """Tell whether what evaluated a part is what was required."""
@@ -447,7 +377,7 @@ class Study:
         for error in joined.damaged:
             telling.warn(f"{error.template}; its shard is done again")
             self.place.parts.delete(error.path)
-        again = [index for index in joined.missing if index not in self._given_up]
+        again = [index for index in joined.missing if index not in self.executor.given_up]
         if again and not last:
             # What depends on the images before it is done again from the gap on.
             return list(range(again[0], len(self.plan.shards))) if self.plan.sequential else again

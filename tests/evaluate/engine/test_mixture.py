@@ -13,6 +13,7 @@ from qcam.evaluate.results.folder import RUN
 from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.study import executor as executor_module
 from qcam.evaluate.study import study as study_module
 from qcam.evaluate.study.record import mixtures
 from qcam.evaluate.study.study import Study
@@ -45,12 +46,12 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     options = StudyOptions(("f32", "int8"), saliency="none", batch_size=2)
     study = Study([tiny_bundle], find_images(photographs), None, options, tmp_path / "out")
     kernels = iter(("vnni", "avx2", "avx2"))
-    real = study_module.write_part
+    real = executor_module.write_part
 
     def elsewhere(store, part, outcomes, state, about):
         real(store, part, outcomes, state, about | {"kernel": next(kernels), "node": "another"})
 
-    monkeypatch.setattr(study_module, "write_part", elsewhere)
+    monkeypatch.setattr(executor_module, "write_part", elsewhere)
     study.prepare("cpu", force=False)
     assert isinstance(study.facts, WorkerFacts)
     study.run()
@@ -81,12 +82,12 @@ def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_pa
         return Study([tiny_bundle], images, None, options, tmp_path / "out", requirements=requirements)
 
     written = []
-    real = study_module.write_part
+    real = executor_module.write_part
 
     def elsewhere(store, part, outcomes, state, about):
         written.append(real(store, part, outcomes, state, about | {"kernel": "avx2", "node": "old"}))
 
-    monkeypatch.setattr(study_module, "write_part", elsewhere)
+    monkeypatch.setattr(executor_module, "write_part", elsewhere)
     monkeypatch.setattr(study_module, "join_parts", lambda *_: (_ for _ in ()).throw(QcamError("stop")))
     first = study()
     first.prepare("cpu", force=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.protocol import Sample
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
+from qcam.evaluate.study.executor import ThisProcess
 from qcam.evaluate.study.study import Study
 from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
@@ -236,8 +238,8 @@ def test_an_interrupted_study_goes_on_where_the_observers_were(
 
     def study(folder: str) -> Study:
         options = StudyOptions(PRECISIONS, saliency="none", batch_size=2, fake_quant=False, protocol="paper")
-        make_one = lambda b, p: PaperEvaluator(b, p, PaperOptions())  # noqa: E731
-        return Study([named], images, None, options, tmp_path / folder, make=make_one)
+        executor = partial(ThisProcess, make=lambda b, p: PaperEvaluator(b, p, PaperOptions()))
+        return Study([named], images, None, options, tmp_path / folder, executor=executor)
 
     whole = study("whole")
     assert whole.prepare("cpu", force=False)

@@ -131,13 +131,13 @@ def test_killed_while_an_unfinished_run_is_set_aside_nothing_of_it_is_lost(
     out = tmp_path / "out"
     monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     first = make(tiny_bundle, photographs, out, batch_size=2)
-    real = first.runner.evaluate
+    real = first.executor.runner.evaluate
 
     def half(*arguments):
         yield next(real(*arguments))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(first.runner, "evaluate", half)
+    monkeypatch.setattr(first.executor.runner, "evaluate", half)
     with pytest.raises(KeyboardInterrupt):
         run(first)
     old = content(out)

@@ -157,7 +157,7 @@ def test_a_run_that_lost_its_placement_is_not_complete(tiny_bundle, photographs,
 def test_kernel_families_are_a_matter_of_the_cpu_provider(tiny_bundle, photographs, tmp_path, monkeypatch):
     study = make(tiny_bundle, find_images(photographs)[:1], tmp_path / "out")
     elsewhere = replace(study.options, settings=SessionSettings(provider="OpenVINO"))
-    monkeypatch.setattr(study.runner, "options", elsewhere)
+    monkeypatch.setattr(study.executor.runner, "options", elsewhere)
     assert study.facts.kernels is None
     assert study.facts.saturates is False
     finish(study)
@@ -180,7 +180,7 @@ def test_a_model_against_itself_is_exactly_equal(tiny_bundle, photographs, tmp_p
 def test_the_null_row_is_a_second_run_and_can_fail(tiny_bundle, photographs, tmp_path, monkeypatch):
     """A runtime whose answers change from run to run is caught; one that was not asked twice could not be."""
     study = make(tiny_bundle, find_images(photographs)[2:4], tmp_path / "out")
-    session, noise = study.runner.evaluators[0].deployed["f32"], np.random.default_rng(0)
+    session, noise = study.executor.runner.evaluators[0].deployed["f32"], np.random.default_rng(0)
     real = session.run
 
     def restless(images):
@@ -214,7 +214,8 @@ def test_the_deployed_model_is_shown_what_its_cam_leaves(tiny_bundle, photograph
     with Image.open(photographs / row.image) as picture:
         crop = tiny_bundle.preprocessing.crop_image(picture.convert("RGB"))
     left = np.rint(crop * cam[..., None]).astype(np.uint8)
-    logits = study.runner.evaluators[0].deployed["int8"].run(tiny_bundle.preprocessing.normalise(np.stack([crop, left]))).logits
+    session = study.executor.runner.evaluators[0].deployed["int8"]
+    logits = session.run(tiny_bundle.preprocessing.normalise(np.stack([crop, left]))).logits
     before, after = (np.exp(each.astype(float)) / np.exp(each.astype(float)).sum() for each in logits)
     y, o = before[row.target_class], after[row.target_class]
     assert row.drop == pytest.approx(max(0.0, y - o) / y, abs=1e-3)  # the map is stored in float32
@@ -478,7 +479,7 @@ def test_logits_that_are_no_numbers_are_named_and_never_averaged(tiny_bundle, ph
 
 def spoiling(monkeypatch, study, spoil, *, always=False):
     """Let something happen to the parts when the third shard is finished; once, or in every round."""
-    real = study.runner.evaluate
+    real = study.executor.runner.evaluate
     rounds = []
 
     def evaluate(*arguments):
@@ -488,7 +489,7 @@ def spoiling(monkeypatch, study, spoil, *, always=False):
             if done == min(2, rounds[-1] - 1) and (always or len(rounds) == 1):
                 spoil(study)
 
-    monkeypatch.setattr(study.runner, "evaluate", evaluate)
+    monkeypatch.setattr(study.executor.runner, "evaluate", evaluate)
     return rounds
 
 
