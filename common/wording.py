@@ -26,6 +26,7 @@ OPTIONS = {
     "force": "force=True",
     "gpus_per_worker": "qcam-eval --gpus-per-worker",
     "grid_rows": "grid_rows",
+    "interpolation": "interpolation",
     "label_format": "label_format",
     "labels": "labels",
     "limit": "limit",

@@ -174,7 +174,9 @@ def export_model(
             "with, as in {mean} 0.5 {std} 0.5 (pixels are between 0 and 1; {mean} 0 {std} 1 leaves them so)"
         )
     on_stage("loading")
-    loaded = load_model(name, order.weights, order.wishes)
+    resized = changes.resize is not None or changes.squash
+    wishes = replace(order.wishes, resize=resized, interpolation=changes.interpolation is not None)
+    loaded = load_model(name, order.weights, wishes)
     loaded = replace(
         loaded,
         preprocessing=override_preprocessing(

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -23,7 +23,7 @@ from qcam.common.errors import QcamError, WeightsError, first_line
 from qcam.common.packages import package_folder
 from qcam.common.vocabulary import near
 from qcam.images.preprocessing import Preprocessing
-from qcam.models import published
+from qcam.models import published, timm_models
 from qcam.models.checkpoints import Checkpoint, plain, read_checkpoint
 from qcam.models.choice import Reading, as_versioned, choose_weights
 from qcam.models.heads import find_head, replace_head, set_channels
@@ -237,8 +237,14 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     kept = architecture.startswith(("local-dir:", "hf-hub:"))  # a folder or a repository says itself what it is
     shown = f"timm:local-dir:{Path(architecture.partition(':')[2]).resolve().name}" if "local-dir:" in name else name
     base = architecture if kept else architecture.split(".")[0]
+    file: Path | None = None
     if kept:
-        _look_at_source(architecture, own=weights is None)
+        kind, _, place = architecture.partition(":")
+        if not place:
+            raise QcamError(f"timm:{architecture}: give a folder as in timm:local-dir:FOLDER, or timm:hf-hub:ORG/NAME")
+        if kind == "local-dir":
+            timm_models.look_at_folder(Path(place), f"timm:{architecture}")
+            file = timm_models.folder_weights(Path(place)) if weights is None else None
     elif not timm.is_model(base):
         close = timm.list_models(f"*{base.rstrip('0123456789')}*")[:5]
         raise QcamError(f"timm has no model {architecture!r}" + (f"; near: {', '.join(close)}" if close else ""))
@@ -251,6 +257,8 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
         architecture = f"{base}.{weights}"
     named = local is None and seed is None
     wanted: dict[str, Any] = {} if wishes.channels in (None, 3) else {"in_chans": wishes.channels}
+    if file is not None:  # what was looked at is what is read
+        wanted["pretrained_cfg_overlay"] = {"source": "", "file": str(file), "custom_load": False}
     try:
         with _seeded(seed):
             module = timm.create_model(architecture, pretrained=named, **wanted)
@@ -265,54 +273,40 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     except Exception as error:  # huggingface_hub raises its own kinds for each way to be offline
         if architecture.startswith("local-dir:"):
             raise QcamError(f"timm cannot make {architecture!r}: {first_line(error)}") from error
-        config = None if kept else timm.get_pretrained_cfg(base)
-        hub = getattr(config, "hf_hub_id", None) or architecture.removeprefix("hf-hub:")
+        if kept:
+            hub = architecture.removeprefix("hf-hub:")
+            raise QcamError(
+                f"{shown} could not be downloaded or read ({first_line(error)}); only its config.json says what network it is, "
+                f"so that {{weights}} does not help: fetch config.json and model.safetensors of {hub} on a machine with "
+                "network access into one folder, and give timm:local-dir:FOLDER"
+            ) from error
+        hub = getattr(timm.get_pretrained_cfg(base), "hf_hub_id", None) or architecture
         raise _download_failed(shown, f"model.safetensors of {hub}", error) from error
     if getattr(module, "num_classes", None) == 0:
         raise QcamError(
             f"{shown} returns {getattr(module, 'num_features', 'its')} features, no classes: it has no classifier, so there "
             "is no class to explain; choose a model with one, or give weights with a head: {weights} FILE {classes} N"
         )
-    if named and wanted:
+    if named and "in_chans" in wanted:
         telling.note(f"{shown}: timm makes the first layer's weights of one channel from those of three")
     record = _fill(module, read_checkpoint(local), shown, Wishes(wishes.weights_key, wishes.classes)) if local else {}
+    own = dict(getattr(module, "pretrained_cfg", {}))
+    if kept:
+        timm_models.check_settings(own, f"{shown}, pretrained_cfg in config.json")
+        read = file.name if file is not None else timm_models.hub_weights(own) if named else ""
+        record |= {"file": read} if read else {}
     config = timm.data.resolve_model_data_config(module)
-    channels, height, width = config["input_size"]
+    channels = config["input_size"][0]
     if channels != 3 and channels != wishes.channels:
         raise QcamError(
             f"{shown} takes {channels} channels; qcam needs a model of RGB images, or of grey ones with {{channels}} 1"
         )
-    squash = config.get("crop_mode", "center") == "squash"
-    preprocessing = Preprocessing(
-        resize=None if squash else int(max(height, width) / config["crop_pct"]),
-        crop=(int(height), int(width)),
-        **_normalisation(config["mean"], config["std"], wishes),
-        interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
-    )
-    return _loaded(shown, shown, module, preprocessing, weights or "default", "", wishes, record)
-
-
-def _look_at_source(architecture: str, *, own: bool) -> None:
-    """Refuse a folder of timm's that is none, or in whose own weights timm would choose between two sets by itself."""
-    kind, _, place = architecture.partition(":")
-    if not place:
-        raise QcamError(f"timm:{architecture}: give a folder as in timm:local-dir:FOLDER, or timm:hf-hub:ORG/NAME")
-    if kind != "local-dir":
-        return
-    folder = Path(place)
-    if not (folder / "config.json").is_file():
-        raise QcamError(
-            f"timm:{architecture} is no folder of timm's: it has no config.json; give one that timm saved "
-            "(timm.models.save_for_hf), or timm:NAME {weights} FILE"
-        )
-    for path in sorted(path for path in folder.iterdir() if own and path.suffix in (".bin", ".pth", ".pt")):
-        tops = dict.fromkeys(name.split(".")[0] for name in read_checkpoint(path).tensors)
-        sets = [top for top in tops if top in ("state_dict", "state_dict_ema", "model", "model_ema")]
-        if len(sets) > 1:
-            raise WeightsError(
-                f"{path} holds several sets of weights ({', '.join(sets)}), and timm would choose one by itself; "
-                f"choose with {{weights}} {path} {{weights_key}} {sets[0]}"
-            )
+    normalisation = _normalisation(config["mean"], config["std"], wishes)
+    preprocessing = timm_models.way_in(config, normalisation, shown, wishes)
+    loaded = _loaded(shown, shown, module, preprocessing, weights or "default", "", wishes, record)
+    count = module.num_classes if isinstance(module.num_classes, int) else len(loaded.classes)
+    classes = timm_models.own_classes(own, count, shown, wishes, own=named) if kept else None
+    return loaded if classes is None else replace(loaded, classes=classes)
 
 
 def _normalisation(mean: Sequence[float], std: Sequence[float], wishes: Wishes) -> dict[str, tuple[float, ...]]:
@@ -406,8 +400,14 @@ def _loaded(
     module.eval().requires_grad_(False)
     blank = torch.zeros(1, preprocessing.channels, *preprocessing.crop)
     noise = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits = module(torch.cat((blank, noise)))
+    try:
+        with torch.no_grad():
+            logits = module(torch.cat((blank, noise)))
+    except Exception as error:  # whatever a network does that its configuration does not fit
+        raise QcamError(
+            f"{name} does not take two pictures of {'×'.join(map(str, blank.shape[1:]))}: {first_line(error)}; "
+            "its configuration does not fit it"
+        ) from error
     shape = tuple(getattr(logits, "shape", ()))
     if len(shape) != 2 or shape[0] != 2:
         raise QcamError(f"{name} returns shape {shape} for two pictures; qcam needs a classifier that returns batch × classes")

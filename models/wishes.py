@@ -16,11 +16,15 @@ class Wishes:
         weights_key: What stands in front of the weights' names, where a file holds several sets of them.
         classes: Number of outputs, or the classes' names in their order.
         channels: 1 for a network of grey pictures, 3 for one of RGB.
+        resize: Whether the caller says himself how pictures are resized, so that the model's own way is not asked for.
+        interpolation: Whether he says by which filter.
     """
 
     weights_key: str | None = None
     classes: int | tuple[str, ...] | None = None
     channels: int | None = None
+    resize: bool = False
+    interpolation: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no network has.
