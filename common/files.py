@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -90,9 +91,12 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     Yields:
         The temporary folder to fill, in the same parent as `target`.
 
+    Folders above `target` that were made for it vanish with it.
+
     Raises:
         QcamError: If `target` exists and `replace` is false, or the disk refuses.
     """
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     if target.exists() and not replace:
         raise QcamError(f"{target} exists already; use {{force}} to replace it or {{output}} for another place")
     try:
@@ -114,6 +118,10 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         raise QcamError(f"cannot write {target}: {error.strerror or error}; free space or choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not target.exists():
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                for folder in made:
+                    folder.rmdir()
 
 
 @contextmanager

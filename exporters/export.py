@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,6 +194,10 @@ def override_preprocessing(
     )
 
 
+#: The least standard deviation that is taken: a quarter of one step of a pixel, 1/255 (one published network divides by that).
+_LEAST_STD = 0.001
+
+
 def _for_each_channel(values: tuple[float, ...], channels: int, option: str) -> tuple[float, ...]:
     if len(values) == channels:
         return values
@@ -205,7 +210,16 @@ def _for_each_channel(values: tuple[float, ...], channels: int, option: str) -> 
 def _refuse_bytes_scale(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
     """Refuse a mean or a standard deviation that no pixel between 0 and 1 can have, with what is meant."""
     for option, values in (("{mean}", mean), ("{std}", std)):
-        if values is None or all(0 <= value <= 1 for value in values):
+        if values is None:
+            continue
+        if not all(math.isfinite(value) for value in values):
+            raise QcamError(f"{option} {_listed(values)}: that is no number; give numbers between 0 and 1")
+        if option == "{std}" and any(0 <= value < _LEAST_STD for value in values):
+            raise QcamError(
+                f"{option} {_listed(values)}: pixels are between 0 and 1 in steps of 1/255, and no network was trained with a "
+                f"standard deviation below {_LEAST_STD:g}"
+            )
+        if all(0 <= value <= 1 for value in values):
             continue
         if any(value < 0 for value in values):
             raise QcamError(f"{option} {_listed(values)}: pixels are between 0 and 1, so that none of it is below 0")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, first_line
 
 #: How far sizes that work are looked for, in pixels, and how many are named.
 _REACH, _NAMED = 288, 4
@@ -32,7 +32,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def refuse_uneven_pooling(module: torch.nn.Module, size: tuple[int, int], channels: int = 3) -> None:
-    """Refuse an input size at which an adaptive pooling has windows of unequal size.
+    """Refuse an input size at which the network does not run, or an adaptive pooling has windows of unequal size.
 
     Args:
         module: Network in evaluation mode; it is not touched.
@@ -40,12 +40,12 @@ def refuse_uneven_pooling(module: torch.nn.Module, size: tuple[int, int], channe
         channels: Channels of its input.
 
     Raises:
-        QcamError: If there is such a pooling; names it, what it reads, and the nearest sizes that work.
+        QcamError: If it is such a size; names the reason, and the nearest sizes that work.
     """
-    if not any(isinstance(part, (torch.nn.AdaptiveAvgPool2d, torch.nn.AdaptiveMaxPool2d)) for part in module.modules()):
-        return
     shapes = _without_values(module)
     found = _uneven(shapes, size, channels)
+    if found is None:
+        _refuse_failing(module, shapes, size, channels)
     if not found:  # also where shapes alone do not run: the export itself will tell
         return
     kind, given, wanted = found[0]
@@ -56,6 +56,19 @@ def refuse_uneven_pooling(module: torch.nn.Module, size: tuple[int, int], channe
         f"({kind}) makes {wanted[0]}×{wanted[1]} of {given[0]}×{given[1]}, which do not divide, and no ONNX operator pools so; "
         + (f"give {{crop}} {' or '.join(map(str, sides))}" if sides else "leave {crop} out")
     )
+
+
+def _refuse_failing(module: torch.nn.Module, shapes: torch.nn.Module, size: tuple[int, int], channels: int) -> None:
+    """Refuse a size at which the network itself fails, before the exporter does with pages of its own."""
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, channels, *size))
+    except Exception as error:  # whatever a network says of a picture that is too small
+        sides = sorted({*_working(shapes, max(size), channels)})
+        raise QcamError(
+            f"the network does not run with pictures of {size[0]}×{size[1]} pixels ({first_line(error)}); "
+            + (f"give {{crop}} {' or '.join(map(str, sides))}" if sides else "leave {crop} out")
+        ) from error
 
 
 def _output(part: torch.nn.Module) -> tuple[int, ...]:

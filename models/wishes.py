@@ -7,6 +7,9 @@ from pathlib import Path
 
 from qcam.common.errors import QcamError, first_line
 
+#: More classes than any classifier has whose maps somebody looks at; a number beyond is a slip.
+MOST_CLASSES = 1_000_000
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -45,6 +48,10 @@ class Wishes:
                 raise QcamError("{classes}: there are no names; give one a line")
         elif self.classes is not None and self.classes < 1:
             raise QcamError(f"{{classes}} {self.classes}: give a number from 1, or a file with one name a line")
+        elif self.classes is not None and self.classes > MOST_CLASSES:
+            raise QcamError(f"{{classes}} {self.classes:g}: give {MOST_CLASSES:,} at most")
+        if self.weights_key is not None and not self.weights_key.strip():
+            raise QcamError("{weights_key} is empty; give what stands in front of the names, or . for names without a prefix")
 
     def outputs(self) -> int | None:
         """Return the number of outputs that is wanted, as far as it is certain: two names may be the sides of one score."""
@@ -85,7 +92,11 @@ def read_classes(text: str) -> int | tuple[str, ...]:
     Raises:
         QcamError: If it is neither.
     """
-    if text.isdecimal():
+    if not text.strip():
+        raise QcamError("{classes} is empty; give a number, or a text file with one name a line")
+    if text.isascii() and text.isdecimal():
+        if len(text) > 9:
+            raise QcamError(f"{{classes}} {text[:20]}{'…' * (len(text) > 20)}: give {MOST_CLASSES:,} at most")
         return int(text)
     path = Path(text)
     try:

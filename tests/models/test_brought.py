@@ -274,7 +274,7 @@ def test_m8_lightnings_checkpoints_load_and_what_is_beside_is_told(tmp_path, cap
     found = loads_as(shufflenet(), value, tmp_path / "w.ckpt", "shufflenet_v2_x0_5")
     assert found["key"] == "state_dict.model"
     assert found["left"] == {
-        "state_dict": 1, "optimizer_states": 2, "epoch": 1, "pytorch-lightning_version": 1, "hyper_parameters": 1
+        "state_dict.criterion": 1, "optimizer_states": 2, "epoch": 1, "pytorch-lightning_version": 1, "hyper_parameters": 1
     }  # fmt: skip
     assert "taken from 'state_dict.model'; left: " in caplog.text
 

@@ -282,9 +282,10 @@ def test_a_counter_may_be_missing_as_before(net):
 
 
 def test_the_order_finds_names_and_refuses_types(net):
-    state = {f"layer{index}": tensor for index, tensor in enumerate(state_of(net).values())}
+    ends = [name.rpartition(".")[2] for name in net.state_dict()]
+    state = {f"layer{i}.{end}": tensor for i, (end, tensor) in enumerate(zip(ends, state_of(net).values(), strict=True))}
     assert list(zip_in_order(net, state, "x")) == list(net.state_dict())
-    other = f"layer{list(net.state_dict()).index('conv.weight')}"
+    other = f"layer{list(net.state_dict()).index('conv.weight')}.weight"
     state[other] = state[other].to(torch.int8)
     with pytest.raises(QcamError, match=rf"{other} is int8, the model wants float32 for conv\.weight; give the float weights"):
         zip_in_order(net, state, "x")
