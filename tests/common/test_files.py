@@ -144,6 +144,19 @@ def test_a_failed_block_leaves_everything_as_it_was(tmp_path: Path, error: BaseE
     assert names_in(tmp_path) == (["bundle", "bundle/old"] if exists else [])
 
 
+def test_folders_made_for_one_that_failed_vanish_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+
+    def fail(target: Path) -> None:
+        with new_folder(target, replace=False):
+            raise QcamError("bad input")
+
+    for target in (tmp_path / "made" / "deep" / "bundle", tmp_path / "mine" / "bundle"):
+        with pytest.raises(QcamError):
+            fail(target)
+    assert names_in(tmp_path) == ["mine"]
+
+
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
     target = old_folder(tmp_path)

@@ -354,3 +354,20 @@ def test_m17_a_folder_of_links_says_that_they_are_links(tmp_path):
     assert "no image in" in last
     assert "3 files are links out of the folder" in last
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "said"),
+    [("mean", (float("nan"),) * 3, "mean nan,nan,nan: that is no number"), ("std", (1e-30,) * 3, r"below 0\.001"),
+     ("std", (float("inf"),) * 3, "std inf,inf,inf: that is no number")],
+)  # fmt: skip
+def test_m13_numbers_that_no_network_was_trained_with_are_refused(option, values, said):
+    with pytest.raises(QcamError, match=said):
+        override_preprocessing(RGB, **{option: values})
+
+
+def test_m14_a_picture_too_small_for_the_network_is_refused_with_sizes_that_work():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(8), nn.Flatten(), nn.AdaptiveAvgPool1d(2)).eval()
+    with pytest.raises(QcamError, match=r"does not run with pictures of 8×8 pixels \(.*\); give crop 10 or 11 or 12 or 13"):
+        refuse_uneven_pooling(module, (8, 8))
+    refuse_uneven_pooling(module, (10, 10))

@@ -61,10 +61,12 @@ def test_m1_a_file_of_the_published_name_has_the_published_preprocessing_and_any
 
     first, second = MobileNet_V2_Weights.IMAGENET1K_V1, MobileNet_V2_Weights.IMAGENET1K_V2
     entry, said = _published_as(MobileNet_V2_Weights, "mobilenet_v2-7ebf99e0.pth", first)
-    assert entry is second and said.startswith("IMAGENET1K_V2, whose published file")
+    assert entry is second
+    assert said.startswith("IMAGENET1K_V2, whose published file")
     assert _published_as(MobileNet_V2_Weights, "mobilenet_v2-b0353104.pth", first)[0] is first
     entry, said = _published_as(MobileNet_V2_Weights, "mine.pth", first)
-    assert entry is first and said.startswith("IMAGENET1K_V1 assumed (that of IMAGENET1K_V2 differs")
+    assert entry is first
+    assert said.startswith("IMAGENET1K_V1 assumed (that of IMAGENET1K_V2 differs")
     for only in (SqueezeNet1_1_Weights, VGG16_Weights):
         assert _published_as(only, "mine.pth", only.IMAGENET1K_V1) == (only.IMAGENET1K_V1, "")
 
@@ -105,7 +107,7 @@ def test_m6_averages_under_other_names_are_a_second_set(kind, tmp_path):
 
 def test_m6_averages_that_lack_a_layer_are_a_second_set(tmp_path):
     value = {"model": state(1), "ema": {k: v for k, v in state(2).items() if not k.startswith("features.0")}}
-    with pytest.raises(QcamError, match="holds 2 sets of weights .*: model, ema; choose"):
+    with pytest.raises(QcamError, match=r"holds 2 sets of weights .*: model, ema; choose"):
         load_model(NET, saved(value, tmp_path))
 
 
@@ -118,8 +120,12 @@ def test_m6_momenta_of_an_optimizer_are_no_second_set(tmp_path):
 
 @pytest.mark.parametrize(
     ("inner", "outer", "labels"),
-    [("ema.", "", (".", "ema")), ("module.", "", (".", "module")), ("module.", "state_dict", ("state_dict.", "state_dict.module"))],
-)  # fmt: skip
+    [
+        ("ema.", "", (".", "ema")),
+        ("module.", "", (".", "module")),
+        ("module.", "state_dict", ("state_dict.", "state_dict.module")),
+    ],
+)
 def test_m6_the_advice_can_be_followed_for_either_set(inner, outer, labels, tmp_path):
     value: dict[str, Any] = state(1) | state(2, prefix=inner)
     path = saved({outer: value} if outer else value, tmp_path)
@@ -135,8 +141,12 @@ def test_m6_the_advice_can_be_followed_for_either_set(inner, outer, labels, tmp_
 
 @pytest.mark.parametrize(
     ("name", "shape", "reads"),
-    [("classifier.weight", (2, 1000), "outputs"), ("arc.weight", (80, 1000), "outputs"), ("head.weight", (2, 1024), "features")],
-)  # fmt: skip
+    [
+        ("classifier.weight", (2, 1000), "outputs"),
+        ("arc.weight", (80, 1000), "outputs"),
+        ("head.weight", (2, 1024), "features"),
+    ],
+)
 def test_m8_a_layer_on_top_of_the_network_is_never_dropped_in_silence(name, shape, reads, tmp_path):
     path = saved({"state_dict": state(1, BACKBONE, "backbone.") | {name: torch.ones(shape)}}, tmp_path)
     with pytest.raises(
