@@ -549,7 +549,9 @@ def _seed(weights: str | None) -> int | None:
         return None
     given = weights.removeprefix("random:")
     if not re.fullmatch(r"-?[0-9]{1,20}", given) or not -(2**63) <= int(given) < 2**64:
-        raise WeightsError(f"weights {shortened(weights)!r}: the seed must be a whole number of digits below 2^64, as in random:0")
+        raise WeightsError(
+            f"weights {shortened(weights)!r}: the seed must be a whole number of digits below 2^64, as in random:0"
+        )
     return int(given)
 
 
