@@ -29,7 +29,7 @@ def test_flips_stand_apart_from_drift_without_one() -> None:
     means = {"flipped": {"mean": 0.25, "n": 1}, "kept": {"mean": 0.75, "n": 3}}
     flip = {"model": "m", "precision": "int8", "flipped": 1, "kept": 3, "unknown": 0, "SIM": means, "CC": means, "KLD": {}}
     (row,) = flip_table([run_of([figure_of("int8", 0.5, model="m")], flips=[flip])])
-    assert (row.flipped, row.share, row.any) == ("1 of 4", "25 %", True)
+    assert (row.flipped, row.share, row.has_flips) == ("1 of 4", "25 %", True)
     assert row.metrics == [["0.250", "0.750"], ["0.250", "0.750"], ["–", "–"]]
 
 
