@@ -18,7 +18,7 @@ from qcam.common.errors import WeightsError
 from qcam.models.beside import Surroundings, followable, head_beside, shares_enough
 from qcam.models.checkpoints import Checkpoint
 from qcam.models.heads import Head, find_head, put_head
-from qcam.models.weights import StateDict, counts_batches
+from qcam.models.weights import StateDict, counts_batches, refuse_odd_entries
 
 #: Names that tools put between a module and its parent; nothing of a network's own is called so.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
@@ -170,6 +170,7 @@ def choose_weights(
         reading.assumed = tuple(_assumed_of_head(head, reading))
     _settle_training_only(model, reading)
     if head is not None:
+        refuse_odd_entries(reading.state, checkpoint.origin)  # a head is put in by what its tensors hold
         put_head(model, head, reading.state, checkpoint.origin, classes)
     return reading
 
