@@ -180,7 +180,7 @@ def run_one(engine: str, workers: int, threads: int, folder: Path) -> dict[str, 
     source = request.open(threads, "cpu")
     crew: Any = None
     if engine != "ray-data":
-        crew = crew_for(EngineOptions(engine, workers), [bundle], [], options, request, source, "cpu")
+        crew = crew_for(EngineOptions(engine, workers), [bundle], [], options, request, source, "cpu", "cpu")
     else:
         spec = WorkerSpec(
             bundles=(bundle.folder,),
@@ -188,6 +188,7 @@ def run_one(engine: str, workers: int, threads: int, folder: Path) -> dict[str, 
             options=options,
             saliency=request,
             saliency_fingerprint=None if source is None else source.fingerprint,
+            saliency_device="cpu",
             device="cpu",
             versions=machine.versions(),
         )
