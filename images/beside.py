@@ -120,8 +120,7 @@ def without_masks(files: Sequence[ImageFile]) -> tuple[list[ImageFile], list[Ima
 
 def is_mask(file: ImageFile) -> bool:
     """Tell from a picture's header, and where that leaves it open from its colours, whether it can be a mask at all."""
-    picture = _opened(file)
-    return picture is not None and (_colourless(picture) or picture.convert("RGB").getcolors(_COLOURS) is not None)
+    return _can_be_mask(_opened(file))
 
 
 def _by_name(files: Sequence[ImageFile], by_stem: dict[str, list[ImageFile]]) -> set[str]:
@@ -156,6 +155,18 @@ def _opened(file: ImageFile) -> Image.Image | None:
         return open_picture(read_source(file.path))
     except (PictureError, OSError):
         return None
+
+
+def _can_be_mask(picture: Image.Image | None) -> bool:
+    return picture is not None and (_colourless(picture) or _few_colours(picture, _COLOURS))
+
+
+def _few_colours(picture: Image.Image, most: int) -> bool:
+    """Tell whether a picture has no more colours than that; one that cannot be decoded has not."""
+    try:
+        return picture.convert("RGB").getcolors(most) is not None
+    except Exception:  # on damaged files Pillow raises KeyError, TypeError, struct.error … as well as its own
+        return False
 
 
 def _colourless(picture: Image.Image) -> bool:
@@ -195,20 +206,12 @@ def _in_folders(files: Sequence[ImageFile], known: set[str]) -> set[str]:
     for held in inside.values() if outside else ():
         fitting = sum(any(stem.rpartition("/")[2] in outside for stem, _ in images_of(file.name)) for file in held)
         step = max(1, len(held) // _LOOKED_INTO)
-        looked = held[::step][:_LOOKED_INTO]
-        sure = sum(map(_surely_mask, looked)) * 2 > len(looked)
-        if sure or (2 * fitting > len(held) and sum(map(is_mask, looked)) * 2 > len(looked)):
+        looked = [_opened(file) for file in held[::step][:_LOOKED_INTO]]
+        # So few levels that it is no photograph, whatever the names say.
+        sure = sum(picture is not None and (picture.mode == "1" or _few_colours(picture, _LEVELS)) for picture in looked)
+        if 2 * sure > len(looked) or (2 * fitting > len(held) and 2 * sum(map(_can_be_mask, looked)) > len(looked)):
             found.update(file.name for file in held)
     return found
-
-
-def _surely_mask(file: ImageFile) -> bool:
-    """Tell whether a picture has so few levels that it is no photograph."""
-    picture = _opened(file)
-    try:
-        return picture is not None and (picture.mode == "1" or picture.convert("RGB").getcolors(_LEVELS) is not None)
-    except Exception:  # as above
-        return False
 
 
 def _mask_folder(file: ImageFile) -> str | None:

@@ -88,6 +88,16 @@ def test_k4_in_a_webdataset(tmp_path: Path, member: str) -> None:
     assert [file.name for file in find_images(tmp_path / "0.tar")] == ["0.tar/0.jpg"]
 
 
+def test_a_damaged_picture_is_no_mask_and_stops_nothing(tmp_path: Path) -> None:
+    folder = laid(tmp_path, "a.jpg", "masks/a.png")
+    PHOTO.save(folder / "whole.png")
+    cut = (folder / "whole.png").read_bytes()[:400]
+    for name in ("a_mask.png", "b.png", "masks/c.png"):
+        (folder / name).write_bytes(cut)
+    PHOTO.save(folder / "b.jpg")
+    assert "a_mask.png" in [file.name for file in find_images(folder)]
+
+
 def test_a_grey_copy_of_a_photograph_is_no_mask(tmp_path: Path) -> None:
     smooth = PHOTO.resize((6, 4)).resize((96, 64))
     smooth.save(tmp_path / "a.jpg", quality=95)
