@@ -87,13 +87,6 @@ def _counted(names: Sequence[str], one: str, many: str) -> str:
     return number(len(names), one, many) + (f" ({told})" if told else "")
 
 
-def with_labels(
-    images: Sequence[ImageFile], classes: Sequence[str], labels: Path | None, label_format: str = LabelFormat.AUTO
-) -> list[ImageFile]:
-    """Give images their true class; arguments and errors as in `label_images`, of which it returns the images alone."""
-    return label_images(images, classes, labels, label_format).images
-
-
 def label_images(
     images: Sequence[ImageFile], classes: Sequence[str], labels: Path | None, label_format: str = LabelFormat.AUTO
 ) -> Labelled:

@@ -115,7 +115,7 @@ class ImageFile:
         name: Path below the set's folder with forward slashes: unique in the set, used in every result. In an archive it begins
             with the archive's own.
         path: Where its bytes are.
-        label: True class index where known, else None. As an archive gives it until `with_labels` has read it.
+        label: True class index where known, else None. As an archive gives it until `label_images` has read it.
         stated: The label as an archive gives it in words; empty where it says that there is none. None where it says nothing,
             or gives a number as one writes it: without zeros before it.
         names: What the archive's own numbers mean, in their order; empty where it does not say.

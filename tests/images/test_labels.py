@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archive_writing import parquet, picture, tar
+from labelling import with_labels
 
 from qcam.common.errors import ImageSetError, QcamError
 from qcam.common.wording import in_options
 from qcam.images import imagenet as imagenet_module
 from qcam.images.account import Account
-from qcam.images.labels import Labelled, label_images, with_labels
+from qcam.images.labels import Labelled, label_images
 from qcam.images.listing import find_images
 from qcam.images.sources import ImageFile
 

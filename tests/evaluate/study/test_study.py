@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from labelling import with_labels
 from PIL import Image
 
 from qcam.common.errors import QcamError
@@ -38,7 +39,6 @@ from qcam.evaluate.study import study as study_module
 from qcam.evaluate.study.study import Study
 from qcam.images.account import Account
 from qcam.images.embedded import evaluation_photographs
-from qcam.images.labels import with_labels
 from qcam.images.listing import find_images
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import probe_kernels
