@@ -41,7 +41,7 @@ THROUGH = {
     "evaluate.run.loader": "evaluate/study/test_study.py",
     "evaluate.saliency.preparation": "evaluate/saliency/test_saliency.py",
     "evaluate.saliency.remote_code": "evaluate/saliency/test_birefnet.py",
-    "evaluate.study.plan": "evaluate/study/test_study.py",
+    "evaluate.study.conditions": "evaluate/study/test_plan.py",
     "evaluate.study.running": "commands/test_eval.py",
     "exporters.quantize": "exporters/test_export.py",
     "exporters.tap": "exporters/test_export.py",

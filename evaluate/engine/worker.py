@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from qcam.common import machine
 from qcam.common.errors import QcamError, ResultsError, first_line
@@ -136,9 +135,9 @@ class Destination:
 
 @dataclass(frozen=True)
 class _Planned:
-    """What a worker asks of run.json."""
+    """What a worker asks of run.json: the plan as it stands there, of which it looks at the fingerprint alone."""
 
-    plan: dict[str, Any]
+    plan: dict[str, object]
 
 
 class Worker:
@@ -201,7 +200,7 @@ class Worker:
             self._checked = True
         yield Started()
         hashes = {name: value for shard in lease for name, value in shard.hashes.items()}
-        about = self.facts.to_json()
+        about = self.facts.record
         try:
             evaluated = self.runner.evaluate([shard.images for shard in lease], hashes, lambda _: None)
             with closing(evaluated):

@@ -39,6 +39,7 @@ from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.comparing import Compared, References
 from qcam.evaluate.run.explained import Run, explain
 from qcam.evaluate.run.protocol import Finish, Sample
+from qcam.evaluate.run.ran import FakeQuantized, InPyTorch, Ran
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency.source import resized_map
 from qcam.images.decoding import decode
@@ -165,19 +166,12 @@ class PaperEvaluator:
             for name, state in json.loads(text).items():
                 restore_state(self._models[name], state)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Ran]:
         """Return precision → what is fake-quantized, and in which codes."""
-        found: dict[str, Any] = {}
-        for name, model in self._models.items():
-            found[name] = {"layer": self._layer, "arithmetic": "float arithmetic in PyTorch"}
-            if name != "f32":
-                codes = code_ranges(model)
-                found[name] |= {
-                    "arithmetic": "float arithmetic between fake quantizers, in PyTorch",
-                    "codes": codes,
-                    "fake_quantized_outputs": quantized_modules(model),
-                }
-        return found
+        return {
+            name: InPyTorch(self._layer, None if name == "f32" else FakeQuantized(code_ranges(model), quantized_modules(model)))
+            for name, model in self._models.items()
+        }
 
     def notes(self) -> list[str]:
         """Say what was run and what was not."""

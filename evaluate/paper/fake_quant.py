@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from qcam.common.errors import QcamError
+from qcam.evaluate.run.ran import CodeRanges
 
 #: Codes of activations and of weights, before `reduce_range` halves the former.
 _RANGES = {"int8": ((0, 255), (-128, 127)), "int16": ((-32768, 32767), (-32768, 32767))}
@@ -163,14 +164,14 @@ def quantized_modules(model: nn.Module) -> dict[str, int]:
     return counts
 
 
-def code_ranges(model: nn.Module) -> dict[str, list[int]]:
-    """Return the smallest and largest code of activations and of weights."""
-    found: dict[str, list[int]] = {}
+def code_ranges(model: nn.Module) -> CodeRanges:
+    """Return the smallest and largest code of activations and of weights of a model from `fake_quantized`."""
+    found: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         if hasattr(module, "fake_quant_enabled"):
             kind = "weights" if name.endswith("weight_fake_quant") else "activations"
-            found[kind] = [int(module.quant_min), int(module.quant_max)]
-    return found
+            found[kind] = (int(module.quant_min), int(module.quant_max))
+    return CodeRanges(**found)
 
 
 def state_text(states: dict[str, dict[str, Any]]) -> str:

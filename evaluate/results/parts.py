@@ -56,6 +56,8 @@ _WORKER = b"qcam.worker"
 _CONTENTS = b"qcam.contents"
 #: Digits of a key, and of the bytes' SHA-256, in a part's name.
 _DIGITS = 16
+#: What evaluated a part of which nobody says so.
+_UNKNOWN = WorkerRecord()
 _NAME = re.compile(rf"(?P<place>\d{{6,}}-[0-9a-f]{{{_DIGITS}}})(?:-(?P<digest>[0-9a-f]{{{_DIGITS}}}))?\.parquet")
 _JOINED = {RESULTS: ("rows", ROW_SCHEMA), MAPS: ("maps", MAP_SCHEMA), PICTURES: ("pictures", PICTURE_SCHEMA)}
 _SCHEMA = pa.schema(
@@ -198,7 +200,7 @@ def write_part(
     part: PlannedPart,
     outcomes: Sequence[ImageOutcome],
     state: str = "",
-    worker: Mapping[str, Any] | None = None,
+    worker: WorkerRecord = _UNKNOWN,
 ) -> Location:
     """Write a part.
 
@@ -207,7 +209,7 @@ def write_part(
         part: What it is.
         outcomes: The shard's images, in the order of the run.
         state: What the next shard has to know of this one; empty where images do not depend on each other.
-        worker: What evaluated it (`WorkerFacts.to_json`).
+        worker: What evaluated it.
 
     Returns:
         The file.
@@ -219,7 +221,7 @@ def write_part(
     metadata = {
         _KEY: part.key.encode(),
         _STATE: state.encode(),
-        _WORKER: json.dumps(worker or {}).encode(),
+        _WORKER: json.dumps(worker.of_a_part()).encode(),
         _CONTENTS: json.dumps(_contents(table)).encode(),
     }
     data = parquet_bytes(table.replace_schema_metadata(metadata))

@@ -6,7 +6,7 @@ Each is read through `common/records.py`. What an earlier version did not write 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qcam.images.account import AccountLine
@@ -267,7 +267,7 @@ class PlanRecord:
         saliency: Fingerprint of the source of salient-object maps; None without one.
         device: Of PyTorch.
         shard_size: Images in a shard.
-        options: The options of the study; `settings` are those of the sessions.
+        options: The options of the study, by the names that the run's version gave them; `settings` are those of the sessions.
         versions: Of Python and packages.
     """
 
@@ -276,8 +276,8 @@ class PlanRecord:
     saliency: str | None = None
     device: str | None = None
     shard_size: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
+    versions: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse options of sessions that are none.
@@ -285,13 +285,16 @@ class PlanRecord:
         Raises:
             ValueError: Names the field.
         """
-        if not isinstance(self.options.get("settings", {}), dict):
-            raise ValueError("options.settings has to be an object")
+        _ = self.settings
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """Return the options of the sessions."""
-        settings: Mapping[str, Any] = self.options.get("settings", {})
+    def settings(self) -> Mapping[str, object]:
+        """Return the options of the sessions; empty where the run's version did not tell them."""
+        if "settings" not in self.options:
+            return {}
+        settings = self.options["settings"]
+        if not isinstance(settings, dict):
+            raise ValueError("options.settings has to be an object")
         return settings
 
 
@@ -310,7 +313,7 @@ class KernelsRecord:
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """What evaluated parts (`WorkerFacts.to_json`).
+    """What evaluated parts.
 
     Attributes:
         node: Name of the machine.
@@ -333,6 +336,10 @@ class WorkerRecord:
     cpu_features: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     shards: int = 0
+
+    def of_a_part(self) -> dict[str, Any]:
+        """Return what a part says of its worker, as JSON-ready values: all but the number of parts."""
+        return {name: value for name, value in asdict(self).items() if name != "shards"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,13 +369,13 @@ class RunRecord:
     protocol: ProtocolRecord = ProtocolRecord()
     provider: str = "?"
     plan: PlanRecord
-    machine: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, object] = field(default_factory=dict)
     kernels: KernelsRecord = KernelsRecord()
     int8_kernels_saturate_in_pairs: bool = False
     workers: tuple[WorkerRecord, ...] = ()
     models: dict[str, ModelRecord]
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    conventions: dict[str, Any] = field(default_factory=dict)
+    conventions: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)

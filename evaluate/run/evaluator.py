@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.comparing import Compared, References
 from qcam.evaluate.run.explained import Run, explain
 from qcam.evaluate.run.protocol import Finish, Sample
+from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.evaluate.run.stages import StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
 from qcam.runtime.deployed import DeployedModel, SessionSettings
@@ -133,12 +134,9 @@ class BundleEvaluator:
     def restore(self, text: str) -> None:
         """Do nothing: there is no state."""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Ran]:
         """Return precision → file, tap and what ran where."""
-        return {
-            name: {"sha256": session.entry.sha256, "tap": session.entry.tap.tensor} | session.placement.to_json()
-            for name, session in self.deployed.items()
-        }
+        return {name: Deployed(session.entry, session.placement) for name, session in self.deployed.items()}
 
     def notes(self) -> list[str]:
         """Return nothing: what ran where is told from the placements."""

@@ -5,29 +5,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qcam.common import machine
 from qcam.common.wording import in_options
-from qcam.evaluate.run.evaluator import BundleEvaluator
+from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.run.protocol import Evaluator
+from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.images.preprocessing import Preprocessing
-from qcam.runtime.bundle import Bundle, PrecisionEntry
-from qcam.runtime.deployed import Placement, SessionSettings
+from qcam.runtime.bundle import Bundle
+from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import KernelProbe, probe_kernels, saturates_in_pairs
-
-
-@dataclass(frozen=True)
-class Ran:
-    """One session, as far as tables tell of it.
-
-    Attributes:
-        entry: The precision.
-        placement: Which kernels run where.
-    """
-
-    entry: PrecisionEntry
-    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -37,18 +24,21 @@ class ModelFacts:
     Attributes:
         bundle: The bundle.
         preprocessing: How photographs become its inputs.
-        deployed: Precision → session; empty where nothing is deployed.
-        precisions: Precision → what was run, JSON-ready.
+        precisions: Precision → what was run.
         notes: What has to be said below a table.
         rows: Result rows of an image.
     """
 
     bundle: Bundle
     preprocessing: Preprocessing
-    deployed: dict[str, Ran]
-    precisions: dict[str, Any]
+    precisions: dict[str, Ran]
     notes: list[str]
     rows: int
+
+    @property
+    def deployed(self) -> dict[str, Deployed]:
+        """Return precision → session; empty where nothing is deployed."""
+        return {name: ran for name, ran in self.precisions.items() if isinstance(ran, Deployed)}
 
 
 @dataclass(frozen=True)
@@ -83,18 +73,20 @@ class WorkerFacts:
         """Return how many result rows an image has, of all models."""
         return sum(model.rows for model in self.models)
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def record(self) -> WorkerRecord:
         """Return what each part records of its worker."""
-        return {
-            "node": self.node,
-            "kernel": self.kernel,
-            "kernel_reason": "" if self.kernels is None else self.kernels.reason,
-            "fallback": sorted({in_options(s.placement.fallback) for m in self.models for s in m.deployed.values()} - {""}),
-            "saturates_in_pairs": self.saturates,
-            "provider": self.provider,
-            "cpu_features": self.cpu_features,
-            "versions": self.versions,
-        }
+        fallbacks = {in_options(session.placement.fallback) for model in self.models for session in model.deployed.values()}
+        return WorkerRecord(
+            node=self.node,
+            kernel=self.kernel,
+            kernel_reason="" if self.kernels is None else self.kernels.reason,
+            fallback=tuple(sorted(fallbacks - {""})),
+            saturates_in_pairs=self.saturates,
+            provider=self.provider,
+            cpu_features=tuple(self.cpu_features),
+            versions=self.versions,
+        )
 
 
 def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings) -> WorkerFacts:
@@ -126,11 +118,9 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings) -> 
 
 
 def _model_facts(evaluator: Evaluator) -> ModelFacts:
-    sessions = evaluator.deployed if isinstance(evaluator, BundleEvaluator) else {}
     return ModelFacts(
         bundle=evaluator.bundle,
         preprocessing=evaluator.preprocessing,
-        deployed={name: Ran(session.entry, session.placement) for name, session in sessions.items()},
         precisions=evaluator.facts(),
         notes=evaluator.notes(),
         rows=len(evaluator.refused("", "", None, "")),

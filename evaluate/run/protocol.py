@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcam.evaluate.results.folder import Row, StoredMap
+from qcam.evaluate.run.ran import Ran
 from qcam.evaluate.run.stages import StageClock
 from qcam.runtime.bundle import Bundle
 
@@ -84,8 +85,8 @@ class Evaluator(Protocol):
         """Go on from a state."""
         ...
 
-    def facts(self) -> dict[str, Any]:
-        """Return precision → what was run, JSON-ready."""
+    def facts(self) -> dict[str, Ran]:
+        """Return precision → what was run."""
         ...
 
     def notes(self) -> list[str]:

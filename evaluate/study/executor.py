@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from qcam.common import telling
 from qcam.common.errors import ResultsError
-from qcam.common.files import fingerprint
 from qcam.evaluate.engine.dispatcher import dispatching
 from qcam.evaluate.engine.worker import Destination
 from qcam.evaluate.results.parts import DamagedPartError, find_part, write_part
@@ -200,7 +199,7 @@ class ThisProcess:
         """Evaluate shards one after the other, and write their parts (`Executor.evaluate`)."""
         self._restore(plan, place, todo)
         facts = self.facts
-        about, parts = facts.to_json(), plan.parts(facts.rows)
+        about, parts = facts.record, plan.parts(facts.rows)
         shards = [plan.shards[index] for index in todo]
         with closing(self.runner.evaluate(shards, plan.hashes, advance)) as evaluated:
             for index, (outcomes, state) in zip(todo, evaluated, strict=True):
@@ -269,7 +268,7 @@ class Crew:
     @contextmanager
     def at_work(self, plan: StudyPlan, place: ResultPlace) -> Generator[None, None, None]:
         """Start the workers, and end them when the block ends, however it does (`Executor.at_work`)."""
-        with dispatching(self._start(Destination(place.parts, place.record, fingerprint(plan.record)))) as self._dispatcher:
+        with dispatching(self._start(Destination(place.parts, place.record, plan.fingerprint))) as self._dispatcher:
             yield
 
     def build(self, device: str) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -17,6 +15,7 @@ from qcam.evaluate.engine.messages import Shard
 from qcam.evaluate.results.folder import IMAGE_SCHEMA, IMAGES, read_arrow, write_arrow
 from qcam.evaluate.results.parts import PlannedPart
 from qcam.evaluate.run.options import UNREADABLE, StudyOptions
+from qcam.evaluate.study.conditions import Conditions, ImageSet
 from qcam.images.decoding import READING
 from qcam.images.sources import ImageFile, fingerprint_sources
 from qcam.runtime.bundle import Bundle
@@ -29,6 +28,9 @@ _MACHINE = ("cpu_features", "kernels")
 SHARD_SIZE = 16
 #: How many images are named where many differ.
 _NAMED = 3
+#: Conditions as the run.json of any version keeps them. They are compared as such, not as `Conditions`: an entry that only
+#: one of two versions knows is a difference too.
+Recorded = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,23 @@ class StudyPlan:
     """What a study is: its images in shards, and all that can change a figure. It does not change once it is made.
 
     Attributes:
-        record: All that can change a figure, JSON-ready, as run.json keeps it.
+        conditions: All that can change a figure.
         shards: The images of every shard.
         hashes: Image name → SHA-256 of its file, `UNREADABLE` where it cannot be read.
         keys: The key of every shard.
         sequential: Whether images depend on those before them.
     """
 
-    record: Mapping[str, Any]
+    conditions: Conditions
     shards: tuple[tuple[ImageFile, ...], ...]
     hashes: Mapping[str, str]
     keys: tuple[str, ...]
     sequential: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Return one hash of all that can change a figure."""
+        return fingerprint(self.conditions.to_json())
 
     @property
     def images(self) -> list[ImageFile]:
@@ -98,20 +105,20 @@ def make_plan(
     size = shard_size(options.batch_size)
     shards = tuple(tuple(images[start : start + size]) for start in range(0, len(images), size))
     content = {image.name: [hashes[image.name], image.label] for image in images}
-    record = {
-        "bundles": {bundle.model_id: bundle.fingerprint for bundle in bundles},
-        "images": {"count": len(content), "fingerprint": fingerprint(content)},
-        "saliency": saliency,
-        "options": options.to_json(),
-        "device": device,
-        "shard_size": size,
-        "reading": READING,
-        "cpu_features": machine.cpu_features() if here else None,
-        "kernels": kernels,
-        "versions": machine.versions(),
-    }
-    keys = shard_keys(shards, hashes, record, chained=sequential)
-    return StudyPlan(record, shards, hashes, tuple(keys), sequential)
+    conditions = Conditions(
+        bundles={bundle.model_id: bundle.fingerprint for bundle in bundles},
+        images=ImageSet(len(content), fingerprint(content)),
+        saliency=saliency,
+        options=options,
+        device=device,
+        shard_size=size,
+        reading=READING,
+        cpu_features=tuple(machine.cpu_features()) if here else None,
+        kernels=kernels,
+        versions=machine.versions(),
+    )
+    keys = shard_keys(shards, hashes, conditions, chained=sequential)
+    return StudyPlan(conditions, shards, hashes, tuple(keys), sequential)
 
 
 def shard_size(batch_size: int) -> int:
@@ -131,19 +138,19 @@ def fingerprint_images(images: Sequence[ImageFile]) -> dict[str, str]:
 
 
 def shard_keys(
-    shards: Sequence[Sequence[ImageFile]], hashes: Mapping[str, str], plan: Mapping[str, Any], *, chained: bool
+    shards: Sequence[Sequence[ImageFile]], hashes: Mapping[str, str], conditions: Conditions, *, chained: bool
 ) -> list[str]:
-    """Return the key of every shard: a hash of its images' names, contents and labels, and of the plan.
+    """Return the key of every shard: a hash of its images' names, contents and labels, and of the conditions.
 
     The image set as a whole is left out, and the processor, which each part records for itself.
 
     Args:
         shards: Images by shard.
         hashes: Image name → SHA-256.
-        plan: The plan.
+        conditions: All that can change a figure.
         chained: Whether a shard's figures depend on the shards before it: then its key does as well.
     """
-    rest = fingerprint({key: value for key, value in plan.items() if key not in ("images", *_MACHINE)})
+    rest = fingerprint({key: value for key, value in conditions.to_json().items() if key not in ("images", *_MACHINE)})
     keys: list[str] = []
     for shard in shards:
         content = [[image.name, hashes[image.name], image.label] for image in shard]
@@ -151,7 +158,7 @@ def shard_keys(
     return keys
 
 
-def settled(before: Mapping[str, Any], now: StudyPlan) -> tuple[dict[str, Any], StudyPlan]:
+def settled(before: Recorded, now: StudyPlan) -> tuple[Recorded, StudyPlan]:
     """Leave the processor out of two plans where one of them leaves it to each part: workers may be other machines.
 
     Args:
@@ -161,10 +168,10 @@ def settled(before: Mapping[str, Any], now: StudyPlan) -> tuple[dict[str, Any], 
     Returns:
         Both, comparable.
     """
-    unknown = dict.fromkeys(_MACHINE)
-    if before.get("cpu_features") is None or now.record["cpu_features"] is None:
-        return {**before, **unknown}, replace(now, record={**now.record, **unknown})
-    return dict(before), now
+    if before.get("cpu_features") is None or now.conditions.cpu_features is None:
+        anywhere = replace(now.conditions, cpu_features=None, kernels=None)
+        return {**before, **dict.fromkeys(_MACHINE)}, replace(now, conditions=anywhere)
+    return before, now
 
 
 def write_images(folder: Path, images: Sequence[ImageFile], hashes: Mapping[str, str]) -> None:
@@ -195,7 +202,7 @@ def image_differences(folder: Path, images: Sequence[ImageFile], hashes: Mapping
     return [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
 
 
-def begins_with(folder: Path, before: Mapping[str, Any], now: StudyPlan) -> int:
+def begins_with(folder: Path, before: Recorded, now: StudyPlan) -> int:
     """Tell whether recorded results are of the first images of a plan, and otherwise of the very same one.
 
     Args:
@@ -209,7 +216,7 @@ def begins_with(folder: Path, before: Mapping[str, Any], now: StudyPlan) -> int:
     Raises:
         QcamError: If the record of the images cannot be read.
     """
-    mine = json.loads(json.dumps(now.record))
+    mine = now.conditions.to_json()
     if before.get("images") == mine["images"]:
         return 0
     if {**before, "images": None} != {**mine, "images": None} or not (folder / IMAGES).exists():
@@ -236,7 +243,7 @@ _ENTRIES = {
 }
 
 
-def told_differences(before: Mapping[str, Any], now: StudyPlan, folder: Path) -> list[str]:
+def told_differences(before: Recorded, now: StudyPlan, folder: Path) -> list[str]:
     """Say in what two plans differ, by the names of options, images and packages; empty if in nothing.
 
     Args:
@@ -247,7 +254,7 @@ def told_differences(before: Mapping[str, Any], now: StudyPlan, folder: Path) ->
     Raises:
         QcamError: If the record of the images cannot be read.
     """
-    old, new = _flat(before), _flat(json.loads(json.dumps(now.record)))
+    old, new = _flat(before), _flat(now.conditions.to_json())
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     told = [_told(key, old, new) for key in differing]
     if "images.fingerprint" in differing:
@@ -255,18 +262,22 @@ def told_differences(before: Mapping[str, Any], now: StudyPlan, folder: Path) ->
     return list(dict.fromkeys(filter(None, told)))
 
 
-def _flat(plan: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(plan: Recorded) -> dict[str, object]:
     """Return a plan's entries, those of bundles, images, versions, options and sessions each for itself."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in plan.items():
-        parts = dict(value) if key in ("bundles", "images", "versions", "options") and isinstance(value, dict) else {"": value}
-        sessions = parts.pop("settings", None) if key == "options" else None
-        flat |= {f"{key}.{name}".rstrip("."): of for name, of in parts.items()}
-        flat |= {f"options.{name}": of for name, of in (sessions or {}).items()}
+        if key not in ("bundles", "images", "versions", "options") or not isinstance(value, dict):
+            flat[key] = value
+            continue
+        for name, of in value.items():
+            if (key, name) == ("options", "settings") and isinstance(of, dict):
+                flat |= {f"options.{setting}": given for setting, given in of.items()}
+            else:
+                flat[f"{key}.{name}"] = of
     return flat
 
 
-def _told(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _told(key: str, before: Recorded, now: Recorded) -> str:
     """Say how one entry differs; empty where others say it."""
     kind, _, name = key.partition(".")
     if kind == "images" or (key == "shard_size" and before.get("options.batch_size") != now.get("options.batch_size")):
@@ -290,7 +301,7 @@ def _told(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"{title or _ENTRIES.get(key, key)} {_value(before.get(key))} → {_value(now.get(key))}"
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     """Return a value as it stands on a command line."""
     if value is None:
         return "(not said)"

@@ -17,6 +17,7 @@ from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.study.conditions import Conditions
 from qcam.images.account import Account
 
 _CONVENTIONS = {
@@ -35,8 +36,7 @@ _CONVENTIONS = {
 
 def run_record(
     facts: WorkerFacts,
-    options: StudyOptions,
-    plan: Mapping[str, Any],
+    conditions: Conditions,
     seconds: Mapping[str, float],
     workers: Sequence[WorkerRecord],
     account: Account,
@@ -47,13 +47,13 @@ def run_record(
 
     Args:
         facts: What evaluates.
-        options: What can change a figure.
-        plan: All that can change a figure.
+        conditions: All that can change a figure.
         seconds: Wall time by stage, of this process.
         workers: What evaluated the parts, with the number of these.
         account: What became of what was given.
         complete: Whether every shard is finished.
     """
+    options = conditions.options
     classes: dict[str, list[str]] = {}
     models = {}
     for model in facts.models:
@@ -65,14 +65,14 @@ def run_record(
             "weights": bundle.weights,
             "geometry": geometry(model.preprocessing),
             "classes": key,
-            "precisions": model.precisions,
+            "precisions": {name: ran.to_json() for name, ran in model.precisions.items()},
         }
     paper = options.protocol == "paper"
     return {
         "schema_version": SCHEMA_VERSION,
         "complete": complete,
         "protocol": {"name": options.protocol, "fixes": list(options.fixes)},
-        "plan": dict(plan),
+        "plan": conditions.to_json(),
         "account": account.to_json(),
         "machine": machine.describe(),
         "kernels": {"family": "not applicable"} if facts.kernels is None else facts.kernels.to_json(),

@@ -12,7 +12,6 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -220,10 +219,9 @@ class Study:
         if not wanted or self.place.is_damaged(before):
             return
         (worker,) = before.workers
-        about = {name: value for name, value in asdict(worker).items() if name != "shards"}
         parts = [self._parts()[index] for index in wanted]
         for part, outcomes in zip(parts, split_results(self.place.folder, parts), strict=True):
-            write_part(self.place.parts, part, outcomes, "", about)
+            write_part(self.place.parts, part, outcomes, "", worker)
 
     @property
     def facts(self) -> WorkerFacts:
@@ -417,5 +415,5 @@ class Study:
     def _write_record(self, *, complete: bool, workers: Sequence[WorkerRecord] = ()) -> None:
         seconds = self.clock.seconds
         account = self.account
-        record = run_record(self.facts, self.options, self.plan.record, seconds, workers, account, complete=complete)
+        record = run_record(self.facts, self.plan.conditions, seconds, workers, account, complete=complete)
         self.place.write_record(record)

@@ -19,6 +19,7 @@ from qcam.evaluate.paper.fake_quant import (
     release_logits,
     restore_state,
 )
+from qcam.evaluate.run.ran import CodeRanges
 
 NONE: frozenset[str] = frozenset()
 
@@ -54,7 +55,7 @@ def test_codes_are_those_of_the_authors(
     net: Net, precision: str, fixes: frozenset[str], activations: list[int], weights: list[int]
 ) -> None:
     model = fake_quantized(net, precision, fixes)
-    assert code_ranges(model) == {"activations": activations, "weights": weights}
+    assert code_ranges(model) == CodeRanges(activations=tuple(activations), weights=tuple(weights))
     assert quantized_modules(model) == {"Conv2d": 1, "BatchNorm2d": 1, "Linear": 1}
 
 

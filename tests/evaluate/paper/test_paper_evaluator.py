@@ -158,10 +158,11 @@ def nn_pool(x: torch.Tensor) -> torch.Tensor:
 def test_facts_and_notes_say_what_ran(bundle: Bundle) -> None:
     evaluator = make(bundle)
     facts = evaluator.facts()
-    assert facts["int8"]["codes"] == {"weights": [-128, 127], "activations": [0, 127]}
-    assert facts["int16"]["codes"]["activations"] == [-16384, 16383]
-    assert facts["int8"]["fake_quantized_outputs"]["Conv2d"] == facts["int8"]["fake_quantized_outputs"]["BatchNorm2d"] == 52
-    assert facts["f32"]["layer"] == "features.18"
+    int8, int16 = facts["int8"].to_json(), facts["int16"].to_json()
+    assert int8["codes"] == {"weights": [-128, 127], "activations": [0, 127]}
+    assert int16["codes"]["activations"] == [-16384, 16383]
+    assert int8["fake_quantized_outputs"]["Conv2d"] == int8["fake_quantized_outputs"]["BatchNorm2d"] == 52
+    assert facts["f32"].to_json() == {"layer": "features.18", "arithmetic": "float arithmetic in PyTorch"}
     (what, slips) = evaluator.notes()
     assert "nothing of it is deployed" in what
     assert slips.endswith("eval-mode, logits, calibrated, 8bit, f32-top1, alpha, crop, float-maps")

@@ -92,7 +92,7 @@ def test_joining_nothing_gives_empty_files_and_says_what_is_missing(store, tmp_p
 
 
 def test_a_part_carries_what_it_is(store):
-    path = write(store, planned(7, "a", "b"), state='["{}"]', worker={"node": "here"})
+    path = write(store, planned(7, "a", "b"), state='["{}"]', worker=WorkerRecord(node="here"))
     assert path.name == f"000007-abababababababab-{sha256_file(path)[:16]}.parquet"
     part = read_part(path, planned(7, "a", "b"))
     assert (part.state, part.worker) == ('["{}"]', WorkerRecord("here"))
@@ -204,7 +204,7 @@ def test_what_an_earlier_version_wrote_is_listed_apart_and_not_joined(store, tmp
 def test_a_shard_that_two_workers_evaluated_is_joined_once(store, tmp_path):
     part = planned(0, "a")
     for node in ("one", "another", "a third"):
-        write(store, part, worker={"node": node})
+        write(store, part, worker=WorkerRecord(node=node))
     files = store.listing()[part.place]
     assert len(files) == 3
     files[0].write_bytes(b"damaged")
@@ -215,7 +215,7 @@ def test_a_shard_that_two_workers_evaluated_is_joined_once(store, tmp_path):
 @pytest.mark.parametrize("worker", [{"node": 3}, {"versions": {"torch": None}}, {"node": "a\0b"}])
 def test_a_part_that_says_of_its_worker_what_nobody_writes_is_none(store, worker):
     part = planned(0, "a")
-    path = write(store, part, worker=worker)
+    path = write(store, part, worker=replace(WorkerRecord(), **worker))
     with pytest.raises(DamagedPartError, match=rf"^{path} is no part: (its worker: |cannot read its worker: )[^;]*$"):
         read_part(path, part)
 
@@ -223,7 +223,7 @@ def test_a_part_that_says_of_its_worker_what_nobody_writes_is_none(store, worker
 def test_a_part_of_a_worker_that_will_not_do_is_passed_over(store, tmp_path):
     part = planned(0, "a")
     for kernel in ("avx2", "vnni", "arm64"):
-        write(store, part, worker={"kernel": kernel})
+        write(store, part, worker=WorkerRecord(kernel=kernel))
     found = find_part(store.listing(), part, [], lambda worker: worker.kernel == "vnni")
     assert found is not None
     assert found.worker == WorkerRecord(kernel="vnni")

@@ -59,7 +59,7 @@ def study(tiny_bundle, some_photographs, tmp_path, monkeypatch, crews):
 def test_a_crew_is_started_for_a_run_is_told_places_from_the_root_and_ends_with_it(study, some_photographs, crews):
     executor, told = study.executor, []
     assert not crews
-    assert study.plan.record["cpu_features"] is None
+    assert study.plan.conditions.cpu_features is None
     assert executor.known is None
     todo = [0, 1]
     with executor.at_work(study.plan, study.place):
