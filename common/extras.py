@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from qcam.common.errors import MissingExtraError
+from qcam.common.errors import MissingExtraError, first_line
 
 #: Import name → what pip installs it with.
 _INSTALLED_WITH = {
@@ -21,6 +22,9 @@ _INSTALLED_WITH = {
     **dict.fromkeys(("fsspec", "ray", "upath"), '"qcam[ray]"'),
     "pandas": "pandas",
 }
+
+#: What loaders say of a shared library, on Linux, macOS and Windows.
+_NOT_LOADED = re.compile(r"cannot open shared object file|undefined symbol|version `[^']+' not found|Library not loaded|DLL load")
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -53,7 +57,8 @@ def naming_extras(task: str) -> Iterator[None]:
         task: What needs it, as in "the report".
 
     Raises:
-        MissingExtraError: In place of `ModuleNotFoundError`; a module that no extra brings stays what it is, a bug.
+        MissingExtraError: In place of `ModuleNotFoundError`, and of the error of a package that is installed but whose shared
+            libraries cannot be loaded; a module that no extra brings stays what it is, a bug.
     """
     try:
         yield
@@ -62,6 +67,14 @@ def naming_extras(task: str) -> Iterator[None]:
         if package not in _INSTALLED_WITH:
             raise
         raise MissingExtraError(_sentence(task, package)) from error
+    except (ImportError, OSError) as error:
+        package = _cannot_load(error)
+        if not package:
+            raise
+        raise MissingExtraError(
+            f"{task} needs the package {package}, which is installed but cannot be loaded: {first_line(error)}; install that "
+            f"library, or the package again: pip install --force-reinstall {_INSTALLED_WITH[package]}"
+        ) from error
 
 
 def names_extras(task: str) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
@@ -80,6 +93,20 @@ def names_extras(task: str) -> Callable[[Callable[_Arguments, _Result]], Callabl
         return wrapped
 
     return decorate
+
+
+def _cannot_load(error: Exception) -> str:
+    """Return the optional package that was being imported when a shared library could not be loaded; empty if that is not so."""
+    if not _NOT_LOADED.search(str(error)):
+        return ""
+    importing = ""
+    trace = error.__traceback__
+    while trace is not None:
+        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package in _INSTALLED_WITH:
+            importing = package
+        trace = trace.tb_next
+    return importing
 
 
 def _sentence(task: str, package: str) -> str:
