@@ -24,7 +24,9 @@ _INSTALLED_WITH = {
 }
 
 #: What loaders say of a shared library, on Linux, macOS and Windows.
-_NOT_LOADED = re.compile(r"cannot open shared object file|undefined symbol|version `[^']+' not found|Library not loaded|DLL load")
+_NOT_LOADED = re.compile(
+    r"cannot open shared object file|undefined symbol|version `[^']+' not found|Library not loaded|DLL load"
+)
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -96,7 +98,7 @@ def names_extras(task: str) -> Callable[[Callable[_Arguments, _Result]], Callabl
 
 
 def _cannot_load(error: Exception) -> str:
-    """Return the optional package that was being imported when a shared library could not be loaded; empty if that is not so."""
+    """Return the optional package that was being imported when a shared library could not be loaded; otherwise nothing."""
     if not _NOT_LOADED.search(str(error)):
         return ""
     importing = ""
