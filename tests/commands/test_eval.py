@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from qcam.commands import eval as eval_command
+from qcam.commands import export as export_command
 from qcam.evaluate.results.folder import read_rows
 from qcam.images.embedded import evaluation_photographs
 
@@ -22,13 +24,27 @@ def photographs(tmp_path):
     return folder
 
 
-def command(*arguments, cwd, tool="eval"):
-    line = [sys.executable, "-m", f"qcam.commands.{tool}", *map(str, arguments)]
+def started(*arguments, cwd):
+    line = [sys.executable, "-m", "qcam.commands.eval", *map(str, arguments)]
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run a command in this process: PyTorch is imported once."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, main=eval_command.main):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        return subprocess.CompletedProcess(arguments, ended.value.code, *capsys.readouterr())
+
+    return run
+
+
 def test_a_run_prints_the_table_and_writes_the_results(tiny_bundle, photographs, tmp_path):
-    done = command(tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", cwd=tmp_path)
+    done = started(tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 images, provider CPU" in done.stdout
     assert "int8 v. f32" in done.stdout
@@ -47,7 +63,7 @@ def test_a_run_prints_the_table_and_writes_the_results(tiny_bundle, photographs,
     assert "int16: float arithmetic" in table
     assert "| Conv | QLinearConv | CPU | integer | 3 | 99.9 % |" in table
     assert "| Gemm | QGemm | CPU | integer | 1 | 0.1 % |" in table
-    again = command(tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", cwd=tmp_path)
+    again = started(tiny_bundle.folder, "--images", photographs, "--saliency", "none", "--output", "out", cwd=tmp_path)
     assert again.returncode == 0
     assert "already holds the complete results" in again.stderr
     assert again.stdout == done.stdout
@@ -110,10 +126,10 @@ def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_p
         ([], "no bundle given and none in bundles/"),
     ],
 )
-def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tiny_bundle, photographs, tmp_path, arguments, message):
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(command, tiny_bundle, photographs, tmp_path, arguments, message):
     filled = [argument.format(bundle=tiny_bundle.folder, images=photographs) for argument in arguments]
     before = sorted(tmp_path.rglob("*"))
-    done = command(*filled, cwd=tmp_path)
+    done = command(*filled)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -147,7 +163,7 @@ def test_interrupting_leaves_readable_results_and_the_same_command_goes_on(tiny_
     assert "The same command goes on from there" in told
     done = len({row.image for row in read_rows(tmp_path / "out" / "results.parquet")})
     assert 0 < done < 200
-    resumed = command(*arguments, cwd=tmp_path)
+    resumed = started(*arguments, cwd=tmp_path)
     assert resumed.returncode == 0
     assert "shards are done already; going on" in resumed.stderr
     assert len({row.image for row in read_rows(tmp_path / "out" / "results.parquet")}) == 200
@@ -176,8 +192,8 @@ def test_help_teaches_by_example_and_loads_no_torch(tool, tmp_path):
         (["--mean", "1,2"], "is not one number or three with commas"),
     ],
 )
-def test_a_bad_export_is_one_line_exit_code_2_and_nothing_written(tmp_path, arguments, message):
-    done = command(*arguments, cwd=tmp_path, tool="export")
+def test_a_bad_export_is_one_line_exit_code_2_and_nothing_written(command, tmp_path, arguments, message):
+    done = command(*arguments, main=export_command.main)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -185,9 +201,9 @@ def test_a_bad_export_is_one_line_exit_code_2_and_nothing_written(tmp_path, argu
 
 
 @pytest.mark.slow
-def test_the_paper_s_protocol_runs_beside_the_deployed_one(lite0_bundle, photographs, tmp_path):
+def test_the_paper_s_protocol_runs_beside_the_deployed_one(command, lite0_bundle, photographs, tmp_path):
     arguments = [lite0_bundle.folder, "--images", photographs, "--saliency", "spectral", "--limit", "2", "--grid-rows", "0"]
-    done = command(*arguments, "--protocol", "paper", "--paper-fix", "eval-mode,calibrated", cwd=tmp_path)
+    done = command(*arguments, "--protocol", "paper", "--paper-fix", "eval-mode,calibrated")
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
     assert "2 images, provider PyTorch" in text
@@ -201,7 +217,7 @@ def test_the_paper_s_protocol_runs_beside_the_deployed_one(lite0_bundle, photogr
     assert run["kernels"] == {"family": "not applicable"}
     null = [row for row in read_rows(folder / "results.parquet") if (row.precision, row.comparison) == ("f32", "vs_f32")]
     assert [(row.SIM, row.CC) for row in null] == [(1.0, 1.0)] * 2  # in evaluation mode the float model is itself
-    other = command(*arguments, "--protocol", "paper", cwd=tmp_path)
+    other = command(*arguments, "--protocol", "paper")
     assert other.returncode == 2
     assert "--paper-fix" in other.stderr
 
@@ -211,14 +227,14 @@ ODD = ("a\x1b[31m\nerror: forged.jpg", "b\t\x07\u202egpj.jpg", "$x_1$ & <b>.jpg"
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
 
 
-def test_i4_odd_names_forge_nothing_on_terminals_or_in_files(tiny_bundle, photographs, tmp_path):
+def test_i4_odd_names_forge_nothing_on_terminals_or_in_files(command, tiny_bundle, photographs, tmp_path):
     folder = photographs / "\x1b[2Jfolder\n"
     folder.mkdir()
     for image, name in zip(sorted(photographs.glob("*.jpg")), ODD, strict=True):
         image.rename(folder / name)
     (folder / "bad\x1b.png").write_text("no picture")
     options = ("--images", photographs, "--saliency", "none", "--output", "out")
-    done = command(tiny_bundle.folder, *options, cwd=tmp_path)
+    done = command(tiny_bundle.folder, *options)
     assert done.returncode == 0, done.stderr
     for text in (done.stdout, done.stderr):
         assert not _FORBIDDEN.search(text)
@@ -235,19 +251,19 @@ def test_i4_odd_names_forge_nothing_on_terminals_or_in_files(tiny_bundle, photog
     pages = re.findall("<svg.*?</svg>", (out / "report.html").read_text(encoding="utf-8"), re.DOTALL)
     for svg in pages:
         ElementTree.fromstring(svg.replace("&nbsp;", " "))
-    again = command(tiny_bundle.folder, *options, "--target", "own-top1", cwd=tmp_path)
+    again = command(tiny_bundle.folder, *options, "--target", "own-top1")
     assert again.returncode == 2
     assert not _FORBIDDEN.search(again.stderr)
 
 
-def test_every_run_accounts_for_images_and_labels(tiny_bundle, photographs, tmp_path):
+def test_every_run_accounts_for_images_and_labels(command, tiny_bundle, photographs, tmp_path):
     names = sorted(path.name for path in photographs.iterdir())
     (photographs / "notes.txt").write_text("x")
     (photographs / "more.tga").write_text("x")
     (tmp_path / "labels.csv").write_text(f"image,label\n{names[0]},class 3\n{names[1]},-1\ngone.jpg,class 1\n")
     options = ("--images", photographs, "--labels", "labels.csv", "--saliency", "none", "--output", "out")
-    planned = command(tiny_bundle.folder, *options, "--dry-run", cwd=tmp_path)
-    done = command(tiny_bundle.folder, *options, "--limit", "3", cwd=tmp_path)
+    planned = command(tiny_bundle.folder, *options, "--dry-run")
+    done = command(tiny_bundle.folder, *options, "--limit", "3")
     assert done.returncode == 0, done.stderr
     images = "images: 3 of 4 taken; 2 files not taken: 1 .tga, 1 .txt"
     labels = (
@@ -264,7 +280,7 @@ def test_every_run_accounts_for_images_and_labels(tiny_bundle, photographs, tmp_
     assert account[1]["counts"]["rows_without_image"] == 1
     for name in ("table.md", "report.html"):
         assert "1 row names no image (gone.jpg)" in (tmp_path / "out" / name).read_text()
-    more = command(tiny_bundle.folder, *options, cwd=tmp_path)
+    more = command(tiny_bundle.folder, *options)
     assert more.returncode == 0, more.stderr
     assert "labels: 1 of 4 images labelled" in " ".join(more.stdout.split())
 
@@ -277,11 +293,13 @@ def test_every_run_accounts_for_images_and_labels(tiny_bundle, photographs, tmp_
         (["--label-format", "none", "--target", "label"], "--label-format none: folders and archives are not asked"),
     ],
 )
-def test_h7_folders_that_are_no_class_are_named_where_labels_are_needed(tiny_bundle, photographs, tmp_path, arguments, message):
+def test_h7_folders_that_are_no_class_are_named_where_labels_are_needed(
+    command, tiny_bundle, photographs, tmp_path, arguments, message
+):
     photographs.rename(tmp_path / "unheard of")
     photographs.mkdir()
     (tmp_path / "unheard of").rename(photographs / "unheard of")
-    done = command(tiny_bundle.folder, "--images", photographs, "--output", "out", *arguments, cwd=tmp_path)
+    done = command(tiny_bundle.folder, "--images", photographs, "--output", "out", *arguments)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
