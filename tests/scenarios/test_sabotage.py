@@ -97,8 +97,7 @@ def test_one_changed_number_is_found_and_its_operator_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "place"), list(zip(KINDS, PLACES * 2, strict=False)))
 def test_one_changed_number_of_a_trained_network_is_found_and_its_operator_named(
     lite0_bundle, some_photographs, known_cpu, check, tmp_path, kind, place
 ):
@@ -163,7 +162,7 @@ def test_what_changes_no_result_holds(tiny_bundle, some_photographs, known_cpu, 
 def test_the_unchanged_copy_holds(bundle, request, some_photographs, known_cpu, check, tmp_path):
     bundle = request.getfixturevalue(bundle)
     copy = Sabotage(bundle).save(tmp_path)
-    done = check(bundle.folder, "--deployed", copy, "--every-tensor", "--images", some_photographs)
+    done = check(bundle.folder, "--deployed", copy, "--every-tensor", "--images", some_photographs, "--limit", 2)
     assert done.code == 0, done.err
     assert done.first["first_difference"] is None
     assert all(tensor["equal_fed_with_deployed_codes"] == 1.0 for tensor in done.first["tensors"])
