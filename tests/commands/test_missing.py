@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
 #: What a device has: the base packages and ONNX Runtime.
 HOST = ("torch", "torchvision", "timm", "jinja2", "matplotlib", "scipy", "statsmodels", "onnxscript", "safetensors", "pandas")
 
@@ -118,7 +116,7 @@ def test_a_module_that_no_extra_brings_stays_a_bug() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_on_a_device(tiny_bundle, some_photographs, ran, tmp_path) -> None:
+def test_the_wheel_on_a_device(package_source, tiny_bundle, some_photographs, ran, tmp_path) -> None:
     """A bare environment: the built wheel, its base packages and ONNX Runtime."""
 
     def pip(*arguments: object) -> None:
@@ -133,7 +131,7 @@ def test_the_wheel_on_a_device(tiny_bundle, some_photographs, ran, tmp_path) -> 
 
     venv.create(tmp_path / "device", with_pip=True)
     python = tmp_path / "device" / "bin" / "python"
-    pip("wheel", "--no-deps", "--wheel-dir", tmp_path / "wheels", ROOT)
+    pip("wheel", "--no-deps", "--wheel-dir", tmp_path / "wheels", package_source)
     (wheel,) = (tmp_path / "wheels").iterdir()
     pip("install", wheel, "onnxruntime")
     bare = tmp_path / "work"

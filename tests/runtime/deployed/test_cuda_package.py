@@ -5,18 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from qcam.images.embedded import evaluation_photographs
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def cuda_python(tmp_path_factory):
+def cuda_python(tmp_path_factory, package_source):
     """A Python with qcam's base dependencies and onnxruntime-gpu; no torch."""
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has a GPU: the refusal cannot be shown here")
@@ -24,13 +22,7 @@ def cuda_python(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # A copy, so that building the package leaves nothing in the checkout.
-    source = tmp_path_factory.mktemp("source") / "qcam"
-    source.mkdir()
-    for name in ("src", "pyproject.toml", "README.md", "LICENSE"):  # what src/ links to is copied
-        path = ROOT / name
-        shutil.copytree(path, source / name) if path.is_dir() else shutil.copy(path, source / name)
-    subprocess.run([*pip, f"{source}[cuda]"], check=True)
+    subprocess.run([*pip, f"{package_source}[cuda]"], check=True)
     return python
 
 
