@@ -71,7 +71,7 @@ def test_naming_a_function_imports_nothing_heavy(name: str) -> None:
     assert loaded_by(f"import qcam; qcam.{name}") == set()
 
 
-@pytest.mark.parametrize("command", ["qcam", "export", "eval", "check", "report"])
+@pytest.mark.parametrize("command", ["qcam", "export", "eval", "check", "report", "fetch"])
 @pytest.mark.parametrize("option", ["--help", "--help-all", "--version"])
 def test_help_imports_nothing_heavy(command: str, option: str) -> None:
     code = f"from qcam.commands.{command} import main\ntry: main([{option!r}])\nexcept SystemExit: pass"

@@ -21,8 +21,8 @@ from qcam.models.sources import load_model
 from qcam.models.weights import hash_parameters
 from qcam.models.wishes import Wishes
 
-#: What differs in kind among published files: nothing; a version in the metadata; names of before. Heads of the training: below.
-#: `make classifiers` takes every classifier of torchvision (docs/models.md).
+#: What differs in kind among published files: nothing; a version in the metadata; names of before. Heads of the training are
+#: GoogLeNet's below. `make classifiers` takes every classifier of torchvision (docs/models.md).
 KINDS = ("mobilenet_v3_small", "mnasnet0_5", "vit_b_32")
 
 
