@@ -31,10 +31,10 @@ ALL = os.environ.get("QCAM_TEST_NETWORKS") == "all"
 if ALL:
     STUDY: tuple[str, ...] = ("vgg16", "resnet50", "densenet121", "mobilenet_v2", "squeezenet1_0", "efficientnet_b0")
 else:
-    STUDY = ("alexnet", "densenet121", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0")
+    STUDY = ("alexnet", "resnet50", "densenet121", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0")
 #: Architectures that no rule was fitted on.
 UNSEEN = ("regnet_x_400mf", "mnasnet1_0", "shufflenet_v2_x1_0", "timm:resnet26d")
-LARGE = ("densenet121", "timm:resnet26d")
+LARGE = ("resnet50", "densenet121", "timm:resnet26d")
 #: The exact sums of x86 run without an emulator on every x86.
 HERE = "arm64" if platform.machine() in ("arm64", "aarch64") else "vnni"
 FAMILIES = pytest.mark.parametrize("family", list(KERNELS))
