@@ -27,8 +27,8 @@ from qcam.runtime.tables import COMPUTE_OPERATORS
 
 pytestmark = pytest.mark.slow
 
-#: Sums, a chain with large Gemms, concatenation behind BatchNorm, depthwise convolutions, class maps, SiLU with a gate, a stem of
-#: three convolutions, ReLU6.
+#: Sums, a chain with large Gemms, concatenation behind BatchNorm, depthwise convolutions, class maps, SiLU with a gate, a stem
+#: of three convolutions, ReLU6.
 KINDS = (
     *("resnet50", "alexnet", "densenet121", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0", "timm:resnet26d"),
     "efficientnet_lite0",
