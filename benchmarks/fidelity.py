@@ -132,7 +132,7 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
     record = {
         "model": bundle.model_id,
         "trained": bundle.trained,
-        "weights": bundle.weights["name"],
+        "weights": bundle.weights.name,
         "rows": rows,
         "between": between,
         "gradients": gradients,

@@ -263,7 +263,7 @@ def main(
         with console.err.status(escape(name)) as status:
             bundle = export_model(name, order, images, functools.partial(_show_stage, status, name))
         sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
-        console.out.print(f"{place}: {sizes}; CAM layer {bundle.cam_layer['tensor']}", markup=False)
+        console.out.print(f"{place}: {sizes}; CAM layer {bundle.cam_layer.tensor}", markup=False)
 
 
 def _show_stage(status: Status, name: str, stage: str) -> None:

@@ -26,6 +26,7 @@ from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 from qcam.models.sources import LoadedModel
 from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry
+from qcam.runtime.described import Calibration, CamLayer, Quantization, Weights
 from qcam.runtime.graph import Graph
 
 #: Largest ONNX file with its weights inside; protobuf holds no more.
@@ -133,24 +134,24 @@ def export_bundle(
             if precision not in options.precisions:
                 continue
             if precision == "f32":
-                entries.append(_write_precision(folder, precision, model, tensor, {}))
+                entries.append(_write_precision(folder, precision, model, tensor, Quantization()))
                 del model.graph.output[1:]  # the tap
                 continue
             on_stage(f"quantizing to {precision}")
             how = QuantizationOptions(precision, options.scheme, options.per_channel, options.reduce_range)
             # The weights are large: the last one to be made may have the only copy.
             quantized_model = quantize(model, ranges, how, tensor, consume=precision == quantized[-1])
-            entries.append(_write_precision(folder, precision, quantized_model, tensor, how.to_json()))
+            entries.append(_write_precision(folder, precision, quantized_model, tensor, how.described()))
             del quantized_model
         bundle = Bundle(
             folder=folder,
             model_id=loaded.id,
             source=loaded.source,
-            weights=loaded.weights,
+            weights=Weights.of(loaded.weights, f"the weights of {loaded.id}"),
             preprocessing=loaded.preprocessing,
             classes=loaded.classes,
-            cam_layer={"requested": requested, "tensor": tensor},
-            calibration=calibration.to_json(options.method) if calibration else {},
+            cam_layer=CamLayer(requested=requested, tensor=tensor),
+            calibration=Calibration.of(calibration.to_json(options.method) if calibration else {}, "the calibration"),
             precisions=tuple(entries),
             versions=machine.versions(),
         )
@@ -241,7 +242,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _write_precision(
-    folder: Path, precision: str, model: onnx.ModelProto, tensor: str, record: dict[str, object]
+    folder: Path, precision: str, model: onnx.ModelProto, tensor: str, how: Quantization
 ) -> PrecisionEntry:
     logits = model.graph.output[0].name
     tap, skips = expose_tap(model, tensor, precision)
@@ -251,4 +252,4 @@ def _write_precision(
     data = model.SerializeToString(deterministic=True)
     file = f"{precision}.onnx"
     write_atomically(folder / file, data)
-    return PrecisionEntry(precision, file, sha256_bytes(data), logits, tap, skips, record)
+    return PrecisionEntry(precision, file, sha256_bytes(data), logits, tap, skips, how)

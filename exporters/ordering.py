@@ -188,6 +188,6 @@ def export_model(
     if not loaded.weights["trained"]:
         telling.warn(f"{name} has random weights: it runs, but no figure made with it means anything")
     bundle = export_bundle(loaded, images, order.options, place, force=order.force, on_stage=on_stage)
-    for refusal in bundle.calibration.get("refused", []):
+    for refusal in bundle.calibration.refused or ():
         telling.warn(f"calibration photograph left out: {refusal}")
     return bundle

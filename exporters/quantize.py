@@ -10,6 +10,7 @@ import onnx
 
 from qcam.calibration.ranges import quantizable_operators, quiet_quantizer
 from qcam.common.errors import QcamError, first_line
+from qcam.runtime.described import Quantization
 from qcam.runtime.graph import Graph
 from qcam.runtime.tables import SHAPE_OPERATORS
 
@@ -37,20 +38,20 @@ class QuantizationOptions:
     per_channel: bool = True
     reduce_range: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def described(self) -> Quantization:
         """Return what the manifest records."""
         bits = 8 if self.precision == "int8" else 16
         sign = "U" if self.scheme == "u8s8" else ""
-        return {
-            "format": "QDQ",
-            "scheme": self.scheme if bits == 8 else self.scheme.replace("8", "16"),
-            "activation": f"{sign}INT{bits}",
-            "activation_symmetric": self.scheme == "s8s8",
-            "weight": f"INT{bits}",
-            "weight_per_channel": self.per_channel,
-            "weight_reduced_range": self.reduce_range and bits == 8,
-            "logits": "not quantized",
-        }
+        return Quantization(
+            format="QDQ",
+            scheme=self.scheme if bits == 8 else self.scheme.replace("8", "16"),
+            activation=f"{sign}INT{bits}",
+            activation_symmetric=self.scheme == "s8s8",
+            weight=f"INT{bits}",
+            weight_per_channel=self.per_channel,
+            weight_reduced_range=self.reduce_range and bits == 8,
+            logits="not quantized",
+        )
 
 
 def quantize(

@@ -22,6 +22,7 @@ from qcam.common.places import refuse_unprintable
 from qcam.common.records import as_record, read_record
 from qcam.common.vocabulary import PRECISION_NAME, PRECISIONS
 from qcam.images.preprocessing import Preprocessing
+from qcam.runtime.described import Calibration, CamLayer, Quantization, Weights
 from qcam.runtime.external import normal_location
 from qcam.runtime.tables import CODE_BITS
 
@@ -80,12 +81,12 @@ class PrecisionEntry:
     logits: str
     tap: Tap
     skips: tuple[Tap, ...] = ()
-    quantization: dict[str, Any] = field(default_factory=dict)
+    quantization: Quantization = field(default_factory=Quantization)
     external: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the precision as JSON-ready values; without external files there is no word of them."""
-        value = asdict(self) | {"skips": [asdict(skip) for skip in self.skips]}
+        value = asdict(self) | {"skips": [asdict(skip) for skip in self.skips], "quantization": self.quantization.to_json()}
         return {key: item for key, item in value.items() if key != "external" or item}
 
 
@@ -97,11 +98,11 @@ class Bundle:
         folder: The bundle's folder.
         model_id: The model's name: `resnet50`, `timm:resnet26d`.
         source: Where the architecture comes from.
-        weights: Name, fingerprint and whether they are trained: `{"name", "sha256", "trained"}`.
+        weights: Name, fingerprint and whether they are trained.
         preprocessing: How photographs become inputs.
         classes: Class names in the order of the logits.
-        cam_layer: `{"requested", "tensor"}`: what was asked for, and the tensor that carries it in the float graph.
-        calibration: Method, images and fingerprint; empty without an integer precision.
+        cam_layer: What was asked for, and the tensor that carries it in the float graph.
+        calibration: Method, images and fingerprint; nothing without an integer precision.
         precisions: The precisions it holds, in the manifest's order.
         versions: Versions of the packages that made it.
     """
@@ -109,18 +110,18 @@ class Bundle:
     folder: Path
     model_id: str
     source: str
-    weights: dict[str, Any]
+    weights: Weights
     preprocessing: Preprocessing
     classes: tuple[str, ...]
-    cam_layer: dict[str, str]
-    calibration: dict[str, Any]
+    cam_layer: CamLayer
+    calibration: Calibration
     precisions: tuple[PrecisionEntry, ...]
     versions: dict[str, str]
 
     @property
     def trained(self) -> bool:
         """Tell whether the weights are trained; with random ones no figure means anything."""
-        return bool(self.weights.get("trained"))
+        return self.weights.trained is True
 
     @property
     def fingerprint(self) -> str:
@@ -146,10 +147,10 @@ class Bundle:
         """Return the manifest as JSON-ready values."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "model": {"id": self.model_id, "source": self.source, "weights": self.weights},
+            "model": {"id": self.model_id, "source": self.source, "weights": self.weights.to_json()},
             "preprocessing": self.preprocessing.to_json(),
-            "cam_layer": self.cam_layer,
-            "calibration": self.calibration,
+            "cam_layer": self.cam_layer.to_json(),
+            "calibration": self.calibration.to_json(),
             "precisions": [entry.to_json() for entry in self.precisions],
             "versions": self.versions,
             "classes": list(self.classes),
@@ -161,9 +162,9 @@ class Bundle:
             f"{self.model_id} ({self.folder})",
             {
                 "precisions": ", ".join(entry.name for entry in self.precisions),
-                "weights": f"{self.weights.get('name')}{'' if self.trained else ', RANDOM: no figure means anything'}",
+                "weights": f"{self.weights.name}{'' if self.trained else ', RANDOM: no figure means anything'}",
                 "classes": len(self.classes),
-                "CAM layer": self.cam_layer.get("tensor"),
+                "CAM layer": self.cam_layer.tensor,
                 "input": f"{self.preprocessing.crop[0]} × {self.preprocessing.crop[1]}",
             },
         )
@@ -211,12 +212,15 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
         folder=folder,
         model_id=told.model.id,
         source=told.model.source,
-        weights=told.model.weights,
+        weights=told.model.weights.with_further(value["model"]["weights"]),
         preprocessing=Preprocessing.from_json(told.preprocessing, where),
         classes=told.classes,
-        cam_layer=told.cam_layer,
-        calibration=told.calibration,
-        precisions=tuple(PrecisionEntry(**vars(entry)) for entry in told.precisions),
+        cam_layer=told.cam_layer.with_further(value["cam_layer"]),
+        calibration=told.calibration.with_further(value["calibration"]),
+        precisions=tuple(
+            PrecisionEntry(**vars(entry) | {"quantization": entry.quantization.with_further(said["quantization"])})
+            for entry, said in zip(told.precisions, value["precisions"], strict=True)
+        ),
         versions=told.versions,
     )
     refuse_unprintable([bundle.model_id], where)
@@ -284,7 +288,7 @@ class _Model:
 
     id: str
     source: str
-    weights: dict[str, Any]
+    weights: Weights
 
 
 @dataclass(frozen=True)
@@ -297,7 +301,7 @@ class _Entry:
     logits: str
     tap: Tap
     skips: tuple[Tap, ...]
-    quantization: dict[str, Any]
+    quantization: Quantization
     external: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -324,7 +328,7 @@ class _Manifest:
     model: _Model
     preprocessing: dict[str, Any]
     classes: tuple[str, ...]
-    cam_layer: dict[str, str]
-    calibration: dict[str, Any]
+    cam_layer: CamLayer
+    calibration: Calibration
     precisions: tuple[_Entry, ...]
     versions: dict[str, str]

@@ -132,7 +132,7 @@ class PaperEvaluator:
                 f"{{protocol}} paper knows networks with a score for each class; {bundle.model_id} has one output: leave it out"
             )
         # A fresh initialisation looks the same and has nothing folded; its figures mean nothing either way.
-        self._restored = "eval-mode" not in options.fixes and bool(bundle.weights.get("trained")) and is_folded(self._module)
+        self._restored = "eval-mode" not in options.fixes and bundle.trained and is_folded(self._module)
         self._models: dict[str, nn.Module] = {}
 
     def build(self, device: str) -> None:
@@ -328,12 +328,14 @@ def _load(bundle: Bundle, weights: str | None) -> tuple[nn.Module, str]:
     Raises:
         QcamError: If the weights are not the bundle's, or no layer is known.
     """
-    name = str(bundle.weights.get("name"))
+    name = bundle.weights.name
     hint = f"give the file that the bundle was exported from: {{paper_weights}} {bundle.model_id}=FILE"
-    if weights is None and name.endswith(_FILES):
+    if weights is None and name is None:
+        raise QcamError(f"the manifest of {bundle.folder} does not name its weights; {hint}")
+    if weights is None and name and name.endswith(_FILES):
         raise QcamError(f"{bundle.model_id} was exported from the file {name}; {hint}")
     loaded = load_model(bundle.model_id, weights or (None if name in ("embedded", "default") else name))
-    if hash_parameters(loaded.module) != bundle.weights.get("sha256"):
+    if hash_parameters(loaded.module) != bundle.weights.sha256:
         raise QcamError(f"{weights or name} does not hold the weights of {bundle.folder}; {hint}")
     layer = CAM_LAYERS.get(bundle.model_id) or loaded.cam_layer
     if not layer:

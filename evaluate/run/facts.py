@@ -102,8 +102,8 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings) -> 
     kernels = probe_kernels(settings.config) if sessions and on_cpu else None
     exposed = any(
         session.placement.integer_kernels
-        and session.entry.quantization.get("activation") == "UINT8"
-        and not session.entry.quantization.get("weight_reduced_range")
+        and session.entry.quantization.activation == "UINT8"
+        and not session.entry.quantization.weight_reduced_range
         for session in sessions
     )
     return WorkerFacts(

@@ -62,7 +62,7 @@ def run_record(
         classes[key] = list(bundle.classes)
         models[bundle.model_id] = {
             "bundle": bundle.folder.name,
-            "weights": bundle.weights,
+            "weights": bundle.weights.to_json(),
             "geometry": geometry(model.preprocessing),
             "classes": key,
             "precisions": {name: ran.to_json() for name, ran in model.precisions.items()},

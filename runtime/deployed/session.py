@@ -302,8 +302,8 @@ def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -
         return
     if entry.name == "int16":
         raise ProviderError("TensorRT has no 16-bit quantization; leave int16 out with {precision} f32,int8")
-    if not entry.quantization.get("activation_symmetric"):
+    if not entry.quantization.activation_symmetric:
         raise ProviderError(
             "TensorRT takes symmetric activations only (zero point 0), this bundle has scheme "
-            f"{entry.quantization.get('scheme')}; export it again with {{qcam-export}} {{scheme}} s8s8"
+            f"{entry.quantization.scheme}; export it again with {{qcam-export}} {{scheme}} s8s8"
         )

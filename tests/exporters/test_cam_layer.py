@@ -82,7 +82,7 @@ def test_a_tensor_that_quantization_merged_is_named(tmp_path, export_tiny):
 
 def test_the_same_layer_still_exists_in_float(tmp_path, export_tiny):
     bundle = export_tiny(tmp_path / "b", cam_layer="head.1", precisions=("f32",))
-    assert bundle.cam_layer["requested"] == "head.1"
+    assert bundle.cam_layer.requested == "head.1"
 
 
 def test_a_network_without_maps_is_refused(tmp_path):

@@ -81,8 +81,8 @@ def test_int32_bias_scale_is_the_product_of_the_scales(tiny_bundle):
 def test_the_symmetric_scheme_has_zero_point_zero_everywhere(export_tiny, tmp_path):
     bundle = export_tiny(tmp_path / "b", scheme="s8s8", precisions=("f32", "int8"))
     entry = bundle.precision("int8")
-    assert entry.quantization["scheme"] == "s8s8"
-    assert entry.quantization["activation_symmetric"] is True
+    assert entry.quantization.scheme == "s8s8"
+    assert entry.quantization.activation_symmetric is True
     graph = Graph(load_onnx(bundle, "int8"))
     zero_points = [graph.array(n.input[2]) for n in graph.model.graph.node if n.op_type == "QuantizeLinear"]
     assert zero_points
@@ -97,7 +97,7 @@ def test_reduced_range_keeps_weights_to_seven_bits(export_tiny, tmp_path):
     weights = [t for t in bundle_weights(graph)]
     assert len(weights) == 4
     assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 64
-    assert bundle.precision("int8").quantization["weight_reduced_range"] is True
+    assert bundle.precision("int8").quantization.weight_reduced_range is True
 
 
 def bundle_weights(graph):

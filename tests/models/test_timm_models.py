@@ -127,7 +127,7 @@ def test_a_size_and_a_filter_of_ones_own_reach_the_bundle(saved, tmp_path):
     )
     bundle = export_model(name, order, [])
     assert (bundle.preprocessing.resize, bundle.preprocessing.interpolation) == ((180, 170), "bilinear")
-    assert bundle.weights["file"] == "pytorch_model.bin"
+    assert bundle.weights.further["file"] == "pytorch_model.bin"
 
 
 @pytest.mark.parametrize(

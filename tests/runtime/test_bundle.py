@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qcam.common.errors import BundleError, QcamError
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_bundle, ordered_precisions, read_onnx
+from qcam.runtime.described import Calibration, CamLayer, Quantization, Weights
 from qcam.runtime.manifest import parse_manifest
 
 
@@ -47,6 +48,10 @@ def test_a_broken_manifest_is_refused(copy, text):
         (lambda value: value["precisions"][1].pop("quantization"), r"precisions\[1\].quantization is missing"),
         (lambda value: value["precisions"][2]["tap"].update(scale=True), r"precisions\[2\].tap.scale is a truth value and has"),
         (lambda value: value["precisions"][2]["tap"].update(unit="m"), "says of a tap what this qcam does not know: 'unit'"),
+        (lambda value: value["model"]["weights"].update(trained="no"), "model.weights.trained is text and has to be true or"),
+        (lambda value: value["cam_layer"].update(tensor=7), "cam_layer.tensor is a whole number and has to be text"),
+        (lambda value: value["calibration"].update(refused="none"), "calibration.refused is text and has to be a list"),
+        (lambda value: value["precisions"][1]["quantization"].update(scheme=8), r"\[1\].quantization.scheme is a whole number"),
         (lambda value: value["preprocessing"].update(resize="256"), "resize is text and has to be a whole number"),
     ],
 )
@@ -62,6 +67,34 @@ def test_a_manifest_keeps_its_fingerprint_whatever_its_numbers_are_written_like(
     assert json.dumps(load_bundle(copy).to_json()) == json.dumps(value)
     edit(copy, lambda value: value.update(later={"x": 1}))
     assert json.dumps(load_bundle(copy).to_json()) == json.dumps(value)
+
+
+@pytest.mark.parametrize("further", ["checkpoint", "further"])
+def test_what_a_manifest_says_besides_is_kept_and_counts(copy, further):
+    before = load_bundle(copy).fingerprint
+    for object_of in (
+        lambda value: value["model"]["weights"],
+        lambda value: value["cam_layer"],
+        lambda value: value["calibration"],
+        lambda value: value["precisions"][1]["quantization"],
+    ):
+        edit(copy, lambda value, object_of=object_of: object_of(value).update({further: {"key": [1, None]}}))
+        bundle = load_bundle(copy)
+        assert object_of(bundle.to_json())[further] == {"key": [1, None]}
+        assert bundle.fingerprint != before
+        before = bundle.fingerprint
+    assert json.loads(bundle.manifest_text()) == json.loads((copy / "bundle.json").read_text())
+
+
+def test_what_a_manifest_does_not_say_is_not_put_into_it(copy):
+    def bare(value):
+        value["model"]["weights"], value["cam_layer"], value["calibration"] = {"name": "w", "sha256": None}, {}, {"images": 3}
+        value["precisions"][1]["quantization"] = {"activation": "UINT16"}
+
+    edit(copy, bare)
+    bundle = load_bundle(copy)
+    assert not bundle.trained
+    assert bundle.to_json() == json.loads((copy / "bundle.json").read_text())
 
 
 def test_another_schema_is_refused(copy):
@@ -138,16 +171,17 @@ def test_the_fingerprint_follows_the_files_and_not_the_versions(copy):
 def test_without_external_files_a_fingerprint_is_what_it_always_was():
     """Runs are resumed, maps found again by it."""
     tap = Tap("t", "t_q", "uint8", 0.5, 3)
-    entry = PrecisionEntry("int8", "int8.onnx", "0" * 64, "logits", tap, (Tap("s", "s", "float32"),), {"scheme": "u8s8"})
+    how = Quantization(scheme="u8s8")
+    entry = PrecisionEntry("int8", "int8.onnx", "0" * 64, "logits", tap, (Tap("s", "s", "float32"),), how)
     bundle = Bundle(
         folder=Path("x"),
         model_id="m",
         source="test",
-        weights={"name": "random:0", "sha256": "1" * 64, "trained": False},
+        weights=Weights(name="random:0", sha256="1" * 64, trained=False),
         preprocessing=Preprocessing(resize=36, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3),
         classes=("a", "b"),
-        cam_layer={"requested": "l", "tensor": "t"},
-        calibration={},
+        cam_layer=CamLayer(requested="l", tensor="t"),
+        calibration=Calibration(),
         precisions=(entry,),
         versions={"qcam": "1"},
     )

@@ -26,6 +26,7 @@ from qcam.images.embedded import evaluation_photographs
 from qcam.models.sources import load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle
+from qcam.runtime.described import Calibration, CamLayer, Weights
 
 PRECISIONS = ("f32", "int16", "int8")
 
@@ -36,7 +37,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     loaded = load_model("mobilenet_v2", "random:0")
     small = replace(loaded.preprocessing, resize=72, crop=(64, 64))
     folder = tmp_path_factory.mktemp("bundle")
-    return Bundle(folder, "mobilenet_v2", "torchvision", loaded.weights, small, loaded.classes, {}, {}, (), {})
+    weights = Weights.of(loaded.weights, "weights")
+    return Bundle(folder, "mobilenet_v2", "torchvision", weights, small, loaded.classes, CamLayer(), Calibration(), (), {})
 
 
 def make(bundle: Bundle, *fixes: str, seed: int = 0) -> PaperEvaluator:
@@ -173,7 +175,7 @@ def test_folded_batch_norm_gets_statistics_in_training_mode_only(bundle: Bundle,
     """A fresh initialisation looks folded (mean 0, variance 1): saved to a file, it passes for trained weights."""
     module = load_model("mobilenet_v2", "random:0").module
     torch.save(module.state_dict(), tmp_path / "w.pth")
-    trained = replace(bundle, weights=bundle.weights | {"name": "w.pth", "trained": True})
+    trained = replace(bundle, weights=replace(bundle.weights, name="w.pth", trained=True))
 
     def opened(*fixes: str) -> PaperEvaluator:
         evaluator = PaperEvaluator(trained, PRECISIONS, PaperOptions(frozenset(fixes)), weights=str(tmp_path / "w.pth"))
@@ -208,9 +210,12 @@ def test_observing_moves_the_observers_and_evaluates_nothing(bundle: Bundle) -> 
 def test_other_weights_than_the_bundle_s_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(QcamError, match=r"does not hold the weights of .*qcam-eval --paper-weights mobilenet_v2=FILE"):
         PaperEvaluator(bundle, PRECISIONS, PaperOptions(), weights="random:1")
-    from_file = replace(bundle, weights=bundle.weights | {"name": "trained.safetensors"})
+    from_file = replace(bundle, weights=replace(bundle.weights, name="trained.safetensors"))
     with pytest.raises(QcamError, match=r"was exported from the file trained\.safetensors; give the file"):
         PaperEvaluator(from_file, PRECISIONS, PaperOptions())
+    nameless = replace(bundle, weights=replace(bundle.weights, name=None))
+    with pytest.raises(QcamError, match=r"the manifest of .* does not name its weights; give the file"):
+        PaperEvaluator(nameless, PRECISIONS, PaperOptions())
     torch.save(load_model("mobilenet_v2", "random:0").module.state_dict(), tmp_path / "w.pth")
     PaperEvaluator(from_file, PRECISIONS, PaperOptions(), weights=str(tmp_path / "w.pth"))
 
@@ -223,7 +228,7 @@ def test_unknown_fixes_a_missing_f32_and_an_unknown_layer_are_refused(bundle: Bu
     with pytest.raises(QcamError, match="paper knows nothing of precision vendor; leave it out with precisions f32,int8"):
         PaperEvaluator(bundle, ("f32", "int8", "vendor"), PaperOptions())
     module = load_model("mnasnet0_5", "random:0")
-    unknown = replace(bundle, model_id="mnasnet0_5", weights=module.weights)
+    unknown = replace(bundle, model_id="mnasnet0_5", weights=Weights.of(module.weights, "weights"))
     with pytest.raises(QcamError, match="knows no CAM layer of mnasnet0_5"):
         PaperEvaluator(unknown, PRECISIONS, PaperOptions())
     assert hash_parameters(module.module) == module.weights["sha256"]
