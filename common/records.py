@@ -45,6 +45,7 @@ def read_record(
     *,
     error: type[QcamError] = ResultsError,
     advice: str = AGAIN,
+    finite: bool = True,
 ) -> Kind:
     """Read a record.
 
@@ -54,6 +55,7 @@ def read_record(
         where: What messages call it; empty for the path.
         error: What to raise.
         advice: What the user can do, for messages; empty where the caller says it.
+        finite: Whether NaN and infinity are refused; few records hold them, and on purpose.
 
     Returns:
         The record.
@@ -62,20 +64,26 @@ def read_record(
         QcamError: `error`, if it cannot be read, is no JSON, or a field is missing or of another type.
     """
     where = where or _name(source)
-    return as_record(read_json(source, where, error=error, advice=advice), kind, where, error=error, advice=advice)
+    value = read_json(source, where, error=error, advice=advice, finite=finite)
+    return as_record(value, kind, where, error=error, advice=advice)
 
 
 def read_json(
-    source: Path | bytes | str, where: str = "", *, error: type[QcamError] = ResultsError, advice: str = AGAIN
+    source: Path | bytes | str,
+    where: str = "",
+    *,
+    error: type[QcamError] = ResultsError,
+    advice: str = AGAIN,
+    finite: bool = True,
 ) -> Any:
     """Read JSON whose fields are looked at later, with `as_record`, or not at all (arguments and errors as in `read_record`).
 
     Returns:
-        What `json.loads` returns, finite and of bounded size and depth, no key twice.
+        What `json.loads` returns, of bounded size and depth, no key twice, and finite if so asked.
     """
     where = where or _name(source)
     try:
-        return _parsed(_content(source))
+        return _parsed(_content(source), finite=finite)
     except (OSError, ValueError, RecursionError) as wrong:
         why = reason(wrong) if isinstance(wrong, OSError) else first_line(wrong)
         raise error(_with(f"cannot read {where}: {why}", advice)) from wrong
@@ -116,14 +124,14 @@ def _content(source: Path | bytes | str) -> str:
     return source if isinstance(source, str) else source.decode("utf-8")
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, *, finite: bool) -> Any:
     """Return the values of JSON text.
 
     Raises:
         ValueError: If it is none, or holds what no record does.
         RecursionError: If it lies too deep even for the parser.
     """
-    value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number if finite else None)
     # In text that was UTF-8, neither is there but as an escape.
     escapes = "\\u" in text
     level, depth = [value], 0
@@ -142,7 +150,7 @@ def _parsed(text: str) -> Any:
                 if escapes and _UNPRINTABLE.search(item):
                     raise ValueError(f"the text {_brief(item)} holds a NUL or half of a surrogate pair")
             elif isinstance(item, float):
-                if not math.isfinite(item):
+                if finite and not math.isfinite(item):
                     raise ValueError("a number in it is beyond float64")
             elif isinstance(item, int) and abs(item) >= _WIDEST:
                 raise ValueError("a number in it has more than 64 bits")

@@ -6,7 +6,6 @@ Images are run one by one, as the authors did: in training mode, BatchNorm norma
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, ResultsError
+from qcam.common.records import AGAIN
 from qcam.evaluate.maps.cam import Array, enlarge, normalise
 from qcam.evaluate.paper.batch_norm import is_folded, restore_statistics
 from qcam.evaluate.paper.fake_quant import (
@@ -30,6 +30,7 @@ from qcam.evaluate.paper.fake_quant import (
     observed_state,
     plain_modules,
     quantized_modules,
+    read_states,
     release_logits,
     restore_state,
     state_text,
@@ -161,10 +162,18 @@ class PaperEvaluator:
         return state_text({name: observed_state(self._models[name]) for name in self._quantized()})
 
     def restore(self, text: str) -> None:
-        """Put the observers into a state that `state` returned."""
-        if text:
-            for name, state in json.loads(text).items():
-                restore_state(self._models[name], state)
+        """Put the observers into a state that `state` returned.
+
+        Raises:
+            ResultsError: If it is none, or that of other precisions or of another network.
+        """
+        if not text:
+            return
+        states, wanted = read_states(text), self._quantized()
+        if sorted(states) != sorted(wanted):
+            raise ResultsError(f"the state of a part is not of {', '.join(wanted)}; {AGAIN}")
+        for name, state in states.items():
+            restore_state(self._models[name], state)
 
     def facts(self) -> dict[str, Ran]:
         """Return precision → what is fake-quantized, and in which codes."""

@@ -16,12 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, ResultsError
+from qcam.common.records import AGAIN, read_record
 from qcam.evaluate.run.ran import CodeRanges
 
 #: Codes of activations and of weights, before `reduce_range` halves the former.
 _RANGES = {"int8": ((0, 255), (-128, 127)), "int16": ((-32768, 32767), (-32768, 32767))}
 _STATE = ("activation_post_process", "weight_fake_quant")
+#: What messages call the text of `state_text`.
+_STATES = "the state of the observers in a part"
+#: Buffer's name → its value: a number, or one for each channel.
+ObservedState = dict[str, float | int | list[float | int]]
 
 
 def fake_quantized(module: nn.Module, precision: str, fixes: frozenset[str]) -> nn.Module:
@@ -136,7 +141,7 @@ def calibrated(model: nn.Module, batches: list[torch.Tensor]) -> None:
     model.apply(torch.ao.quantization.disable_observer)
 
 
-def observed_state(model: nn.Module) -> dict[str, Any]:
+def observed_state(model: nn.Module) -> ObservedState:
     """Return what the images so far have left in the observers: ranges, scales, zero points; float32 values exactly."""
     return {
         name: tensor.tolist()
@@ -145,13 +150,26 @@ def observed_state(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def restore_state(model: nn.Module, state: dict[str, Any]) -> None:
-    """Put observers into a state that `observed_state` returned."""
+def restore_state(model: nn.Module, state: ObservedState) -> None:
+    """Put observers into a state that `observed_state` returned.
+
+    Raises:
+        ResultsError: If it is the state of another network.
+    """
+    odd = sorted(state.keys() ^ observed_state(model).keys())
+    if odd:
+        raise ResultsError(f"{_STATES} is of another network ({ascii(odd[0])[:80]}); {AGAIN}")
     for name, value in state.items():
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
         before = owner.get_buffer(leaf)
-        owner._buffers[leaf] = torch.tensor(value, dtype=before.dtype, device=before.device)
+        numbers = value if isinstance(value, list) else [value]
+        if not before.is_floating_point() and not all(isinstance(number, int) for number in numbers):
+            raise ResultsError(f"{_STATES}: {name} has to be of whole numbers; {AGAIN}")
+        try:
+            owner._buffers[leaf] = torch.tensor(value, dtype=before.dtype, device=before.device)
+        except (RuntimeError, OverflowError, ValueError) as error:
+            raise ResultsError(f"{_STATES}: {name} holds a number beyond {before.dtype}; {AGAIN}") from error
 
 
 def quantized_modules(model: nn.Module) -> dict[str, int]:
@@ -174,9 +192,18 @@ def code_ranges(model: nn.Module) -> CodeRanges:
     return CodeRanges(**found)
 
 
-def state_text(states: dict[str, dict[str, Any]]) -> str:
+def state_text(states: dict[str, ObservedState]) -> str:
     """Return states as JSON text (infinities, of observers that saw nothing, included)."""
     return json.dumps(states, separators=(",", ":"))
+
+
+def read_states(text: str) -> dict[str, ObservedState]:
+    """Return the states that `state_text` wrote.
+
+    Raises:
+        ResultsError: If it is no such text.
+    """
+    return read_record(text, dict[str, ObservedState], _STATES, finite=False)
 
 
 def _is_fake_quantized(module: nn.Module) -> bool:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 
-from qcam.common.records import read_record
+from qcam.common.errors import ResultsError
+from qcam.common.records import AGAIN, read_record
 from qcam.evaluate.results.parts import ImageOutcome
 from qcam.evaluate.run.facts import WorkerFacts, gather_facts
 from qcam.evaluate.run.loader import LoadedBatch, Loader
@@ -115,8 +116,15 @@ class ShardRunner:
         return json.dumps([evaluator.state() for evaluator in self.evaluators]) if self.sequential else ""
 
     def restore(self, text: str) -> None:
-        """Go on from a state that `state` returned, or a part carries."""
-        for evaluator, state in zip(self.evaluators, read_record(text, list[str], "the state of a part"), strict=True):
+        """Go on from a state that `state` returned, or a part carries.
+
+        Raises:
+            ResultsError: If it is none, or of other models.
+        """
+        states = read_record(text, list[str], "the state of a part")
+        if len(states) != len(self.evaluators):
+            raise ResultsError(f"the state of a part is of {len(states)} models, not of {len(self.evaluators)}; {AGAIN}")
+        for evaluator, state in zip(self.evaluators, states, strict=True):
             evaluator.restore(state)
 
     def _outcomes(self, batch: LoadedBatch, finishes: Sequence[Finish]) -> list[ImageOutcome]:

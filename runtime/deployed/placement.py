@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from qcam.common.records import as_record
+from qcam.common.errors import ProviderError
+from qcam.common.records import as_record, read_record
 from qcam.common.wording import in_options
 from qcam.runtime.deployed.filenodes import FileNode, FileNodes, Found
 from qcam.runtime.tables import (
@@ -24,6 +24,8 @@ from qcam.runtime.tables import (
 )
 
 _EVENT = "_kernel_time"
+#: What messages call a profile.
+_PROFILE = "ONNX Runtime's profile of this session"
 #: What ONNX Runtime appends to a name that is taken: a number that depends on the sessions opened before.
 _COUNTER = re.compile(r"(_token_\d+)+$")
 
@@ -198,6 +200,29 @@ class _Told:
     nodes: tuple[NodePlacement, ...] = ()
 
 
+#: Tensors in a profile, each as type → shape.
+_Tensors = tuple[dict[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class _Event:
+    """One event of a profile, of whatever kind."""
+
+    cat: str = ""
+    name: str = ""
+    args: object = None
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """What the profile says of a kernel that ran."""
+
+    op_name: str
+    provider: str = ""
+    input_type_shape: _Tensors = ()
+    output_type_shape: _Tensors = ()
+
+
 def percent(share: float) -> str:
     """Return a share as text: whole per cents, but never 0 % or 100 % of what is not all."""
     if share in (0, 1):
@@ -213,14 +238,17 @@ def read_profile(path: Path, expected: int, fallback: str, file: FileNodes | Non
         expected: Number of Conv, Gemm and MatMul nodes in the file.
         fallback: Why the session is not what was asked for, or empty.
         file: The nodes of the file; without it operators and multiply-accumulates stay unknown.
+
+    Raises:
+        ProviderError: If it is no such profile.
     """
-    events = json.loads(path.read_text(encoding="utf-8"))
+    events = read_record(path, tuple[_Event, ...], _PROFILE, error=ProviderError, advice="")
     counts: Counter[tuple[str, str]] = Counter()
     nodes = []
     for event in events:
-        name = str(event.get("name", ""))
-        if event.get("cat") == "Node" and name.endswith(_EVENT):
-            node = _node(name.removesuffix(_EVENT), event["args"], file)
+        if event.cat == "Node" and event.name.endswith(_EVENT):
+            ran = as_record(event.args, _Ran, f"{_PROFILE}, {ascii(event.name)[:80]}", error=ProviderError, advice="")
+            node = _node(event.name.removesuffix(_EVENT), ran, file)
             counts[(node.kernel, node.provider)] += 1
             nodes.append(node)
     return Placement(dict(counts), expected, fallback, _repeatable(nodes))
@@ -243,10 +271,10 @@ def _repeatable(nodes: Sequence[NodePlacement]) -> tuple[NodePlacement, ...]:
     return tuple(named)
 
 
-def _node(name: str, arguments: Mapping[str, Any], file: FileNodes | None) -> NodePlacement:
-    kernel, provider = str(arguments["op_name"]), str(arguments.get("provider", ""))
+def _node(name: str, ran: _Ran, file: FileNodes | None) -> NodePlacement:
+    kernel, provider = ran.op_name, ran.provider
     found = None if file is None else file.find(name)
-    inputs, outputs = (_shapes(arguments.get(key)) for key in ("input_type_shape", "output_type_shape"))
+    inputs, outputs = _shapes(ran.input_type_shape), _shapes(ran.output_type_shape)
     on_codes = bool(inputs and outputs) and inputs[0][0] in CODE_BITS and outputs[0][0] in CODE_BITS
     # A weight-only kernel that the file asks for itself computes as the file says; ONNX Runtime's own rounds to codes.
     foreign = kernel in WEIGHT_ONLY_KERNELS and found is not None and found.node.operator == kernel
@@ -281,9 +309,9 @@ def multiply_accumulates(found: Found, inputs: Sequence[Sequence[int]], outputs:
     return elements * (node.products or columns)
 
 
-def _shapes(value: Any) -> list[tuple[str, list[int]]]:
+def _shapes(told: _Tensors) -> list[tuple[str, tuple[int, ...]]]:
     """Return (type, shape) of each tensor of a profile's list."""
-    return [(str(kind), shape) for item in value or [] for kind, shape in item.items()]
+    return [(kind, shape) for item in told for kind, shape in item.items()]
 
 
 def _engineering(number: int) -> str:

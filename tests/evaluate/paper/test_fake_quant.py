@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from qcam.common.errors import ResultsError
 from qcam.evaluate.paper.fake_quant import (
     calibrated,
     code_ranges,
@@ -16,8 +17,10 @@ from qcam.evaluate.paper.fake_quant import (
     observed_state,
     plain_modules,
     quantized_modules,
+    read_states,
     release_logits,
     restore_state,
+    state_text,
 )
 from qcam.evaluate.run.ran import CodeRanges
 
@@ -115,9 +118,9 @@ def test_a_state_goes_through_text_and_back_bitwise(net: Net) -> None:
     one, other = (fake_quantized(net, "int8", NONE) for _ in range(2))
     for image in images[:2]:
         one(image)
-    text = json.dumps(observed_state(one))
-    restore_state(other, json.loads(text))
-    assert json.dumps(observed_state(other)) == text
+    text = state_text({"int8": observed_state(one)})
+    restore_state(other, read_states(text)["int8"])
+    assert state_text({"int8": observed_state(other)}) == text
     for image in images[2:]:
         assert torch.equal(one(image), other(image))
     fresh = fake_quantized(net, "int8", NONE)
@@ -127,9 +130,42 @@ def test_a_state_goes_through_text_and_back_bitwise(net: Net) -> None:
 def test_a_state_of_observers_that_saw_nothing_can_be_kept(net: Net) -> None:
     fresh = fake_quantized(net, "int16", frozenset({"per-channel"}))
     restored = fake_quantized(net, "int16", frozenset({"per-channel"}))
-    restore_state(restored, json.loads(json.dumps(observed_state(fresh))))
+    text = state_text({"int16": observed_state(fresh)})
+    assert "Infinity" in text
+    restore_state(restored, read_states(text)["int16"])
+    assert state_text({"int16": observed_state(restored)}) == text
     image = torch.randn(1, 3, 8, 8)
     assert torch.equal(fresh(image), restored(image))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot read the state of the observers in a part: Expecting"),
+        ('{"int8": {"a": "Infinity"}}', "the state of the observers in a part: int8.a"),
+        ('{"int8": {"a": [true]}}', r"the state of the observers in a part: int8.a\[0\]"),
+        ('{"int8": {"a": 1, "a": 2}}', "the key 'a' stands twice"),
+    ],
+)
+def test_a_text_that_is_no_state_is_refused_by_name(text: str, words: str) -> None:
+    with pytest.raises(ResultsError, match=words):
+        read_states(text)
+
+
+def test_a_state_of_another_network_is_refused_by_what_differs(net: Net) -> None:
+    model = fake_quantized(net, "int8", NONE)
+    state = observed_state(model)
+    point = next(name for name in state if name.endswith("zero_point"))
+    less = {name: value for name, value in state.items() if name != point}
+    for wrong, words in (
+        (state | {"conv.other": 1.0}, "is of another network \\('conv.other'\\)"),
+        (less, f"is of another network \\('{point}'\\)"),
+        (state | {point: [0.5]}, f"{point} has to be of whole numbers"),
+        (state | {point: [1 << 63]}, f"{point} holds a number beyond torch.int"),
+    ):
+        with pytest.raises(ResultsError, match=words):
+            restore_state(model, wrong)
+    assert observed_state(model) == state
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), [(11, 3, 2), (12, 3, 2), (13, 5, 2), (9, 3, 1), (12, 5, 3)])

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from qcam.common.errors import ProviderError
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.filenodes import FileNodes
@@ -85,6 +86,23 @@ def read(tmp_path):
         return read_profile(path, expected, fallback, None if model is None else FileNodes(model))
 
     return reader
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ({"traceEvents": []}, "the whole is an object and has to be a list"),
+        ([{"cat": "Node", "name": 3}], r"\[0\].name is a whole number and has to be text"),
+        ([{"cat": "Node", "name": "a_kernel_time"}], "'a_kernel_time': the whole is missing and has to be an object"),
+        ([{"cat": "Node", "name": "a_kernel_time", "args": {"provider": CPU}}], "'a_kernel_time': op_name is missing"),
+        ([event("a", "Conv", [("float", [1, "3"])])], r"input_type_shape\[0\].float\[1\] is text and has to be a whole number"),
+    ],
+)
+def test_what_is_no_profile_is_refused_by_field(tmp_path, events, words):
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(events))
+    with pytest.raises(ProviderError, match=rf"^ONNX Runtime's profile of this session.*{words}"):
+        read_profile(path, 0, "")
 
 
 def real(model, tmp_path, **options):
