@@ -203,8 +203,7 @@ def run_one(engine: str, workers: int, threads: int, folder: Path) -> dict[str, 
         study = TimedStudy([bundle], images, source, replace(options), Path(results) / "out", executor=executor)
         if crew is None:
             torch_device("cpu", threads)
-        study.prepare("cpu", force=False)
-        study.run()
+        study.prepare("cpu", force=False).run()
     times = study.times
     # Every worker's first shard holds what warms it up.
     first, last = times[workers - 1][0], times[-1][0]

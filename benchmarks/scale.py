@@ -123,7 +123,7 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
         start = time.perf_counter()
         study = TimedStudy(bundles, images, open_saliency("spectral"), options, Path(results) / "out")
         torch_device("cpu", 1)
-        study.prepare("cpu", force=False)
+        planned = study.prepare("cpu", force=False)
         kept = Path(results) / "kept"
         kept.mkdir()
         clear = study.place.parts.clear
@@ -134,14 +134,14 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
             clear()
 
         study.place.parts.__class__.clear = lambda _: keep()  # type: ignore[method-assign]
-        study.run()
+        planned.run()
         first, last = study.times[0][0], study.times[-1][0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         written = sum(path.stat().st_size for path in parts) / len(images)
         # The driver's part of a large study: the same parts many times over.
         times = max(1, 2000 // len(images))
         begin = time.perf_counter()
-        held = join_parts(PartStore(kept), study.plan.parts(None) * times, study.place.folder)
+        held = join_parts(PartStore(kept), planned.plan.parts(None) * times, study.place.folder)
         joined = time.perf_counter()
         record = study.place.folder / RUN
         write_run(record, read_run(record) | {"files": held.files})

@@ -8,7 +8,7 @@ from qcam.evaluate.report.finishing import compared_with_paper, title
 from qcam.evaluate.report.terminal import main_tables, section_table
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.run.stages import describe
-from qcam.evaluate.study.study import Study
+from qcam.evaluate.study.study import PlannedStudy
 
 
 def show(results: Results) -> None:
@@ -27,7 +27,7 @@ def show(results: Results) -> None:
         console.out.print(printable(line), style="dim", markup=False)
 
 
-def show_end(study: Study, *, report: bool, profile: bool) -> None:
+def show_end(study: PlannedStudy, *, report: bool, profile: bool) -> None:
     """Print where the results are, and where the time went.
 
     Args:

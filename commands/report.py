@@ -75,22 +75,13 @@ def main(
     """Write the report of each RESULT, a folder of qcam-eval; several are compared side by side, the first with all others."""
     require_packages("qcam-report", "jinja2", "matplotlib", "scipy", "statsmodels")
     from qcam.evaluate.report import ReportOptions
-    from qcam.evaluate.report.write import write_report
-    from qcam.evaluate.results.folder import REPORT, Results
+    from qcam.evaluate.report.write import report_on
+    from qcam.evaluate.results.folder import Results
 
     results = [Results(folder) for folder in folders]
     chosen = tuple(name.strip() for name in names.split(",")) if names else ()
-    earlier = (output / REPORT).exists()
     options = ReportOptions(colormap=colormap, pictures=pictures, names=chosen, checks=checks)
-    with console.err.status("drawing"):
-        written = write_report(results, output, options)
-    for item in results:
-        if not item.record.complete:
-            console.warn(f"{item.folder} is not complete: the report is of the images that were finished")
-        if not item.verified:
-            console.note(f"{item.folder} is of an earlier version, without checksums: its files are not verified")
-    if earlier:
-        console.note(f"{output} held an earlier report; it was replaced")
+    written = report_on(results, output, options)
     size = written[0].stat().st_size / 1e6
     console.out.print(f"report: {written[0]} ({size:.1f} MB), and {len(written) - 1} files beside it", markup=False)
 

@@ -29,7 +29,7 @@ def entries(lite0_bundle, tmp_path_factory):
         options = StudyOptions(("f32", "int16", "int8"), SessionSettings(config=config), saliency="u2netp")
         source = open_saliency("u2netp") if config else None
         study = Study([lite0_bundle], evaluation_photographs(), source, options, folder / str(len(config)))
-        study.prepare("cpu", force=True)
+        study = study.prepare("cpu", force=True)
         study.run()
         return {(e["precision"], e["comparison"], e["metric"]): e for e in study.results().summary["entries"]}
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from qcam.common import telling
 from qcam.common.errors import QcamError
 from qcam.common.places import file_names, require_own, write_inside
 from qcam.evaluate.report.charts import distribution, overview
@@ -31,6 +32,25 @@ _GRID_ROWS = 6
 _METRICS = ("CC", "SIM", "KLD")
 #: Comparisons whose distributions are drawn, in their order.
 _DRAWN = ("vs_f32", "vs_saliency", "fake_quant_vs_deployed", "on_model")
+
+
+def report_on(results: Sequence[Results], output: Path, options: ReportOptions | None = None) -> list[Path]:
+    """Write a report, and tell what a reader of it has to know (arguments and errors as in `write_report`).
+
+    Returns:
+        The files that were written, the page first.
+    """
+    earlier = (output / REPORT).exists()
+    with telling.status("drawing"):
+        written = write_report(results, output, options)
+    for item in results:
+        if not item.record.complete:
+            telling.warn(f"{item.folder} is not complete: the report is of the images that were finished")
+        if not item.verified:
+            telling.note(f"{item.folder} is of an earlier version, without checksums: its files are not verified")
+    if earlier:
+        telling.note(f"{output} held an earlier report; it was replaced")
+    return written
 
 
 def write_report(results: Sequence[Results], output: Path, options: ReportOptions | None = None) -> list[Path]:

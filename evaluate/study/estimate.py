@@ -11,7 +11,7 @@ from pathlib import Path
 from qcam.common import telling
 from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
 from qcam.evaluate.study.executor import ThisProcess
-from qcam.evaluate.study.study import Study
+from qcam.evaluate.study.study import PlannedStudy
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Estimate:
         return self.bytes_per_image * self.all_images
 
 
-def estimate(study: Study) -> Estimate:
+def estimate(study: PlannedStudy) -> Estimate:
     """Evaluate one batch to warm up and one to measure, of those left to do; nothing is written to the result folder.
 
     Args:
-        study: Prepared, of this process.
+        study: Of this process.
 
     Raises:
         QcamError: As from a run.
@@ -82,11 +82,11 @@ def estimate(study: Study) -> Estimate:
     )
 
 
-def describe(study: Study, found: Estimate, workers: int = 1) -> list[str]:
+def describe(study: PlannedStudy, found: Estimate, workers: int = 1) -> list[str]:
     """Return the plan and the estimate in lines.
 
     Args:
-        study: Prepared.
+        study: The study.
         found: Measured in this process.
         workers: How many will share the work, each with cores of its own.
     """

@@ -26,7 +26,7 @@ from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.study.estimate import describe, estimate
 from qcam.evaluate.study.executor import Opening, ThisProcess, by_crew
-from qcam.evaluate.study.study import Study
+from qcam.evaluate.study.study import PlannedStudy, Study
 from qcam.images.account import Account, number
 from qcam.images.embedded import fits_labels
 from qcam.images.labels import Labelled, label_images
@@ -107,7 +107,7 @@ class _Opened:
     workers: int
 
 
-def run_study(request: StudyRequest, finish: Callable[[Study, Results], None]) -> Results:
+def run_study(request: StudyRequest, finish: Callable[[PlannedStudy, Results], None]) -> Results:
     """Evaluate what is not finished yet; leave whole results.
 
     Args:
@@ -123,10 +123,10 @@ def run_study(request: StudyRequest, finish: Callable[[Study, Results], None]) -
         KeyboardInterrupt: If interrupted; what is finished has been written, readable.
     """
     opened = _open(request)
-    study = opened.study
     with exclusive(opened.folder):
-        study.recover()
-        if study.prepare(opened.device, force=request.force):
+        opened.study.recover()
+        study = opened.study.prepare(opened.device, force=request.force)
+        if not study.complete:
             try:
                 study.run()
             except KeyboardInterrupt:
@@ -159,9 +159,10 @@ def plan_study(request: StudyRequest) -> list[str]:
     """
     opened = _open(request, dry=True)
     with exclusive(opened.folder) if opened.remote is not None else nullcontext():
-        if not opened.study.prepare(opened.device, force=request.force):
-            return [f"{opened.study.place} already holds the complete results of this very run"]
-        return list(describe(opened.study, estimate(opened.study), opened.workers))
+        study = opened.study.prepare(opened.device, force=request.force)
+        if study.complete:
+            return [f"{study.place} already holds the complete results of this very run"]
+        return list(describe(study, estimate(study), opened.workers))
 
 
 def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:

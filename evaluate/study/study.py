@@ -49,13 +49,15 @@ _ROUNDS = 3
 
 
 class Study:
-    """Images × bundles × precisions, and the folder the results go to.
+    """Images × bundles × precisions, sessions open, and the folder the results go to; nothing is planned yet.
 
     Attributes:
         place: Where results go.
         options: What can change a figure.
         bundles: The bundles.
+        images: The image set.
         executor: What evaluates: this process, or a crew.
+        requirements: What parts must have been evaluated on.
         clock: Where the time goes.
         account: What became of what was given; lines may be added until the run begins.
     """
@@ -90,16 +92,11 @@ class Study:
         """
         self.place = ResultPlace(folder, remote)
         self.bundles = list(bundles)
-        self._images = list(images)
+        self.images = list(images)
         self._saliency = saliency
         self.options = options
-        self._requirements = requirements
-        self._complete = self._ran = self._anew = False
-        self._before: RunRecord | None = None  # the record of results of the first images of this set
-        self._reusable: tuple[int, ...] = ()
+        self.requirements = requirements
         self.account = account or Account()
-        self._device = "cpu"
-        self._planned: StudyPlan | None = None
         self.clock = StageClock(spans=spans)
         ids = [bundle.model_id for bundle in bundles]
         twice = sorted({name for name in ids if ids.count(name) > 1})
@@ -115,25 +112,29 @@ class Study:
         """Finish what a killed process began (`ResultPlace.recover`)."""
         self.place.recover()
 
-    def prepare(self, device: str, *, force: bool) -> bool:
-        """Fingerprint the images, compare the plan with what the place holds, and say whether anything is to do.
+    @property
+    def facts(self) -> WorkerFacts:
+        """Return what evaluates: this process, or the first worker that joined."""
+        return self.executor.facts
+
+    def prepare(self, device: str, *, force: bool) -> PlannedStudy:
+        """Fingerprint the images, and compare the plan with what the place holds.
 
         Args:
             device: PyTorch device of the mirrors.
             force: Whether results of another plan are replaced.
 
         Returns:
-            False if the place holds the complete results of this very plan.
+            The study with its plan; it is `complete` if the place holds the complete results of this very plan.
 
         Raises:
             ResultsError: If the place holds something else; names what differs.
         """
-        self._device = device
         kernels = self.executor.facts.kernels if self.executor.here else None
         with self.clock.stage("fingerprint images"):
             plan = make_plan(
                 self.bundles,
-                self._images,
+                self.images,
                 None if self._saliency is None else self._saliency.fingerprint,
                 self.options,
                 device,
@@ -141,20 +142,18 @@ class Study:
                 here=self.executor.here,
                 sequential=self.executor.sequential,
             )
-        self._planned = plan
         place = self.place
         if not force:
             place.fetch()
-        self._anew = force or not (place.folder / RUN).exists()
-        if self._anew:
+        if force or not (place.folder / RUN).exists():
             if not force and place.holds_results:
                 raise ResultsError(f"{place} holds results without a {RUN}; use {{force}} to replace them, or {{output}}")
-            return True
+            return PlannedStudy(self, plan, device, anew=True)
         held = place.results()
         before = held.record
-        recorded, self._planned = settled(held.run["plan"], plan)
-        known = begins_with(place.folder, recorded, self._planned)
-        differing = [] if known else told_differences(recorded, self._planned, place.folder)
+        recorded, plan = settled(held.run["plan"], plan)
+        known = begins_with(place.folder, recorded, plan)
+        differing = [] if known else told_differences(recorded, plan, place.folder)
         if differing:
             raise ResultsError(
                 f"{place} holds results of other settings ({'; '.join(differing)}); give another folder, "
@@ -162,31 +161,71 @@ class Study:
             )
         place.take_over(before)
         if known:
-            self._before = before
-            self._reusable = self._reusable_shards(before, known)
             telling.note(f"{place} holds results of the first {known} of these images: going on from there")
-            return True
+            return PlannedStudy(self, plan, device, before=before, known=known)
         if not before.complete:
-            return True
+            return PlannedStudy(self, plan, device)
         for worker in before.workers:
-            missing = unmet(self._requirements, worker)
+            missing = unmet(self.requirements, worker)
             if missing:
                 raise ResultsError(f"{place} holds results that {missing}; use {{force}} to replace them, or {{output}}")
-        if place.is_damaged(before):
-            return True
-        self._complete = True
-        return False
+        return PlannedStudy(self, plan, device, complete=not place.is_damaged(before))
 
-    @property
-    def plan(self) -> StudyPlan:
-        """Return the plan; after `prepare`."""
-        if self._planned is None:
-            raise RuntimeError("a study has its plan after prepare()")
-        return self._planned
+
+class PlannedStudy:
+    """A study with its plan: it can be run, and its results read.
+
+    Attributes:
+        plan: Its images in shards, and all that can change a figure.
+        place: Where results go.
+        options: What can change a figure.
+        bundles: The bundles.
+        executor: What evaluates: this process, or a crew.
+        clock: Where the time goes.
+        account: What became of what was given; lines may be added until the run begins.
+        complete: Whether the place holds the complete results of this very plan.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        plan: StudyPlan,
+        device: str,
+        *,
+        anew: bool = False,
+        before: RunRecord | None = None,
+        known: int = 0,
+        complete: bool = False,
+    ) -> None:
+        """Take a study and its plan (`Study.prepare`).
+
+        Args:
+            study: The study.
+            plan: Its plan.
+            device: PyTorch device of the mirrors.
+            anew: Whether what the place holds is replaced.
+            before: The record of results of the first images of this set, if the place holds such.
+            known: Of how many images they are.
+            complete: Whether the place holds the complete results of this very plan.
+        """
+        self.plan = plan
+        self.place = study.place
+        self.options = study.options
+        self.bundles = study.bundles
+        self.executor = study.executor
+        self.clock = study.clock
+        self.account = study.account
+        self.complete = complete
+        self._requirements = study.requirements
+        self._device = device
+        self._anew = anew
+        self._ran = False
+        self._before = before
+        self._reusable = () if before is None else self._reusable_shards(before, known)
 
     @property
     def todo(self) -> list[int]:
-        """Return the places of the shards that are not finished; after `prepare`."""
+        """Return the places of the shards that are not finished."""
         if self._anew:
             return list(range(len(self.plan.shards)))
         listing, parts = self.place.parts.listing(), self._parts()
@@ -274,7 +313,7 @@ class Study:
                 self._evaluate(todo)
                 if self.place.replaces:
                     raise QcamError(
-                        f"not one of {len(self._images)} images could be evaluated; without {{force}}, and to another "
+                        f"not one of {len(self.plan.images)} images could be evaluated; without {{force}}, and to another "
                         "{output}, the same command says why for each"
                     )
             except (KeyboardInterrupt, QcamError):
@@ -339,12 +378,12 @@ class Study:
 
     @property
     def rows(self) -> int:
-        """Return how many result rows the whole study has; after `prepare`."""
+        """Return how many result rows the whole study has."""
         return self.facts.rows * len(self.plan.images)
 
     def publish(self) -> None:
         """Bring the finished results to where they belong (`ResultPlace.publish`)."""
-        self.place.publish(complete=self._complete, anew=self._ran)
+        self.place.publish(complete=self.complete, anew=self._ran)
 
     def _parts(self) -> list[PlannedPart]:
         """Return what the part of every shard has to be."""
@@ -394,7 +433,7 @@ class Study:
         }
         self.place.write(PLACEMENT, readable_json(placements))
         self._write_record(complete=complete, workers=joined.workers)
-        self._complete = complete
+        self.complete = complete
         if complete:
             self.place.finish()
         return []

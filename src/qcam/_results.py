@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qcam.evaluate.report.finishing import Presentation
     from qcam.evaluate.results.folder import Results, StoredMap
     from qcam.evaluate.study.running import StudyRequest
-    from qcam.evaluate.study.study import Study
+    from qcam.evaluate.study.study import PlannedStudy
     from qcam.runtime.bundle import Bundle
 
 
@@ -93,9 +93,9 @@ class StudyResults:
         """
         require_packages("the report", *_REPORT)
         from qcam.evaluate.report import ReportOptions
-        from qcam.evaluate.report.write import write_report
+        from qcam.evaluate.report.write import report_on
 
-        return write_report([self._results], Path(path), ReportOptions(colormap=colormap, pictures=pictures))[0]
+        return report_on([self._results], Path(path), ReportOptions(colormap=colormap, pictures=pictures))[0]
 
     def __repr__(self) -> str:
         return f"<StudyResults of {', '.join(self.models)} in {self.folder}>"
@@ -258,7 +258,7 @@ def run_request(
     request: StudyRequest,
     presentation: Presentation,
     on_results: Callable[[Results], None] = lambda _: None,
-    on_end: Callable[[Study], None] = lambda _: None,
+    on_end: Callable[[PlannedStudy], None] = lambda _: None,
 ) -> StudyResults:
     """Run a study, and write tables, pictures and report beside its results.
 
@@ -274,7 +274,7 @@ def run_request(
     from qcam.evaluate.report.finishing import finish, write_profile
     from qcam.evaluate.study.running import run_study
 
-    def done(study: Study, results: Results) -> None:
+    def done(study: PlannedStudy, results: Results) -> None:
         finish(results, str(study.place), study.clock, presentation, on_results, study.warnings(results))
         if request.profile:
             write_profile(study.clock, results.folder)

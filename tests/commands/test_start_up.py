@@ -15,7 +15,7 @@ def test_a_report_needs_no_torch(tiny_bundle, tmp_path):
     images = find_images(evaluation_photographs()[0].path.parent, limit=2)
     options = StudyOptions(("f32", "int8"), saliency="none", fake_quant=False)
     study = Study([tiny_bundle], images, None, options, tmp_path / "run")
-    study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
     study.run()
     code = (
         "import sys; from qcam.commands.report import main\n"

@@ -38,7 +38,7 @@ def ran(tiny_bundle: Bundle, export_tiny: Callable[..., Bundle], tmp_path_factor
     other = replace(export_tiny(folder / "other", seed=3), model_id="a<b>&c")
     options = StudyOptions(("f32", "int16", "int8"), saliency="spectral", faithfulness=True)
     study = Study([tiny_bundle, other], find_images(photographs), open_saliency("spectral"), options, folder / "results")
-    study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
     study.run()
     return folder / "results"
 

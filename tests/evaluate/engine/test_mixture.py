@@ -52,7 +52,7 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
         real(store, part, outcomes, state, about | {"kernel": next(kernels), "node": "another"})
 
     monkeypatch.setattr(executor_module, "write_part", elsewhere)
-    study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
     assert isinstance(study.facts, WorkerFacts)
     study.run()
     run = json.loads((tmp_path / "out" / RUN).read_text())
@@ -89,21 +89,17 @@ def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_pa
 
     monkeypatch.setattr(executor_module, "write_part", elsewhere)
     monkeypatch.setattr(study_module, "join_parts", lambda *_: (_ for _ in ()).throw(QcamError("stop")))
-    first = study()
-    first.prepare("cpu", force=False)
+    first = study().prepare("cpu", force=False)
     with pytest.raises(QcamError, match="stop"):
         first.run()
     assert len(written) == 3
-    second = study(("kernel", "avx2"))
-    second.prepare("cpu", force=False)
+    second = study(("kernel", "avx2")).prepare("cpu", force=False)
     assert second.todo == []
-    third = study(("kernel", "vnni"))
-    third.prepare("cpu", force=False)
+    third = study(("kernel", "vnni")).prepare("cpu", force=False)
     assert third.todo == [0, 1, 2]
     monkeypatch.undo()
     monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
-    last = study()
-    last.prepare("cpu", force=False)
+    last = study().prepare("cpu", force=False)
     last.run()
     with pytest.raises(QcamError, match="results that old computes with the kernels of avx2, and qcam-eval --require"):
         study(("kernel", "vnni")).prepare("cpu", force=False)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, ResultsError
 from qcam.evaluate.maps.cam import cam, normalise
 from qcam.evaluate.paper import FIXES, PaperEvaluator, PaperOptions
 from qcam.evaluate.results.folder import Row
@@ -199,6 +199,8 @@ def test_observing_moves_the_observers_and_evaluates_nothing(bundle: Bundle) -> 
     assert not make(bundle, "logits").logits_quantized()
     given = samples(evaluator)
     fresh = evaluator.state()
+    with pytest.raises(ResultsError, match="the state of a part is not of int"):
+        evaluator.restore('{"int4": {}}')
     evaluator.observe(given)
     observed = evaluator.state()
     assert observed != fresh
@@ -248,8 +250,7 @@ def test_an_interrupted_study_goes_on_where_the_observers_were(
         return Study([named], images, None, options, tmp_path / folder, executor=executor)
 
     whole = study("whole")
-    assert whole.prepare("cpu", force=False)
-    whole.run()
+    whole.prepare("cpu", force=False).run()
     real = ShardRunner.evaluate
 
     def interrupted(self: ShardRunner, *arguments: object) -> object:
@@ -259,13 +260,11 @@ def test_an_interrupted_study_goes_on_where_the_observers_were(
             yield outcomes
 
     monkeypatch.setattr(ShardRunner, "evaluate", interrupted)
-    first = study("out")
-    first.prepare("cpu", force=False)
+    first = study("out").prepare("cpu", force=False)
     with pytest.raises(KeyboardInterrupt):
         first.run()
     monkeypatch.setattr(ShardRunner, "evaluate", real)
-    second = study("out")
-    second.prepare("cpu", force=False)
+    second = study("out").prepare("cpu", force=False)
     assert second.todo == [2]
     last = sorted((tmp_path / "out" / "parts").glob("*.parquet"))[1]
     last.write_bytes(last.read_bytes()[:-1])  # what lies behind the last good part is done again

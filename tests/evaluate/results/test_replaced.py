@@ -30,8 +30,9 @@ def make(bundle, folder, output, **options):
 
 def run(study, *, force=False):
     study.recover()
-    if study.prepare("cpu", force=force):
-        study.run()
+    planned = study.prepare("cpu", force=force)
+    if not planned.complete:
+        planned.run()
 
 
 def content(folder):

@@ -52,8 +52,9 @@ def study(tiny_bundle, some_photographs, tmp_path, monkeypatch, crews):
         return crews[-1]
 
     made = Study([tiny_bundle], images, None, options, tmp_path / "out", executor=by_crew(start))
-    assert made.prepare("cpu", force=False)
-    return made
+    planned = made.prepare("cpu", force=False)
+    assert not planned.complete
+    return planned
 
 
 def test_a_crew_is_started_for_a_run_is_told_places_from_the_root_and_ends_with_it(study, some_photographs, crews):

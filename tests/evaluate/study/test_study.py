@@ -77,9 +77,10 @@ def make(bundle, images, folder, saliency=None, **options):
 
 
 def finish(study, *, force=False):
-    if study.prepare("cpu", force=force):
-        study.run()
-    return study.results().rows()
+    planned = study.prepare("cpu", force=force)
+    if not planned.complete:
+        planned.run()
+    return planned.results().rows()
 
 
 def entries_of(rows):
@@ -207,9 +208,8 @@ def test_the_deployed_model_is_shown_what_its_cam_leaves(tiny_bundle, photograph
     assert {(row.image, row.precision) for row in rows} == {(i.name, p) for i in images for p in PRECISIONS}
     # By hand, for one of them: crop times CAM, rounded to pixels, into the same session.
     row = next(row for row in rows if row.precision == "int8")
-    stored = next(
-        item.array for item in study.results().maps(images=[row.image]) if (item.precision, item.kind) == ("int8", "deployed")
-    )
+    maps = study.place.results().maps(images=[row.image])
+    stored = next(item.array for item in maps if (item.precision, item.kind) == ("int8", "deployed"))
     cam = normalise(upsample(stored[None], (32, 32)))[0]
     with Image.open(photographs / row.image) as picture:
         crop = tiny_bundle.preprocessing.crop_image(picture.convert("RGB"))
@@ -240,7 +240,7 @@ def test_every_image_is_decoded_once_for_all_models_and_precisions(
 def test_pictures_show_what_the_network_sees(tiny_bundle, photographs, tmp_path):
     study = make(tiny_bundle, find_images(photographs), tmp_path / "out")
     finish(study)
-    pictures = study.results().pictures(["imagenet_00_243.jpg", "truncated.jpg"])
+    pictures = study.place.results().pictures(["imagenet_00_243.jpg", "truncated.jpg"])
     assert [(item.image, item.geometry) for item in pictures] == [("imagenet_00_243.jpg", "resize 36, crop 32×32")]
     with Image.open(io.BytesIO(pictures[0].photo)) as photo, Image.open(photographs / "imagenet_00_243.jpg") as whole:
         crop = tiny_bundle.preprocessing.crop_image(whole.convert("RGB"))
@@ -289,7 +289,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
 
     monkeypatch.setattr(ShardRunner, "evaluate", interrupted)
     study = make(tiny_bundle, images, tmp_path / "out", batch_size=2)
-    study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
     with pytest.raises(KeyboardInterrupt):
         study.run()
     partial = read_rows(tmp_path / "out" / RESULTS)
@@ -338,7 +338,7 @@ def test_a_changed_image_is_noticed(tiny_bundle, photographs, tmp_path):
 
 def test_an_image_that_changes_while_the_run_goes_on_is_an_error(tiny_bundle, photographs, tmp_path):
     study = make(tiny_bundle, find_images(photographs), tmp_path / "out")
-    study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
     Image.new("RGB", (50, 40), (200, 10, 10)).save(photographs / "gray.png")
     with pytest.raises(QcamError, match=r"gray\.png changed while the run was going on"):
         study.run()
@@ -533,12 +533,12 @@ def test_a_disk_that_damages_parts_again_and_again_ends_the_run(tiny_bundle, pho
     monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=2)
     spoiling(monkeypatch, study, lambda study: part_files(study)[0].write_bytes(b""), always=True)
-    study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
     with pytest.raises(QcamError, match=r"damaged or vanish again and again \(shards 0 "):
         study.run()
     run = json.loads((tmp_path / "out" / RUN).read_text())
     assert run["complete"] is False
-    assert len({row.image for row in study.results().rows()}) == 9
+    assert len({row.image for row in study.place.results().rows()}) == 9
 
 
 def test_complete_is_not_said_before_every_image_has_its_rows(tiny_bundle, photographs, tmp_path, monkeypatch):
@@ -553,7 +553,7 @@ def test_complete_is_not_said_before_every_image_has_its_rows(tiny_bundle, photo
         return joined
 
     monkeypatch.setattr(study_module, "join_parts", losing)
-    study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
     with pytest.raises(RuntimeError, match=r"does not hold 9 rows of each of 11 images: 1 differ, bomb\.png has 8"):
         study.run()
     assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is False
@@ -615,7 +615,7 @@ def test_results_of_an_earlier_version_open_and_are_said_to_be_unverified(tiny_b
     assert not results.verified
     assert comparable(results.rows()) == comparable(rows)
     study = make(tiny_bundle, images, tmp_path / "out")
-    assert study.prepare("cpu", force=False) is False
+    assert study.prepare("cpu", force=False).complete
     assert "of an earlier version, without checksums: they are not verified" in capsys.readouterr().err
 
 
@@ -631,7 +631,7 @@ def test_accuracy_needs_no_f32(tiny_bundle, photographs, tmp_path):
 def test_nothing_is_read_of_no_images(tiny_bundle, photographs, tmp_path):
     study = make(tiny_bundle, find_images(photographs)[2:3], tmp_path / "out")
     finish(study)
-    assert study.results().pictures([]) == study.results().maps(images=[]) == []
+    assert study.place.results().pictures([]) == study.place.results().maps(images=[]) == []
 
 
 def test_force_leaves_no_old_figure(tiny_bundle, photographs, tmp_path):
@@ -677,7 +677,8 @@ def test_h14_a_larger_limit_of_the_same_set_goes_on_from_there(
 
     monkeypatch.setattr(ShardRunner, "evaluate", counted)
     study = make(tiny_bundle, images, tmp_path / "out", batch_size=2)
-    assert study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
+    assert not study.complete
     assert len(study.todo) == 6 - reused  # what a dry run tells
     study.run()
     assert len(evaluated) == 6 - reused
@@ -770,7 +771,7 @@ def test_the_rules_of_reading_are_part_of_every_shard_s_key(tiny_bundle, photogr
 
     def keys():
         study = make(tiny_bundle, images, tmp_path / "out")
-        study.prepare("cpu", force=False)
+        study = study.prepare("cpu", force=False)
         return study.plan.keys
 
     before = keys()
