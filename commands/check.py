@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,13 +141,14 @@ def main(
     """
     require_packages("qcam-check", "onnxruntime", "torch", *(["matplotlib"] if every_tensor else []))
     from qcam import Verdict, check
+    from qcam.evaluate.check.checked import require_place
     from qcam.evaluate.run.inputs import load_bundles, read_places
     from qcam.runtime.deployed import provider_name, require_provider
 
     gates = _thresholds(thresholds)
     config = dict(key_value(entry, "--session-config") for entry in session_config)
     require_provider(provider_name(provider))
-    earlier = _require_place(output)
+    earlier = require_place(output)
     loaded = load_bundles(bundles)
     refuse_overlap(output, read_places(bundles, loaded, images))
     verdict = check(
@@ -225,25 +225,6 @@ def _write(checked: Checked, folder: Path) -> None:
     if len(written) < len(names):
         written.append(PICTURES)
     console.out.print(f"results: {folder}/ ({', '.join(written)})", markup=False)
-
-
-def _require_place(output: Path) -> bool:
-    """Tell before anything runs that results cannot be written.
-
-    Returns:
-        Whether an earlier check is there.
-
-    Raises:
-        QcamError: If they cannot, or something else is in the way.
-    """
-    from qcam.evaluate.check.checked import holds_check
-
-    place = output.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise QcamError(f"--output {output}: cannot write to {place}; choose another place")
-    return holds_check(output)
 
 
 def _thresholds(given: tuple[str, ...]) -> dict[str, float]:

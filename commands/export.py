@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
 
 from qcam.commands import console, options
 from qcam.commands.options import INPUT, OUTPUT, option
-from qcam.common.errors import QcamError
 from qcam.common.extras import require_packages
 from qcam.common.vocabulary import DEFAULT_OPSET, PRECISIONS, CalibrationMethod, Interpolation, Scheme, words
-
-if TYPE_CHECKING:
-    from rich.status import Status
 
 #: A side, height and width, or a word.
 Size = int | tuple[int, int] | str
@@ -225,7 +221,7 @@ def main(
     """
     require_packages("qcam-export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
     from qcam.exporters.export import ExportOptions
-    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model, is_bundle
+    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, export_models
     from qcam.models.wishes import Wishes, read_classes
 
     order = ExportOrder(
@@ -249,25 +245,20 @@ def main(
         output=output,
         force=force,
     )  # fmt: skip
-    places = order.places(models or (DEFAULT_MODEL,))
-    if not force and not keep:
-        for place in places.values():
-            if place.exists():
-                raise QcamError(f"{place} exists already; use --force to replace it, --keep to leave it, or --output")
-    todo = [name for name, place in places.items() if not (keep and is_bundle(place))]
-    images = calibration_images(order) if todo else []
-    for name, place in places.items():
-        if name not in todo:
+    exists = "use --force to replace it, --keep to leave it, or --output"
+    for place, bundle in export_models(models or (DEFAULT_MODEL,), order, exists, keep=keep, showing=_stages):
+        if bundle is None:
             console.out.print(f"{place} exists; kept", markup=False)
             continue
-        with console.err.status(escape(name)) as status:
-            bundle = export_model(name, order, images, functools.partial(_show_stage, status, name))
         sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
         console.out.print(f"{place}: {sizes}; CAM layer {bundle.cam_layer.tensor}", markup=False)
 
 
-def _show_stage(status: Status, name: str, stage: str) -> None:
-    status.update(escape(f"{name}: {stage}"))
+@contextmanager
+def _stages(name: str) -> Generator[Callable[[str], None], None, None]:
+    """Show the stages of a model's export."""
+    with console.err.status(escape(name)) as status:
+        yield lambda stage: status.update(escape(f"{name}: {stage}"))
 
 
 if __name__ == "__main__":

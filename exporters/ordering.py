@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,51 @@ def calibration_images(order: ExportOrder) -> list[ImageFile]:
     if order.calibration is None:
         telling.note(f"calibrating on {len(images)} photographs of installed packages, for want of a calibration folder")
     return images
+
+
+@contextmanager
+def _unseen(_name: str) -> Generator[Callable[[str], None], None, None]:
+    """Show no stages."""
+    yield lambda _stage: None
+
+
+def export_models(
+    names: Sequence[str],
+    order: ExportOrder,
+    exists: str,
+    *,
+    keep: bool = False,
+    showing: Callable[[str], AbstractContextManager[Callable[[str], None]]] = _unseen,
+) -> Generator[tuple[Path, Bundle | None], None, None]:
+    """Export models one after the other; whatever can be refused is refused before the first.
+
+    Args:
+        names: As `load_model` takes them; each once.
+        order: What they are exported with.
+        exists: What can be done about a bundle that exists, for the message.
+        keep: Whether one that exists is left as it is, rather than refused.
+        showing: Given a name, shows the stages of its export, a few words each, while the block runs.
+
+    Yields:
+        The place of each model's bundle, and the bundle; None for one that is kept.
+
+    Raises:
+        QcamError: If a place is taken, or any step cannot be done.
+    """
+    places = order.places(names)
+    if not order.force and not keep:
+        for place in places.values():
+            if place.exists():
+                raise BundleError(f"{place} exists already; {exists}")
+    todo = [name for name, place in places.items() if not (keep and is_bundle(place))]
+    images = calibration_images(order) if todo else []
+    for name, place in places.items():
+        if name not in todo:
+            yield place, None
+            continue
+        with showing(name) as on_stage:
+            bundle = export_model(name, order, images, on_stage)
+        yield place, bundle
 
 
 def export_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,26 @@ def holds_check(folder: Path) -> bool:
         raise QcamError(f"{folder / PLACEMENT_JSON} is that of the results there, not of a check: give another {{output}}")
     pictures = sorted(path.name for path in folder.glob(PICTURES))
     return require_own(folder, _MARKS, [PLACEMENT_JSON, *pictures], "{qcam-check}")
+
+
+def require_place(folder: Path) -> bool:
+    """Tell before anything runs that results cannot be written.
+
+    Args:
+        folder: Where files of a check are to go; need not be there.
+
+    Returns:
+        Whether an earlier check is there.
+
+    Raises:
+        QcamError: If they cannot, or something else is in the way.
+    """
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise QcamError(f"{{output}} {folder}: cannot write to {place}; choose another place")
+    return holds_check(folder)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcam.common.arguments import names, whole
-from qcam.common.errors import BundleError, QcamError
+from qcam.common.errors import QcamError
 from qcam.common.extras import names_extras, require_packages
 from qcam.common.vocabulary import DEFAULT_OPSET
 
@@ -78,7 +78,7 @@ def export(
     """
     require_packages("qcam.export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
     from qcam.exporters.export import ExportOptions
-    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, calibration_images, export_model, per_channel
+    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, export_models, per_channel
     from qcam.models.wishes import Wishes
 
     order = ExportOrder(
@@ -100,12 +100,11 @@ def export(
         output=Path(output),
         force=force,
     )
-    place = order.places([name])[name]
-    if place.exists() and not force:
-        raise BundleError(
-            f"{place} exists already; replace it with force=True, load it with qcam.load_bundle, or choose an output"
-        )
-    return export_model(name, order, calibration_images(order))
+    exists = "replace it with force=True, load it with qcam.load_bundle, or choose an output"
+    ((_, bundle),) = export_models([name], order, exists)
+    if bundle is None:
+        raise RuntimeError("only a command keeps bundles")
+    return bundle
 
 
 def _classes(given: Any) -> int | tuple[str, ...] | None:
