@@ -18,6 +18,7 @@ PROVIDERS = {
     "CPU": "CPUExecutionProvider",
     "CUDA": "CUDAExecutionProvider",
     "TensorRT": "TensorrtExecutionProvider",
+    "NvTensorRTRTX": "NvTensorRTRTXExecutionProvider",
     "OpenVINO": "OpenVINOExecutionProvider",
     "CoreML": "CoreMLExecutionProvider",
     "DirectML": "DmlExecutionProvider",
