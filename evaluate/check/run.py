@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from qcam.common import telling
@@ -83,7 +84,8 @@ class _Check:
         graph = Graph(model)
         tensors = quantized_tensors(graph)
         own = model if options.deployed is None else None
-        runtime = InspectedModel(bundle, precision, options.settings, tensors, options.deployed, model=own)
+        settings = replace(options.settings, batch=options.batch_size)
+        runtime = InspectedModel(bundle, precision, settings, tensors, options.deployed, model=own)
         checker = Checker(bundle, precision, runtime, device=options.device, model=model)
         self._bundles[bundle.model_id] = {
             "folder": str(bundle.folder), "trained": bundle.trained, "fingerprint": bundle.fingerprint,

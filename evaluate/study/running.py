@@ -181,9 +181,10 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     alone = request.paper or request.profile
     spread, threads = settle(request.engine, request.threads, 0 if alone else len(photographs), bundles, on_cpu=on_cpu)
     options = replace(request.options, settings=replace(request.options.settings, threads=threads))
+    on_device = partial(torch_device, threads=threads, tf32=options.settings.tf32, index=options.settings.device_index)
     saliency_device = "cpu"
     if request.saliency.text.startswith("birefnet") and request.saliency.trust_remote_code:
-        saliency_device = torch_device(request.device, threads)
+        saliency_device = on_device(request.device)
     source = request.saliency.open(threads, saliency_device)
     if isinstance(source, MaskSaliency):
         text, counts = source.account(photographs)
@@ -194,12 +195,12 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     device = ""
     executor: Opening = ThisProcess
     if request.paper:
-        device = torch_device(request.device, threads)
+        device = on_device(request.device)
         executor = partial(ThisProcess, make=_paper(options.fixes, request.paper_weights))
     elif spread.name == Engine.RAY:  # the workers' machines count, and there a GPU is asked for by itself
         device = "cuda" if request.device == Device.CUDA or (spread.gpus and request.device == Device.AUTO) else "cpu"
     elif spread.workers != 1:
-        device = torch_device(request.device, threads) if request.device != Device.CPU and not on_cpu else "cpu"
+        device = on_device(request.device) if request.device != Device.CPU and not on_cpu else "cpu"
     if not dry and (spread.name == Engine.RAY or spread.workers != 1):
         given = [str(place.folder if isinstance(place, Bundle) else place) for place in request.bundles]
         executor = by_crew(crew_for(spread, bundles, given, options, request.saliency, source, device, saliency_device))
@@ -211,7 +212,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
         )  # fmt: skip
     if study.executor.here:
         with study.clock.stage("import PyTorch"):
-            device = torch_device(device or request.device, threads)
+            device = on_device(device or request.device)
         missing = unmet(spread.requirements, study.facts)
         if missing:
             raise ProviderError(missing)
