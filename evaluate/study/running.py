@@ -15,7 +15,7 @@ from qcam.common.errors import ImageSetError, ProviderError, QcamError
 from qcam.common.files import exclusive
 from qcam.common.places import refuse_overlap
 from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, Target, require
-from qcam.evaluate.engine.choice import EngineOptions, crew_for, settle
+from qcam.evaluate.engine.choice import EngineOptions, crew_for, refuse_workers_without_gpus, settle
 from qcam.evaluate.engine.requirements import check_requirements, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.results.folder import Results
@@ -226,6 +226,7 @@ def _check(request: StudyRequest) -> None:
     if not request.paper and (request.options.fixes or request.paper_weights):
         raise QcamError("paper fixes and paper weights belong to protocol paper; ask for it, or leave them out")
     check_requirements(request.engine.requirements)
+    refuse_workers_without_gpus(request.engine, request.options.settings, request.device)
     alone = {"protocol paper runs in one process": request.paper, "a profile is of one process": request.profile}
     for what, wanted in alone.items():
         if wanted and (request.engine.name != Engine.LOCAL or (request.engine.workers or 1) != 1):
