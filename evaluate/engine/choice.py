@@ -82,8 +82,8 @@ def refuse_workers_without_gpus(options: EngineOptions, settings: SessionSetting
         )
     if options.name == Engine.LOCAL and (options.workers or 1) > 1:
         raise QcamError(
-            f"{asked} with {{workers}} {options.workers}: all would share one GPU; leave out {{workers}}, or use {{engine}} ray "
-            "with {gpus_per_worker}"
+            f"{asked} with {{workers}} {options.workers}: all would share one GPU; leave it out, or use {{engine}} ray with "
+            "{gpus_per_worker}"
         )
 
 
