@@ -269,7 +269,8 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     advanced=True,
     multiple=True,
     metavar="KEY=VALUE",
-    help="Refuse workers that are not kernel=vnni, avx2 or arm64, or whose CPU lacks feature=NAME (avx512_vnni, i8mm …).",
+    help="Refuse workers that are not kernel=vnni, avx2 or arm64, whose CPU lacks feature=NAME (avx512_vnni, i8mm …), or whose "
+    "GPU's name has no gpu=NAME in it (T4, H100 …).",
 )
 @option(
     "--patience",

@@ -175,11 +175,13 @@ class Worker:
         if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
         self.runner = ShardRunner([BundleEvaluator.of(bundle, options) for bundle in bundles], saliency, options)
+        device = on_device(spec.device)
+        self.runner.settle(device)
         self.facts = self.runner.facts
         missing = unmet(spec.requirements, self.facts)
         if missing:
             raise QcamError(missing)
-        self.runner.build(on_device(spec.device))
+        self.runner.build(device)
 
     def evaluate(self, lease: Sequence[Shard], destination: Destination) -> Iterator[Message]:
         """Evaluate shards and write their parts.

@@ -54,6 +54,14 @@ class StudyOptions:
         require(CamMethod, self.method, "CAM method")
         require(Protocol, self.protocol, "protocol")
 
+    def on_gpu(self, device: str) -> bool:
+        """Tell whether a GPU is asked to take part.
+
+        Args:
+            device: PyTorch device of the mirrors.
+        """
+        return device == "cuda" or (self.settings.on_gpu and self.protocol != Protocol.PAPER)
+
     def describe(self) -> str:
         """Say in one line what the figures depend on."""
         if self.protocol == "paper":

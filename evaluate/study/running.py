@@ -16,7 +16,7 @@ from qcam.common.files import exclusive
 from qcam.common.places import refuse_overlap
 from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, Target, require
 from qcam.evaluate.engine.choice import EngineOptions, crew_for, refuse_workers_without_gpus, settle
-from qcam.evaluate.engine.requirements import check_requirements, unmet
+from qcam.evaluate.engine.requirements import check_requirements, refuse_missing_gpu, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
@@ -213,9 +213,12 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     if study.executor.here:
         with study.clock.stage("import PyTorch"):
             device = on_device(device or request.device)
+        study.executor.settle(device)
         missing = unmet(spread.requirements, study.facts)
         if missing:
             raise ProviderError(missing)
+    if options.settings.tf32 and not options.on_gpu(device):
+        telling.note("{tf32} changes nothing: no GPU takes part")
     return _Opened(study, folder, remote, device, spread.workers or 1)
 
 
@@ -226,6 +229,8 @@ def _check(request: StudyRequest) -> None:
     if not request.paper and (request.options.fixes or request.paper_weights):
         raise QcamError("paper fixes and paper weights belong to protocol paper; ask for it, or leave them out")
     check_requirements(request.engine.requirements)
+    if request.engine.name == Engine.LOCAL:
+        refuse_missing_gpu(request.engine.requirements)
     refuse_workers_without_gpus(request.engine, request.options.settings, request.device)
     alone = {"protocol paper runs in one process": request.paper, "a profile is of one process": request.profile}
     for what, wanted in alone.items():

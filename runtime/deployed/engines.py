@@ -13,7 +13,7 @@ from pathlib import Path
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint
 from qcam.common.storage import cache_folder
-from qcam.runtime.deployed.gpu import Gpu
+from qcam.runtime.gpu import Gpu
 
 #: Packages whose version decides what is built.
 _PACKAGES = (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcam.runtime.deployed.engines import engine_folder, engine_options, profile_shapes
-from qcam.runtime.deployed.gpu import read_gpu
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, cuda_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS
+from qcam.runtime.gpu import read_gpu
 from qcam.runtime.tf32 import NVIDIA_OVERRIDE, refuse_tf32_override
 
 

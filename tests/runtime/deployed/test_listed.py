@@ -15,7 +15,7 @@ from qcam.common.errors import ProviderError, QcamError
 from qcam.runtime.bundle import Bundle
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.engines import engine_folder, profile_shapes
-from qcam.runtime.deployed.gpu import Gpu
+from qcam.runtime.gpu import Gpu
 
 T4 = Gpu("Tesla T4", "7.5", "580.65.06", "13.0", "9.10.2", "10.13.3")
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", "580.65.06", "13.0", "9.10.2", "10.13.3")

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from qcam.common.errors import ProviderError
-from qcam.runtime.deployed import gpu
-from qcam.runtime.deployed.gpu import Gpu, loaded_versions, read_gpu
+from qcam.runtime import gpu
+from qcam.runtime.gpu import Gpu, loaded_versions, read_gpu
 
 CARDS = (("NVIDIA H100 80GB HBM3", 9, 0), ("Tesla T4", 7, 5))
 T4 = Gpu("Tesla T4", "7.5", "580.65.06", "13.0", "9.10.2", "")

@@ -84,6 +84,14 @@ def read_gpu(index: int = 0) -> Gpu:
     return Gpu(name, capability, _driver_version(), **loaded_versions())
 
 
+def gpu_names() -> list[str]:
+    """Return the names of all GPUs that this process sees, in the order in which they are counted; empty where none is."""
+    names: list[str] = []
+    while (found := _from_driver(len(names)) or _from_torch(len(names))) is not None:
+        names.append(found[0])
+    return names
+
+
 def loaded_versions() -> dict[str, str]:
     """Return which versions of CUDA, cuDNN and TensorRT are loaded in this process, each once; empty where none is."""
     paths = _mapped_files()
