@@ -26,6 +26,7 @@ from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed.inspection import InspectedModel
 from qcam.runtime.deployed.placement import Placement
+from qcam.runtime.gpu import Gpu, read_gpu
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import disagreements, find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
@@ -115,7 +116,7 @@ class _Check:
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
             self._warn(f"refused: {reason}: {some(names)}")
-        deployed = self._options.deployed
+        deployed, gpu = self._options.deployed, self._gpu()  # which is remarked
         return Checked(
             options=self._options,
             kernels=self._kernels,
@@ -127,7 +128,17 @@ class _Check:
             warnings=tuple(self._warnings),
             refused=self._refused,
             deployed_sha256=None if deployed is None else sha256_file(deployed),
+            gpu=gpu,
         )
+
+    def _gpu(self) -> Gpu | None:
+        """Return the GPU that took part, and remark which; None where none did."""
+        settings = self._options.settings
+        if self._options.device != "cuda" and not settings.on_gpu:
+            return None
+        gpu = read_gpu(settings.device_index)
+        self._remarks.append(f"GPU: {gpu.describe()}; {'TF32 allowed' if settings.tf32 else 'float32 in float32 (TF32 off)'}")
+        return gpu
 
     def _note_placement(self, bundle: Bundle, precision: str, placement: Placement) -> None:
         self._placements.setdefault(bundle.model_id, {})[precision] = placement.to_json(nodes=True)
