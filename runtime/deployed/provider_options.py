@@ -192,7 +192,6 @@ _OPTIONS: dict[str, dict[str, _Kind]] = {
     },
     "OpenVINO": {
         "device_type": _TEXT,
-        "device_id": _TEXT,
         "precision": _Word(OpenVinoPrecision),
         "num_of_threads": _BYTES,
         "num_streams": _BYTES,

@@ -36,6 +36,7 @@ from qcam.runtime.deployed.providers import PROVIDERS
         ("CUDA", "prefer_nhwc", "perhaps", "give 0 or 1"),
         ("CUDA", "arena_extend_strategy", "kBig", "give one of kSameAsRequested, kNextPowerOfTwo"),
         ("TensorRT", "trt_builder_optimization_level", "6", "give a whole number, 0 to 5"),
+        ("OpenVINO", "device_id", "0", "OpenVINO has no such option, CUDA has; did you mean device_type"),
         ("OpenVINO", "device_type", " ", "give a text that is not empty"),
         ("OpenVINO", "precision", "INT4", "give one of FP32, FP16, ACCURACY"),
         ("CUDA", "device_id", 1, "give a whole number, 0 or more, as text"),
