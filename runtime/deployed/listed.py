@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qcam.common.errors import ProviderError
 from qcam.runtime.deployed.engines import engine_folder, engine_options, profile_shapes
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, cuda_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS
-from qcam.runtime.gpu import read_gpu
+from qcam.runtime.gpu import Gpu, read_gpu
 from qcam.runtime.tf32 import NVIDIA_OVERRIDE, refuse_tf32_override
 
 
@@ -43,7 +44,7 @@ def listed_providers(provider: str, given: Mapping[str, str], file: SessionFile,
         tf32: Whether a GPU may compute in TF32.
 
     Raises:
-        ProviderError: If the environment overrides what is asked for, or nobody tells which GPU an engine is for.
+        ProviderError: If the environment overrides what is asked for.
         QcamError: If engines cannot be kept.
     """
     if provider in NVIDIA:
@@ -57,10 +58,17 @@ def listed_providers(provider: str, given: Mapping[str, str], file: SessionFile,
         if provider == "TensorRT" and file.quantized:
             told["trt_int8_enable"] = "1"
         told |= profile_shapes(file.inputs, file.batch, file.image, ENGINES[provider])
-    if provider == "TensorRT":
-        folder = engine_folder(file.sha256(), read_gpu(device_index(given)), told, tf32=tf32)
-        told |= engine_options(folder)
+    if provider == "TensorRT" and (gpu := _known_gpu(device_index(given))) is not None:
+        told |= engine_options(engine_folder(file.sha256(), gpu, told, tf32=tf32))
     listed: list[Any] = [(PROVIDERS[provider], told) if told else PROVIDERS[provider]]
     if provider in BEHIND:
         listed.append((PROVIDERS[BEHIND[provider]], cuda_options(provider, given, tf32=tf32)))
     return listed
+
+
+def _known_gpu(index: int) -> Gpu | None:
+    """Return a GPU; None if nobody tells of one: then the provider does not load, and its loader says better why."""
+    try:
+        return read_gpu(index)
+    except ProviderError:
+        return None

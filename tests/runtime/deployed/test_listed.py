@@ -170,6 +170,17 @@ def test_tensorrt_rtx_has_shapes_and_nothing_behind_it(symmetric, opened) -> Non
     assert set(providers[0][1]) == {f"nv_profile_{which}_shapes" for which in ("min", "opt", "max")}
 
 
+def test_without_a_gpu_no_engine_is_kept_and_the_loader_has_the_word(symmetric, opened, monkeypatch, tmp_path) -> None:
+    def nobody(index: int) -> Gpu:
+        raise ProviderError("nobody tells")
+
+    monkeypatch.setattr("qcam.runtime.deployed.listed.read_gpu", nobody)
+    DeployedModel(symmetric, "f32", SessionSettings("TensorRT"))
+    ((providers, _),) = opened
+    assert not [key for key in providers[0][1] if "cache" in key]
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_graph_that_fixes_its_batch_has_no_profile() -> None:
     assert profile_shapes({"x": (1, 3, 8, 8)}, 4, (3, 8, 8), "trt") == {}
     assert profile_shapes({"x": (0, 3, 8, 8)}, 4, (3, 8, 8), "nv")["nv_profile_max_shapes"] == "x:4x3x8x8"
