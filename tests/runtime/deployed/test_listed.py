@@ -50,9 +50,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     class Session:
         """A session on the CPU that says where its nodes are: on the first provider, but Gemm on the last one listed."""
 
-        def __init__(self, path: str, options: Any, providers: Any) -> None:
+        def __init__(self, path: Any, options: Any, providers: Any, **more: Any) -> None:
             seen.append((providers, options))
-            self._session = REAL(path, options, providers=["CPUExecutionProvider"])
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")  # the CPU cannot keep itself out
+            self._session = REAL(path, options, providers=["CPUExecutionProvider"], **more)
             self._listed = [entry if isinstance(entry, str) else entry[0] for entry in providers]
 
         def __getattr__(self, name: str) -> Any:
