@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[3]
 RUN = """
 import sys, numpy as np
 from pathlib import Path
@@ -28,18 +25,13 @@ except QcamError as error:
 
 
 @pytest.fixture(scope="module")
-def openvino(tmp_path_factory):
+def openvino(tmp_path_factory, package_source):
     """Return what runs a bundle by a version of onnxruntime-openvino, with options of the provider."""
-    source = tmp_path_factory.mktemp("source") / "qcam"
-    source.mkdir()
-    for name in ("src", "pyproject.toml", "README.md", "LICENSE"):  # what src/ links to is copied
-        path = ROOT / name
-        shutil.copytree(path, source / name) if path.is_dir() else shutil.copy(path, source / name)
     folder = tmp_path_factory.mktemp("openvino") / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, str(source)], check=True)
+    subprocess.run([*pip, str(package_source)], check=True)
 
     def run(package, bundle, *options):
         subprocess.run([*pip, package], check=True)
