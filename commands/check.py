@@ -113,6 +113,8 @@ interrupted.
 )
 @options.provider()
 @options.session_config()
+@options.provider_option()
+@options.tf32()
 @options.batch_size()
 @options.threads("Threads of ONNX Runtime and PyTorch; by default all cores.")
 @options.device()
@@ -129,6 +131,8 @@ def main(
     deployed: Path | None,
     other_cpus: bool,
     session_config: tuple[str, ...],
+    provider_options: tuple[str, ...],
+    tf32: bool,
     batch_size: int,
     threads: int | None,
     device: str,
@@ -164,6 +168,8 @@ def main(
         deployed=deployed,
         provider=provider,
         session_config=config,
+        provider_options=dict(key_value(entry, "--provider-option") for entry in provider_options),
+        tf32=tf32,
         batch_size=batch_size,
         threads=threads,
         device=device,

@@ -22,7 +22,8 @@ Examples:
       every bundle in bundles/ on the demo photographs
   qcam-eval bundles/resnet50 --images photos/ --limit 1000
   qcam-eval --images val/ --labels val.csv --saliency masks:masks/
-  qcam-eval --provider CUDA
+  qcam-eval --provider CUDA --provider-option device_id=1
+      on the second GPU, float32 in float32; --tf32 allows less (docs/gpu.md)
   qcam-eval --session-config session.x64quantprecision=1
       int8 without 16-bit saturation on x86 CPUs that lack VNNI
   qcam-eval --images val/ --dry-run
@@ -173,6 +174,8 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     help="Accept nodes or sessions on another provider, and say so on every table.",
 )
 @options.session_config()
+@options.provider_option()
+@options.tf32()
 @option(
     "--io-binding/--no-io-binding",
     group=RUNTIME,
@@ -266,7 +269,8 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     advanced=True,
     multiple=True,
     metavar="KEY=VALUE",
-    help="Refuse workers that are not kernel=vnni, avx2 or arm64, or whose CPU lacks feature=NAME (avx512_vnni, i8mm …).",
+    help="Refuse workers that are not kernel=vnni, avx2 or arm64, whose CPU lacks feature=NAME (avx512_vnni, i8mm …), or whose "
+    "GPU's name has no gpu=NAME in it (T4, H100 …).",
 )
 @option(
     "--patience",
@@ -335,6 +339,8 @@ def main(
     limit: int | None,
     io_binding: bool | None,
     session_config: tuple[str, ...],
+    provider_options: tuple[str, ...],
+    tf32: bool,
     fake_quant: bool,
     grid_rows: int,
     report: bool,
@@ -370,6 +376,8 @@ def main(
         allow_fallback=allow_fallback,
         io_binding=io_binding,
         config=dict(key_value(entry, "--session-config") for entry in session_config),
+        provider_options=dict(key_value(entry, "--provider-option") for entry in provider_options),
+        tf32=tf32,
     )
     request = StudyRequest(
         bundles=bundles,

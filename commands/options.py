@@ -103,6 +103,30 @@ def session_config() -> Callable[[Function], Function]:
     )
 
 
+def provider_option() -> Callable[[Function], Function]:
+    """Return `--provider-option`."""
+    return option(
+        "--provider-option",
+        "provider_options",
+        group=RUNTIME,
+        advanced=True,
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="What the provider is told: device_id=1, gpu_mem_limit=BYTES, prefer_nhwc=1, device_type=NPU … (docs/gpu.md).",
+    )
+
+
+def tf32() -> Callable[[Function], Function]:
+    """Return `--tf32`."""
+    return option(
+        "--tf32",
+        group=RUNTIME,
+        advanced=True,
+        is_flag=True,
+        help="Allow a GPU to compute float32 in TF32, 10 bits behind the point: faster, and another float. Off by default.",
+    )
+
+
 def batch_size() -> Callable[[Function], Function]:
     """Return `--batch-size`."""
     return option(

@@ -35,6 +35,24 @@ def whole_or_none(value: Any, what: str) -> int | None:
     return None if value is None else whole(value, what)
 
 
+def truth(value: Any, what: str) -> bool:
+    """Return yes or no; numbers and text are neither, since any text would be yes.
+
+    Args:
+        value: What was given.
+        what: What it is, for the message; may be a token, `{tf32}`.
+
+    Raises:
+        QcamError: If it is neither.
+
+    >>> truth(True, "{tf32}")
+    True
+    """
+    if not isinstance(value, bool):
+        raise QcamError(f"{what} {reprlib.repr(value)}: give True or False")
+    return value
+
+
 def real(value: Any, what: str) -> float:
     """Return a number; truth values and text are none.
 

@@ -63,6 +63,14 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+class Requirement(StrEnum):
+    """What can be required of a worker: kernels of its CPU, an instruction set of it, or a GPU by its name."""
+
+    KERNEL = "kernel"
+    FEATURE = "feature"
+    GPU = "gpu"
+
+
 class LabelFormat(StrEnum):
     """How labels are read; auto takes names, and numbers as indices only where all of them are indices."""
 

@@ -22,6 +22,7 @@ from qcam.evaluate.check.pictures import depth_picture
 from qcam.evaluate.check.result import CheckResult, TensorResult
 from qcam.evaluate.check.verdicts import Judged, Verdict, together
 from qcam.evaluate.check.words import blame
+from qcam.runtime.gpu import Gpu
 
 #: Version of check.json.
 SCHEMA_VERSION = 2
@@ -84,6 +85,7 @@ class Checked:
         warnings: What has to be looked at, a sentence each, with tokens for options; told already while the check ran.
         refused: Image → why it could not be read.
         deployed_sha256: Fingerprint of the file that was judged in the bundle's place; None without one.
+        gpu: The GPU that took part; None where none did.
     """
 
     options: CheckOptions
@@ -96,6 +98,7 @@ class Checked:
     warnings: tuple[str, ...]
     refused: Mapping[str, str]
     deployed_sha256: str | None = None
+    gpu: Gpu | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -142,6 +145,10 @@ class Checked:
             "other_cpus": [result_json(Judged(result)) for result in self.elsewhere],
             "results": [result_json(item) for item in self.judged],
         }
+        if told := options.settings.to_json().get("provider_options"):
+            value["provider_options"] = told
+        if self.gpu is not None:
+            value |= {"gpu": self.gpu.to_json(), "tf32": options.settings.tf32}
         found: dict[str, Any] = _finite(value)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from qcam.common import telling
@@ -25,6 +26,7 @@ from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed.inspection import InspectedModel
 from qcam.runtime.deployed.placement import Placement
+from qcam.runtime.gpu import Gpu, read_gpu
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import disagreements, find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
@@ -83,7 +85,8 @@ class _Check:
         graph = Graph(model)
         tensors = quantized_tensors(graph)
         own = model if options.deployed is None else None
-        runtime = InspectedModel(bundle, precision, options.settings, tensors, options.deployed, model=own)
+        settings = replace(options.settings, batch=options.batch_size)
+        runtime = InspectedModel(bundle, precision, settings, tensors, options.deployed, model=own)
         checker = Checker(bundle, precision, runtime, device=options.device, model=model)
         self._bundles[bundle.model_id] = {
             "folder": str(bundle.folder), "trained": bundle.trained, "fingerprint": bundle.fingerprint,
@@ -113,7 +116,7 @@ class _Check:
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
             self._warn(f"refused: {reason}: {some(names)}")
-        deployed = self._options.deployed
+        deployed, gpu = self._options.deployed, self._gpu()  # which is remarked
         return Checked(
             options=self._options,
             kernels=self._kernels,
@@ -125,7 +128,17 @@ class _Check:
             warnings=tuple(self._warnings),
             refused=self._refused,
             deployed_sha256=None if deployed is None else sha256_file(deployed),
+            gpu=gpu,
         )
+
+    def _gpu(self) -> Gpu | None:
+        """Return the GPU that took part, and remark which; None where none did."""
+        settings = self._options.settings
+        if self._options.device != "cuda" and not settings.on_gpu:
+            return None
+        gpu = read_gpu(settings.device_index)
+        self._remarks.append(f"GPU: {gpu.describe()}; {'TF32 allowed' if settings.tf32 else 'float32 in float32 (TF32 off)'}")
+        return gpu
 
     def _note_placement(self, bundle: Bundle, precision: str, placement: Placement) -> None:
         self._placements.setdefault(bundle.model_id, {})[precision] = placement.to_json(nodes=True)

@@ -10,7 +10,7 @@ from qcam.common import machine
 from qcam.common.arguments import whole_or_none
 from qcam.common.errors import QcamError
 from qcam.common.storage import is_url
-from qcam.common.vocabulary import Engine, require
+from qcam.common.vocabulary import Device, Engine, require
 
 if TYPE_CHECKING:
     from qcam.evaluate.engine.dispatcher import Dispatcher
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
     from qcam.evaluate.saliency import SaliencySource
     from qcam.runtime.bundle import Bundle
+    from qcam.runtime.deployed import SessionSettings
 
 #: Memory of a worker: libraries and batches, and what it keeps of each byte of its bundles' files.
 WORKER_BYTES, BYTES_A_BYTE = 1 << 30, 7
@@ -53,6 +54,37 @@ class EngineOptions:
         """
         object.__setattr__(self, "workers", whole_or_none(self.workers, "{workers}"))
         require(Engine, self.name, "engine")
+
+
+def refuse_workers_without_gpus(options: EngineOptions, settings: SessionSettings, device: str) -> None:
+    """Refuse workers that would meet on one GPU, or find none, where a GPU is asked for by name.
+
+    Args:
+        options: As asked for.
+        settings: How sessions are made.
+        device: Where PyTorch computes, one of `Device`.
+
+    Raises:
+        QcamError: Says what to give instead.
+    """
+    asked = f"{{provider}} {settings.provider}" if settings.on_gpu else f"{{device}} {device}" if device == Device.CUDA else ""
+    if not asked:
+        return
+    if options.name == Engine.RAY and not options.gpus:
+        raise QcamError(
+            f"{asked} on Ray with 0 GPUs for each worker: Ray would start workers where there is none, or several on one; give "
+            "{gpus_per_worker} 1, or a part of one"
+        )
+    if options.name == Engine.RAY and settings.device_index:
+        raise QcamError(
+            f"{{provider_option}} device_id={settings.device_index}: on Ray each worker sees its own GPUs alone, counted from "
+            "0; leave it out"
+        )
+    if options.name == Engine.LOCAL and (options.workers or 1) > 1:
+        raise QcamError(
+            f"{asked} with {{workers}} {options.workers}: all would share one GPU; leave it out, or use {{engine}} ray with "
+            "{gpus_per_worker}"
+        )
 
 
 def settle(

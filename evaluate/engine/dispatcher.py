@@ -207,7 +207,14 @@ class Dispatcher:
 
     def _admit(self, name: str, message: Message) -> None:
         """Take note of a worker that joins, or does not."""
-        if isinstance(message, Joined):
+        if isinstance(message, Joined) and self.facts is not None and message.facts.gpu != self.facts.gpu:
+            # It stays where it is, without work: the pool would start another one there.
+            mine, theirs = self.facts.gpu, message.facts.gpu
+            told = "no GPU" if theirs is None else theirs.describe()
+            first = "no GPU" if mine is None else mine.describe()
+            where = message.facts.node
+            self._refuse(Refused(f"{where} computes on {told}, and the first worker on {first}: two are not mixed"))
+        elif isinstance(message, Joined):
             self._stillborn = 0
             self.facts = self.facts or message.facts
             self._workers[name] = _State()

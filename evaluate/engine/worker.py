@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from qcam.common import machine
@@ -166,16 +167,21 @@ class Worker:
             if spec.fingerprints.get(bundle.model_id) != bundle.fingerprint:
                 raise QcamError(f"{bundle.folder} is not the driver's bundle of that name; share one folder, or give a URL")
         options = spec.options
-        request = spec.saliency
-        saliency = request.open(options.settings.threads, spec.saliency_device)
+        request, settings = spec.saliency, options.settings
+        on_device = partial(torch_device, threads=settings.threads, tf32=settings.tf32, index=settings.device_index)
+        if spec.saliency_device != "cpu":  # before its network is loaded: its maps go by PyTorch's settings
+            on_device(spec.saliency_device)
+        saliency = request.open(settings.threads, spec.saliency_device)
         if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
         self.runner = ShardRunner([BundleEvaluator.of(bundle, options) for bundle in bundles], saliency, options)
+        device = on_device(spec.device)
+        self.runner.settle(device)
         self.facts = self.runner.facts
         missing = unmet(spec.requirements, self.facts)
         if missing:
             raise QcamError(missing)
-        self.runner.build(torch_device(spec.device, options.settings.threads))
+        self.runner.build(device)
 
     def evaluate(self, lease: Sequence[Shard], destination: Destination) -> Iterator[Message]:
         """Evaluate shards and write their parts.

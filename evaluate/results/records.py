@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qcam.images.account import AccountLine
+from qcam.runtime.gpu import Gpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,6 +326,7 @@ class WorkerRecord:
         cpu_features: Its instruction sets.
         versions: Of Python and of the packages that can change a figure.
         shards: How many parts; 0 in a part itself.
+        gpu: The GPU that took part; None where none did.
     """
 
     node: str = "an unknown machine"
@@ -336,10 +338,15 @@ class WorkerRecord:
     cpu_features: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     shards: int = 0
+    gpu: Gpu | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the worker as JSON-ready values; without a GPU there is no word of one."""
+        return {name: value for name, value in asdict(self).items() if name != "gpu" or value is not None}
 
     def of_a_part(self) -> dict[str, Any]:
         """Return what a part says of its worker, as JSON-ready values: all but the number of parts."""
-        return {name: value for name, value in asdict(self).items() if name != "shards"}
+        return {name: value for name, value in self.to_json().items() if name != "shards"}
 
 
 @dataclass(frozen=True, kw_only=True)

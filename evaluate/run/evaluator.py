@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -107,7 +107,7 @@ class BundleEvaluator:
         return cls(
             bundle,
             wanted_precisions(bundle, options.precisions, reference=True),
-            options.settings,
+            replace(options.settings, batch=options.batch_size),
             target=options.target,
             method=options.method,
             fake_quant=options.fake_quant,

@@ -15,6 +15,9 @@ from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import Bundle
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import KernelProbe, probe_kernels, saturates_in_pairs
+from qcam.runtime.deployed.provider_options import NVIDIA
+from qcam.runtime.deployed.providers import PROVIDERS
+from qcam.runtime.gpu import Gpu, read_gpu
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class WorkerFacts:
         node: Name of the machine.
         cpu_features: Its instruction sets.
         versions: Of Python and of the packages that can change a figure.
+        gpu: The GPU that takes part; None where none does.
     """
 
     models: tuple[ModelFacts, ...]
@@ -62,6 +66,7 @@ class WorkerFacts:
     node: str
     cpu_features: list[str]
     versions: dict[str, str]
+    gpu: Gpu | None = None
 
     @property
     def kernel(self) -> str:
@@ -86,15 +91,20 @@ class WorkerFacts:
             provider=self.provider,
             cpu_features=tuple(self.cpu_features),
             versions=self.versions,
+            gpu=self.gpu,
         )
 
 
-def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings) -> WorkerFacts:
+def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings, device: str = "cpu") -> WorkerFacts:
     """Return the facts of this process.
 
     Args:
         evaluators: With open sessions.
         settings: How these were made.
+        device: PyTorch device of the mirrors, once it is settled.
+
+    Raises:
+        ProviderError: If a GPU takes part, and nothing tells which.
     """
     models = tuple(_model_facts(evaluator) for evaluator in evaluators)
     sessions = [session for model in models for session in model.deployed.values()]
@@ -114,7 +124,14 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings) -> 
         node=platform.node(),
         cpu_features=machine.cpu_features(),
         versions=machine.versions(),
+        gpu=read_gpu(settings.device_index) if device == "cuda" or _on_gpu(sessions) else None,
     )
+
+
+def _on_gpu(sessions: Sequence[Deployed]) -> bool:
+    """Tell whether any kernel really runs on an NVIDIA GPU, whatever was asked for."""
+    theirs = {PROVIDERS[name] for name in NVIDIA}
+    return any(provider in theirs for session in sessions for _, provider in session.placement.kernels)
 
 
 def _model_facts(evaluator: Evaluator) -> ModelFacts:

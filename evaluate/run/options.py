@@ -54,6 +54,14 @@ class StudyOptions:
         require(CamMethod, self.method, "CAM method")
         require(Protocol, self.protocol, "protocol")
 
+    def on_gpu(self, device: str) -> bool:
+        """Tell whether a GPU is asked to take part.
+
+        Args:
+            device: PyTorch device of the mirrors.
+        """
+        return device == "cuda" or (self.settings.on_gpu and self.protocol != Protocol.PAPER)
+
     def describe(self) -> str:
         """Say in one line what the figures depend on."""
         if self.protocol == "paper":
@@ -61,8 +69,11 @@ class StudyOptions:
             return f"protocol of the paper's authors{repaired}; salient objects: {self.saliency}"
         config = ", ".join(f"{key}={value}" for key, value in self.settings.config.items())
         line = f"{self.method}, target {self.target}, salient objects: {self.saliency}, batches of {self.batch_size}"
-        return line + (f", session configuration {config}" if config else "")
+        told = ", ".join(f"{key}={value}" for key, value in self.settings.to_json().get("provider_options", {}).items())
+        line += f", session configuration {config}" if config else ""
+        return line + (f", {self.settings.provider} told {told}" if told else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
-        return asdict(self) | {"precisions": list(self.precisions), "fixes": list(self.fixes)}
+        settings = self.settings.to_json()
+        return asdict(self) | {"precisions": list(self.precisions), "settings": settings, "fixes": list(self.fixes)}

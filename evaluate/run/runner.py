@@ -47,6 +47,7 @@ class ShardRunner:
         self._saliency = saliency
         self.options = options
         self.clock = clock or StageClock()
+        self._device = "cpu"
 
     @property
     def sequential(self) -> bool:
@@ -56,7 +57,15 @@ class ShardRunner:
     @property
     def facts(self) -> WorkerFacts:
         """Return what this process is; under the paper's protocol whole only after `build`."""
-        return gather_facts(self.evaluators, self.options.settings)
+        return gather_facts(self.evaluators, self.options.settings, self._device)
+
+    def settle(self, device: str) -> None:
+        """Learn where PyTorch, which has been imported, will compute: what this process is depends on it.
+
+        Args:
+            device: PyTorch device of the mirrors.
+        """
+        self._device = device
 
     def build(self, device: str) -> None:
         """Build what needs PyTorch.
@@ -67,6 +76,7 @@ class ShardRunner:
         Raises:
             QcamError: If a graph cannot be mirrored.
         """
+        self.settle(device)
         with self.clock.stage("build mirrors"):
             for evaluator in self.evaluators:
                 evaluator.build(device)

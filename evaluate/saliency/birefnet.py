@@ -19,6 +19,7 @@ from qcam.evaluate.saliency.remote_code import code_files, fetched_folder, model
 from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError, Silent
 from qcam.images.sources import ImageFile
+from qcam.runtime.devices import tf32_in_torch
 
 
 class BirefnetSaliency(Silent):
@@ -58,7 +59,7 @@ class BirefnetSaliency(Silent):
         hashes = _hashes(folder)
         # On a GPU a map differs in its last bits: it is another source, and has its own maps in the cache.
         self.fingerprint = fingerprint(
-            {"model": hashes, "settings": repr(settings), "procedure": PROCEDURE, "device": device.partition(":")[0]}
+            {"model": hashes, "settings": repr(settings), "procedure": PROCEDURE, "device": _arithmetic(device)}
         )
         self._model: Any = _load(folder, trusted=trust_remote_code).to(device)
 
@@ -76,6 +77,12 @@ class BirefnetSaliency(Silent):
         except Exception as error:  # the model's own code can raise anything
             raise NoMapError(f"the salient-object network failed: {first_line(error)}") from error
         return finished_map(raw, settings)
+
+
+def _arithmetic(device: str) -> str:
+    """Return what a map depends on besides the model: the kind of device, and on a GPU whether it takes TF32."""
+    kind = device.partition(":")[0]
+    return kind if kind == "cpu" else f"{kind}, {'TF32' if tf32_in_torch() else 'float32'}"
 
 
 def _load(folder: Path, *, trusted: bool) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qcam.evaluate.run.options import StudyOptions
+from qcam.runtime.gpu import Gpu
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Conditions:
         cpu_features: Instruction sets of the processor; None where each part records its own.
         kernels: Family of its kernels; None where they compute nothing, or each part records its own.
         versions: Of Python and of the packages that can change a figure.
+        gpu: The GPU; None where none takes part, or each part records its own.
+        tf32: Whether a GPU may compute in TF32; None where none takes part.
     """
 
     bundles: Mapping[str, str]
@@ -49,10 +52,17 @@ class Conditions:
     cpu_features: tuple[str, ...] | None
     kernels: str | None
     versions: Mapping[str, str]
+    gpu: Gpu | None = None
+    tf32: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the conditions as run.json keeps them; shard keys and fingerprints are of this very text."""
-        return {
+        """Return the conditions as run.json keeps them; shard keys and fingerprints are of this very text.
+
+        Where no GPU takes part there is no word of one: results of the CPU go on whatever is recorded of GPUs.
+        """
+        gpu = {} if self.gpu is None else {"gpu": self.gpu.to_json()}
+        tf32 = {} if self.tf32 is None else {"tf32": self.tf32}
+        return gpu | tf32 | {
             "bundles": dict(self.bundles),
             "images": asdict(self.images),
             "saliency": self.saliency,

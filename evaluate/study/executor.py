@@ -80,6 +80,14 @@ class Executor(Protocol):
         """
         ...
 
+    def settle(self, device: str) -> None:
+        """Learn where PyTorch will compute, before `facts` are asked for.
+
+        Args:
+            device: PyTorch device of the mirrors.
+        """
+        ...
+
     def build(self, device: str) -> None:
         """Build what needs PyTorch, or wait for the first worker that has.
 
@@ -182,6 +190,10 @@ class ThisProcess:
         """Do nothing: this process is there."""
         return nullcontext()
 
+    def settle(self, device: str) -> None:
+        """Learn where PyTorch will compute (`Executor.settle`)."""
+        self.runner.settle(device)
+
     def build(self, device: str) -> None:
         """Build what needs PyTorch.
 
@@ -270,6 +282,9 @@ class Crew:
         """Start the workers, and end them when the block ends, however it does (`Executor.at_work`)."""
         with dispatching(self._start(Destination(place.parts, place.record, plan.fingerprint))) as self._dispatcher:
             yield
+
+    def settle(self, device: str) -> None:
+        """Do nothing: each worker knows its device."""
 
     def build(self, device: str) -> None:
         """Wait for the first worker, which has built what needs PyTorch; each knows its device.

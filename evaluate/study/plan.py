@@ -19,11 +19,12 @@ from qcam.evaluate.study.conditions import Conditions, ImageSet
 from qcam.images.decoding import READING
 from qcam.images.sources import ImageFile, fingerprint_sources
 from qcam.runtime.bundle import Bundle
+from qcam.runtime.gpu import Gpu
 
 #: Fewer images than this are read before a bar could be seen.
 _MANY = 500
-#: What a plan says of the processor.
-_MACHINE = ("cpu_features", "kernels")
+#: What a plan says of the processor and the GPU.
+_MACHINE = ("cpu_features", "kernels", "gpu")
 #: Images between two safe points.
 SHARD_SIZE = 16
 #: How many images are named where many differ.
@@ -88,6 +89,7 @@ def make_plan(
     kernels: str | None,
     here: bool,
     sequential: bool,
+    gpu: Gpu | None = None,
 ) -> StudyPlan:
     """Fingerprint the images and make the plan.
 
@@ -100,6 +102,7 @@ def make_plan(
         kernels: Family of this CPU's kernels, where they compute.
         here: Whether this process evaluates. Workers may be other machines: each part records its own.
         sequential: Whether images depend on those before them.
+        gpu: The GPU that takes part, if this process evaluates and one does.
     """
     hashes = fingerprint_images(images)
     size = shard_size(options.batch_size)
@@ -116,6 +119,8 @@ def make_plan(
         cpu_features=tuple(machine.cpu_features()) if here else None,
         kernels=kernels,
         versions=machine.versions(),
+        gpu=gpu,
+        tf32=options.settings.tf32 if options.on_gpu(device) else None,
     )
     keys = shard_keys(shards, hashes, conditions, chained=sequential)
     return StudyPlan(conditions, shards, hashes, tuple(keys), sequential)
@@ -142,7 +147,7 @@ def shard_keys(
 ) -> list[str]:
     """Return the key of every shard: a hash of its images' names, contents and labels, and of the conditions.
 
-    The image set as a whole is left out, and the processor, which each part records for itself.
+    The image set as a whole is left out, and processor and GPU, which each part records for itself.
 
     Args:
         shards: Images by shard.
@@ -159,7 +164,7 @@ def shard_keys(
 
 
 def settled(before: Recorded, now: StudyPlan) -> tuple[Recorded, StudyPlan]:
-    """Leave the processor out of two plans where one of them leaves it to each part: workers may be other machines.
+    """Leave processor and GPU out of two plans where one of them leaves it to each part: workers may be other machines.
 
     Args:
         before: The recorded plan.
@@ -169,8 +174,9 @@ def settled(before: Recorded, now: StudyPlan) -> tuple[Recorded, StudyPlan]:
         Both, comparable.
     """
     if before.get("cpu_features") is None or now.conditions.cpu_features is None:
-        anywhere = replace(now.conditions, cpu_features=None, kernels=None)
-        return {**before, **dict.fromkeys(_MACHINE)}, replace(now, conditions=anywhere)
+        anywhere = replace(now.conditions, cpu_features=None, kernels=None, gpu=None)
+        known = {name: value for name, value in before.items() if name not in _MACHINE}
+        return {**known, "cpu_features": None, "kernels": None}, replace(now, conditions=anywhere)
     return before, now
 
 
@@ -233,6 +239,7 @@ _OPTIONS = {
     "batch_size": "{batch_size}", "fake_quant": "simulation", "null_row": "null row", "faithfulness": "faithfulness",
     "protocol": "{protocol}", "fixes": "{paper_fix}", "provider": "{provider}", "allow_fallback": "fallback allowed",
     "io_binding": "IO binding", "config": "{session_config}", "threads": "{threads}", "device": "{device}",
+    "provider_options": "{provider_option}",
 }  # fmt: skip
 #: What a plan's entries are called that are no options.
 _ENTRIES = {
@@ -240,6 +247,13 @@ _ENTRIES = {
     "shard_size": "images in a shard",
     "kernels": "kernels of the processor",
     "cpu_features": "instruction sets of the processor",
+    "tf32": "TF32",
+    "gpu.name": "GPU",
+    "gpu.capability": "compute capability",
+    "gpu.driver": "driver of the GPU",
+    "gpu.cuda": "CUDA",
+    "gpu.cudnn": "cuDNN",
+    "gpu.tensorrt": "TensorRT",
 }
 
 
@@ -263,10 +277,10 @@ def told_differences(before: Recorded, now: StudyPlan, folder: Path) -> list[str
 
 
 def _flat(plan: Recorded) -> dict[str, object]:
-    """Return a plan's entries, those of bundles, images, versions, options and sessions each for itself."""
+    """Return a plan's entries, those of bundles, images, versions, options, sessions and a GPU each for itself."""
     flat: dict[str, object] = {}
     for key, value in plan.items():
-        if key not in ("bundles", "images", "versions", "options") or not isinstance(value, dict):
+        if key not in ("bundles", "images", "versions", "options", "gpu") or not isinstance(value, dict):
             flat[key] = value
             continue
         for name, of in value.items():
@@ -309,7 +323,7 @@ def _value(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, dict):
         return ",".join(f"{key}={of}" for key, of in value.items()) or "(none)"
-    return ",".join(map(str, value)) or "(none)" if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) or "(none)" if isinstance(value, list) else str(value) or "(none)"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from qcam.common import machine
@@ -77,7 +76,7 @@ def run_record(
         "machine": machine.describe(),
         "kernels": {"family": "not applicable"} if facts.kernels is None else facts.kernels.to_json(),
         "int8_kernels_saturate_in_pairs": facts.saturates or any(worker.saturates_in_pairs for worker in workers),
-        "workers": [asdict(worker) for worker in workers],
+        "workers": [worker.to_json() for worker in workers],
         "provider": "PyTorch" if paper else options.settings.provider,
         "models": models,
         "classes": classes,
@@ -91,6 +90,9 @@ def run_record(
 def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:
     """Return the lines below every table: what the figures depend on, and what really ran."""
     lines = [options.describe(), *arithmetic_lines(facts.models, facts.provider)]
+    if facts.gpu is not None:
+        products = "products of float32 in TF32 where it has it" if options.settings.tf32 else "float32 in float32 (TF32 off)"
+        lines.append(f"GPU: {facts.gpu.describe()}; {products}, kernels that repeat themselves")
     for model in facts.models:
         lines += model.notes
     return list(dict.fromkeys(lines))

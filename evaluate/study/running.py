@@ -15,8 +15,8 @@ from qcam.common.errors import ImageSetError, ProviderError, QcamError
 from qcam.common.files import exclusive
 from qcam.common.places import refuse_overlap
 from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, Target, require
-from qcam.evaluate.engine.choice import EngineOptions, crew_for, settle
-from qcam.evaluate.engine.requirements import check_requirements, unmet
+from qcam.evaluate.engine.choice import EngineOptions, crew_for, refuse_workers_without_gpus, settle
+from qcam.evaluate.engine.requirements import check_requirements, refuse_missing_gpu, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
@@ -182,9 +182,10 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     alone = request.paper or request.profile
     spread, threads = settle(request.engine, request.threads, 0 if alone else len(photographs), bundles, on_cpu=on_cpu)
     options = replace(request.options, settings=replace(request.options.settings, threads=threads))
+    on_device = partial(torch_device, threads=threads, tf32=options.settings.tf32, index=options.settings.device_index)
     saliency_device = "cpu"
     if request.saliency.text.startswith("birefnet") and request.saliency.trust_remote_code:
-        saliency_device = torch_device(request.device, threads)
+        saliency_device = on_device(request.device)
     source = request.saliency.open(threads, saliency_device)
     if isinstance(source, MaskSaliency):
         text, counts = source.account(photographs)
@@ -195,12 +196,12 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     device = ""
     executor: Opening = ThisProcess
     if request.paper:
-        device = torch_device(request.device, threads)
+        device = on_device(request.device)
         executor = partial(ThisProcess, make=_paper(options.fixes, request.paper_weights))
     elif spread.name == Engine.RAY:  # the workers' machines count, and there a GPU is asked for by itself
         device = "cuda" if request.device == Device.CUDA or (spread.gpus and request.device == Device.AUTO) else "cpu"
     elif spread.workers != 1:
-        device = torch_device(request.device, threads) if request.device != Device.CPU and not on_cpu else "cpu"
+        device = on_device(request.device) if request.device != Device.CPU and not on_cpu else "cpu"
     if not dry and (spread.name == Engine.RAY or spread.workers != 1):
         given = [str(place.folder if isinstance(place, Bundle) else place) for place in request.bundles]
         executor = by_crew(crew_for(spread, bundles, given, options, request.saliency, source, device, saliency_device))
@@ -212,10 +213,13 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
         )  # fmt: skip
     if study.executor.here:
         with study.clock.stage("import PyTorch"):
-            device = torch_device(device or request.device, threads)
+            device = on_device(device or request.device)
+        study.executor.settle(device)
         missing = unmet(spread.requirements, study.facts)
         if missing:
             raise ProviderError(missing)
+    if options.settings.tf32 and not options.on_gpu(device):
+        telling.note("{tf32} changes nothing: no GPU takes part")
     return _Opened(study, folder, remote, device, spread.workers or 1)
 
 
@@ -226,6 +230,9 @@ def _check(request: StudyRequest) -> None:
     if not request.paper and (request.options.fixes or request.paper_weights):
         raise QcamError("paper fixes and paper weights belong to protocol paper; ask for it, or leave them out")
     check_requirements(request.engine.requirements)
+    if request.engine.name == Engine.LOCAL:
+        refuse_missing_gpu(request.engine.requirements)
+    refuse_workers_without_gpus(request.engine, request.options.settings, request.device)
     alone = {"protocol paper runs in one process": request.paper, "a profile is of one process": request.profile}
     for what, wanted in alone.items():
         if wanted and (request.engine.name != Engine.LOCAL or (request.engine.workers or 1) != 1):

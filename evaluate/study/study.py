@@ -130,7 +130,9 @@ class Study:
         Raises:
             ResultsError: If the place holds something else; names what differs.
         """
-        kernels = self.executor.facts.kernels if self.executor.here else None
+        self.executor.settle(device)
+        facts = self.executor.facts if self.executor.here else None
+        kernels = None if facts is None else facts.kernels
         with self.clock.stage("fingerprint images"):
             plan = make_plan(
                 self.bundles,
@@ -141,6 +143,7 @@ class Study:
                 kernels=None if kernels is None else kernels.name,
                 here=self.executor.here,
                 sequential=self.executor.sequential,
+                gpu=None if facts is None else facts.gpu,
             )
         place = self.place
         if not force:
@@ -239,6 +242,34 @@ class PlannedStudy:
             missing = sorted([*missing, *(part.index for part in there if find_part(listing, part, [], self._accept) is None)])
         return missing
 
+    def _refuse_other_gpus(self) -> None:
+        """Refuse to go on with what another GPU computed, or this one with another driver or other libraries.
+
+        Raises:
+            ResultsError: Names both.
+        """
+        mine = self.facts.gpu
+        if mine is None or self._anew:
+            return
+        before = [] if self._before is None else [worker.gpu for worker in self._before.workers]
+        parts, listing = self._parts(), self.place.parts.listing()
+
+        def look(worker: WorkerRecord) -> bool:
+            before.append(worker.gpu)
+            return True
+
+        for part in parts:
+            if part.place in listing:
+                find_part(listing, part, [], look)
+        for other in before:
+            if other != mine:
+                told = "no GPU" if other is None else other.describe()
+                differing = f" ({'; '.join(other.differences(mine))})" if other is not None else ""
+                raise ResultsError(
+                    f"{self.place} holds results of {told}, and this is {mine.describe()}{differing}: what two GPUs compute is "
+                    f"not mixed; give another folder, {{output}} {self.place.beside()}, or {{force}} to replace them"
+                )
+
     def _reusable_shards(self, before: RunRecord, known: int) -> tuple[int, ...]:
         """Return the shards that complete results of the first images hold whole.
 
@@ -291,6 +322,7 @@ class PlannedStudy:
     def _run(self) -> None:
         self._ran = True
         self.build()
+        self._refuse_other_gpus()
         if self._before is not None:
             self._reuse(self._before)
         todo = self.todo

@@ -53,11 +53,20 @@ class Found:
 
 
 class FileNodes:
-    """An index over the nodes of one file; keeps names and sizes, not the weights."""
+    """An index over the nodes of one file; keeps names and sizes, not the weights.
+
+    Attributes:
+        inputs: Input of the graph → its sizes, 0 where one is left open.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         nodes = list(model.graph.node)
         shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+        self.inputs = {
+            value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+            for value in model.graph.input
+            if value.name not in shapes
+        }
         producer = {output: node for node in nodes for output in node.output if output}
         self._readers = Counter(name for node in nodes for name in node.input if name)
         count = Counter(node.name for node in nodes)

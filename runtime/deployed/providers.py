@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
+from typing import Any
 
 from qcam.common.errors import MissingExtraError, ProviderError
 
@@ -18,6 +19,7 @@ PROVIDERS = {
     "CPU": "CPUExecutionProvider",
     "CUDA": "CUDAExecutionProvider",
     "TensorRT": "TensorrtExecutionProvider",
+    "NvTensorRTRTX": "NvTensorRTRTXExecutionProvider",
     "OpenVINO": "OpenVINOExecutionProvider",
     "CoreML": "CoreMLExecutionProvider",
     "DirectML": "DmlExecutionProvider",
@@ -74,6 +76,7 @@ def require_provider(short: str) -> str:
             remedy = f'pip uninstall -y {" ".join(installed)} && pip install "qcam[{_EXTRA[short]}]"'
             message += f"; the onnxruntime packages exclude each other: {remedy}"
         raise ProviderError(message)
+    _require_placement(onnxruntime)
     if short in ("CUDA", "TensorRT") and hasattr(onnxruntime, "preload_dlls"):
         # CUDA's libraries from NVIDIA's Python packages, if they are installed, without LD_LIBRARY_PATH.
         with captured_output():
@@ -113,6 +116,21 @@ def _loader_reason(text: str) -> str:
         if match:
             return match.group(1).strip()[:300]
     return lines[0][:300] if lines else ""
+
+
+def _require_placement(onnxruntime: Any) -> None:
+    """Refuse a package that does not tell which node it put where: that a run is what was asked for could not be shown.
+
+    Raises:
+        ProviderError: Names the package, and the first version that does.
+    """
+    own = onnxruntime.capi.onnxruntime_inference_collection.InferenceSession
+    if not hasattr(own, "get_provider_graph_assignment_info"):
+        name = next((name for name in _PACKAGES if _is_installed(name)), "onnxruntime")
+        raise ProviderError(
+            f"{name} {onnxruntime.__version__} does not tell which node runs on which provider, so that none could be shown "
+            f'to be where it was asked for; from 1.24 on it does: pip install "{name}>=1.24"'
+        )
 
 
 def _is_installed(package: str) -> bool:

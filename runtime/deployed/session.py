@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qcam.common.arguments import whole
+from qcam.common.arguments import truth, whole
 from qcam.common.errors import BundleError, ProviderError, first_line
+from qcam.common.files import sha256_file
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.filenodes import FileNodes
+from qcam.runtime.deployed.listed import SessionFile, listed_providers
 from qcam.runtime.deployed.placement import Placement, read_profile
+from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, checked_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, explain_not_loaded, require_provider
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.tables import COMPUTE_OPERATORS
@@ -43,6 +46,9 @@ class SessionSettings:
         allow_fallback: Whether a session that is not wholly on the provider is accepted (and reported).
         io_binding: Whether inputs and outputs are bound to device memory; None: on GPUs only.
         config: Further session configuration entries of ONNX Runtime, name → value.
+        provider_options: What the provider is told besides, key → value (`provider_options.py`).
+        tf32: Whether a GPU may compute products of float32 in TF32, there and in PyTorch.
+        batch: The largest batch that will run: providers that build engines build them for it.
     """
 
     provider: str = "CPU"
@@ -50,14 +56,39 @@ class SessionSettings:
     allow_fallback: bool = False
     io_binding: bool | None = None
     config: dict[str, str] = field(default_factory=dict)
+    provider_options: dict[str, str] = field(default_factory=dict)
+    tf32: bool = False
+    batch: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a number of threads that there cannot be.
+        """Refuse numbers and options of the provider that there cannot be.
 
         Raises:
-            QcamError: If it is no whole number from 0.
+            QcamError: If the threads are no whole number from 0, the batch none from 1, TF32 is neither allowed nor not, or the
+                provider has no such option.
         """
         object.__setattr__(self, "threads", whole(self.threads, "{threads}", least=0))
+        object.__setattr__(self, "batch", whole(self.batch, "{batch_size}"))
+        object.__setattr__(self, "tf32", truth(self.tf32, "{tf32}"))
+        object.__setattr__(self, "provider_options", checked_options(self.provider, self.provider_options))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Tell whether sessions compute on an NVIDIA GPU."""
+        return self.provider in NVIDIA
+
+    @property
+    def device_index(self) -> int:
+        """Return which GPU was asked for, of those that this process sees; 0 where none takes part."""
+        return device_index(self.provider_options) if self.on_gpu else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a plan records; of what a provider is told only what is in effect, and nothing where that is nothing."""
+        told = options_in_effect(self.provider, self.provider_options)
+        kept = ("provider", "threads", "allow_fallback", "io_binding", "config")
+        return {name: value for name, value in asdict(self).items() if name in kept} | (
+            {"provider_options": told} if told else {}
+        )
 
 
 @dataclass(frozen=True)
@@ -113,13 +144,24 @@ class DeployedModel:
         _refuse_what_cannot_work(self.entry, settings)
         nodes = _read_nodes(self._path, self.entry if file is None else None, model)
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
-        fallback = self._open()
+        height, width = bundle.preprocessing.crop
+        image = (bundle.preprocessing.channels, height, width)
+        fallback = self._open(
+            SessionFile(
+                sha256=lambda: self.entry.sha256 if file is None else sha256_file(self._path),
+                quantized=self.entry.name != "f32",
+                inputs={} if nodes is None else nodes.inputs,
+                image=image,
+                batch=settings.batch,
+            )
+        )
         self._input = self._session.get_inputs()[0].name
         taps = (self.entry.tap, *self.entry.skips)
         self._outputs = [self.entry.logits, *(tap.output for tap in taps)]
-        self._bind = settings.provider in ("CUDA", "TensorRT") if settings.io_binding is None else settings.io_binding
-        height, width = bundle.preprocessing.crop
-        blank = self.run(np.zeros((1, bundle.preprocessing.channels, height, width), np.float32))
+        self._bind = settings.on_gpu if settings.io_binding is None else settings.io_binding
+        # An engine for one image says nothing of another: where there are engines, the batch that will run is proven.
+        proven = settings.batch if settings.provider in ENGINES else 1
+        blank = self.run(np.zeros((proven, *image), np.float32))
         if blank.logits.ndim != 2 or not _names_fit(blank.logits.shape[1], len(bundle.classes)):
             raise BundleError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
         for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if file is None else ():
@@ -129,7 +171,9 @@ class DeployedModel:
                 )
         with self._folder:
             profile = Path(self._session.end_profiling())
-            self.placement: Placement = read_profile(profile, self._compute_nodes, fallback, nodes)
+            placement = read_profile(profile, self._compute_nodes, fallback, nodes)
+        each = tuple(replace(node, macs=node.macs // proven) for node in placement.nodes)
+        self.placement: Placement = replace(placement, nodes=each)
 
     def run(self, images: NDArray[np.float32]) -> DeployedOutputs:
         """Run one batch of any size.
@@ -145,6 +189,11 @@ class DeployedModel:
 
     def values(self, images: NDArray[np.float32], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Run one batch and return the named graph outputs; arguments and errors as in `run`."""
+        if self._settings.provider in ENGINES and len(images) > self._settings.batch:
+            raise ProviderError(
+                f"{self._path} was built for batches of at most {self._settings.batch} on {self._settings.provider}, and was "
+                f"given {len(images)}: another engine may compute otherwise; open it with that batch"
+            )
         try:
             if self._bind:
                 binding = self._session.io_binding()
@@ -173,7 +222,7 @@ class DeployedModel:
         """Return the tap and the skip tensors, in the order of `DeployedOutputs`."""
         return (self.entry.tap, *self.entry.skips)
 
-    def _open(self) -> str:
+    def _open(self, file: SessionFile) -> str:
         """Open the session; return why it is not what was asked for, or an empty text."""
         provider = self._settings.provider
         fallback = ""
@@ -183,6 +232,8 @@ class DeployedModel:
             if not self._settings.allow_fallback:
                 raise
             name, fallback = PROVIDERS["CPU"], error.template
+        settings = self._settings
+        listed = [name] if fallback else listed_providers(provider, settings.provider_options, file, tf32=settings.tf32)
         import onnxruntime
 
         options = self._session_options(onnxruntime)
@@ -190,7 +241,7 @@ class DeployedModel:
         self._run_options.log_severity_level = 4  # what fails is raised as well, without colours
         with captured_output() as messages:
             try:
-                self._session = onnxruntime.InferenceSession(str(self._path), options, providers=[name])
+                self._session = onnxruntime.InferenceSession(str(self._path), options, providers=listed)
                 failure = None
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 failure = error
@@ -200,6 +251,13 @@ class DeployedModel:
         if name not in self._session.get_providers():
             fallback = explain_not_loaded(provider, "".join(messages))
         elsewhere = self._compute_elsewhere(name)
+        behind = PROVIDERS.get(BEHIND.get(provider, ""), "")
+        if not fallback and elsewhere and set(elsewhere.values()) == {behind}:
+            # It was listed, by name: not refused, but told like any other provider that was not the first wish.
+            return (
+                f"{len(elsewhere)} of {self._compute_nodes} Conv/Gemm/MatMul nodes of {self._path} are not on {provider} "
+                f"but on {behind}, which is listed behind it (first: {next(iter(elsewhere))})"
+            )
         if not fallback and elsewhere:
             fallback = (
                 f"{len(elsewhere)} of {self._compute_nodes} Conv/Gemm/MatMul nodes of {self._path} are not on {provider} "
@@ -214,6 +272,7 @@ class DeployedModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._settings.threads
+        options.use_deterministic_compute = self._settings.on_gpu
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
         options.add_session_config_entry(_OWN_CONFIG, "1")
@@ -298,12 +357,12 @@ def _names_fit(outputs: int, names: int) -> bool:
 
 def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -> None:
     """Refuse what a provider is documented not to load, before it crashes on it."""
-    if settings.provider != "TensorRT" or entry.name == "f32":
+    if settings.provider not in ENGINES or entry.name == "f32":
         return
     if entry.name == "int16":
-        raise ProviderError("TensorRT has no 16-bit quantization; leave int16 out with {precision} f32,int8")
+        raise ProviderError(f"{settings.provider} has no 16-bit quantization; leave int16 out with {{precision}} f32,int8")
     if not entry.quantization.activation_symmetric:
         raise ProviderError(
-            "TensorRT takes symmetric activations only (zero point 0), this bundle has scheme "
+            f"{settings.provider} takes symmetric activations only (zero point 0), this bundle has scheme "
             f"{entry.quantization.scheme}; export it again with {{qcam-export}} {{scheme}} s8s8"
         )

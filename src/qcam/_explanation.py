@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,8 @@ def explain(
     provider: str = "CPU",
     allow_fallback: bool = False,
     session_config: dict[str, str] | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    tf32: bool = False,
     target: str = "f32-top1",
     method: str = "gradcam++",
     threads: int | None = None,
@@ -120,6 +122,8 @@ def explain(
         provider: ONNX Runtime's execution provider. Strict: never silently another one.
         allow_fallback: Whether nodes on another provider are accepted.
         session_config: ONNX Runtime's session configuration entries.
+        provider_options: What the provider is told, as device_id or gpu_mem_limit (docs/gpu.md).
+        tf32: Whether a GPU may compute float32 in TF32.
         target: The class that is explained: f32-top1, or own-top1.
         method: CAM method: gradcam++, gradcam, or gradcam++-torchcam.
         threads: Of ONNX Runtime and PyTorch; None for all cores.
@@ -147,14 +151,21 @@ def explain(
         raise QcamError("target label needs a labelled image set; use f32-top1 or own-top1, or qcam.study")
     (loaded,) = load_bundles([bundle])
     picture = _picture(image)
-    settings = SessionSettings(provider_name(provider), count, allow_fallback, config=dict(session_config or {}))
+    settings = SessionSettings(
+        provider_name(provider),
+        count,
+        allow_fallback,
+        config=dict(session_config or {}),
+        provider_options=dict(provider_options or {}),
+        tf32=tf32,
+    )
     if not allow_fallback:
         require_provider(settings.provider)
     shown = wanted_precisions(loaded, asked)
     # f32 chooses the class, asked for or not.
     run = wanted_precisions(loaded, asked, reference=target == Target.F32_TOP1)
     evaluator = BundleEvaluator(loaded, run, settings, target=target, method=method, fake_quant=False, null_row=False)
-    evaluator.build(torch_device(device, count))
+    evaluator.build(torch_device(device, count, tf32=tf32, index=settings.device_index))
     crop = loaded.preprocessing.crop_image(picture)
     every = evaluator.explain([Sample("picture", "", None, "", crop, None)])
     found = {precision: every[precision] for precision in shown}

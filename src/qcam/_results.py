@@ -136,6 +136,8 @@ def study(
     provider: str = "CPU",
     allow_fallback: bool = False,
     session_config: Mapping[str, str] | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    tf32: bool = False,
     target: str = "f32-top1",
     method: str = "gradcam++",
     batch_size: int = 8,
@@ -172,6 +174,8 @@ def study(
         provider: ONNX Runtime's execution provider. Strict: never silently another one.
         allow_fallback: Whether nodes or sessions on another provider are accepted, and said.
         session_config: ONNX Runtime's session configuration entries.
+        provider_options: What the provider is told, as device_id or gpu_mem_limit (docs/gpu.md).
+        tf32: Whether a GPU may compute float32 in TF32.
         target: The class that is explained: f32-top1, own-top1, or label.
         method: CAM method: gradcam++, gradcam, or gradcam++-torchcam.
         batch_size: Images at a time.
@@ -208,7 +212,11 @@ def study(
         options=StudyOptions(
             precisions=ordered_precisions(names(precisions, "{precision}")),
             settings=SessionSettings(
-                provider=provider_name(provider), allow_fallback=allow_fallback, config=dict(session_config or {})
+                provider=provider_name(provider),
+                allow_fallback=allow_fallback,
+                config=dict(session_config or {}),
+                provider_options=dict(provider_options or {}),
+                tf32=tf32,
             ),
             saliency=saliency,
             target=target,

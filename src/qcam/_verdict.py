@@ -100,6 +100,8 @@ def check(
     deployed: str | Path | None = None,
     provider: str = "CPU",
     session_config: Mapping[str, str] | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    tf32: bool = False,
     batch_size: int = 8,
     threads: int | None = None,
     device: str = "auto",
@@ -121,6 +123,8 @@ def check(
         deployed: ONNX file to judge in the bundle's place.
         provider: ONNX Runtime's execution provider. Strict: never silently another one.
         session_config: ONNX Runtime's session configuration entries.
+        provider_options: What the provider is told, as device_id or gpu_mem_limit (docs/gpu.md).
+        tf32: Whether a GPU may compute float32 in TF32.
         batch_size: Images at a time.
         threads: Of ONNX Runtime and PyTorch; None for all cores.
         device: Where PyTorch computes: auto, cpu or cuda.
@@ -143,7 +147,13 @@ def check(
 
     limit = whole_or_none(limit, "{limit}")
     count = whole_or_none(threads, "{threads}") or machine.available_cores()
-    settings = SessionSettings(provider=provider_name(provider), threads=count, config=dict(session_config or {}))
+    settings = SessionSettings(
+        provider=provider_name(provider),
+        threads=count,
+        config=dict(session_config or {}),
+        provider_options=dict(provider_options or {}),
+        tf32=tf32,
+    )
     require_provider(settings.provider)
     options = CheckOptions(
         precisions=tuple(dict.fromkeys(names(precisions, "{precision}"))),
@@ -151,7 +161,7 @@ def check(
         kernel=kernel,
         gates=dict(gates or {}),
         settings=settings,
-        device=torch_device(device, count),
+        device=torch_device(device, count, tf32=settings.tf32, index=settings.device_index),
         batch_size=batch_size,
         every_tensor=every_tensor,
         other_cpus=other_cpus,

@@ -66,7 +66,7 @@ def test_no_text_outside_commands_names_an_option_in_dashes() -> None:
 
 
 def test_every_token_in_the_library_is_in_the_table() -> None:
-    token = re.compile(r"(?<!\w)\{([a-z][a-z_-]*)\}")  # LaTeX has a command before its braces
+    token = re.compile(r"(?<!\w)\{([a-z][a-z0-9_-]*)\}")  # LaTeX has a command before its braces
     used = {name for path in library_files() if path.name != "wording.py" for _, text in literals(path)
             for name in token.findall(text)}  # fmt: skip
     assert used == {*OPTIONS, *COMMANDS}

@@ -7,9 +7,12 @@ import pytest
 from qcam.common import telling
 from qcam.common.errors import ImageSetError
 from qcam.common.wording import in_python
+from qcam.evaluate.check.checker import Checker
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.run import run_check
 from qcam.images.embedded import evaluation_photographs
+from qcam.runtime.deployed import SessionSettings
+from qcam.runtime.gpu import Gpu
 
 
 @pytest.fixture
@@ -59,3 +62,22 @@ def test_warnings_are_told_and_kept_and_nothing_is_printed_or_written(
 def test_no_photographs_are_nothing_to_compare(tiny_bundle):
     with pytest.raises(ImageSetError, match="no image to compare"):
         run_check([tiny_bundle], [])
+
+
+def test_a_check_on_the_cpu_asks_for_no_gpu_and_records_none(tiny_bundle, monkeypatch):
+    monkeypatch.setattr("qcam.evaluate.check.run.read_gpu", lambda index: pytest.fail("a GPU was asked for"))
+    options = CheckOptions(precisions=("f32",), settings=SessionSettings(threads=1, tf32=True))
+    found = run_check([tiny_bundle], evaluation_photographs()[:1], options)
+    assert not {"gpu", "tf32", "provider_options"} & set(found.to_json())
+
+
+def test_a_check_with_a_mirror_on_a_gpu_records_it(tiny_bundle, monkeypatch):
+    t4 = Gpu("Tesla T4", "7.5", "580.65.06")
+    monkeypatch.setattr("qcam.evaluate.check.run.read_gpu", lambda index: t4)
+    on_cpu = lambda *arguments, **named: Checker(*arguments, **named | {"device": "cpu"})  # noqa: E731
+    monkeypatch.setattr("qcam.evaluate.check.run.Checker", on_cpu)
+    options = CheckOptions(precisions=("f32",), settings=SessionSettings(threads=1), device="cuda")
+    found = run_check([tiny_bundle], evaluation_photographs()[:1], options)
+    assert found.to_json()["gpu"] == t4.to_json()
+    assert found.to_json()["tf32"] is False
+    assert "GPU: Tesla T4 (7.5), driver 580.65.06; float32 in float32 (TF32 off)" in found.remarks

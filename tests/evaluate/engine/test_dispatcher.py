@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from qcam.evaluate.engine.dispatcher import ATTEMPTS, LEASE, Dispatcher
 from qcam.evaluate.engine.messages import Finished, Joined, Lost, Refused, Returned, Shard, Started
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.images.sources import ImageFile
+from qcam.runtime.gpu import Gpu
 
 FACTS = WorkerFacts((), None, False, "CPU", "here", [], {})
 
@@ -99,6 +101,22 @@ def test_every_shard_is_done_once_and_leases_get_shorter():
     assert len(pool.leases[-1]) == 1
     assert not dispatcher.quarantined
     assert not dispatcher.trouble
+
+
+def test_a_worker_of_another_gpu_than_the_first_one_s_gets_no_work():
+    cards = Gpu("Tesla T4", "7.5"), Gpu("NVIDIA H100 80GB HBM3", "9.0"), None, Gpu("Tesla T4", "7.5")
+    pool = FakePool(0)
+    pool.queue.extend((f"worker {n}", Joined(replace(FACTS, gpu=gpu, node=f"node {n}"))) for n, gpu in enumerate(cards))
+    busy = set()
+    real = pool.assign
+    pool.assign = lambda worker, lease: (busy.add(worker), real(worker, lease))
+    dispatcher, done = run(pool, 40)
+    assert sorted(done) == list(range(40))
+    assert busy <= {"worker 0", "worker 3"}
+    assert [line.partition(": ")[2].partition(",")[0] for line in dispatcher.trouble] == [
+        "node 1 computes on NVIDIA H100 80GB HBM3 (9.0)", "node 2 computes on no GPU"
+    ]  # fmt: skip
+    assert all("the first worker on Tesla T4 (7.5)" in line for line in dispatcher.trouble)
 
 
 @pytest.mark.parametrize("kind", ["deadly", "failing"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study import plan as planning
 from qcam.images.sources import ImageFile
 from qcam.runtime.deployed import SessionSettings
+from qcam.runtime.gpu import Gpu
 
 OPTIONS = StudyOptions(
     ("int8", "f32"), SessionSettings(threads=2, config={"session.x64quantprecision": "1"}), "masks:objects", batch_size=2
@@ -30,8 +32,8 @@ def plan_of(tmp_path, monkeypatch):
     bundles = [SimpleNamespace(model_id="net", fingerprint="ab" * 32)]
 
     def made(**changes):
-        given = {"kernels": "vnni", "here": True, "sequential": False} | changes
-        return planning.make_plan(bundles, images, "cd" * 32, OPTIONS, "cpu", **given)
+        given = {"kernels": "vnni", "here": True, "sequential": False, "options": OPTIONS, "device": "cpu"} | changes
+        return planning.make_plan(bundles, images, "cd" * 32, **given)
 
     return made
 
@@ -80,3 +82,50 @@ def test_what_left_the_processor_to_each_part_is_the_plan_of_any(plan_of, tmp_pa
         recorded, settled = planning.settled(before.conditions.to_json(), now)
         assert settled.conditions == anywhere.conditions
         assert recorded == anywhere.conditions.to_json()
+
+
+T4 = Gpu("Tesla T4", "7.5", "580.65.06", "13.0", "9.10.2")
+H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", "580.65.06", "13.0", "9.10.2")
+
+
+def test_plans_of_two_gpus_differ_by_name(plan_of, tmp_path):
+    recorded = plan_of(gpu=T4).conditions.to_json()
+    assert planning.told_differences(recorded, plan_of(gpu=T4), tmp_path) == []
+    assert planning.told_differences(recorded, plan_of(gpu=H100), tmp_path) == [
+        "GPU Tesla T4 → NVIDIA H100 80GB HBM3",
+        "compute capability 7.5 → 9.0",
+    ]
+    assert planning.told_differences(recorded, plan_of(gpu=replace(T4, driver="570.86.15", tensorrt="10.13.3")), tmp_path) == [
+        "driver of the GPU 580.65.06 → 570.86.15",
+        "TensorRT (none) → 10.13.3",
+    ]
+    assert "GPU (not said) → Tesla T4" in planning.told_differences(plan_of().conditions.to_json(), plan_of(gpu=T4), tmp_path)
+
+
+def test_workers_leave_the_gpu_to_each_part_and_no_shard_s_key_depends_on_it(plan_of):
+    here, anywhere = plan_of(gpu=T4), plan_of(here=False, kernels=None)
+    recorded, settled = planning.settled(here.conditions.to_json(), anywhere)
+    assert recorded == settled.conditions.to_json()
+    assert here.keys == plan_of(gpu=H100).keys == anywhere.keys
+
+
+def test_tf32_and_what_the_provider_is_told_are_in_the_plan_of_a_gpu_alone(plan_of, tmp_path):
+    def on(device="cpu", **settings):
+        return plan_of(options=replace(OPTIONS, settings=SessionSettings(**settings)), device=device)
+
+    assert on().conditions.to_json() == on(tf32=True).conditions.to_json()  # it changes nothing where no GPU takes part
+    assert on("cuda").conditions.to_json()["tf32"] is False
+    cuda = on(provider="CUDA")
+    recorded = cuda.conditions.to_json()
+    assert recorded["options"]["settings"]["provider_options"] == {
+        "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"
+    }  # fmt: skip
+    assert planning.told_differences(recorded, on(provider="CUDA", tf32=True), tmp_path) == ["TF32 no → yes"]
+    told = on(provider="CUDA", provider_options={"prefer_nhwc": "1", "cudnn_conv_algo_search": "DEFAULT"})
+    assert told.keys != cuda.keys
+    assert planning.told_differences(recorded, told, tmp_path) == [
+        "{provider_option} arena_extend_strategy=kSameAsRequested,cudnn_conv_algo_search=HEURISTIC → "
+        "arena_extend_strategy=kSameAsRequested,cudnn_conv_algo_search=DEFAULT,prefer_nhwc=1"
+    ]
+    before = {name: value for name, value in recorded.items() if name != "tf32"}  # what a version recorded that knew no TF32
+    assert "TF32 (not said) → no" in planning.told_differences(before, cuda, tmp_path)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from qcam.images.embedded import evaluation_photographs
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +25,23 @@ def cuda_python(tmp_path_factory, package_source):
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, f"{package_source}[cuda]"], check=True)
+    # Not qcam[cuda], which brings CUDA's libraries (2 GB): that they are missing is what is shown here.
+    subprocess.run([*pip, str(package_source), "onnxruntime-gpu>=1.24"], check=True)
     return python
 
 
 def run(python, *arguments, cwd):
     command = [python, "-m", "qcam.commands.eval", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_extra_asks_for_what_the_package_offers(cuda_python, tmp_path):
+    (asked,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cuda"]
+    code = "from importlib.metadata import metadata as m; print(*m('onnxruntime-gpu').get_all('Provides-Extra'))"
+    done = subprocess.run([cuda_python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    wanted = asked.partition("[")[2].partition("]")[0].split(",")
+    assert wanted == ["cuda", "cudnn"]
+    assert set(wanted) <= set(done.stdout.split())
 
 
 def test_a_wheel_installs_no_top_level_rooms(cuda_python, tmp_path):

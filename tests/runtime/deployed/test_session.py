@@ -75,6 +75,14 @@ def test_a_provider_that_the_package_lacks_names_the_package_to_install(monkeypa
         require_provider("CUDA")
 
 
+def test_a_package_that_does_not_tell_where_its_nodes_run_is_refused_by_name(monkeypatch):
+    """onnxruntime-openvino 1.23, say."""
+    monkeypatch.setattr(onnxruntime.capi.onnxruntime_inference_collection, "InferenceSession", object)
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.0")
+    with pytest.raises(QcamError, match=r"^onnxruntime 1\.23\.0 does not tell which node .*pip install .onnxruntime>=1\.24"):
+        require_provider("CPU")
+
+
 def test_a_session_that_silently_became_a_cpu_session_is_refused(tiny_bundle, monkeypatch):
     """The package claims CUDA, the session comes without it: what a machine without the libraries does."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
