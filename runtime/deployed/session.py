@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,8 +21,18 @@ from qcam.common.errors import BundleError, ProviderError, first_line
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.filenodes import FileNodes
+from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
+from qcam.runtime.deployed.loading import (
+    CUDA_PROVIDERS,
+    explain_failed_run,
+    explain_not_loaded,
+    import_torch,
+    installed_wheels,
+    provider_failed,
+    torch_may_help,
+)
 from qcam.runtime.deployed.placement import Placement, read_profile
-from qcam.runtime.deployed.providers import PROVIDERS, captured_output, explain_not_loaded, require_provider
+from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload, require_provider
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.tables import COMPUTE_OPERATORS
 
@@ -29,6 +42,14 @@ _OWN_CONFIG = "session.record_ep_graph_assignment_info"
 _NO_SPINNING = "session.force_spinning_stop"
 #: Makes sessions share one arena of memory: they run one after another, and each would keep its largest batch's for itself.
 _SHARED_ARENA = "session.use_env_allocators"
+#: Makes ONNX Runtime refuse a session in which any node was left to the CPU.
+_NO_CPU = "session.disable_cpu_ep_fallback"
+#: What it says then.
+_LEFT_TO_CPU = "assigned to the default CPU EP"
+#: How many operators are named of nodes that are elsewhere.
+_NAMED_OPERATORS = 4
+#: Most characters of what Python code printed that a message repeats.
+_LONGEST_PRINT = 400
 #: Most bytes of a constant that is read from another file to hold the file against the manifest: no scale has more.
 _SCALAR = 16
 
@@ -81,6 +102,7 @@ class DeployedModel:
     Attributes:
         entry: The precision.
         placement: Which kernels run where, from a profiled run of one blank image.
+        folded: How many int32 biases were put into the session as floats; 0 on providers that take them as they are.
     """
 
     def __init__(
@@ -112,14 +134,16 @@ class DeployedModel:
         self._settings = settings
         _refuse_what_cannot_work(self.entry, settings)
         nodes = _read_nodes(self._path, self.entry if file is None else None, model)
+        self._readable = nodes is not None
+        self.folded = 0
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
         fallback = self._open()
         self._input = self._session.get_inputs()[0].name
         taps = (self.entry.tap, *self.entry.skips)
         self._outputs = [self.entry.logits, *(tap.output for tap in taps)]
-        self._bind = settings.provider in ("CUDA", "TensorRT") if settings.io_binding is None else settings.io_binding
+        self._bind = settings.provider in CUDA_PROVIDERS if settings.io_binding is None else settings.io_binding
         height, width = bundle.preprocessing.crop
-        blank = self.run(np.zeros((1, bundle.preprocessing.channels, height, width), np.float32))
+        blank = self._first_run(np.zeros((1, bundle.preprocessing.channels, height, width), np.float32))
         if blank.logits.ndim != 2 or not _names_fit(blank.logits.shape[1], len(bundle.classes)):
             raise BundleError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
         for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if file is None else ():
@@ -156,11 +180,14 @@ class DeployedModel:
             else:
                 values = self._session.run(list(outputs), {self._input: images}, self._run_options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            reason = first_line(error)
+            message = f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {first_line(error)}"
+            remedy = explain_failed_run(self._settings.provider, str(error))
+            raise ProviderError(f"{message}; {remedy}" if remedy else message) from error
+        if self._name not in self._session.get_providers():
             raise ProviderError(
-                f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {reason}; "
-                "try a smaller {batch_size}"
-            ) from error
+                f"{self._path}: ONNX Runtime gave {self._settings.provider} up during a run and went on with "
+                f"{', '.join(self._session.get_providers())}; nothing of this run counts"
+            )
         return values
 
     def batches(self, images: NDArray[np.float32], size: int) -> Iterator[DeployedOutputs]:
@@ -173,42 +200,95 @@ class DeployedModel:
         """Return the tap and the skip tensors, in the order of `DeployedOutputs`."""
         return (self.entry.tap, *self.entry.skips)
 
+    def _first_run(self, image: NDArray[np.float32]) -> DeployedOutputs:
+        """Run one blank image; what Python code prints meanwhile belongs to the error, if there is one."""
+        printed = io.StringIO()
+        try:
+            with redirect_stdout(printed):
+                return self.run(image)
+        except ProviderError as error:
+            said = " ".join(printed.getvalue().split())
+            if not said:
+                raise
+            raise ProviderError(f"{error.template}; ONNX Runtime printed: {said[:_LONGEST_PRINT]}") from error
+
     def _open(self) -> str:
         """Open the session; return why it is not what was asked for, or an empty text."""
-        provider = self._settings.provider
-        fallback = ""
+        provider, allowed = self._settings.provider, self._settings.allow_fallback
+        fallback = said = ""
         try:
-            name = require_provider(provider)
+            self._name = require_provider(provider)
+            said = preload(provider)
         except ProviderError as error:
-            if not self._settings.allow_fallback:
+            if not allowed:
                 raise
-            name, fallback = PROVIDERS["CPU"], error.template
+            self._name, fallback = PROVIDERS["CPU"], error.template
+        elsewhere_is_cpu = self._name != PROVIDERS["CPU"]
+        failure, words = self._make(strict=elsewhere_is_cpu and not allowed)
+        if elsewhere_is_cpu and torch_may_help(provider, words, installed_wheels()):
+            why_not = import_torch()
+            words += f"\ntorch could not be imported for its libraries: {why_not}" if why_not else ""
+            if not why_not:
+                failure, words = self._make(strict=not allowed)
+        if failure is not None and _LEFT_TO_CPU in str(failure) and not provider_failed(words):
+            failure, words = self._make(strict=False)  # which nodes are left to the CPU, only a session tells
+        words = f"{words}\n{said}"
+        if failure is not None and elsewhere_is_cpu and provider_failed(words):
+            fallback = explain_not_loaded(provider, words)
+            if not allowed:
+                raise ProviderError(fallback) from failure
+            self._name = PROVIDERS["CPU"]
+            failure, _ = self._make(strict=False)
+        if failure is not None:
+            reason = first_line(failure)
+            raise ProviderError(
+                f"{provider} cannot load {self._path}: {reason}; choose another {{precision}} or {{provider}}"
+            ) from failure
+        if self._name not in self._session.get_providers():
+            fallback = explain_not_loaded(provider, words)
+            if not allowed:
+                raise ProviderError(fallback)
+            self._name = PROVIDERS["CPU"]
+            failure, _ = self._make(strict=False)  # as on the CPU, biases and all
+            if failure is not None:
+                raise ProviderError(f"CPU cannot load {self._path}: {first_line(failure)}") from failure
+        elsewhere = self._elsewhere()
+        if not fallback and elsewhere:
+            fallback = self._explain_elsewhere(elsewhere)
+        if fallback and not allowed:
+            raise ProviderError(fallback)
+        return fallback
+
+    def _make(self, *, strict: bool) -> tuple[Exception | None, str]:
+        """Make the session on the provider.
+
+        Args:
+            strict: Whether a node that is left to the CPU is an error; where it is not one here, `_elsewhere` finds it.
+
+        Returns:
+            What was raised, if anything; and what was said meanwhile.
+        """
         import onnxruntime
 
         options = self._session_options(onnxruntime)
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = 4  # what fails is raised as well, without colours
-        with captured_output() as messages:
+        on_cuda = self._name in (PROVIDERS[provider] for provider in CUDA_PROVIDERS)
+        folded = folded_copy(self._path) if on_cuda and self._readable else None
+        model, self.folded = folded or (str(self._path), 0)
+        more = {"disabled_optimizers": [REQUANTIZER]} if on_cuda else {}
+        if folded is not None:
+            options.add_session_config_entry(EXTERNAL_FOLDER, str(self._path.parent))
+        if strict and _NO_CPU not in self._settings.config:
+            options.add_session_config_entry(_NO_CPU, "1")
+        failure = None
+        with captured_output() as captured:
             try:
-                self._session = onnxruntime.InferenceSession(str(self._path), options, providers=[name])
-                failure = None
+                # Without the fallback of its Python code, which runs on the CPU what failed elsewhere, and says so to nobody.
+                self._session = onnxruntime.InferenceSession(model, options, providers=[self._name], enable_fallback=0, **more)
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 failure = error
-        if failure is not None:
-            reason = first_line(failure)
-            raise ProviderError(f"{provider} cannot load {self._path}: {reason}; choose another {{precision}} or {{provider}}")
-        if name not in self._session.get_providers():
-            fallback = explain_not_loaded(provider, "".join(messages))
-        elsewhere = self._compute_elsewhere(name)
-        if not fallback and elsewhere:
-            fallback = (
-                f"{len(elsewhere)} of {self._compute_nodes} Conv/Gemm/MatMul nodes of {self._path} are not on {provider} "
-                f"but on {', '.join(sorted(set(elsewhere.values())))} (first: {next(iter(elsewhere))}): the provider has no "
-                "kernel for them; choose another {precision}, or {allow_fallback} to go on all the same"
-            )
-        if fallback and not self._settings.allow_fallback:
-            raise ProviderError(fallback)
-        return fallback
+        return failure, captured.text if failure is None else f"{captured.text}\n{failure}"
 
     def _session_options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
@@ -233,17 +313,29 @@ class DeployedModel:
                 raise ProviderError(f"{{session_config}} {key[:80]}: {first_line(error)}") from error
         return options
 
-    def _compute_elsewhere(self, wanted: str) -> dict[str, str]:
-        """Count the compute nodes; return those that another provider got, node name → provider."""
+    def _elsewhere(self) -> dict[str, tuple[str, str]]:
+        """Count the nodes; return those that another provider got, node name → operator and provider."""
         elsewhere = {}
-        self._compute_nodes = 0
+        self._compute_nodes = self._all_nodes = 0
         for subgraph in self._session.get_provider_graph_assignment_info():
             for node in subgraph.get_nodes():
-                if node.op_type in COMPUTE_OPERATORS:
-                    self._compute_nodes += 1
-                    if subgraph.ep_name != wanted:
-                        elsewhere[node.name] = subgraph.ep_name
+                self._all_nodes += 1
+                self._compute_nodes += node.op_type in COMPUTE_OPERATORS
+                if subgraph.ep_name != self._name:
+                    elsewhere[node.name or f"node {self._all_nodes}"] = (node.op_type, subgraph.ep_name)
         return elsewhere
+
+    def _explain_elsewhere(self, elsewhere: Mapping[str, tuple[str, str]]) -> str:
+        """Say how many nodes are not on the provider, and of which operators."""
+        operators = Counter(operator for operator, _ in elsewhere.values())
+        named = ", ".join(f"{count} {operator}" for operator, count in operators.most_common(_NAMED_OPERATORS))
+        more = f" and {len(operators) - _NAMED_OPERATORS} more operators" if len(operators) > _NAMED_OPERATORS else ""
+        where = ", ".join(sorted({provider for _, provider in elsewhere.values()}))
+        return (
+            f"{len(elsewhere)} of {self._all_nodes} nodes of {self._path} are not on {self._settings.provider} but on {where} "
+            f"({named}{more}; first: {next(iter(elsewhere))}): the provider has no kernel for them; choose another "
+            "{precision}, or {allow_fallback} to go on all the same"
+        )
 
 
 @cache
