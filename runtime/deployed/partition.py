@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
 from qcam.common.errors import ProviderError, first_line
 from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
+from qcam.runtime.deployed.providers import require_provider
 from qcam.runtime.graph import attribute
 from qcam.runtime.tables import QUANTIZERS
 
@@ -36,16 +37,18 @@ _KERNELS: Mapping[str, frozenset[str]] = {
             "Affine", "ArgMax", "ArgMin", "AveragePool", "BatchNormalization", "Ceil", "Conv", "ConvTranspose", "Cos",
             "DepthToSpace", "Dropout", "Einsum", "Elu", "Erf", "Exp", "Floor", "GRU", "Gelu", "Gemm", "GlobalAveragePool",
             "GlobalMaxPool", "HardSigmoid", "HardSwish", "ImageScaler", "InstanceNormalization", "IsInf", "IsNaN", "LRN",
-            "LSTM", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "PRelu", "RNN", "Reciprocal", "ReduceLogSum",
-            "ReduceLogSumExp", "ReduceSumSquare", "Relu", "Round", "Selu", "Sigmoid", "SimplifiedLayerNormalization", "Sin",
-            "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Sqrt", "Sum", "Tanh", "ThresholdedRelu", "RMSNormalization",
+            "LSTM", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "MatMul", "PRelu", "RMSNormalization", "RNN",
+            "Reciprocal", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "Relu", "Round", "Selu", "Sigmoid",
+            "SimplifiedLayerNormalization", "Sin", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Sqrt", "Sum", "Tanh",
+            "ThresholdedRelu",
         ),
         _FLOATS,
     ),
     **dict.fromkeys(
         (
             "Cast", "Compress", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape",
-            "ReverseSequence", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Trilu", "Unsqueeze",
+            "ReverseSequence", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "Split", "Squeeze",
+            "Transpose", "Trilu", "Unsqueeze",
         ),
         _EVERY,
     ),
@@ -84,7 +87,8 @@ _RESULT_ON_CPU = frozenset({"Shape", "Size"})
 _READ_ON_CPU: Mapping[str, frozenset[int]] = {
     "Reshape": frozenset({1}), "Expand": frozenset({1}), "Tile": frozenset({1}), "Unsqueeze": frozenset({1}),
     "Squeeze": frozenset({1}), "Slice": frozenset({1, 2, 3, 4}), "ConstantOfShape": frozenset({0}),
-    "Resize": frozenset({1, 2, 3}), "Range": frozenset({0, 1, 2}), "Pad": frozenset({1, 2, 3}), "TopK": frozenset({1}), "Split": frozenset({1}),
+    "Resize": frozenset({1, 2, 3}), "Range": frozenset({0, 1, 2}), "Pad": frozenset({1, 2, 3}), "TopK": frozenset({1}),
+    "Split": frozenset({1}),
 }  # fmt: skip
 #: Most elements of a constant that a shape computation on the CPU reads.
 _SMALL_CONSTANT = 100
@@ -168,6 +172,7 @@ def offered(path: Path, *, folded: bool = True) -> ModelProto:
 
     Args and errors as in `foretell`.
     """
+    require_provider("CPU")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -21,6 +21,7 @@ from qcam.common.errors import BundleError, ProviderError, first_line
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.filenodes import FileNodes
+from qcam.runtime.deployed.fitness import refuse_unfit
 from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
 from qcam.runtime.deployed.loading import (
     CUDA_PROVIDERS,
@@ -132,7 +133,7 @@ class DeployedModel:
         self.entry: PrecisionEntry = entry or bundle.precision(precision)
         self._path = file or bundle.path(precision)
         self._settings = settings
-        _refuse_what_cannot_work(self.entry, settings)
+        refuse_unfit(self._path, self.entry, settings.provider, allow_fallback=settings.allow_fallback)
         nodes = _read_nodes(self._path, self.entry if file is None else None, model)
         self._readable = nodes is not None
         self.folded = 0
@@ -386,16 +387,3 @@ def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto
 def _names_fit(outputs: int, names: int) -> bool:
     """Tell whether class names are as many as the outputs; one output is a score that decides between two."""
     return names == outputs or (outputs, names) == (1, 2)
-
-
-def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -> None:
-    """Refuse what a provider is documented not to load, before it crashes on it."""
-    if settings.provider != "TensorRT" or entry.name == "f32":
-        return
-    if entry.name == "int16":
-        raise ProviderError("TensorRT has no 16-bit quantization; leave int16 out with {precision} f32,int8")
-    if not entry.quantization.get("activation_symmetric"):
-        raise ProviderError(
-            "TensorRT takes symmetric activations only (zero point 0), this bundle has scheme "
-            f"{entry.quantization.get('scheme')}; export it again with {{qcam-export}} {{scheme}} s8s8"
-        )
