@@ -39,6 +39,8 @@ _LIBRARY = re.compile(
     r"\b(lib([a-zA-Z_]+)\.so(?:\.(\d+))?[.\d]*): cannot open|\"(([a-zA-Z]+)(?:64)?_?(\d+)\.dll)\" which is missing"
 )
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+#: Stands before the reason for which torch could not be imported.
+NO_TORCH = "torch could not be imported for its libraries: "
 #: Most of a sentence of ONNX Runtime that a message repeats.
 _LONGEST = 300
 
@@ -155,6 +157,14 @@ def import_torch() -> str:
     return ""
 
 
+def whole_text(error: BaseException) -> str:
+    """Return all that an exception says, in as many lines as it takes; its type where it says nothing."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # an exception whose text cannot be made still has a type
+        return type(error).__name__
+
+
 def loader_reason(text: str) -> str:
     """Pick the loader's own sentence out of log lines, without time stamps and file names; empty if there is none."""
     lines = [_TERMINAL_COLOUR.sub("", line).strip() for line in text.splitlines()]
@@ -213,6 +223,8 @@ def _remedy(short: str, text: str, wheels: Wheels) -> str:
         major = f" {wheels.onnxruntime_cuda}" if wheels.onnxruntime_cuda else ""
         what = "cuDNN" if missing.name.startswith("cudnn") else f"CUDA{major}"
         torch = f", also with {wheels.torch} imported first" if "torch" in sys.modules and wheels.torch_cuda else ""
+        broken = re.search(f"{NO_TORCH}.+", text)
+        torch += f" ({broken.group()})" if broken else ""
         return (
             f"{missing.file} belongs to {what}, which was not found{torch}; install CUDA and cuDNN for it: "
             "pip install 'onnxruntime-gpu[cuda,cudnn]'"

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from qcam.common import telling
 from qcam.common.arguments import whole
 from qcam.common.errors import BundleError, ProviderError, first_line
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
@@ -25,12 +26,15 @@ from qcam.runtime.deployed.fitness import refuse_unfit
 from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
 from qcam.runtime.deployed.loading import (
     CUDA_PROVIDERS,
+    NO_TORCH,
+    Wheels,
     explain_failed_run,
     explain_not_loaded,
     import_torch,
     installed_wheels,
     provider_failed,
     torch_may_help,
+    whole_text,
 )
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload, require_provider
@@ -182,7 +186,7 @@ class DeployedModel:
                 values = self._session.run(list(outputs), {self._input: images}, self._run_options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             message = f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {first_line(error)}"
-            remedy = explain_failed_run(self._settings.provider, str(error))
+            remedy = explain_failed_run(self._settings.provider, whole_text(error))
             raise ProviderError(f"{message}; {remedy}" if remedy else message) from error
         if self._name not in self._session.get_providers():
             raise ProviderError(
@@ -216,49 +220,61 @@ class DeployedModel:
     def _open(self) -> str:
         """Open the session; return why it is not what was asked for, or an empty text."""
         provider, allowed = self._settings.provider, self._settings.allow_fallback
-        fallback = said = ""
         try:
             self._name = require_provider(provider)
-            said = preload(provider)
         except ProviderError as error:
             if not allowed:
                 raise
-            self._name, fallback = PROVIDERS["CPU"], error.template
-        elsewhere_is_cpu = self._name != PROVIDERS["CPU"]
-        failure, words = self._make(strict=elsewhere_is_cpu and not allowed)
-        if elsewhere_is_cpu and torch_may_help(provider, words, installed_wheels()):
-            why_not = import_torch()
-            words += f"\ntorch could not be imported for its libraries: {why_not}" if why_not else ""
-            if not why_not:
-                failure, words = self._make(strict=not allowed)
-        if failure is not None and _LEFT_TO_CPU in str(failure) and not provider_failed(words):
-            failure, words = self._make(strict=False)  # which nodes are left to the CPU, only a session tells
-        words = f"{words}\n{said}"
-        if failure is not None and elsewhere_is_cpu and provider_failed(words):
-            fallback = explain_not_loaded(provider, words)
-            if not allowed:
-                raise ProviderError(fallback) from failure
-            self._name = PROVIDERS["CPU"]
-            failure, _ = self._make(strict=False)
-        if failure is not None:
-            reason = first_line(failure)
-            raise ProviderError(
-                f"{provider} cannot load {self._path}: {reason}; choose another {{precision}} or {{provider}}"
-            ) from failure
-        if self._name not in self._session.get_providers():
-            fallback = explain_not_loaded(provider, words)
+            fallback = error.template
+        else:
+            fallback = self._open_on_provider()
+        if fallback:
             if not allowed:
                 raise ProviderError(fallback)
             self._name = PROVIDERS["CPU"]
-            failure, _ = self._make(strict=False)  # as on the CPU, biases and all
-            if failure is not None:
-                raise ProviderError(f"CPU cannot load {self._path}: {first_line(failure)}") from failure
+            failure, _ = self._make(strict=False)  # what the CPU makes of the file, int32 biases and all
+            self._require_loaded(failure)
         elsewhere = self._elsewhere()
-        if not fallback and elsewhere:
+        if elsewhere:
             fallback = self._explain_elsewhere(elsewhere)
-        if fallback and not allowed:
-            raise ProviderError(fallback)
+            if not allowed:
+                raise ProviderError(fallback)
         return fallback
+
+    def _open_on_provider(self) -> str:
+        """Open the session on the provider; return why it could not be loaded, or an empty text.
+
+        Raises:
+            ProviderError: If the file cannot be loaded.
+        """
+        provider = self._settings.provider
+        wheels = installed_wheels() if provider in CUDA_PROVIDERS else Wheels()
+        strict = self._name != PROVIDERS["CPU"] and not self._settings.allow_fallback
+        said = preload(provider)
+        failure, words = self._make(strict=strict)
+        if torch_may_help(provider, words, wheels):
+            no_torch = import_torch()
+            if no_torch:
+                words += f"\n{NO_TORCH}{no_torch}"
+            else:
+                telling.note(f"{provider}: CUDA's libraries were not found; torch, which brings them, was imported first")
+                failure, words = self._make(strict=strict)
+        if strict and _LEFT_TO_CPU in words and not provider_failed(words):
+            failure, words = self._make(strict=False)  # which nodes are left to the CPU, only a session tells
+        if provider != "CPU" and failure is not None and provider_failed(words):
+            return explain_not_loaded(provider, f"{words}\n{said}", wheels)
+        self._require_loaded(failure)
+        if self._name not in self._session.get_providers():
+            return explain_not_loaded(provider, f"{words}\n{said}", wheels)
+        return ""
+
+    def _require_loaded(self, failure: Exception | None) -> None:
+        """Refuse a file that could not be loaded."""
+        if failure is not None:
+            raise ProviderError(
+                f"{self._settings.provider} cannot load {self._path}: {first_line(failure)}; choose another {{precision}} or "
+                "{provider}"
+            ) from failure
 
     def _make(self, *, strict: bool) -> tuple[Exception | None, str]:
         """Make the session on the provider.
@@ -289,7 +305,7 @@ class DeployedModel:
                 self._session = onnxruntime.InferenceSession(model, options, providers=[self._name], enable_fallback=0, **more)
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 failure = error
-        return failure, captured.text if failure is None else f"{captured.text}\n{failure}"
+        return failure, captured.text if failure is None else f"{captured.text}\n{whole_text(failure)}"
 
     def _session_options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()

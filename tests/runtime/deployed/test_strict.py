@@ -1,5 +1,9 @@
 """A session is on the provider that was asked for, wholly and for every run, or it is refused by name."""
 
+import logging
+import os
+import sys
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -7,6 +11,8 @@ from pretended import CPU, CUDA, pretend_cuda
 
 from qcam.common.errors import ProviderError
 from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.deployed import session as session_module
+from qcam.runtime.deployed.loading import Wheels
 from qcam.runtime.deployed.providers import PROVIDERS
 
 IMAGES = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
@@ -114,3 +120,38 @@ def test_a_real_provider_without_kernels_is_refused_with_the_operators_it_left(t
     accepted = DeployedModel(tiny_bundle, "f32", SessionSettings(provider="CUDA", allow_fallback=True))
     plain = DeployedModel(tiny_bundle, "f32", SessionSettings())
     np.testing.assert_array_equal(accepted.run(IMAGES).logits, plain.run(IMAGES).logits)
+
+
+@pytest.mark.parametrize("broken", ["", "No module named 'triton'"])
+def test_libraries_that_torch_brings_are_found_by_importing_it_first(tiny_bundle, monkeypatch, caplog, broken):
+    """A session that came without CUDA is made again once torch is there, as ONNX Runtime looks again."""
+    pretend_cuda(monkeypatch)
+    pretending, imported = onnxruntime.InferenceSession, []
+
+    def without_libraries(model, options, providers, **more):
+        session = pretending(model, options, providers=providers, **more)
+        if not imported or broken:
+            session._pretends = False
+            os.write(
+                2, b"[E:onnxruntime] Failed to load library x.so with error: libcublasLt.so.13: cannot open shared object file"
+            )
+        return session
+
+    def import_torch():
+        imported.append("torch")
+        return broken
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_libraries)
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(session_module, "import_torch", import_torch)
+    monkeypatch.setattr(session_module, "installed_wheels", lambda: Wheels("onnxruntime-gpu 1.31.1", 13, "torch 2.14.1", 13))
+    settings = SessionSettings(provider="CUDA")
+    if broken:
+        reason = r"torch could not be imported for its libraries: No module named 'triton'"
+        with pytest.raises(ProviderError, match=rf"libcublasLt\.so\.13 belongs to CUDA.*, which was not found \({reason}\)"):
+            DeployedModel(tiny_bundle, "f32", settings)
+    else:
+        with caplog.at_level(logging.INFO, "qcam"):
+            assert DeployedModel(tiny_bundle, "f32", settings).placement.fallback == ""
+        assert "torch, which brings them, was imported first" in caplog.text
+    assert imported == ["torch"]
