@@ -34,7 +34,6 @@ THROUGH = {
     "evaluate.results.pictures": "evaluate/report/test_grid.py",
     "evaluate.results.place": "evaluate/engine/test_remote.py",
     "evaluate.results.remote": "evaluate/engine/test_remote.py",
-    "evaluate.run.arithmetic": "evaluate/study/test_study.py",
     "evaluate.run.differing": "evaluate/study/test_study.py",
     "evaluate.run.loader": "evaluate/study/test_study.py",
     "evaluate.saliency.preparation": "evaluate/saliency/test_saliency.py",

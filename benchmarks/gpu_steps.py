@@ -32,7 +32,7 @@ from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
 from qcam.runtime.bundle import Bundle, load_bundle, load_onnx, ordered_precisions
 from qcam.runtime.deployed import DeployedModel, SessionSettings
-from qcam.runtime.deployed.providers import require_provider
+from qcam.runtime.deployed.providers import preload, require_provider
 
 #: Files of a study whose every byte is a matter of figures.
 _SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
@@ -512,6 +512,7 @@ def _profiles(asked: Asked) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     full = require_provider(asked.provider)
+    preload(asked.provider)
     for bundle, precision in asked.models():
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True

@@ -60,6 +60,8 @@ INTEGER_KERNELS = WEIGHT_ONLY_KERNELS | {
 }  # fmt: skip
 #: Kernels of the same operators that multiply floats.
 FLOAT_KERNELS = COMPUTE_OPERATORS | {"FusedConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul", "TransposeMatMul"}
+#: Kernels that ONNX Runtime puts between a GPU's memory and the CPU's.
+COPY_KERNELS = frozenset({"MemcpyToHost", "MemcpyFromHost"})
 #: What the names of all other integer kernels begin with.
 _QLINEAR = "QLinear"
 

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import ProviderError, QcamError
 from qcam.evaluate.check.gates import CODE_GATES
 from qcam.evaluate.check.options import CheckOptions, require_one
 from qcam.runtime.bundle import Bundle, ordered_precisions
+from qcam.runtime.deployed import unfit_precisions
 
 
 def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle, str]]:
@@ -25,7 +26,8 @@ def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle,
         Bundle and precision, in the order of the tables.
 
     Raises:
-        QcamError: If a bundle lacks a precision, no gate can be judged, or a deployed file comes with several bundles.
+        QcamError: If a bundle lacks a precision, the provider runs none of those of a whole bundle, no gate can be judged, or a
+            deployed file comes with several bundles.
     """
     require_one(options, len(bundles))
     wanted = options.precisions or (("int8",) if options.deployed is not None else ())
@@ -37,7 +39,11 @@ def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle,
         folder = bundle.folder.resolve()
         label = folder.name if folders[bundle.model_id, folder.name] == 1 else str(bundle.folder)
         named = bundle if models[bundle.model_id] == 1 else replace(bundle, model_id=f"{bundle.model_id} ({label})")
-        precisions = ordered_precisions(wanted or [entry.name for entry in bundle.precisions])
+        unfit = {} if wanted else left_out(bundle, options)
+        precisions = ordered_precisions(wanted or [entry.name for entry in bundle.precisions if entry.name not in unfit])
+        if unfit and not precisions:
+            provider = options.settings.provider
+            raise ProviderError(f"{bundle.folder}: {provider} can run none of its precisions: {next(iter(unfit.values()))}")
         todo += [(named, bundle.precision(name).name) for name in precisions]
     if not todo:
         raise QcamError("no bundle to judge; make one with {qcam-export}")
@@ -45,3 +51,10 @@ def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle,
     if nothing and all(precision == "f32" for _, precision in todo):
         raise QcamError(f"gate {nothing[0]}: f32 has no codes, there is nothing to judge; choose another precision")
     return todo
+
+
+def left_out(bundle: Bundle, options: CheckOptions) -> dict[str, str]:
+    """Return the precisions that nobody asked for by name and the provider does not run itself, with the reasons."""
+    if options.precisions or options.deployed is not None:
+        return {}
+    return unfit_precisions(bundle, options.settings.provider, allow_fallback=options.settings.allow_fallback)

@@ -17,7 +17,7 @@ from qcam.evaluate.check.elsewhere import lowest_weight_warning, saturation_warn
 from qcam.evaluate.check.gates import CODE_GATES, default_gates
 from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.options import CheckOptions
-from qcam.evaluate.check.plan import plan
+from qcam.evaluate.check.plan import left_out, plan
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
@@ -54,6 +54,7 @@ def run_check(bundles: Sequence[Bundle], photographs: Sequence[ImageFile], optio
     if not photographs:
         raise ImageSetError("no image to compare; give a folder with photographs")
     check = _Check(photographs, options)
+    check.tell_left_out(bundles)
     for bundle, precision in todo:
         check.judge(bundle, precision)
     return check.finish()
@@ -77,6 +78,12 @@ class _Check:
         if probe is not None and self._kernels.own is None:
             family = self._kernels.family
             self._warn(f"equal codes are promised nowhere, the mirror follows {family}: on this CPU {probe.reason}")
+
+    def tell_left_out(self, bundles: Sequence[Bundle]) -> None:
+        """Warn of each precision of a whole bundle that the provider does not run itself, and that is not judged."""
+        for bundle in {bundle.folder.resolve(): bundle for bundle in bundles}.values():
+            for name, reason in left_out(bundle, self._options).items():
+                self._warn(f"{name} of {bundle.model_id} is left out: {reason}")
 
     def judge(self, bundle: Bundle, precision: str) -> None:
         """Judge one precision of one bundle; its file is read here and nowhere else."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from qcam.runtime.deployed.placement import Placement, percent
+from qcam.runtime.tables import COPY_KERNELS
 
 HEADINGS = ("operator", "kernel", "provider", "arithmetic", "count", "multiply-accumulates")
 #: Stands for the operator of kernels that the runtime added.
@@ -34,7 +35,7 @@ def placement_rows(placement: Placement) -> list[list[str]]:
         share = "–" if not computes else "?" if total is None else percent(macs[key] / total)
         # A convolution of a file without node names is as little the runtime's own as any other.
         name = operator or ("?" if computes else ADDED)
-        arithmetic = "integer" if integer else "float"
+        arithmetic = "none, a copy" if kernel in COPY_KERNELS else "integer" if integer else "float"
         rows.append([name, kernel, provider.removesuffix("ExecutionProvider"), arithmetic, str(counts[key]), share])
     return rows
 

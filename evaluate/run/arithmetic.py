@@ -24,12 +24,13 @@ def arithmetic_lines(models: Sequence[ModelFacts], provider: str) -> list[str]:
 
 def _arithmetic(precision: str, placement: Placement) -> str:
     if precision == "f32" and placement.float_kernels:
-        return "float"
+        return f"float; {placement.copies} copies" if placement.copies else "float"
     said = placement.describe()
-    if precision == "int16" and placement.float_kernels and not placement.integer_kernels:
-        providers = {provider for _, provider in placement.kernels}
-        if providers == {PROVIDERS["CPU"]}:
-            return f"{said}: the CPU provider has no 16-bit integer kernels"
+    all_float = placement.float_kernels and not placement.integer_kernels
+    if precision == "int16" and all_float and placement.providers == {PROVIDERS["CPU"]}:
+        return f"{said}: the CPU provider has no 16-bit integer kernels"
+    if PROVIDERS["CUDA"] in placement.providers and all_float:
+        return f"{said}: {precision} on CUDA is float arithmetic between Q and DQ, it has no integer kernels"
     return said
 
 

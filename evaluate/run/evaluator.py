@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import ProviderError, QcamError
 from qcam.common.vocabulary import CamMethod, Target, require
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
@@ -22,12 +22,11 @@ from qcam.evaluate.run.protocol import Finish, Sample
 from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.evaluate.run.stages import StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
-from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.deployed import DeployedModel, SessionSettings, unfit_precisions
 
 if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
     from qcam.runtime.mirror import Mirror
-
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class BundleEvaluator:
         """
         return cls(
             bundle,
-            wanted_precisions(bundle, options.precisions, reference=True),
+            fitting_precisions(bundle, options.precisions, options.settings),
             replace(options.settings, batch=options.batch_size),
             target=options.target,
             method=options.method,
@@ -319,3 +318,37 @@ def wanted_precisions(bundle: Bundle, asked: Sequence[str], *, reference: bool =
     held = [entry.name for entry in bundle.precisions]
     with_f32 = ["f32"] * (reference and "f32" in held)
     return list(ordered_precisions([*with_f32, *asked] if asked else held))
+
+
+def fitting_precisions(bundle: Bundle, asked: Sequence[str], settings: SessionSettings) -> list[str]:
+    """Return the precisions to evaluate as deployed, f32 with them: of a whole bundle, those that the provider can run.
+
+    What was asked for by name stays in the list: its session refuses it, or takes it with a fallback that is allowed.
+
+    Args:
+        bundle: The bundle.
+        asked: Those asked for; empty for all that can be run.
+        settings: How sessions are made.
+
+    Raises:
+        QcamError: If one was asked for that the bundle does not hold.
+        ProviderError: If the provider can run none of them.
+    """
+    wanted = wanted_precisions(bundle, asked, reference=True)
+    unfit = left_out(bundle, asked, settings)
+    if unfit and not unfit.keys() ^ wanted:
+        raise ProviderError(
+            f"{bundle.folder}: {settings.provider} can run none of its precisions: {next(iter(unfit.values()))}"
+        )
+    return [name for name in wanted if name not in unfit]
+
+
+def left_out(bundle: Bundle, asked: Sequence[str], settings: SessionSettings) -> dict[str, str]:
+    """Return the precisions that nobody asked for by name and the provider does not run itself, with the reasons.
+
+    Args:
+        bundle: The bundle.
+        asked: Those asked for by name.
+        settings: How sessions are made.
+    """
+    return {} if asked else unfit_precisions(bundle, settings.provider, allow_fallback=settings.allow_fallback)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +20,7 @@ from qcam.evaluate.engine.requirements import check_requirements, refuse_missing
 from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
-from qcam.evaluate.run.evaluator import wanted_precisions
+from qcam.evaluate.run.evaluator import fitting_precisions, left_out, wanted_precisions
 from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency.masks import MaskSaliency
@@ -176,6 +176,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
         wanted_precisions(bundle, request.options.precisions)
     refuse_overlap(request.place, read_places(request.bundles, bundles, request.images, request.options.saliency))
     account = Account()
+    if not request.paper:
+        _tell_left_out(bundles, request.options, account)
     photographs = _photographs(request, bundles, account)
     on_gpu = request.device == Device.CUDA or (request.device == Device.AUTO and machine.has_gpu())
     on_cpu = provider == "CPU" and not on_gpu
@@ -246,13 +248,27 @@ def _require_comparison(options: StudyOptions, bundles: list[Bundle]) -> None:
         QcamError: Names the bundle, and what there is to compare with.
     """
     for bundle in bundles:
-        precisions = wanted_precisions(bundle, options.precisions, reference=True)
+        if options.protocol == Protocol.PAPER:
+            precisions = wanted_precisions(bundle, options.precisions, reference=True)
+        else:
+            precisions = fitting_precisions(bundle, options.precisions, options.settings)
         with_f32 = "f32" in precisions and (len(precisions) > 1 or options.null_row or options.protocol == Protocol.PAPER)
         if not (with_f32 or options.fake_quant or options.faithfulness):
             raise QcamError(
                 f"{bundle.folder}: there is nothing to compare {', '.join(precisions)} with; "
                 "take another precision along, salient-object maps, or the simulation"
             )
+
+
+def _tell_left_out(bundles: Sequence[Bundle], options: StudyOptions, account: Account) -> None:
+    """Tell of each precision that was not asked for by name and is left out, for the provider does not run it itself."""
+    for bundle in bundles:
+        for name, reason in left_out(bundle, options.precisions, options.settings).items():
+            text = f"{name} of {bundle.model_id} is left out: {reason}"
+            if options.settings.provider == "CUDA":
+                text += "; {precision} with its name and {allow_fallback} run it so all the same"
+            account.add("precisions", text, left_out=1)
+            telling.warn(text)
 
 
 def _name_of(images: str | Path | None) -> str:

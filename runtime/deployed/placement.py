@@ -17,8 +17,10 @@ from qcam.runtime.deployed.filenodes import FileNode, FileNodes, Found
 from qcam.runtime.tables import (
     CODE_BITS,
     COMPUTE_OPERATORS,
+    COPY_KERNELS,
     FLOAT_KERNELS,
     INTEGER_KERNELS,
+    QUANTIZERS,
     WEIGHT_ONLY_KERNELS,
     is_integer_kernel,
 )
@@ -26,6 +28,7 @@ from qcam.runtime.tables import (
 _EVENT = "_kernel_time"
 #: What messages call a profile.
 _PROFILE = "ONNX Runtime's profile of this session"
+_CPU = "CPUExecutionProvider"
 #: What ONNX Runtime appends to a name that is taken: a number that depends on the sessions opened before.
 _COUNTER = re.compile(r"(_token_\d+)+$")
 
@@ -124,6 +127,23 @@ class Placement:
         """Return node name → kernel, for the nodes of the file that ran as a kernel of their own."""
         return {node.name: node.kernel for node in self.nodes if node.operator}
 
+    @property
+    def providers(self) -> frozenset[str]:
+        """Return ONNX Runtime's names of the providers that ran a kernel."""
+        return frozenset(provider for _, provider in self.kernels)
+
+    @property
+    def quantizers_on_cpu(self) -> int:
+        """Return how many QuantizeLinear and DequantizeLinear ran on the CPU in a session of another provider."""
+        if not self.providers - {_CPU}:
+            return 0
+        return sum(count for (kernel, provider), count in self.kernels.items() if kernel in QUANTIZERS and provider == _CPU)
+
+    @property
+    def copies(self) -> int:
+        """Return how many tensors were copied between a GPU's memory and the CPU's."""
+        return sum(count for (kernel, _), count in self.kernels.items() if kernel in COPY_KERNELS)
+
     def count(self, operator: str) -> int:
         """Return how many kernels of one operator type ran, on any provider."""
         return sum(count for (name, _), count in self.kernels.items() if name == operator)
@@ -136,6 +156,8 @@ class Placement:
         macs = self.coverage.describe()
         macs = f", {macs}" if macs else ""
         more = f"; {self.expected - visible} more not visible in the profile" if self.expected > visible else ""
+        if self.providers - {_CPU} and (self.copies or any(kernel in QUANTIZERS for kernel, _ in self.kernels)):
+            more += f"; {self.quantizers_on_cpu} Q/DQ on CPU, {self.copies} {'copy' if self.copies == 1 else 'copies'}"
         if self.float_kernels == 0:
             return f"integer kernels ({self.integer_kernels} of {self.integer_kernels}{macs}){more}"
         if self.integer_kernels == 0:
@@ -156,6 +178,8 @@ class Placement:
             "integer_kernels": self.integer_kernels,
             "float_kernels": self.float_kernels,
             "compute_nodes": self.expected,
+            "quantizers_on_cpu": self.quantizers_on_cpu,
+            "copies": self.copies,
             "macs_per_image": coverage.total_macs,
             "kernels": [
                 {"operator": operator, "provider": provider, "count": count}

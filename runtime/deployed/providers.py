@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -28,8 +28,8 @@ PROVIDERS = {
     "XNNPACK": "XnnpackExecutionProvider",
 }
 _EXTRA = {"CUDA": "cuda", "TensorRT": "cuda", "OpenVINO": "openvino", "CPU": "cpu"}
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
-_TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+#: ONNX Runtime's packages; they exclude each other.
+ONNXRUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 
 
 def provider_name(text: str) -> str:
@@ -69,7 +69,7 @@ def require_provider(short: str) -> str:
     full = PROVIDERS[short]
     available = onnxruntime.get_available_providers()
     if full not in available:
-        installed = [name for name in _PACKAGES if _is_installed(name)] or ["onnxruntime (from elsewhere)"]
+        installed = [name for name in ONNXRUNTIME_PACKAGES if _is_installed(name)] or ["onnxruntime (from elsewhere)"]
         have = ", ".join(name for name, long in PROVIDERS.items() if long in available)
         message = f"the installed package {' and '.join(installed)} has no {short} provider, only {have}"
         if short in _EXTRA:
@@ -77,45 +77,25 @@ def require_provider(short: str) -> str:
             message += f"; the onnxruntime packages exclude each other: {remedy}"
         raise ProviderError(message)
     _require_placement(onnxruntime)
-    if short in ("CUDA", "TensorRT") and hasattr(onnxruntime, "preload_dlls"):
-        # CUDA's libraries from NVIDIA's Python packages, if they are installed, without LD_LIBRARY_PATH.
-        with captured_output():
-            onnxruntime.preload_dlls()
     return full
 
 
-def explain_not_loaded(short: str, loader_messages: str) -> str:
-    """Say why a provider that the package contains is not in the session, and what to install.
+def preload(short: str) -> str:
+    """Load CUDA's libraries from NVIDIA's Python packages, if they are installed and needed, without LD_LIBRARY_PATH.
 
     Args:
         short: The provider's short name.
-        loader_messages: What ONNX Runtime wrote to standard error meanwhile.
+
+    Returns:
+        What ONNX Runtime said of those that it found nowhere; empty if of none.
     """
-    reason = _loader_reason(loader_messages)
-    message = f"the {short} provider could not be loaded, ONNX Runtime would silently have used the CPU instead"
-    message += f"; its loader says: {reason}" if reason else "; its loader gave no reason"
-    missing = re.search(r"(lib(?:cublas|cudnn|cudart|cufft|curand|nvrtc|nvinfer)[\w.]*)", reason)
-    if missing:
-        what = "TensorRT" if "nvinfer" in missing.group(1) else "CUDA and cuDNN"
-        remedy = "see its installation guide" if what == "TensorRT" else "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        message += f"; {missing.group(1)} belongs to {what}, which is to be installed ({remedy})"
-    elif short in ("CUDA", "TensorRT"):
-        message += "; check that this machine has an NVIDIA GPU with a driver (nvidia-smi), CUDA and cuDNN"
-    return message + "; or use {provider} CPU, or {allow_fallback} to go on all the same"
+    import onnxruntime
 
-
-def _loader_reason(text: str) -> str:
-    """Pick the loader's own sentence out of log lines, without time stamps and file names."""
-    lines = [_TERMINAL_COLOUR.sub("", line).strip() for line in text.splitlines() if line.strip()]
-    for line in lines:
-        match = re.search(r"with error:\s*(.+)", line) or re.search(r"(CUDA failure.+|CUDA error.+|cudaError\w+.*)", line)
-        if match:
-            return match.group(1).strip()[:300]
-    for line in lines:
-        match = re.search(r"\]\s*(.+)$", line)
-        if match:
-            return match.group(1).strip()[:300]
-    return lines[0][:300] if lines else ""
+    if short not in ("CUDA", "TensorRT") or not hasattr(onnxruntime, "preload_dlls"):
+        return ""
+    with captured_output() as said:
+        onnxruntime.preload_dlls()
+    return said.text
 
 
 def _require_placement(onnxruntime: Any) -> None:
@@ -126,7 +106,7 @@ def _require_placement(onnxruntime: Any) -> None:
     """
     own = onnxruntime.capi.onnxruntime_inference_collection.InferenceSession
     if not hasattr(own, "get_provider_graph_assignment_info"):
-        name = next((name for name in _PACKAGES if _is_installed(name)), "onnxruntime")
+        name = next((name for name in ONNXRUNTIME_PACKAGES if _is_installed(name)), "onnxruntime")
         raise ProviderError(
             f"{name} {onnxruntime.__version__} does not tell which node runs on which provider, so that none could be shown "
             f'to be where it was asked for; from 1.24 on it does: pip install "{name}>=1.24"'
@@ -141,30 +121,53 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-@contextmanager
-def captured_output() -> Iterator[list[str]]:
-    """Collect what C++ code writes to standard error while the block runs, and hold back what Python code prints.
+@dataclass
+class Captured:
+    """What was written while a block ran; empty until the block has ended.
 
-    ONNX Runtime tells nowhere else why a provider did not load.
+    Attributes:
+        errors: What C++ and Python code wrote to standard error.
+        printed: What Python code printed.
+    """
+
+    errors: str = ""
+    printed: str = ""
+
+    @property
+    def text(self) -> str:
+        """Return both, what was printed last."""
+        return "\n".join(filter(None, (self.errors.strip(), self.printed.strip())))
+
+
+@contextmanager
+def captured_output() -> Iterator[Captured]:
+    """Collect what C++ code writes to standard error while the block runs, and what Python code prints.
+
+    ONNX Runtime tells nowhere else why a provider did not load, and its Python code prints that another one takes its place.
 
     Yields:
-        A list that holds the text once the block has ended.
+        What holds both once the block has ended.
     """
-    text: list[str] = []
+    captured, printed = Captured(), io.StringIO()
     sys.stderr.flush()
     try:
         saved = os.dup(2)
     except OSError:  # no standard error at all
-        yield text
+        try:
+            with redirect_stdout(printed):
+                yield captured
+        finally:
+            captured.printed = printed.getvalue()
         return
     with tempfile.TemporaryFile() as stream:
         os.dup2(stream.fileno(), 2)
         try:
-            with redirect_stdout(io.StringIO()):
-                yield text
+            with redirect_stdout(printed):
+                yield captured
         finally:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
             stream.seek(0)
-            text.append(stream.read().decode(errors="replace"))
+            captured.errors = stream.read().decode(errors="replace")
+            captured.printed = printed.getvalue()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -13,16 +16,31 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from qcam.common import telling
 from qcam.common.arguments import truth, whole
 from qcam.common.errors import BundleError, ProviderError, first_line
 from qcam.common.files import sha256_file
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
 from qcam.runtime.deployed.filenodes import FileNodes
+from qcam.runtime.deployed.fitness import refuse_unfit
+from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
 from qcam.runtime.deployed.listed import SessionFile, listed_providers
+from qcam.runtime.deployed.loading import (
+    CUDA_PROVIDERS,
+    NO_TORCH,
+    Wheels,
+    explain_failed_run,
+    explain_not_loaded,
+    import_torch,
+    installed_wheels,
+    provider_failed,
+    torch_may_help,
+    whole_text,
+)
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, checked_options, device_index, options_in_effect
-from qcam.runtime.deployed.providers import PROVIDERS, captured_output, explain_not_loaded, require_provider
+from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload, require_provider
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.tables import COMPUTE_OPERATORS
 
@@ -32,6 +50,14 @@ _OWN_CONFIG = "session.record_ep_graph_assignment_info"
 _NO_SPINNING = "session.force_spinning_stop"
 #: Makes sessions share one arena of memory: they run one after another, and each would keep its largest batch's for itself.
 _SHARED_ARENA = "session.use_env_allocators"
+#: Makes ONNX Runtime refuse a session in which any node was left to the CPU.
+_NO_CPU = "session.disable_cpu_ep_fallback"
+#: What it says then.
+_LEFT_TO_CPU = "assigned to the default CPU EP"
+#: How many operators are named of nodes that are elsewhere.
+_NAMED_OPERATORS = 4
+#: Most characters of what Python code printed that a message repeats.
+_LONGEST_PRINT = 400
 #: Most bytes of a constant that is read from another file to hold the file against the manifest: no scale has more.
 _SCALAR = 16
 
@@ -112,6 +138,7 @@ class DeployedModel:
     Attributes:
         entry: The precision.
         placement: Which kernels run where, from a profiled run of one blank image.
+        folded: How many int32 biases were put into the session as floats; 0 on providers that take them as they are.
     """
 
     def __init__(
@@ -141,8 +168,10 @@ class DeployedModel:
         self.entry: PrecisionEntry = entry or bundle.precision(precision)
         self._path = file or bundle.path(precision)
         self._settings = settings
-        _refuse_what_cannot_work(self.entry, settings)
+        refuse_unfit(self._path, self.entry, settings.provider, allow_fallback=settings.allow_fallback)
         nodes = _read_nodes(self._path, self.entry if file is None else None, model)
+        self._readable = nodes is not None
+        self.folded = 0
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
         height, width = bundle.preprocessing.crop
         image = (bundle.preprocessing.channels, height, width)
@@ -161,7 +190,7 @@ class DeployedModel:
         self._bind = settings.on_gpu if settings.io_binding is None else settings.io_binding
         # An engine for one image says nothing of another: where there are engines, the batch that will run is proven.
         proven = settings.batch if settings.provider in ENGINES else 1
-        blank = self.run(np.zeros((proven, *image), np.float32))
+        blank = self._first_run(np.zeros((proven, *image), np.float32))
         if blank.logits.ndim != 2 or not _names_fit(blank.logits.shape[1], len(bundle.classes)):
             raise BundleError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
         for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if file is None else ():
@@ -205,11 +234,14 @@ class DeployedModel:
             else:
                 values = self._session.run(list(outputs), {self._input: images}, self._run_options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            reason = first_line(error)
+            message = f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {first_line(error)}"
+            remedy = explain_failed_run(self._settings.provider, whole_text(error))
+            raise ProviderError(f"{message}; {remedy}" if remedy else message) from error
+        if self._name not in self._session.get_providers():
             raise ProviderError(
-                f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {reason}; "
-                "try a smaller {batch_size}"
-            ) from error
+                f"{self._path}: ONNX Runtime gave {self._settings.provider} up during a run and went on with "
+                f"{', '.join(self._session.get_providers())}; nothing of this run counts"
+            )
         return values
 
     def batches(self, images: NDArray[np.float32], size: int) -> Iterator[DeployedOutputs]:
@@ -222,51 +254,119 @@ class DeployedModel:
         """Return the tap and the skip tensors, in the order of `DeployedOutputs`."""
         return (self.entry.tap, *self.entry.skips)
 
+    def _first_run(self, image: NDArray[np.float32]) -> DeployedOutputs:
+        """Run one blank image; what Python code prints meanwhile belongs to the error, if there is one."""
+        printed = io.StringIO()
+        try:
+            with redirect_stdout(printed):
+                return self.run(image)
+        except ProviderError as error:
+            said = " ".join(printed.getvalue().split())
+            if not said:
+                raise
+            raise ProviderError(f"{error.template}; ONNX Runtime printed: {said[:_LONGEST_PRINT]}") from error
+
     def _open(self, file: SessionFile) -> str:
         """Open the session; return why it is not what was asked for, or an empty text."""
-        provider = self._settings.provider
-        fallback = ""
+        provider, allowed = self._settings.provider, self._settings.allow_fallback
         try:
-            name = require_provider(provider)
+            self._name = require_provider(provider)
         except ProviderError as error:
-            if not self._settings.allow_fallback:
+            if not allowed:
                 raise
-            name, fallback = PROVIDERS["CPU"], error.template
-        settings = self._settings
-        listed = [name] if fallback else listed_providers(provider, settings.provider_options, file, tf32=settings.tf32)
+            fallback = error.template
+        else:
+            settings = self._settings
+            self._listed = listed_providers(provider, settings.provider_options, file, tf32=settings.tf32)
+            fallback = self._open_on_provider()
+        if fallback:
+            if not allowed:
+                raise ProviderError(fallback)
+            self._name = PROVIDERS["CPU"]
+            self._listed = [self._name]
+            failure, _ = self._make(strict=False)  # what the CPU makes of the file, int32 biases and all
+            self._require_loaded(failure)
+        elsewhere = self._elsewhere()
+        if elsewhere:
+            fallback = self._explain_elsewhere(elsewhere)
+            behind = PROVIDERS.get(BEHIND.get(provider, ""), "")
+            if {name for _, name in elsewhere.values()} == {behind}:
+                # It was listed, by name: not refused, but told like any other provider that was not the first wish.
+                return f"{fallback}, which is listed behind it"
+            fallback += (
+                ": the provider has no kernel for them; choose another {precision}, or {allow_fallback} to go on all the same"
+            )
+            if not allowed:
+                raise ProviderError(fallback)
+        return fallback
+
+    def _open_on_provider(self) -> str:
+        """Open the session on the provider; return why it could not be loaded, or an empty text.
+
+        Raises:
+            ProviderError: If the file cannot be loaded.
+        """
+        provider = self._settings.provider
+        wheels = installed_wheels() if provider in CUDA_PROVIDERS else Wheels()
+        strict = self._name != PROVIDERS["CPU"] and not self._settings.allow_fallback
+        said = preload(provider)
+        failure, words = self._make(strict=strict)
+        if torch_may_help(provider, words, wheels):
+            no_torch = import_torch()
+            if no_torch:
+                words += f"\n{NO_TORCH}{no_torch}"
+            else:
+                telling.note(f"{provider}: CUDA's libraries were not found; torch, which brings them, was imported first")
+                failure, words = self._make(strict=strict)
+        if strict and _LEFT_TO_CPU in words and not provider_failed(words):
+            failure, words = self._make(strict=False)  # which nodes are left to the CPU, only a session tells
+        if provider != "CPU" and failure is not None and provider_failed(words):
+            return explain_not_loaded(provider, f"{words}\n{said}", wheels)
+        self._require_loaded(failure)
+        if self._name not in self._session.get_providers():
+            return explain_not_loaded(provider, f"{words}\n{said}", wheels)
+        return ""
+
+    def _require_loaded(self, failure: Exception | None) -> None:
+        """Refuse a file that could not be loaded."""
+        if failure is not None:
+            raise ProviderError(
+                f"{self._settings.provider} cannot load {self._path}: {first_line(failure)}; choose another {{precision}} or "
+                "{provider}"
+            ) from failure
+
+    def _make(self, *, strict: bool) -> tuple[Exception | None, str]:
+        """Make the session on the provider.
+
+        Args:
+            strict: Whether a node that is left to the CPU is an error; where it is not one here, `_elsewhere` finds it.
+
+        Returns:
+            What was raised, if anything; and what was said meanwhile.
+        """
         import onnxruntime
 
         options = self._session_options(onnxruntime)
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = 4  # what fails is raised as well, without colours
-        with captured_output() as messages:
+        on_cuda = self._name in (PROVIDERS[provider] for provider in CUDA_PROVIDERS)
+        folded = folded_copy(self._path) if on_cuda and self._readable else None
+        model, self.folded = folded or (str(self._path), 0)
+        more = {"disabled_optimizers": [REQUANTIZER]} if on_cuda else {}
+        if folded is not None:
+            options.add_session_config_entry(EXTERNAL_FOLDER, str(self._path.parent))
+        if strict and _NO_CPU not in self._settings.config:
+            options.add_session_config_entry(_NO_CPU, "1")
+        failure = None
+        with captured_output() as captured:
             try:
-                self._session = onnxruntime.InferenceSession(str(self._path), options, providers=listed)
-                failure = None
+                # Without the fallback of its Python code, which runs on the CPU what failed elsewhere, and says so to nobody.
+                self._session = onnxruntime.InferenceSession(
+                    model, options, providers=self._listed, enable_fallback=0, **more
+                )
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 failure = error
-        if failure is not None:
-            reason = first_line(failure)
-            raise ProviderError(f"{provider} cannot load {self._path}: {reason}; choose another {{precision}} or {{provider}}")
-        if name not in self._session.get_providers():
-            fallback = explain_not_loaded(provider, "".join(messages))
-        elsewhere = self._compute_elsewhere(name)
-        behind = PROVIDERS.get(BEHIND.get(provider, ""), "")
-        if not fallback and elsewhere and set(elsewhere.values()) == {behind}:
-            # It was listed, by name: not refused, but told like any other provider that was not the first wish.
-            return (
-                f"{len(elsewhere)} of {self._compute_nodes} Conv/Gemm/MatMul nodes of {self._path} are not on {provider} "
-                f"but on {behind}, which is listed behind it (first: {next(iter(elsewhere))})"
-            )
-        if not fallback and elsewhere:
-            fallback = (
-                f"{len(elsewhere)} of {self._compute_nodes} Conv/Gemm/MatMul nodes of {self._path} are not on {provider} "
-                f"but on {', '.join(sorted(set(elsewhere.values())))} (first: {next(iter(elsewhere))}): the provider has no "
-                "kernel for them; choose another {precision}, or {allow_fallback} to go on all the same"
-            )
-        if fallback and not self._settings.allow_fallback:
-            raise ProviderError(fallback)
-        return fallback
+        return failure, captured.text if failure is None else f"{captured.text}\n{whole_text(failure)}"
 
     def _session_options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
@@ -292,17 +392,28 @@ class DeployedModel:
                 raise ProviderError(f"{{session_config}} {key[:80]}: {first_line(error)}") from error
         return options
 
-    def _compute_elsewhere(self, wanted: str) -> dict[str, str]:
-        """Count the compute nodes; return those that another provider got, node name → provider."""
+    def _elsewhere(self) -> dict[str, tuple[str, str]]:
+        """Count the nodes; return those that another provider got, node name → operator and provider."""
         elsewhere = {}
-        self._compute_nodes = 0
+        self._compute_nodes = self._all_nodes = 0
         for subgraph in self._session.get_provider_graph_assignment_info():
             for node in subgraph.get_nodes():
-                if node.op_type in COMPUTE_OPERATORS:
-                    self._compute_nodes += 1
-                    if subgraph.ep_name != wanted:
-                        elsewhere[node.name] = subgraph.ep_name
+                self._all_nodes += 1
+                self._compute_nodes += node.op_type in COMPUTE_OPERATORS
+                if subgraph.ep_name != self._name:
+                    elsewhere[node.name or f"node {self._all_nodes}"] = (node.op_type, subgraph.ep_name)
         return elsewhere
+
+    def _explain_elsewhere(self, elsewhere: Mapping[str, tuple[str, str]]) -> str:
+        """Say how many nodes are not on the provider, and of which operators."""
+        operators = Counter(operator for operator, _ in elsewhere.values())
+        named = ", ".join(f"{count} {operator}" for operator, count in operators.most_common(_NAMED_OPERATORS))
+        more = f" and {len(operators) - _NAMED_OPERATORS} more operators" if len(operators) > _NAMED_OPERATORS else ""
+        where = ", ".join(sorted({provider for _, provider in elsewhere.values()}))
+        return (
+            f"{len(elsewhere)} of {self._all_nodes} nodes of {self._path} are not on {self._settings.provider} but on {where} "
+            f"({named}{more}; first: {next(iter(elsewhere))})"
+        )
 
 
 @cache
@@ -353,16 +464,3 @@ def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto
 def _names_fit(outputs: int, names: int) -> bool:
     """Tell whether class names are as many as the outputs; one output is a score that decides between two."""
     return names == outputs or (outputs, names) == (1, 2)
-
-
-def _refuse_what_cannot_work(entry: PrecisionEntry, settings: SessionSettings) -> None:
-    """Refuse what a provider is documented not to load, before it crashes on it."""
-    if settings.provider not in ENGINES or entry.name == "f32":
-        return
-    if entry.name == "int16":
-        raise ProviderError(f"{settings.provider} has no 16-bit quantization; leave int16 out with {{precision}} f32,int8")
-    if not entry.quantization.activation_symmetric:
-        raise ProviderError(
-            f"{settings.provider} takes symmetric activations only (zero point 0), this bundle has scheme "
-            f"{entry.quantization.scheme}; export it again with {{qcam-export}} {{scheme}} s8s8"
-        )

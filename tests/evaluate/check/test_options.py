@@ -5,6 +5,7 @@ import pytest
 from qcam.common.errors import QcamError
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.plan import plan
+from qcam.runtime.deployed import SessionSettings
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,10 @@ def test_a_deployed_file_has_to_be_there_and_is_judged_against_one(tiny_bundle, 
 
 def test_what_is_judged_is_planned_before_anything_runs(tiny_bundle, tmp_path):
     assert [precision for _, precision in plan([tiny_bundle, tiny_bundle], CheckOptions())] == ["f32", "int16", "int8"]
+    on_tensorrt = SessionSettings(provider="TensorRT")  # which cannot load u8s8, or 16 bits
+    assert plan([tiny_bundle], CheckOptions(settings=on_tensorrt)) == [(tiny_bundle, "f32")]
+    named = CheckOptions(precisions=("int8",), settings=on_tensorrt)
+    assert plan([tiny_bundle], named) == [(tiny_bundle, "int8")]  # its session refuses it by name
     assert plan([tiny_bundle], CheckOptions(precisions=("int8", "f32"))) == [(tiny_bundle, "f32"), (tiny_bundle, "int8")]
     twin = replace(tiny_bundle, folder=tmp_path / "twin")
     names = [bundle.model_id for bundle, _ in plan([tiny_bundle, twin], CheckOptions(precisions=("f32",)))]

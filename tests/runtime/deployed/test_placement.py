@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -308,3 +309,34 @@ def test_placements_of_two_processes_are_equal_whatever_was_opened_before(seeded
     assert platform.machine() not in ("x86_64", "AMD64") or b"ReorderOutput_2" in said[0]  # what is numbered does occur
     assert b"_token_" not in said[0]
     assert said[0] == said[1] == said[2]
+
+
+def test_a_profile_of_cuda_tells_what_the_cpu_did_and_what_was_copied():
+    """Made by hand after the format of ONNX Runtime's profiles: none has been recorded on a GPU yet."""
+    profile = Path(__file__).parent / "profiles" / "cuda_int16_made_by_hand.json"
+    assert "MADE BY HAND" in profile.read_text()
+    found = read_profile(profile, 1, "", FileNodes(network()))
+    cuda = "CUDAExecutionProvider"
+    assert found.kernels == {
+        ("Conv", cuda): 1, ("Relu", cuda): 1, ("MemcpyToHost", cuda): 2, ("MemcpyFromHost", cuda): 1,
+        ("QuantizeLinear", CPU): 2, ("DequantizeLinear", CPU): 1,
+    }  # fmt: skip
+    assert (found.providers, found.quantizers_on_cpu, found.copies) == ({cuda, CPU}, 3, 3)
+    assert found.describe().endswith("; 3 Q/DQ on CPU, 3 copies")
+    assert found.describe().startswith("float arithmetic between Q and DQ (0 of 1 integer kernels")
+    told = found.to_json(nodes=True)
+    assert (told["quantizers_on_cpu"], told["copies"]) == (3, 3)
+    # Copies have names that do not change from run to run, and are nobody's node.
+    assert [(node.name, node.operator) for node in found.nodes if "Memcpy" in node.kernel] == [
+        ("Memcpy", ""),
+        ("Memcpy_2", ""),
+        ("Memcpy_3", ""),
+    ]
+    again = Placement.from_json(json.loads(json.dumps(told)), "placement.json")
+    assert again.describe() == found.describe()
+
+
+def test_on_the_cpu_alone_nothing_is_said_of_copies(tiny_bundle):
+    found = DeployedModel(tiny_bundle, "int16", SessionSettings()).placement
+    assert (found.quantizers_on_cpu, found.copies) == (0, 0)
+    assert "on CPU" not in found.describe()
