@@ -227,10 +227,12 @@ class DeployedModel:
             if self._bind:
                 binding = self._session.io_binding()
                 binding.bind_cpu_input(self._input, images)
-                for name in outputs:
+                names = list(dict.fromkeys(outputs))  # a name that is bound twice is one output
+                for name in names:
                     binding.bind_output(name, "cpu")
                 self._session.run_with_iobinding(binding, self._run_options)
-                values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
+                bound = dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
+                values: list[NDArray[Any]] = [bound[name] for name in outputs]
             else:
                 values = self._session.run(list(outputs), {self._input: images}, self._run_options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from pretended import pretend_cuda
 
 from qcam.common import telling
 from qcam.common.errors import ImageSetError
@@ -81,3 +82,12 @@ def test_a_check_with_a_mirror_on_a_gpu_records_it(tiny_bundle, monkeypatch):
     assert found.to_json()["gpu"] == t4.to_json()
     assert found.to_json()["tf32"] is False
     assert "GPU: Tesla T4 (7.5), driver 580.65.06; float32 in float32 (TF32 off)" in found.remarks
+
+
+def test_a_check_of_a_whole_bundle_on_cuda_leaves_int16_out_and_warns(tiny_bundle, monkeypatch):
+    pretend_cuda(monkeypatch)
+    options = CheckOptions(settings=SessionSettings(provider="CUDA"))
+    checked = run_check([tiny_bundle, tiny_bundle], evaluation_photographs()[:1], options)
+    assert {item.result.precision for item in checked.judged} == {"f32", "int8"}
+    (told,) = [text for text in checked.warnings if "left out" in text]
+    assert told.startswith("int16 of tiny is left out: CUDA has no kernels for 16-bit quantization: ")

@@ -114,7 +114,7 @@ def test_settings_refuse_what_a_provider_cannot_be_told(tiny_bundle) -> None:
 
 @pytest.mark.parametrize("provider", ["TensorRT", "NvTensorRTRTX"])
 def test_what_tensorrt_has_no_kernels_for_is_refused_by_name(tiny_bundle, opened, provider) -> None:
-    with pytest.raises(ProviderError, match=f"^{provider} has no 16-bit quantization"):
+    with pytest.raises(ProviderError, match=f"int16.onnx: {provider} has no 16-bit quantization"):
         DeployedModel(tiny_bundle, "int16", SessionSettings(provider))
     with pytest.raises(ProviderError, match=f"^{provider} takes symmetric activations only.*scheme u8s8"):
         DeployedModel(tiny_bundle, "int8", SessionSettings(provider))
@@ -141,7 +141,7 @@ def test_tensorrt_builds_for_the_batch_that_runs_keeps_its_engine_and_has_cuda_b
     assert behind == GROWS | {"use_tf32": "0"}
     assert options.use_deterministic_compute is True
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
-    assert session.placement.fallback.startswith("1 of 4 Conv/Gemm/MatMul nodes of ")
+    assert session.placement.fallback.startswith("1 of 32 nodes of ")
     assert "are not on TensorRT but on CUDAExecutionProvider, which is listed behind it" in session.placement.fallback
 
 

@@ -160,3 +160,12 @@ def test_sessions_share_their_memory(seeded_bundle):
         for more in ([], ["session.use_env_allocators=0"])
     )
     assert shared < own / 2
+
+
+def test_an_output_that_is_asked_for_twice_is_given_twice_bound_or_not(tiny_bundle):
+    """qcam-check asks for the tap, and for every tensor of codes: the tap is one of them."""
+    plain, bound = (DeployedModel(tiny_bundle, "int8", SessionSettings(io_binding=binding)) for binding in (False, True))
+    tap = plain.entry.tap.output
+    asked = [tap, plain.entry.logits, tap]
+    for found, wanted in zip(bound.values(IMAGES, asked), plain.values(IMAGES, asked), strict=True):
+        np.testing.assert_array_equal(found, wanted)
