@@ -8,6 +8,7 @@ from qcam.common.errors import BundleError, ProviderError
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import fitness
 from qcam.runtime.deployed.fitness import refuse_unfit, unfit_precisions, why_unfit
+from qcam.runtime.described import Quantization
 
 
 def test_sixteen_bits_on_cuda_are_refused_with_what_they_would_cost(tiny_bundle):
@@ -22,7 +23,7 @@ def test_sixteen_bits_on_cuda_are_refused_with_what_they_would_cost(tiny_bundle)
 
 
 def test_a_file_of_another_tool_is_judged_by_the_type_of_its_tap(tiny_bundle):
-    entry = replace(tiny_bundle.precision("int16"), name="a16w8", quantization={})
+    entry = replace(tiny_bundle.precision("int16"), name="a16w8", quantization=Quantization())
     assert why_unfit(tiny_bundle.path("int16"), entry, "CUDA").startswith("CUDA has no kernels for 16-bit")
 
 
