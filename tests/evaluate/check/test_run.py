@@ -86,6 +86,7 @@ def test_a_check_with_a_mirror_on_a_gpu_records_it(tiny_bundle, monkeypatch):
 
 def test_a_check_of_a_whole_bundle_on_cuda_leaves_int16_out_and_warns(tiny_bundle, monkeypatch):
     pretend_cuda(monkeypatch)
+    monkeypatch.setattr("qcam.evaluate.check.run.read_gpu", lambda index: Gpu("Tesla T4", "7.5", "580.65.06"))
     options = CheckOptions(settings=SessionSettings(provider="CUDA"))
     checked = run_check([tiny_bundle, tiny_bundle], evaluation_photographs()[:1], options)
     assert {item.result.precision for item in checked.judged} == {"f32", "int8"}
