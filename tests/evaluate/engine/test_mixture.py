@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     real = executor_module.write_part
 
     def elsewhere(store, part, outcomes, state, about):
-        real(store, part, outcomes, state, about | {"kernel": next(kernels), "node": "another"})
+        real(store, part, outcomes, state, replace(about, kernel=next(kernels), node="another"))
 
     monkeypatch.setattr(executor_module, "write_part", elsewhere)
     study = study.prepare("cpu", force=False)
@@ -85,7 +86,7 @@ def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_pa
     real = executor_module.write_part
 
     def elsewhere(store, part, outcomes, state, about):
-        written.append(real(store, part, outcomes, state, about | {"kernel": "avx2", "node": "old"}))
+        written.append(real(store, part, outcomes, state, replace(about, kernel="avx2", node="old")))
 
     monkeypatch.setattr(executor_module, "write_part", elsewhere)
     monkeypatch.setattr(study_module, "join_parts", lambda *_: (_ for _ in ()).throw(QcamError("stop")))
