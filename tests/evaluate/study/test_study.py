@@ -573,7 +573,7 @@ def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(tiny_bundle
     finish(make(tiny_bundle, images, tmp_path / "out"))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     spoil(tmp_path / "out" / name)
-    results = make(tiny_bundle, images, tmp_path / "out").results()
+    results = Results(tmp_path / "out")
     read = {
         RESULTS: results.rows, MAPS: results.maps, PICTURES: lambda: results.pictures(["gray.png"]),
         IMAGES: lambda: results.images, SUMMARY: lambda: results.summary, PLACEMENT: lambda: results.placement,
