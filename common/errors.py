@@ -44,6 +44,10 @@ class ProviderError(QcamError):
     """An execution provider or a GPU cannot be had, or not for this file."""
 
 
+class OutOfMemoryError(ProviderError):
+    """A provider's memory, as that of a GPU, does not hold a session or a batch."""
+
+
 class BundleError(QcamError):
     """A bundle is none, is damaged, or is not what its manifest says."""
 

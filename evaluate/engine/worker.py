@@ -174,7 +174,7 @@ class Worker:
         saliency = request.open(settings.threads, spec.saliency_device)
         if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
-        self.runner = ShardRunner([BundleEvaluator.of(bundle, options) for bundle in bundles], saliency, options)
+        self.runner = ShardRunner([partial(BundleEvaluator.of, bundle, options) for bundle in bundles], saliency, options)
         device = on_device(spec.device)
         self.runner.settle(device)
         self.facts = self.runner.facts

@@ -136,6 +136,12 @@ class PaperEvaluator:
         self._restored = "eval-mode" not in options.fixes and bundle.trained and is_folded(self._module)
         self._models: dict[str, nn.Module] = {}
 
+    def open(self) -> None:
+        """Do nothing: there are no sessions."""
+
+    def close(self) -> None:
+        """Do nothing: there are no sessions."""
+
     def build(self, device: str) -> None:
         """Make the fake-quantized models, where they are not made yet."""
         if self._models:

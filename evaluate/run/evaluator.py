@@ -114,6 +114,20 @@ class BundleEvaluator:
             faithfulness=options.faithfulness,
         )
 
+    def open(self) -> None:
+        """Open the sessions that were closed.
+
+        Raises:
+            ProviderError: If one cannot be had again as it was.
+        """
+        for session in self.deployed.values():
+            session.open()
+
+    def close(self) -> None:
+        """Give the memory of the sessions back."""
+        for session in self.deployed.values():
+            session.close()
+
     def build(self, device: str) -> None:
         """Build the mirror of every precision on a PyTorch device.
 

@@ -65,6 +65,14 @@ class Evaluator(Protocol):
     preprocessing: Preprocessing
     sequential: bool
 
+    def open(self) -> None:
+        """Open the sessions that were closed, if it has sessions."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory of the sessions back, if it has sessions."""
+        ...
+
     def build(self, device: str) -> None:
         """Build what needs PyTorch, on a PyTorch device, before anything is written."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 
 from qcam.common.errors import ResultsError
 from qcam.common.records import AGAIN, read_record
@@ -15,6 +16,7 @@ from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.pipeline import overlapped
 from qcam.evaluate.run.protocol import Evaluator, Finish
 from qcam.evaluate.run.stages import StageClock
+from qcam.evaluate.run.turns import Turns
 from qcam.evaluate.saliency import SaliencySource
 from qcam.images.sources import ImageFile
 
@@ -23,31 +25,40 @@ class ShardRunner:
     """Evaluators of all models of a run, and what they need to evaluate images.
 
     Attributes:
-        evaluators: One per bundle, sessions open.
         options: What can change a figure.
         clock: Where the time goes.
     """
 
     def __init__(
         self,
-        evaluators: Sequence[Evaluator],
+        openers: Sequence[Callable[[], Evaluator]],
         saliency: SaliencySource | None,
         options: StudyOptions,
         clock: StageClock | None = None,
     ) -> None:
-        """Take what a run is made of.
+        """Make the evaluators, and take what else a run is made of.
 
         Args:
-            evaluators: One per bundle.
+            openers: One per bundle: opens its sessions.
             saliency: Where salient-object maps come from, if anywhere.
             options: What can change a figure.
             clock: Where the time goes.
+
+        Raises:
+            QcamError: If an evaluator cannot be made.
         """
-        self.evaluators = list(evaluators)
+        self._turns: Turns[Evaluator] = Turns()
+        for make in openers:
+            self._turns.add(make)
         self._saliency = saliency
         self.options = options
         self.clock = clock or StageClock()
         self._device = "cpu"
+
+    @property
+    def evaluators(self) -> Sequence[Evaluator]:
+        """Return the evaluators, one per bundle, in the order of the run."""
+        return self._turns.members
 
     @property
     def sequential(self) -> bool:
@@ -100,26 +111,40 @@ class ShardRunner:
             QcamError: If an image is not what it was when it was fingerprinted.
         """
         loader = Loader(self.evaluators, self._saliency, hashes, self.clock, labelled=self.options.target == "label")
-        size = self.options.batch_size
-        batches = [shard[start : start + size] for shard in shards for start in range(0, len(shard), size)]
+        # What runs at a time: a batch, or a whole shard where sessions are closed and opened between networks.
+        units = [self._units(shard) for shard in shards]
 
-        def run(batch: LoadedBatch) -> tuple[LoadedBatch, list[Finish], str]:
-            finishes = []
+        def load(unit: Sequence[Sequence[ImageFile]]) -> list[LoadedBatch]:
+            return [loader.load(images) for images in unit]
+
+        def run(unit: list[LoadedBatch]) -> tuple[list[tuple[LoadedBatch, list[Finish]]], str]:
+            done: list[tuple[LoadedBatch, list[Finish]]] = [(batch, []) for batch in unit]
             for evaluator in self.evaluators:
-                samples = batch.samples[evaluator.bundle.model_id]
-                if samples:
-                    finishes.append(evaluator.evaluate(samples, self.clock))
-                advance(len(batch.images))
-            return batch, finishes, self.state()
+                for batch, finishes in done:
+                    samples = batch.samples[evaluator.bundle.model_id]
+                    if samples:
+                        evaluate = partial(evaluator.evaluate, samples, self.clock)
+                        finishes.append(self._turns.run(evaluator, evaluate))
+                    advance(len(batch.images))
+            return done, self.state()
 
-        finished = overlapped(batches, loader.load, run, lambda ran: (self._outcomes(*ran[:2]), ran[2]))
+        def finish(ran: tuple[list[tuple[LoadedBatch, list[Finish]]], str]) -> tuple[list[ImageOutcome], str]:
+            return [outcome for done in ran[0] for outcome in self._outcomes(*done)], ran[1]
+
+        finished = overlapped([unit for shard in units for unit in shard], load, run, finish)
         with closing(finished):
-            for shard in shards:
+            for shard in units:
                 outcomes, state = [], ""
-                for _ in range(0, len(shard), size):
+                for _ in shard:
                     found, state = next(finished)
                     outcomes += found
                 yield outcomes, state
+
+    def _units(self, shard: Sequence[ImageFile]) -> list[list[Sequence[ImageFile]]]:
+        """Return a shard as what runs at a time, each in batches."""
+        size = self.options.batch_size
+        batches = [shard[start : start + size] for start in range(0, len(shard), size)]
+        return [batches] if self._turns.apart and batches else [[batch] for batch in batches]
 
     def state(self) -> str:
         """Return what the images so far leave to the next; empty where they do not depend on each other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from qcam.common import telling
@@ -155,13 +156,13 @@ class ThisProcess:
             QcamError: If a provider cannot be had, or a bundle has no such precision.
         """
         with clock.stage("open sessions"):
-            evaluators = [
-                make(bundle, wanted_precisions(bundle, options.precisions, reference=True))
+            openers: list[Callable[[], Evaluator]] = [
+                partial(make, bundle, wanted_precisions(bundle, options.precisions, reference=True))
                 if make
-                else BundleEvaluator.of(bundle, options)
+                else partial(BundleEvaluator.of, bundle, options)
                 for bundle in bundles
             ]
-        self.runner = ShardRunner(evaluators, saliency, options, clock)
+            self.runner = ShardRunner(openers, saliency, options, clock)
 
     @property
     def sequential(self) -> bool:

@@ -105,13 +105,18 @@ def explain_failed_run(short: str, message: str) -> str:
         short: The provider's short name.
         message: What ONNX Runtime raised.
     """
-    if _OUT_OF_MEMORY.search(message):
+    if out_of_memory(message):
         return "try a smaller {batch_size}"
     if short in CUDA_PROVIDERS and _NO_CUDNN.search(message):
         return (
             "the CUDA provider loads without cuDNN, but Conv does not run without it: pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
     return _about_card(message, None)
+
+
+def out_of_memory(message: str) -> bool:
+    """Tell whether ONNX Runtime's words say that memory is full."""
+    return bool(_OUT_OF_MEMORY.search(message))
 
 
 def provider_failed(message: str) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from qcam.common import telling
 from qcam.common.arguments import truth, whole
-from qcam.common.errors import BundleError, ProviderError, first_line
+from qcam.common.errors import BundleError, OutOfMemoryError, ProviderError, first_line
 from qcam.common.files import sha256_file
 from qcam.runtime.agreement import check_agreement, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
@@ -34,6 +34,7 @@ from qcam.runtime.deployed.loading import (
     explain_not_loaded,
     import_torch,
     installed_wheels,
+    out_of_memory,
     provider_failed,
     torch_may_help,
     whole_text,
@@ -141,6 +142,8 @@ class DeployedModel:
         folded: How many int32 biases were put into the session as floats; 0 on providers that take them as they are.
     """
 
+    _session: Any
+
     def __init__(
         self,
         bundle: Bundle,
@@ -175,15 +178,15 @@ class DeployedModel:
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
         height, width = bundle.preprocessing.crop
         image = (bundle.preprocessing.channels, height, width)
-        fallback = self._open(
-            SessionFile(
-                sha256=lambda: self.entry.sha256 if file is None else sha256_file(self._path),
-                quantized=self.entry.name != "f32",
-                inputs={} if nodes is None else nodes.inputs,
-                image=image,
-                batch=settings.batch,
-            )
+        self._file = SessionFile(
+            sha256=lambda: self.entry.sha256 if file is None else sha256_file(self._path),
+            quantized=self.entry.name != "f32",
+            inputs={} if nodes is None else nodes.inputs,
+            image=image,
+            batch=settings.batch,
         )
+        self._profiled = True  # the first session, of which one run is
+        fallback = self._open()
         self._input = self._session.get_inputs()[0].name
         taps = (self.entry.tap, *self.entry.skips)
         self._outputs = [self.entry.logits, *(tap.output for tap in taps)]
@@ -203,6 +206,24 @@ class DeployedModel:
             placement = read_profile(profile, self._compute_nodes, fallback, nodes)
         each = tuple(replace(node, macs=node.macs // proven) for node in placement.nodes)
         self.placement: Placement = replace(placement, nodes=each)
+        self._profiled = False
+
+    def close(self) -> None:
+        """Give the session and its memory back; what is known of it stays."""
+        self._session = None
+
+    def open(self) -> None:
+        """Make the session again if it was closed: of the same file, by the same settings.
+
+        Raises:
+            ProviderError: If that cannot be done, or the session is not what it was.
+        """
+        if self._session is not None:
+            return
+        fallback = self._open()
+        if fallback != self.placement.fallback:
+            before, now = (text or "wholly on its provider" for text in (self.placement.fallback, fallback))
+            raise ProviderError(f"{self._path}: the session that was opened again is another one: {before} before, {now} now")
 
     def run(self, images: NDArray[np.float32]) -> DeployedOutputs:
         """Run one batch of any size.
@@ -237,8 +258,10 @@ class DeployedModel:
                 values = self._session.run(list(outputs), {self._input: images}, self._run_options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             message = f"{self._path} failed on {self._settings.provider} with a batch of {len(images)}: {first_line(error)}"
-            remedy = explain_failed_run(self._settings.provider, whole_text(error))
-            raise ProviderError(f"{message}; {remedy}" if remedy else message) from error
+            said = whole_text(error)
+            remedy = explain_failed_run(self._settings.provider, said)
+            kind = OutOfMemoryError if out_of_memory(said) else ProviderError
+            raise kind(f"{message}; {remedy}" if remedy else message) from error
         if self._name not in self._session.get_providers():
             raise ProviderError(
                 f"{self._path}: ONNX Runtime gave {self._settings.provider} up during a run and went on with "
@@ -266,9 +289,9 @@ class DeployedModel:
             said = " ".join(printed.getvalue().split())
             if not said:
                 raise
-            raise ProviderError(f"{error.template}; ONNX Runtime printed: {said[:_LONGEST_PRINT]}") from error
+            raise type(error)(f"{error.template}; ONNX Runtime printed: {said[:_LONGEST_PRINT]}") from error
 
-    def _open(self, file: SessionFile) -> str:
+    def _open(self) -> str:
         """Open the session; return why it is not what was asked for, or an empty text."""
         provider, allowed = self._settings.provider, self._settings.allow_fallback
         try:
@@ -279,7 +302,7 @@ class DeployedModel:
             fallback = error.template
         else:
             settings = self._settings
-            self._listed = listed_providers(provider, settings.provider_options, file, tf32=settings.tf32)
+            self._listed = listed_providers(provider, settings.provider_options, self._file, tf32=settings.tf32)
             fallback = self._open_on_provider()
         if fallback:
             if not allowed:
@@ -322,6 +345,11 @@ class DeployedModel:
                 failure, words = self._make(strict=strict)
         if strict and _LEFT_TO_CPU in words and not provider_failed(words):
             failure, words = self._make(strict=False)  # which nodes are left to the CPU, only a session tells
+        if failure is not None and out_of_memory(words):
+            raise OutOfMemoryError(
+                f"{self._path} does not fit into the memory of {provider}: {first_line(failure)}; take fewer bundles, or leave "
+                "a {precision} out"
+            ) from failure
         if provider != "CPU" and failure is not None and provider_failed(words):
             return explain_not_loaded(provider, f"{words}\n{said}", wheels)
         self._require_loaded(failure)
@@ -363,9 +391,7 @@ class DeployedModel:
         with captured_output() as captured:
             try:
                 # Without the fallback of its Python code, which runs on the CPU what failed elsewhere, and says so to nobody.
-                self._session = onnxruntime.InferenceSession(
-                    model, options, providers=self._listed, enable_fallback=0, **more
-                )
+                self._session = onnxruntime.InferenceSession(model, options, providers=self._listed, enable_fallback=0, **more)
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 failure = error
         return failure, captured.text if failure is None else f"{captured.text}\n{whole_text(failure)}"
@@ -375,8 +401,9 @@ class DeployedModel:
         options.log_severity_level = 3
         options.intra_op_num_threads = self._settings.threads
         options.use_deterministic_compute = self._settings.on_gpu
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(self._folder.name) / "profile")
+        options.enable_profiling = self._profiled
+        if self._profiled:
+            options.profile_file_prefix = str(Path(self._folder.name) / "profile")
         options.add_session_config_entry(_OWN_CONFIG, "1")
         if _NO_SPINNING not in self._settings.config:
             options.add_session_config_entry(_NO_SPINNING, "1")

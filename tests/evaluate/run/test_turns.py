@@ -1,0 +1,128 @@
+"""Where memory does not hold the sessions of all networks, one network has them at a time, and figures stay the same."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from studies import SAME
+
+import qcam
+from qcam.common.errors import OutOfMemoryError
+from qcam.evaluate.run.turns import Turns
+from qcam.runtime.bundle import load_bundle
+from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.deployed.session import DeployedOutputs
+
+FULL = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : BFCArena Failed to allocate memory for requested buffer of size 1"
+
+
+class Memory:
+    """A provider's memory that holds so many sessions.
+
+    Attributes:
+        most: How many were open at the same time.
+        opened: How many were opened in all.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, *, when_running: bool = False) -> None:
+        import onnxruntime
+
+        self.most = self.opened = 0
+        held: set[int] = set()
+        real = onnxruntime.InferenceSession
+
+        class Session(real):  # type: ignore[misc,valid-type]
+            def __init__(inner, *arguments: Any, **more: Any) -> None:
+                if len(held) >= room and not when_running:
+                    raise RuntimeError(FULL)
+                super().__init__(*arguments, **more)
+                held.add(id(inner))
+                self.opened += 1
+                self.most = max(self.most, len(held))
+
+            def __del__(inner) -> None:
+                held.discard(id(inner))
+
+            def run(inner, outputs: Any, feeds: Any, options: Any = None) -> Any:
+                if when_running and len(held) > room and len(next(iter(feeds.values()))) > 1:
+                    raise RuntimeError(FULL)
+                return super().run(outputs, feeds, options)
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+
+
+@pytest.fixture(scope="module")
+def two_networks(tiny_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The tiny network under two names."""
+    other = tmp_path_factory.mktemp("two") / "other"
+    shutil.copytree(tiny_bundle.folder, other)
+    renamed = replace(load_bundle(str(other)), model_id="other")
+    (other / "bundle.json").write_text(renamed.manifest_text(), encoding="utf-8")
+    return [tiny_bundle.folder, other]
+
+
+def study(bundles: list[Path], photographs: Path, output: Path) -> Any:
+    return qcam.study(
+        [str(folder) for folder in bundles], images=photographs, saliency="none", output=output, batch_size=2, threads=1,
+        device="cpu",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("when_running", [False, True], ids=["opening", "running"])
+def test_networks_take_turns_and_figures_stay_the_same(
+    two_networks, some_photographs, tmp_path, monkeypatch, caplog, when_running
+):
+    caplog.set_level(logging.WARNING)
+    study(two_networks, some_photographs, tmp_path / "together")
+    memory = Memory(monkeypatch, 3, when_running=when_running)
+    study(two_networks, some_photographs, tmp_path / "apart")
+    for name in SAME:
+        assert (tmp_path / "apart" / name).read_bytes() == (tmp_path / "together" / name).read_bytes(), name
+    assert memory.most == (6 if when_running else 3)
+    assert memory.opened > 6
+    assert sum("one network at a time" in text for text in caplog.messages) == 1
+
+
+def test_a_network_that_does_not_fit_alone_is_refused(two_networks, some_photographs, tmp_path, monkeypatch):
+    Memory(monkeypatch, 2)
+    with pytest.raises(
+        OutOfMemoryError, match=r"int8\.onnx does not fit into the memory of CPU: .*BFCArena.*take fewer bundles"
+    ):
+        study(two_networks, some_photographs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_session_that_is_opened_again_computes_the_same(tiny_bundle):
+    model = DeployedModel(tiny_bundle, "int8", SessionSettings(threads=1))
+    images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    before, placement = model.run(images), model.placement
+    model.close()
+    model.open()
+    after = model.run(images)
+    assert isinstance(after, DeployedOutputs)
+    np.testing.assert_array_equal(after.tap, before.tap)
+    np.testing.assert_array_equal(after.logits, before.logits)
+    assert model.placement == placement
+
+
+def test_what_fails_for_another_reason_is_not_tried_again():
+    class One:
+        def open(self) -> None: ...
+        def close(self) -> None:
+            pytest.fail("closed for nothing")
+
+    def fail() -> None:
+        raise ValueError("another reason")
+
+    turns: Turns[One] = Turns()
+    for _ in range(2):
+        turns.add(One)
+    with pytest.raises(ValueError, match="another reason"):
+        turns.run(turns.members[0], fail)
+    assert not turns.apart
