@@ -98,8 +98,9 @@ GPU_WHEELS ?= onnxruntime-gpu msgspec rich markdown-it-py mdurl
 GPU_PIP    ?= --python-version 3.12 --only-binary=:all:
 gpu-pieces: setup
 	$(BIN)/qcam-export --keep
+	$(BIN)/qcam-export squeezenet1_1 --weights random:0 --keep
 	rm -rf build/gpu/carry build/gpu/pieces && mkdir -p build/gpu/carry/bundles build/gpu/carry/cache build/gpu/pieces
-	cp -r bundles/efficientnet_lite0 build/gpu/carry/bundles/
+	cp -r bundles/efficientnet_lite0 bundles/squeezenet1_1 build/gpu/carry/bundles/
 	cp -r "$$($(BIN)/python -c 'from qcam.common.storage import cache_folder; print(cache_folder("assets"))')" build/gpu/carry/cache/
 	$(PIP) download --no-deps $(GPU_PIP) --dest build/gpu/carry/wheels $(GPU_WHEELS)
 	tar -C build/gpu/carry -cf - . | split -b 60M -d - build/gpu/pieces/part.

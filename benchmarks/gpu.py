@@ -24,6 +24,7 @@ from gpu_steps import STEPS, Asked, why_not
 
 from qcam.common import machine
 from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
+from qcam.runtime.bundle import load_bundle
 
 BUILD = Path("build") / "gpu"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
@@ -41,7 +42,9 @@ _PATIENCE = 540
 @click.option("--inside", is_flag=True, hidden=True, help="This is the process of a step: print its record.")
 def main(bundles: tuple[Path, ...], count: int, only: tuple[str, ...], rehearse: bool, inside: bool) -> None:
     """Record every step and write the page."""
-    folders = bundles or (Path("bundles") / "efficientnet_lite0",)
+    # SqueezeNet ends in a Conv: its null row asks for more than a Gemm's. Its weights are seeded, for equality alone.
+    usual = [Path("bundles") / name for name in ("efficientnet_lite0", "squeezenet1_1")]
+    folders = bundles or tuple(folder for folder in usual if folder.is_dir()) or tuple(usual[:1])
     asked = Asked(tuple(folder.resolve() for folder in folders), count, "CPU" if rehearse else "CUDA", BUILD.resolve())
     if inside:
         click.echo(json.dumps(STEPS[only[0]].run(asked)))
@@ -98,7 +101,7 @@ def page(records: dict[str, dict[str, Any]], asked: Asked) -> str:
         records: Step → its record, or its failure.
         asked: What was asked for.
     """
-    names = ", ".join(folder.name for folder in asked.bundles)
+    names = ", ".join(_described(folder) for folder in asked.bundles)
     lines = [f"`make gpu`: {names}, {asked.count} photographs. What failed is said where its figures would stand.", ""]
     for name, record in records.items():
         step = STEPS[name]
@@ -106,6 +109,12 @@ def page(records: dict[str, dict[str, Any]], asked: Asked) -> str:
         lines += [f"Failed: {record['failed']}"] if "failed" in record else step.show(record)
         lines += [""]
     return "\n".join(lines)
+
+
+def _described(folder: Path) -> str:
+    """Return a bundle's name, and that its weights are random if they are."""
+    trained = load_bundle(str(folder)).trained
+    return folder.name if trained else f"{folder.name} (RANDOM weights: what is equal counts, no other figure)"
 
 
 def write_page(path: Path, text: str) -> None:

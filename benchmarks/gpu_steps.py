@@ -32,7 +32,9 @@ from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
 from qcam.runtime.bundle import Bundle, load_bundle, load_onnx, ordered_precisions
 from qcam.runtime.deployed import DeployedModel, SessionSettings
-from qcam.runtime.deployed.providers import preload, require_provider
+from qcam.runtime.deployed import session as deployed_session
+from qcam.runtime.deployed.partition import foretell
+from qcam.runtime.deployed.providers import PROVIDERS, require_provider
 
 #: Files of a study whose every byte is a matter of figures.
 _SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
@@ -172,6 +174,8 @@ for name in order:
     importlib.import_module(name)
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.deployed import session as deployed_session
+from qcam.runtime.deployed.partition import foretell
 model = DeployedModel(load_bundle(path), "f32", SessionSettings(provider))
 print(model.placement.describe())
 """
@@ -193,11 +197,17 @@ def _load_order(asked: Asked) -> dict[str, Any]:
 def _placement(asked: Asked) -> dict[str, Any]:
     rows = []
     for bundle, precision in asked.models():
-        placement = DeployedModel(bundle, precision, asked.settings).placement
+        model = DeployedModel(bundle, precision, asked.settings)
         where: Counter[str] = Counter()
-        for (kernel, provider), count in placement.kernels.items():
-            where["copies" if kernel.startswith("Memcpy") else provider.removesuffix("ExecutionProvider")] += count
-        rows.append([bundle.model_id, precision, where[asked.provider], where["CPU"], where["copies"], placement.describe()])
+        for subgraph in model._session.get_provider_graph_assignment_info():  # the very nodes that are foretold
+            where[subgraph.ep_name] += len(subgraph.get_nodes())
+        own = where[PROVIDERS[asked.provider]]
+        found = f"{own} / {sum(where.values()) - own}"
+        foretold = foretell(bundle.path(precision), folded=asked.provider != "CPU")
+        expected = f"{foretold.on_cuda} / {foretold.on_cpu}"
+        copies = f"{model.placement.copies}, foretold {foretold.copies}"
+        judged = "as foretold" if found == expected else "OTHERWISE"
+        rows.append([bundle.model_id, precision, found, expected, judged, copies, model.placement.describe()])
     return {"rows": rows}
 
 
@@ -506,24 +516,24 @@ def _memory() -> Iterator[_Used]:
 
 def _profiles(asked: Asked) -> dict[str, Any]:
     """Keep what ONNX Runtime's own profile says of one blank image, without times and threads: fixtures for tests."""
-    import onnxruntime
-
     folder = asked.build / "profiles"
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    full = require_provider(asked.provider)
-    preload(asked.provider)
+    read = deployed_session.read_profile
     for bundle, precision in asked.models():
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling = True
-        options.log_severity_level = 3
-        with tempfile.TemporaryDirectory() as name:
-            options.profile_file_prefix = f"{name}/profile"
-            session = onnxruntime.InferenceSession(str(bundle.path(precision)), options, providers=[full])
-            height, width = bundle.preprocessing.crop
-            shape = (1, bundle.preprocessing.channels, height, width)
-            session.run(None, {session.get_inputs()[0].name: np.zeros(shape, np.float32)})
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        whole = folder / "whole.json"
+
+        def keep(path: Path, *arguments: Any, whole: Path = whole) -> Any:
+            shutil.copy(path, whole)
+            return read(path, *arguments)
+
+        setattr(deployed_session, "read_profile", keep)  # noqa: B010 - the profile of a session as qcam makes it
+        try:
+            DeployedModel(bundle, precision, asked.settings)
+        finally:
+            setattr(deployed_session, "read_profile", read)  # noqa: B010
+        events = json.loads(whole.read_text(encoding="utf-8"))
+        whole.unlink()
         kept = [
             {"cat": "Node", "name": event["name"], "args": {key: event["args"][key] for key in _KEPT if key in event["args"]}}
             for event in events
@@ -540,7 +550,9 @@ STEPS = {
     "machine": Step("The machine", _machine, _rows(("what", "found"))),
     "load_order": Step("Which is imported first", _load_order, _rows(("order", "provider", "what was said"))),
     "placement": Step(
-        "Who runs what", _placement, _rows(("network", "precision", "on the GPU", "on the CPU", "copies", "in words"))
+        "Who runs what, nodes on the GPU / on the CPU",
+        _placement,
+        _rows(("network", "precision", "found", "foretold", "judged", "copies", "in words")),
     ),
     "repeat": Step(
         "The same again",
