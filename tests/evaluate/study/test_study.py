@@ -36,7 +36,7 @@ from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import open_saliency
 from qcam.evaluate.saliency.spectral import SpectralSaliency
 from qcam.evaluate.study import study as study_module
-from qcam.evaluate.study.study import Study
+from qcam.evaluate.study.study import PlannedStudy, Study
 from qcam.images.account import Account
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.listing import find_images
@@ -663,7 +663,7 @@ def test_h14_a_larger_limit_of_the_same_set_goes_on_from_there(
     if whole_before:
         finish(study)
     else:  # killed before the parts were joined
-        monkeypatch.setattr(Study, "_collect", lambda self, last=False: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(PlannedStudy, "_collect", lambda self, last=False: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finish(study)
         monkeypatch.undo()
