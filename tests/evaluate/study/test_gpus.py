@@ -52,8 +52,7 @@ def study_on(tiny_bundle, photographs, tmp_path, monkeypatch):
 
 
 def finish(study: Study) -> dict:
-    study.prepare("cpu", force=False)
-    study.run()
+    study.prepare("cpu", force=False).run()
     return json.loads((study.place.folder / RUN).read_text())
 
 
@@ -73,7 +72,7 @@ def test_the_gpu_is_in_the_plan_in_every_part_and_below_every_table(study_on) ->
     assert [worker["gpu"] for worker in run["workers"]] == [asdict(T4)]
     (line,) = [line for line in run["notes"] if line.startswith("GPU")]
     assert line.startswith("GPU: Tesla T4 (7.5), driver 580.65.06, CUDA 13.0, cuDNN 9.10.2; float32 in float32 (TF32 off)")
-    assert study_on(T4).prepare("cpu", force=False) is False
+    assert study_on(T4).prepare("cpu", force=False).complete
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_results_of_another_gpu_are_refused_by_name(study_on, other, named) -> N
 def test_parts_of_workers_with_another_gpu_are_refused_by_name_too(study_on, monkeypatch) -> None:
     """A plan of workers leaves the GPU to each part; a killed run leaves parts and such a plan."""
     study = study_on(T4)
-    study.prepare("cpu", force=False)
+    study = study.prepare("cpu", force=False)
     monkeypatch.setattr(study_module, "join_parts", lambda *_: (_ for _ in ()).throw(QcamError("killed")))
     with pytest.raises(QcamError, match="killed"):
         study.run()
@@ -106,7 +105,7 @@ def test_parts_of_workers_with_another_gpu_are_refused_by_name_too(study_on, mon
     monkeypatch.setattr("qcam.evaluate.run.facts._on_gpu", lambda sessions: True)
     monkeypatch.setattr("qcam.evaluate.run.facts.read_gpu", lambda index: H100)
     other = Study(study.bundles, study.plan.images, None, study.options, folder)
-    other.prepare("cpu", force=False)
+    other = other.prepare("cpu", force=False)
     with pytest.raises(ResultsError, match=r"holds results of Tesla T4 .*, and this is NVIDIA H100 .*what two GPUs compute"):
         other.run()
     assert sorted((folder / "parts").iterdir()) == parts
