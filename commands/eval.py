@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
+from typing import Any
 
 import click
 
-from qcam._results import require_study_packages, run_request
+import qcam
+from qcam._results import require_study_packages, study_request
 from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, option
 from qcam.common.vocabulary import CamMethod, ColourMap, Engine, LabelFormat, Protocol, Target, words
@@ -355,78 +356,58 @@ def main(
     Every precision runs in ONNX Runtime; its Grad-CAM++ is compared with f32's, with salient-object maps, and with what
     a PyTorch fake-quant simulation of the same file predicts. Without BUNDLE, all of bundles/ are taken.
     """
-    paper = protocol == Protocol.PAPER
-    # With any other provider sessions come first: one that cannot be had is told before what its run would need.
-    if not dry_run and (paper or provider.upper() == "CPU"):
-        require_study_packages("qcam-eval", drawn=report or bool(grid_rows))
-    from qcam.commands.outcome import show, show_end
-    from qcam.evaluate.engine.choice import EngineOptions
-    from qcam.evaluate.engine.worker import SaliencyRequest
-    from qcam.evaluate.report.finishing import Presentation
-    from qcam.evaluate.run.options import StudyOptions
-    from qcam.evaluate.saliency import default_cache, with_absolute_path
-    from qcam.evaluate.study.running import StudyRequest, plan_study
-    from qcam.runtime.bundle import ordered_precisions
-    from qcam.runtime.deployed import SessionSettings, provider_name
-
-    presentation = Presentation(grid_rows, report, colormap)
-    cache = default_cache() if saliency_cache is None else None if saliency_cache == "none" else Path(saliency_cache).absolute()
-    settings = SessionSettings(
-        provider=provider_name(provider),
-        allow_fallback=allow_fallback,
-        io_binding=io_binding,
-        config=dict(key_value(entry, "--session-config") for entry in session_config),
-        provider_options=dict(key_value(entry, "--provider-option") for entry in provider_options),
-        tf32=tf32,
-    )
-    request = StudyRequest(
-        bundles=bundles,
+    if not dry_run and (protocol == Protocol.PAPER or provider.upper() == "CPU"):
+        require_study_packages(drawn=report or bool(grid_rows))
+    given: dict[str, Any] = dict(
         images=images,
-        options=StudyOptions(
-            precisions=ordered_precisions(precisions),
-            settings=settings,
-            saliency=saliency,
-            target=target,
-            method=method,
-            batch_size=batch_size,
-            fake_quant=fake_quant and not paper,
-            null_row=null_row,
-            faithfulness=faithfulness,
-            protocol=protocol,
-            fixes=tuple(sorted(filter(None, (paper_fixes or "").replace(" ", "").split(",")))),
-        ),
-        saliency=SaliencyRequest(
-            with_absolute_path(saliency),
-            saliency_preset,
-            dict(key_value(entry, "--saliency-option") for entry in saliency_options),
-            trust_remote_code,
-            cache,
-            mask_classes,
-            mask_void,
-        ),
         labels=labels,
         label_format=label_format,
         limit=limit,
-        threads=threads,
-        device=device,
-        engine=EngineOptions(
-            engine,
-            workers,
-            ray_address,
-            gpus_per_worker,
-            tuple(key_value(item, "--require") for item in requirements),
-            patience,
-        ),
-        paper_weights=dict(key_value(entry, "--paper-weights") for entry in paper_weights),
+        saliency=saliency,
+        saliency_preset=saliency_preset,
+        saliency_options=dict(key_value(entry, "--saliency-option") for entry in saliency_options),
+        saliency_cache=saliency_cache,
+        trust_remote_code=trust_remote_code,
+        mask_classes=mask_classes,
+        mask_void=mask_void,
         output=output,
         force=force,
+        precisions=precisions,
+        provider=provider,
+        allow_fallback=allow_fallback,
+        session_config=dict(key_value(entry, "--session-config") for entry in session_config),
+        provider_options=dict(key_value(entry, "--provider-option") for entry in provider_options),
+        tf32=tf32,
+        io_binding=io_binding,
+        target=target,
+        method=method,
+        batch_size=batch_size,
+        threads=threads,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
+        gpus_per_worker=gpus_per_worker,
+        requirements=["=".join(key_value(item, "--require")) for item in requirements],
+        patience=patience,
+        device=device,
+        fake_quant=fake_quant,
+        null_row=null_row,
+        faithfulness=faithfulness,
+        protocol=protocol,
+        paper_fixes=[name for name in (paper_fixes or "").replace(" ", "").split(",") if name],
+        paper_weights=dict(key_value(entry, "--paper-weights") for entry in paper_weights),
         profile=profile,
     )
     if dry_run:
-        for line in plan_study(request):
+        from qcam.evaluate.study.running import plan_study
+
+        for line in plan_study(study_request(bundles, **given)):
             console.out.print(in_options(line), markup=False)
         return
-    run_request(request, presentation, on_results=show, on_end=functools.partial(show_end, report=report, profile=profile))
+    from qcam.commands.outcome import show, show_end
+
+    found = qcam.study(bundles, **given, report=report, grid_rows=grid_rows, colormap=colormap, on_results=show)
+    show_end(found, report=report)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
 
+import qcam
 from qcam.commands import console, options
 from qcam.commands.options import INPUT, OUTPUT, option
-from qcam.common.extras import require_packages
 from qcam.common.vocabulary import DEFAULT_OPSET, PRECISIONS, CalibrationMethod, Interpolation, Scheme, words
+
+if TYPE_CHECKING:
+    from qcam.runtime.bundle import Bundle
 
 #: A side, height and width, or a word.
 Size = int | tuple[int, int] | str
@@ -219,46 +220,43 @@ def main(
     MODEL is vgg16, resnet50, densenet121, mobilenet_v2, squeezenet1_0, squeezenet1_1, efficientnet_b0 or another classifier of
     torchvision, efficientnet_lite0 (embedded, the default), timm:NAME, timm:local-dir:FOLDER or timm:hf-hub:ORG/NAME.
     """
-    require_packages("qcam-export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
-    from qcam.exporters.export import ExportOptions
-    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, export_models
-    from qcam.models.wishes import Wishes, read_classes
+    from qcam.models.wishes import read_classes
 
-    order = ExportOrder(
-        options=ExportOptions(
-            precisions=tuple(precisions) or PRECISIONS,
-            cam_layer=cam_layer,
-            method=method,
-            scheme=scheme,
-            opset=opset,
-            reduce_range=reduce_range,
-        ),
+    named = None if classes is None else read_classes(classes)
+    qcam.export(
+        models or (DEFAULT_MODEL,),
         weights=weights,
-        wishes=Wishes(weights_key, None if classes is None else read_classes(classes), channels),
+        weights_key=weights_key,
+        classes=named,
+        channels=channels,
         calibration=calibration,
         calibration_limit=calibration_limit,
-        changes=PreprocessingChanges(
-            resize=None if isinstance(resize, str) else resize,
-            squash=resize == "squash",
-            crop=crop, mean=mean, std=std, interpolation=interpolation,
-        ),
         output=output,
+        precisions=precisions or PRECISIONS,
+        cam_layer=cam_layer,
+        method=method,
+        scheme=scheme,
+        reduce_range=reduce_range,
+        opset=opset,
+        resize=None if isinstance(resize, str) else resize,
+        squash=resize == "squash",
+        crop=crop,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
         force=force,
-    )  # fmt: skip
-    exists = "use --force to replace it, --keep to leave it, or --output"
-    for place, bundle in export_models(models or (DEFAULT_MODEL,), order, exists, keep=keep, showing=_stages):
-        if bundle is None:
-            console.out.print(f"{place} exists; kept", markup=False)
-            continue
-        sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
-        console.out.print(f"{place}: {sizes}; CAM layer {bundle.cam_layer.tensor}", markup=False)
+        keep=keep,
+        on_bundle=_show,
+    )
 
 
-@contextmanager
-def _stages(name: str) -> Generator[Callable[[str], None], None, None]:
-    """Show the stages of a model's export."""
-    with console.err.status(escape(name)) as status:
-        yield lambda stage: status.update(escape(f"{name}: {stage}"))
+def _show(bundle: Bundle, kept: bool) -> None:
+    """Print where a bundle is, and how large."""
+    if kept:
+        console.out.print(f"{bundle.folder} exists; kept", markup=False)
+        return
+    sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
+    console.out.print(f"{bundle.folder}: {sizes}; CAM layer {bundle.cam_layer.tensor}", markup=False)
 
 
 if __name__ == "__main__":

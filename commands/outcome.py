@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from qcam import StudyResults
 from qcam.commands import console
 from qcam.common.printable import printable
 from qcam.evaluate.report.finishing import compared_with_paper, title
 from qcam.evaluate.report.terminal import main_tables, section_table
-from qcam.evaluate.results.folder import Results
-from qcam.evaluate.run.stages import describe
-from qcam.evaluate.study.study import PlannedStudy
 
 
-def show(results: Results) -> None:
+def show(found: StudyResults) -> None:
     """Print the table, and the notes below it.
 
     Args:
-        results: A run.
+        found: A run.
     """
+    results = found.stored
     width = console.out.width if console.out.is_terminal else None
     for table in main_tables(results.statistics.entries, title(results), width):
         console.out.print(table)
@@ -27,18 +26,16 @@ def show(results: Results) -> None:
         console.out.print(printable(line), style="dim", markup=False)
 
 
-def show_end(study: PlannedStudy, *, report: bool, profile: bool) -> None:
-    """Print where the results are, and where the time went.
+def show_end(found: StudyResults, *, report: bool) -> None:
+    """Print where the results are, and where the time went, if that was asked for.
 
     Args:
-        study: The run.
+        found: The run.
         report: Whether report.html was written.
-        profile: Whether to print where the time went since the sessions were opened.
     """
     shown = ["table.md", "results.parquet", "maps.parquet", "summary.json", "run.json"]
     if report:
         shown.insert(0, "report.html")
-    console.out.print(f"results: {printable(str(study.place))}/ ({', '.join(shown)} …)", markup=False)
-    if profile:
-        for line in describe(study.clock.spans, study.clock.elapsed):
-            console.out.print(line, markup=False, highlight=False)
+    console.out.print(f"results: {printable(found.place)}/ ({', '.join(shown)} …)", markup=False)
+    for line in found.profile:
+        console.out.print(line, markup=False, highlight=False)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+import qcam
 from qcam.commands import console
 from qcam.commands.options import INPUT, OUTPUT, option
-from qcam.common.extras import require_packages
 from qcam.common.vocabulary import ColourMap, words
 
 #: The group of options that only this command has.
@@ -73,15 +73,8 @@ def main(
     folders: tuple[Path, ...], output: Path, checks: tuple[Path, ...], colormap: str, pictures: int, names: str | None
 ) -> None:
     """Write the report of each RESULT, a folder of qcam-eval; several are compared side by side, the first with all others."""
-    require_packages("qcam-report", "jinja2", "matplotlib", "scipy", "statsmodels")
-    from qcam.evaluate.report import ReportOptions
-    from qcam.evaluate.report.write import report_on
-    from qcam.evaluate.results.folder import Results
-
-    results = [Results(folder) for folder in folders]
     chosen = tuple(name.strip() for name in names.split(",")) if names else ()
-    options = ReportOptions(colormap=colormap, pictures=pictures, names=chosen, checks=checks)
-    written = report_on(results, output, options)
+    written = qcam.report(folders, output, names=chosen, checks=checks, colormap=colormap, pictures=pictures)
     size = written[0].stat().st_size / 1e6
     console.out.print(f"report: {written[0]} ({size:.1f} MB), and {len(written) - 1} files beside it", markup=False)
 

@@ -22,11 +22,12 @@ OPTIONS = {
     "classes": "classes",
     "crop": "crop",
     "device": "device",
-    "engine": "qcam-eval --engine",
+    "engine": "engine",
     "force": "force=True",
-    "gpus_per_worker": "qcam-eval --gpus-per-worker",
+    "gpus_per_worker": "gpus_per_worker",
     "grid_rows": "grid_rows",
     "interpolation": "interpolation",
+    "keep": "keep=True",
     "label_format": "label_format",
     "labels": "labels",
     "limit": "limit",
@@ -34,22 +35,22 @@ OPTIONS = {
     "mask_void": "mask_void",
     "mean": "mean",
     "method": "method",
-    "names": "qcam-report --names",
+    "names": "names",
     "opset": "opset",
     "output": "output",
-    "paper_fix": "qcam-eval --paper-fix",
-    "paper_weights": "qcam-eval --paper-weights",
+    "paper_fix": "paper_fixes",
+    "paper_weights": "paper_weights",
     "pictures": "pictures",
     "precision": "precisions",
-    "protocol": "qcam-eval --protocol",
+    "protocol": "protocol",
     "provider": "provider",
     "provider_option": "provider_options",
-    "ray_address": "qcam-eval --ray-address",
+    "ray_address": "ray_address",
     "reduce_range": "reduce_range=True",
-    "require": "qcam-eval --require",
+    "require": "requirements",
     "resize": "resize",
     "saliency": "saliency",
-    "saliency_cache": "qcam-eval --saliency-cache",
+    "saliency_cache": "saliency_cache",
     "saliency_option": "saliency_options",
     "saliency_preset": "saliency_preset",
     "scheme": "scheme",
@@ -64,7 +65,7 @@ OPTIONS = {
     "workers": "workers",
 }
 #: Command → the function that does the same.
-COMMANDS = {"qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export"}
+COMMANDS = {"qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export", "qcam-report": "qcam.report"}
 
 _IN_PYTHON = OPTIONS | COMMANDS
 _IN_OPTIONS = {name: "--" + name.replace("_", "-") for name in OPTIONS} | {name: name for name in COMMANDS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,27 +151,30 @@ def calibration_images(order: ExportOrder) -> list[ImageFile]:
 
 
 @contextmanager
-def _unseen(_name: str) -> Generator[Callable[[str], None], None, None]:
-    """Show no stages."""
-    yield lambda _stage: None
+def _stages(name: str) -> Generator[Callable[[str], None], None, None]:
+    """Tell the stages of a model's export."""
+    with ExitStack() as shown:
+
+        def on_stage(stage: str) -> None:
+            shown.close()
+            shown.enter_context(telling.status(f"{name}: {stage}"))
+
+        shown.enter_context(telling.status(name))
+        yield on_stage
 
 
 def export_models(
     names: Sequence[str],
     order: ExportOrder,
-    exists: str,
     *,
     keep: bool = False,
-    showing: Callable[[str], AbstractContextManager[Callable[[str], None]]] = _unseen,
 ) -> Generator[tuple[Path, Bundle | None], None, None]:
     """Export models one after the other; whatever can be refused is refused before the first.
 
     Args:
         names: As `load_model` takes them; each once.
         order: What they are exported with.
-        exists: What can be done about a bundle that exists, for the message.
         keep: Whether one that exists is left as it is, rather than refused.
-        showing: Given a name, shows the stages of its export, a few words each, while the block runs.
 
     Yields:
         The place of each model's bundle, and the bundle; None for one that is kept.
@@ -183,14 +186,14 @@ def export_models(
     if not order.force and not keep:
         for place in places.values():
             if place.exists():
-                raise BundleError(f"{place} exists already; {exists}")
+                raise BundleError(f"{place} exists already; use {{force}} to replace it, {{keep}} to leave it, or {{output}}")
     todo = [name for name, place in places.items() if not (keep and is_bundle(place))]
     images = calibration_images(order) if todo else []
     for name, place in places.items():
         if name not in todo:
             yield place, None
             continue
-        with showing(name) as on_stage:
+        with _stages(name) as on_stage:
             bundle = export_model(name, order, images, on_stage)
         yield place, bundle
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qcam._explanation import Explanation, explain
     from qcam._export import export
-    from qcam._results import StudyResults, load_results, study
+    from qcam._results import StudyResults, load_results, report, study
     from qcam._verdict import CheckVerdict, check
     from qcam.common.errors import (
         BundleError,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("Bundle", "load_bundle"), "qcam.runtime.bundle"),
     "export": "qcam._export",
-    **dict.fromkeys(("StudyResults", "load_results", "study"), "qcam._results"),
+    **dict.fromkeys(("StudyResults", "load_results", "report", "study"), "qcam._results"),
     **dict.fromkeys(("CheckVerdict", "check"), "qcam._verdict"),
     "Verdict": "qcam.evaluate.check.verdicts",
     **dict.fromkeys(("Explanation", "explain"), "qcam._explanation"),
@@ -74,6 +74,7 @@ __all__ = [
     "export",
     "load_bundle",
     "load_results",
+    "report",
     "study",
 ]
 

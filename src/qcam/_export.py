@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from qcam.common.arguments import names, whole
 from qcam.common.errors import QcamError
@@ -15,9 +15,48 @@ if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
 
 
-@names_extras("qcam.export")
+#: What needs packages: `qcam.export` from Python, `qcam-export` in a shell.
+_EXPORT = "{qcam-export}"
+
+
+class _Keywords(TypedDict, total=False):
+    """What `export` takes by keyword, for type checkers: it returns what the names ask for."""
+
+    weights: str | Path | None
+    weights_key: str | None
+    classes: int | Sequence[str] | None
+    channels: int | None
+    calibration: str | Path | None
+    calibration_limit: int
+    output: str | Path
+    precisions: str | Sequence[str]
+    cam_layer: str | None
+    method: str
+    scheme: str
+    reduce_range: bool
+    opset: int | None
+    resize: int | tuple[int, int] | None
+    squash: bool
+    crop: int | tuple[int, int] | None
+    mean: float | Sequence[float] | None
+    std: float | Sequence[float] | None
+    interpolation: str | None
+    force: bool
+    keep: bool
+    on_bundle: Callable[[Bundle, bool], None] | None
+
+
+@overload
+def export(name: str, **options: Unpack[_Keywords]) -> Bundle: ...
+
+
+@overload
+def export(name: list[str] | tuple[str, ...], **options: Unpack[_Keywords]) -> list[Bundle]: ...
+
+
+@names_extras(_EXPORT)
 def export(
-    name: str,
+    name: str | list[str] | tuple[str, ...],
     *,
     weights: str | Path | None = None,
     weights_key: str | None = None,
@@ -39,12 +78,14 @@ def export(
     std: float | Sequence[float] | None = None,
     interpolation: str | None = None,
     force: bool = False,
-) -> Bundle:
+    keep: bool = False,
+    on_bundle: Callable[[Bundle, bool], None] | None = None,
+) -> Bundle | list[Bundle]:
     """Export a model to a bundle: float and quantized ONNX files with the CAM layer as an extra output.
 
     Args:
-        name: `vgg16`, `resnet50` or another classifier of torchvision, `efficientnet_lite0`, `timm:NAME`,
-            `timm:local-dir:FOLDER` or `timm:hf-hub:ORG/NAME`.
+        name: One model, or several in a list, all with the same options: `vgg16`, `resnet50` or another classifier of
+            torchvision, `efficientnet_lite0`, `timm:NAME`, `timm:local-dir:FOLDER` or `timm:hf-hub:ORG/NAME`.
         weights: A torchvision weights name, a timm tag, a state dict's file, or `random:SEED`; None for the model's default.
         weights_key: Which weights of a checkpoint, where it holds several sets: what stands in front of their names.
         classes: Number of classes or their names in order; None for as many as the weights' last layer has. One output is a
@@ -67,19 +108,22 @@ def export(
         std: Standard deviation likewise.
         interpolation: bilinear, bicubic or lanczos.
         force: Whether a bundle that exists is replaced.
+        keep: Whether one that exists is left as it is, and returned.
+        on_bundle: Called with each bundle when it is there, and with whether it was kept.
 
     Returns:
-        The bundle.
+        The bundle; a list of them where several names were given.
 
     Raises:
         QcamError: If a word is unknown, a number is none, a step cannot be done, or the bundle exists.
         WeightsError: If the weights cannot be had, or do not belong to the model.
         MissingExtraError: If a package is not installed.
     """
-    require_packages("qcam.export", "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
+    require_packages(_EXPORT, "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
     from qcam.exporters.export import ExportOptions
     from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, export_models, per_channel
     from qcam.models.wishes import Wishes
+    from qcam.runtime.bundle import load_bundle
 
     order = ExportOrder(
         options=ExportOptions(
@@ -100,11 +144,13 @@ def export(
         output=Path(output),
         force=force,
     )
-    exists = "replace it with force=True, load it with qcam.load_bundle, or choose an output"
-    ((_, bundle),) = export_models([name], order, exists)
-    if bundle is None:
-        raise RuntimeError("only a command keeps bundles")
-    return bundle
+    found = []
+    for place, made in export_models([name] if isinstance(name, str) else names(name, "a name"), order, keep=keep):
+        bundle = load_bundle(place) if made is None else made
+        if on_bundle is not None:
+            on_bundle(bundle, made is None)
+        found.append(bundle)
+    return found[0] if isinstance(name, str) else found
 
 
 def _classes(given: Any) -> int | tuple[str, ...] | None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcam.common.arguments import known, names
-from qcam.common.errors import ResultsError
+from qcam.common.arguments import known
+from qcam.common.arguments import names as as_names
+from qcam.common.errors import QcamError, ResultsError
 from qcam.common.extras import names_extras, require_packages
 
 if TYPE_CHECKING:
@@ -28,12 +29,17 @@ class StudyResults:
         folder: Where they are; of results behind a URL, their copy on this machine.
         summary: Means, spreads and tests, as in summary.json (docs/results.md).
         run: What ran, as in run.json.
+        stored: The folder's reader, which tables and reports are made of.
+        place: Where they are, as it was asked for: a folder, or a URL.
+        profile: Where the time went, in lines; empty unless `study` was asked for it.
     """
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results, place: str = "", profile: Sequence[str] = ()) -> None:
         """Wrap a result folder that has been read."""
-        self._results = results
+        self._results = self.stored = results
         self.folder: Path = results.folder
+        self.place = place or str(results.folder)
+        self.profile = list(profile)
         self.summary: dict[str, Any] = results.summary
         self.run: dict[str, Any] = results.run
 
@@ -69,13 +75,12 @@ class StudyResults:
             QcamError: If the study has no such model or image; names those that are most like it.
         """
         if model is not None:
-            known(names(model, "model"), self.models, "model", str(self.folder))
-        chosen = None if images is None else names(images, "images")
+            known(as_names(model, "model"), self.models, "model", str(self.folder))
+        chosen = None if images is None else as_names(images, "images")
         if chosen is not None:
             known(chosen, self._results.images, "image", str(self.folder))
         return self._results.maps(model=model, images=chosen)
 
-    @names_extras("the report")
     def report(self, path: str | Path, *, colormap: str = "inferno", pictures: int = 24) -> Path:
         """Write report.html, table.csv, table.tex and figures/.
 
@@ -91,11 +96,7 @@ class StudyResults:
             QcamError: If the results cannot be read, or the disk refuses.
             MissingExtraError: If a package is not installed.
         """
-        require_packages("the report", *_REPORT)
-        from qcam.evaluate.report import ReportOptions
-        from qcam.evaluate.report.write import report_on
-
-        return report_on([self._results], Path(path), ReportOptions(colormap=colormap, pictures=pictures))[0]
+        return report(self, path, colormap=colormap, pictures=pictures)[0]
 
     def __repr__(self) -> str:
         return f"<StudyResults of {', '.join(self.models)} in {self.folder}>"
@@ -112,11 +113,13 @@ class StudyResults:
         return f"<div><b>{html.escaped(title(self._results))}</b>{table}{notes}</div>"
 
 
+#: What needs packages: `qcam.study` from Python, `qcam-eval` in a shell.
+_STUDY = "{qcam-eval}"
 #: Packages that pages, pictures and tests of significance need.
 _REPORT = ("jinja2", "matplotlib", "scipy", "statsmodels")
 
 
-@names_extras("qcam.study")
+@names_extras(_STUDY)
 def study(
     bundles: Bundle | str | Path | Sequence[Bundle | str | Path],
     *,
@@ -127,6 +130,7 @@ def study(
     saliency: str = "u2netp",
     saliency_preset: str | None = None,
     saliency_options: Mapping[str, str] | None = None,
+    saliency_cache: str | Path | None = None,
     trust_remote_code: bool = False,
     mask_classes: str | None = None,
     mask_void: str | None = None,
@@ -142,14 +146,25 @@ def study(
     method: str = "gradcam++",
     batch_size: int = 8,
     threads: int | None = None,
-    workers: int = 1,
+    io_binding: bool | None = None,
+    engine: str = "local",
+    workers: int | None = 1,
+    ray_address: str | None = None,
+    gpus_per_worker: float = 0.0,
+    requirements: Sequence[str] = (),
+    patience: float | None = None,
     device: str = "auto",
     fake_quant: bool = True,
     null_row: bool = True,
     faithfulness: bool = False,
+    protocol: str = "deployed",
+    paper_fixes: str | Sequence[str] = (),
+    paper_weights: Mapping[str, str] | None = None,
     report: bool = True,
     grid_rows: int = 8,
     colormap: str = "inferno",
+    profile: bool = False,
+    on_results: Callable[[StudyResults], None] | None = None,
 ) -> StudyResults:
     """Evaluate bundles on images: does the quantized model, as deployed, still look at the same place?
 
@@ -164,6 +179,7 @@ def study(
         saliency: Where salient-object maps come from: u2netp, birefnet, onnx:FILE, masks:DIR, spectral or none.
         saliency_preset: How the network of onnx:FILE wants its input.
         saliency_options: What replaces the preset's settings.
+        saliency_cache: Folder where maps are kept for other runs, or none; None for the user's cache folder.
         trust_remote_code: Whether a birefnet model's own code may run.
         mask_classes: With masks:DIR, what is the object: any (id but 0), levels, or ids with commas; None: each mask's form
             decides.
@@ -180,14 +196,26 @@ def study(
         method: CAM method: gradcam++, gradcam, or gradcam++-torchcam.
         batch_size: Images at a time.
         threads: Of each worker; None for the cores, shared among the workers.
-        workers: Processes; with more than one, the program needs `if __name__ == "__main__":` as for `multiprocessing`.
+        io_binding: Whether inputs and outputs are bound to device memory; None: on GPUs only.
+        engine: Who evaluates: local (processes of this machine) or ray (a cluster). Figures are the same.
+        workers: Processes; with more than one, the program needs `if __name__ == "__main__":` as for `multiprocessing`. None:
+            chosen by the number of images and of cores, as qcam-eval does; on Ray as many as the cluster has room for.
+        ray_address: The Ray cluster, auto or HOST:PORT; None for RAY_ADDRESS, else one of its own.
+        gpus_per_worker: GPUs of each Ray worker, or the part of one that it has.
+        requirements: What workers must be, each KEY=VALUE: kernel=vnni, feature=avx512_vnni, gpu=T4.
+        patience: Seconds without a finished shard after which a worker counts as hung; None for what its shards suggest.
         device: Where PyTorch computes: auto, cpu or cuda.
         fake_quant: Whether to simulate for comparison.
         null_row: Whether f32 is run twice and compared with itself.
         faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
+        protocol: deployed, or paper: what the authors' code ran, in PyTorch, slip by slip (docs/paper.md).
+        paper_fixes: With protocol paper, slips to switch off.
+        paper_weights: With protocol paper, model → the weights file that its bundle was exported from.
         report: Whether to write report.html and figures/.
         grid_rows: Images in each picture grid; 0 for none.
         colormap: Colours of CAMs: inferno, viridis, cividis or jet.
+        profile: Whether to measure where the time goes, and to write profile.json for ui.perfetto.dev.
+        on_results: Called when the figures are there, before pictures are drawn and results behind a URL are published.
 
     Returns:
         The results.
@@ -196,24 +224,118 @@ def study(
         QcamError: If something asked for cannot be had, or results of other settings are in the way.
         MissingExtraError: If a package is not installed.
     """
-    require_study_packages("qcam.study", drawn=report or bool(grid_rows))
+    # With another provider than the CPU sessions come first: one that cannot be had is told before what its run would need.
+    if protocol == "paper" or str(provider).upper() == "CPU":
+        require_study_packages(drawn=report or bool(grid_rows))
+    from qcam.evaluate.report.finishing import Presentation
+
+    request = study_request(
+        bundles,
+        images=images,
+        labels=labels,
+        label_format=label_format,
+        limit=limit,
+        saliency=saliency,
+        saliency_preset=saliency_preset,
+        saliency_options=saliency_options,
+        saliency_cache=saliency_cache,
+        trust_remote_code=trust_remote_code,
+        mask_classes=mask_classes,
+        mask_void=mask_void,
+        output=output,
+        force=force,
+        precisions=precisions,
+        provider=provider,
+        allow_fallback=allow_fallback,
+        session_config=session_config,
+        provider_options=provider_options,
+        tf32=tf32,
+        io_binding=io_binding,
+        target=target,
+        method=method,
+        batch_size=batch_size,
+        threads=threads,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
+        gpus_per_worker=gpus_per_worker,
+        requirements=requirements,
+        patience=patience,
+        device=device,
+        fake_quant=fake_quant,
+        null_row=null_row,
+        faithfulness=faithfulness,
+        protocol=protocol,
+        paper_fixes=paper_fixes,
+        paper_weights=paper_weights,
+        profile=profile,
+    )
+    return _run(request, Presentation(grid_rows=grid_rows, report=report, colormap=colormap), on_results)
+
+
+def study_request(
+    bundles: Bundle | str | Path | Sequence[Bundle | str | Path],
+    *,
+    images: str | Path | None,
+    labels: str | Path | None,
+    label_format: str,
+    limit: int | None,
+    saliency: str,
+    saliency_preset: str | None,
+    saliency_options: Mapping[str, str] | None,
+    saliency_cache: str | Path | None,
+    trust_remote_code: bool,
+    mask_classes: str | None,
+    mask_void: str | None,
+    output: str | Path | None,
+    force: bool,
+    precisions: str | Sequence[str],
+    provider: str,
+    allow_fallback: bool,
+    session_config: Mapping[str, str] | None,
+    provider_options: Mapping[str, str] | None,
+    tf32: bool,
+    io_binding: bool | None,
+    target: str,
+    method: str,
+    batch_size: int,
+    threads: int | None,
+    engine: str,
+    workers: int | None,
+    ray_address: str | None,
+    gpus_per_worker: float,
+    requirements: Sequence[str],
+    patience: float | None,
+    device: str,
+    fake_quant: bool,
+    null_row: bool,
+    faithfulness: bool,
+    protocol: str,
+    paper_fixes: str | Sequence[str],
+    paper_weights: Mapping[str, str] | None,
+    profile: bool,
+) -> StudyRequest:
+    """Return what `study` was asked for as one record; arguments and errors as there."""
     from qcam.evaluate.engine.choice import EngineOptions
     from qcam.evaluate.engine.worker import SaliencyRequest
-    from qcam.evaluate.report.finishing import Presentation
     from qcam.evaluate.run.options import StudyOptions
     from qcam.evaluate.saliency import default_cache, with_absolute_path
     from qcam.evaluate.study.running import StudyRequest
     from qcam.runtime.bundle import Bundle, ordered_precisions
     from qcam.runtime.deployed import SessionSettings, provider_name
 
-    request = StudyRequest(
+    cache = default_cache() if saliency_cache is None else None
+    if saliency_cache is not None and str(saliency_cache) != "none":
+        cache = Path(saliency_cache).absolute()
+    return StudyRequest(
         bundles=(bundles,) if isinstance(bundles, (Bundle, str, Path)) else tuple(bundles),
         images=images,
         options=StudyOptions(
-            precisions=ordered_precisions(names(precisions, "{precision}")),
+            precisions=ordered_precisions(as_names(precisions, "{precision}")),
             settings=SessionSettings(
                 provider=provider_name(provider),
                 allow_fallback=allow_fallback,
+                io_binding=io_binding,
                 config=dict(session_config or {}),
                 provider_options=dict(provider_options or {}),
                 tf32=tf32,
@@ -222,16 +344,18 @@ def study(
             target=target,
             method=method,
             batch_size=batch_size,
-            fake_quant=fake_quant,
+            fake_quant=fake_quant and protocol != "paper",
             null_row=null_row,
             faithfulness=faithfulness,
+            protocol=protocol,
+            fixes=tuple(sorted(as_names(paper_fixes, "{paper_fix}"))),
         ),
         saliency=SaliencyRequest(
             with_absolute_path(saliency),
             saliency_preset,
             dict(saliency_options or {}),
             trust_remote_code,
-            default_cache(),
+            cache,
             mask_classes,
             mask_void,
         ),
@@ -240,55 +364,113 @@ def study(
         limit=limit,
         threads=threads,
         device=device,
-        engine=EngineOptions(workers=workers),
+        engine=EngineOptions(
+            engine,
+            workers,
+            ray_address,
+            gpus_per_worker,
+            tuple(_key_value(item) for item in requirements),
+            patience,
+        ),
+        paper_weights=dict(paper_weights or {}),
         output=None if output is None else str(output),
         force=force,
+        profile=profile,
     )
-    return run_request(request, Presentation(grid_rows=grid_rows, report=report, colormap=colormap))
 
 
-def require_study_packages(task: str, *, drawn: bool) -> None:
+def _key_value(text: str) -> tuple[str, str]:
+    """Return both sides of KEY=VALUE.
+
+    Raises:
+        QcamError: If there are not two.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise QcamError(f"{{require}} {text!r}: give KEY=VALUE")
+    return key, value
+
+
+@names_extras("{qcam-report}")
+def report(
+    results: StudyResults | str | Path | Sequence[StudyResults | str | Path],
+    path: str | Path,
+    *,
+    names: str | Sequence[str] = (),
+    checks: str | Path | Sequence[str | Path] = (),
+    colormap: str = "inferno",
+    pictures: int = 24,
+) -> list[Path]:
+    """Write report.html, table.csv, table.tex and figures/ of one study, or of several side by side.
+
+    Args:
+        results: Results, or the folders of results; the first is what the others are held against.
+        path: Folder to write into; an earlier report there is replaced, other files stay.
+        names: What the studies are called, in their order; empty for the names of their folders.
+        checks: Folders of qcam-check whose verdicts belong to these studies.
+        colormap: Colours of CAMs: inferno, viridis, cividis or jet.
+        pictures: Images shown of each model at most.
+
+    Returns:
+        The files that were written, the page first.
+
+    Raises:
+        QcamError: If results or a check cannot be read, names do not fit, or the disk refuses.
+        MissingExtraError: If a package is not installed.
+    """
+    require_packages("{qcam-report}", *_REPORT)
+    from qcam.evaluate.report import ReportOptions
+    from qcam.evaluate.report.write import report_on
+    from qcam.evaluate.results.folder import Results
+
+    given = [results] if isinstance(results, (StudyResults, str, Path)) else list(results)
+    stored = [item.stored if isinstance(item, StudyResults) else Results(Path(item)) for item in given]
+    found = (checks,) if isinstance(checks, (str, Path)) else checks
+    options = ReportOptions(
+        colormap=colormap,
+        pictures=pictures,
+        names=as_names(names, "{names}"),
+        checks=tuple(Path(check) for check in found),
+    )
+    return report_on(stored, Path(path), options)
+
+
+def require_study_packages(*, drawn: bool) -> None:
     """Refuse a study at once that would end after minutes for want of a package.
 
     Args:
-        task: What needs them, for the message.
         drawn: Whether pictures or a report are wanted.
 
     Raises:
         MissingExtraError: Names the package and how to install it.
     """
-    require_packages(task, "onnxruntime", "torch", "scipy", "statsmodels")
+    require_packages(_STUDY, "onnxruntime", "torch", "scipy", "statsmodels")
     if drawn:
-        require_packages(f"{task} (its pictures and report)", *_REPORT)
+        require_packages(f"{_STUDY} (its pictures and report)", *_REPORT)
 
 
-def run_request(
-    request: StudyRequest,
-    presentation: Presentation,
-    on_results: Callable[[Results], None] = lambda _: None,
-    on_end: Callable[[PlannedStudy], None] = lambda _: None,
-) -> StudyResults:
-    """Run a study, and write tables, pictures and report beside its results.
-
-    Args:
-        request: What was asked for.
-        presentation: What is made of the results.
-        on_results: Called when the figures are there, before pictures are drawn.
-        on_end: Called when all is written, before results behind a URL are published.
-
-    Raises:
-        QcamError: As from `study`.
-    """
+def _run(request: StudyRequest, presentation: Presentation, on_results: Callable[[StudyResults], None] | None) -> StudyResults:
+    """Run a study, and write tables, pictures and report beside its results; arguments and errors as of `study`."""
     from qcam.evaluate.report.finishing import finish, write_profile
+    from qcam.evaluate.run.stages import describe
     from qcam.evaluate.study.running import run_study
 
+    place, profile = "", list[str]()
+
     def done(study: PlannedStudy, results: Results) -> None:
-        finish(results, str(study.place), study.clock, presentation, on_results, study.warnings(results))
+        nonlocal place, profile
+        place = str(study.place)
+
+        def tell(found: Results) -> None:
+            if on_results is not None:
+                on_results(StudyResults(found, place))
+
+        finish(results, place, study.clock, presentation, tell, study.warnings(results))
         if request.profile:
             write_profile(study.clock, results.folder)
-        on_end(study)
+            profile = describe(study.clock.spans, study.clock.elapsed)
 
-    return StudyResults(run_study(request, done))
+    return StudyResults(run_study(request, done), place, profile)
 
 
 def load_results(folder: str | Path) -> StudyResults:

@@ -18,8 +18,13 @@ def test_an_export_is_a_bundle_that_loads(tmp_path) -> None:
     assert bundle.preprocessing.mean == (0.5, 0.5, 0.5)
     assert [entry.name for entry in bundle.precisions] == ["f32"]
     assert qcam.load_bundle(bundle.folder) == bundle
-    with pytest.raises(qcam.BundleError, match="exists already; replace it with force=True"):
+    told_what_to_do = "exists already; use force=True to replace it, keep=True to leave it, or output"
+    with pytest.raises(qcam.BundleError, match=told_what_to_do):
         qcam.export("squeezenet1_1", weights="random:0", precisions=["f32"], output=tmp_path)
+    told = []
+    again = qcam.export(["squeezenet1_1"], output=tmp_path, keep=True, on_bundle=lambda *given: told.append(given))
+    assert again == [bundle]
+    assert told == [(bundle, True)]
 
 
 @pytest.mark.parametrize(

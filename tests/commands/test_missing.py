@@ -84,7 +84,7 @@ def test_onnxruntime_is_an_extra_too(tiny_bundle, some_photographs, tmp_path, na
         ),
         (
             "qcam.load_results({results!r}).report('report')",
-            'the report needs the package jinja2, which is not installed: pip install "qcam[host]"',
+            'qcam.report needs the package jinja2, which is not installed: pip install "qcam[host]"',
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_every_token_in_the_library_is_in_the_table() -> None:
 
 
 def test_every_name_in_the_table_is_an_option_and_a_parameter() -> None:
-    functions = (qcam.export, qcam.study, qcam.check, qcam.explain, qcam.StudyResults.report)
+    functions = (qcam.export, qcam.study, qcam.check, qcam.explain, qcam.report)
     parameters = dict(item for function in functions for item in inspect.signature(function).parameters.items())
     for name, spelling in OPTIONS.items():
         option = in_options(f"{{{name}}}")
