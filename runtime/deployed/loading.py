@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qcam.common.errors import first_line
+from qcam.runtime.deployed.provider_options import NVIDIA
 from qcam.runtime.deployed.providers import ONNXRUNTIME_PACKAGES, captured_output
 
 #: Providers that compute with CUDA.
@@ -21,7 +22,7 @@ CUDA_PROVIDERS = frozenset({"CUDA", "TensorRT"})
 #: Words by which ONNX Runtime says that a provider, and not the model, is what failed.
 _PROVIDER_FAILED = re.compile(
     r"CUDA (?:failure|error)|CUDNN (?:failure|error)|CUBLAS (?:failure|error)|cudaError|TensorRT EP|Failed to load library"
-    r"|libraries as mentioned|EP Error|Failed to create \w+ExecutionProvider",
+    r"|libraries as mentioned|EP Error|Failed to create \w+ExecutionProvider|Invalid device[ _]ID|Failed to parse provider option",
     re.IGNORECASE,
 )
 _OUT_OF_MEMORY = re.compile(
@@ -29,14 +30,25 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 _NO_CUDNN = re.compile(
-    r"cuDNN is (?:unavailable|not available)|cuDNN handle is required|cudnn\w*\.(?:so|dll)|CUDNN_STATUS_NOT_INITIALIZED",
+    r"cuDNN is (?:unavailable|not available)|cuDNN handle is required|cudnn\w*\.(?:so|dll)",
     re.IGNORECASE,
 )
+_CUDNN_NOT_STARTED = re.compile(r"(?:CUDNN|CUBLAS)_STATUS_NOT_INITIALIZED", re.IGNORECASE)
 _OLD_DRIVER = re.compile(r"driver version is insufficient|CUDA failure 35\b|cudaErrorInsufficientDriver")
 _NO_CARD = re.compile(r"no CUDA-capable device|CUDA failure 100\b|cudaErrorNoDevice")
+_NO_SUCH_CARD = re.compile(
+    r"CUDA failure 101\b|cudaErrorInvalidDevice\b|invalid device ordinal|Invalid device[ _]ID",
+    re.IGNORECASE,
+)
+_CARD_BUSY = re.compile(r"CUDA failure 46\b|cudaErrorDevicesUnavailable|all CUDA-capable devices are busy", re.IGNORECASE)
+_OTHER_CARD = re.compile(r"CUDA failure 209\b|cudaErrorNoKernelImageForDevice|no kernel image is available", re.IGNORECASE)
 #: A library that was not found: its file, its name without prefix, its major.
 _LIBRARY = re.compile(
     r"\b(lib([a-zA-Z_]+)\.so(?:\.(\d+))?[.\d]*): cannot open|\"(([a-zA-Z]+)(?:64)?_?(\d+)\.dll)\" which is missing"
+)
+_NOT_STARTED = (
+    "a library of CUDA did not start: the GPU's memory is full (nvidia-smi shows who holds it; try a smaller {batch_size}), or "
+    "the library is broken or of another version: pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: Stands before the reason for which torch could not be imported.
@@ -111,7 +123,9 @@ def explain_failed_run(short: str, message: str) -> str:
         return (
             "the CUDA provider loads without cuDNN, but Conv does not run without it: pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
-    return _about_card(message, None)
+    if short in CUDA_PROVIDERS and _CUDNN_NOT_STARTED.search(message):
+        return _NOT_STARTED
+    return _about_card(message, None) if short in NVIDIA else ""
 
 
 def out_of_memory(message: str) -> bool:
@@ -208,7 +222,7 @@ def _remedy(short: str, text: str, wheels: Wheels) -> str:
     missing = _missing(text)
     if missing is not None and _is_tensorrts(missing.name):
         return _install_tensorrt(missing, wheels)
-    card = _about_card(text, wheels.onnxruntime_cuda)
+    card = _about_card(text, wheels.onnxruntime_cuda) if short in NVIDIA else ""
     if card:
         return card
     if missing is not None and _is_drivers(missing.name):
@@ -218,23 +232,26 @@ def _remedy(short: str, text: str, wheels: Wheels) -> str:
         )
     if short not in CUDA_PROVIDERS:
         return ""
+    if missing is None:
+        if _CUDNN_NOT_STARTED.search(text):
+            return _NOT_STARTED
+        silent = not loader_reason(text)
+        return "check that this machine has an NVIDIA GPU with a driver (nvidia-smi), CUDA and cuDNN" if silent else ""
     if wheels.differ:
         return (
             f"{wheels.onnxruntime} is built for CUDA {wheels.onnxruntime_cuda}, {wheels.torch} for CUDA {wheels.torch_cuda}: "
             "libraries of one major do not serve the other, and wheels of both must not be mixed; install a torch for CUDA "
             f"{wheels.onnxruntime_cuda} or for the CPU, or an onnxruntime-gpu for CUDA {wheels.torch_cuda}"
         )
-    if missing is not None:
-        major = f" {wheels.onnxruntime_cuda}" if wheels.onnxruntime_cuda else ""
-        what = "cuDNN" if missing.name.startswith("cudnn") else f"CUDA{major}"
-        torch = f", also with {wheels.torch} imported first" if "torch" in sys.modules and wheels.torch_cuda else ""
-        broken = re.search(f"{NO_TORCH}.+", text)
-        torch += f" ({broken.group()})" if broken else ""
-        return (
-            f"{missing.file} belongs to {what}, which was not found{torch}; install CUDA and cuDNN for it: "
-            "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        )
-    return "check that this machine has an NVIDIA GPU with a driver (nvidia-smi), CUDA and cuDNN"
+    major = f" {wheels.onnxruntime_cuda}" if wheels.onnxruntime_cuda else ""
+    what = "cuDNN" if missing.name.startswith("cudnn") else f"CUDA{major}"
+    torch = f", also with {wheels.torch} imported first" if "torch" in sys.modules and wheels.torch_cuda else ""
+    broken = re.search(f"{NO_TORCH}.+", text)
+    torch += f" ({broken.group()})" if broken else ""
+    return (
+        f"{missing.file} belongs to {what}, which was not found{torch}; install CUDA and cuDNN for it: "
+        "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    )
 
 
 def _about_card(text: str, cuda: int | None) -> str:
@@ -247,6 +264,16 @@ def _about_card(text: str, cuda: int | None) -> str:
         )
     if _NO_CARD.search(text):
         return "no NVIDIA GPU can be seen: look at nvidia-smi, and at CUDA_VISIBLE_DEVICES"
+    if _NO_SUCH_CARD.search(text):
+        return (
+            "there is no GPU of that number: look at {provider_option} device_id, at CUDA_VISIBLE_DEVICES, and at nvidia-smi for "
+            "what there is"
+        )
+    if _CARD_BUSY.search(text):
+        return "another program holds the GPU (nvidia-smi shows which): wait for it, or choose another GPU"
+    if _OTHER_CARD.search(text):
+        whose = f" for CUDA {cuda}" if cuda else ""
+        return f"this onnxruntime-gpu{whose} was not built for this GPU: install one that was, or choose another GPU"
     return ""
 
 

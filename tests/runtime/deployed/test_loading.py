@@ -85,6 +85,36 @@ def test_a_hidden_card_is_named():
     assert "no NVIDIA GPU can be seen: look at nvidia-smi, and at CUDA_VISIBLE_DEVICES" in text
 
 
+@pytest.mark.parametrize("torch_cuda", [12, 13])
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("CUDA failure 101: invalid device ordinal ; GPU=0 ; hostname=x", "there is no GPU of that number"),
+        ("cuda_execution_provider_info.cc:77 Invalid device ID: 7, must be between 0 (inclusive) and 1", "no GPU of that number"),
+        ("CUDA failure 46: all CUDA-capable devices are busy or unavailable ; GPU=0", "another program holds the GPU"),
+        ("CUDA failure 209: no kernel image is available for execution on the device", "was not built for this GPU"),
+        ("CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED ; GPU=0", "the GPU's memory is full"),
+    ],
+)
+def test_what_is_wrong_with_the_card_is_not_blamed_on_wheels(said, remedy, torch_cuda):
+    wheels = Wheels("onnxruntime-gpu 1.31.1", 13, "torch 2.6.0", torch_cuda)
+    text = explain_not_loaded("CUDA", said, wheels)
+    assert remedy in text
+    assert "must not be mixed" not in text
+    assert provider_failed(said)
+
+
+@pytest.mark.parametrize("torch_cuda", [12, 13])
+def test_an_error_that_nobody_knows_is_told_in_its_own_words_and_no_others(torch_cuda):
+    said = "CUDA failure 999: unknown error ; GPU=0 ; hostname=x"
+    text = explain_not_loaded("CUDA", said, Wheels("onnxruntime-gpu 1.31.1", 13, "torch 2.6.0", torch_cuda))
+    assert text.partition("; or use ")[0].endswith("its loader says: CUDA failure 999: unknown error")
+
+
+def test_a_device_of_another_maker_is_not_looked_for_by_nvidias_tools():
+    assert "nvidia" not in explain_not_loaded("DirectML", "Invalid device ID: 7", Wheels()).lower()
+
+
 @pytest.mark.parametrize("library", ["libnvinfer.so.10", "libnvonnxparser.so.10", "libnvinfer_plugin.so.10"])
 @pytest.mark.parametrize(
     ("cuda", "package"), [(13, "'tensorrt-cu13<11'"), (12, "'tensorrt-cu12<11'"), (None, "'tensorrt-cu12<11' or")]
@@ -114,6 +144,8 @@ def test_a_provider_without_a_word_is_still_explained():
         ("cuDNN is unavailable or disabled for CUDA Execution Provider: ", "loads without cuDNN, but Conv does not run"),
         ("A cuDNN handle is required for CUDA reduction.", "loads without cuDNN"),
         (OLD_DRIVER, "the NVIDIA driver is older"),
+        ("CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED", "the GPU's memory is full"),
+        ("CUDA failure 46: all CUDA-capable devices are busy or unavailable", "another program holds the GPU"),
         ("Got invalid dimensions for input: image", ""),
         ("CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED", ""),
     ],
