@@ -68,6 +68,9 @@ class CoreMlUnits(StrEnum):
     CPU_AND_NEURAL_ENGINE = "CPUAndNeuralEngine"
     CPU_AND_GPU = "CPUAndGPU"
 
+#: No number of ONNX Runtime has more: the largest is 2**64 - 1.
+_MOST_DIGITS = 20
+
 
 @dataclass(frozen=True)
 class _Whole:
@@ -84,7 +87,7 @@ class _Whole:
     def read(self, text: str) -> str | None:
         """Return the value as ONNX Runtime takes it; None if it is none."""
         sign, digits = text[:1] == "-", text.removeprefix("-")
-        if not (digits.isascii() and digits.isdigit()):
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS):
             return None
         value = -int(digits) if sign else int(digits)
         return str(value) if value >= self.least and (self.most is None or value <= self.most) else None
@@ -151,7 +154,7 @@ _SPELLED = _Flag("false", "true")
 _OPTIONS: dict[str, dict[str, _Kind]] = {
     "CUDA": {
         "device_id": _NUMBER,
-        "gpu_mem_limit": _BYTES,
+        "gpu_mem_limit": _Whole(1, 2**64 - 1),
         "arena_extend_strategy": _Word(ArenaExtendStrategy),
         "prefer_nhwc": _FLAG,
         "cudnn_conv_algo_search": _Word(ConvAlgorithmSearch),
