@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qcam.commands import console, options
-from qcam.commands.options import COMPARED, INPUT, OUTPUT, key_value, option
+from qcam.commands.options import COMPARED, INPUT, OUTPUT, key_values, option
 from qcam.common.errors import GateError, QcamError, UndecidedError
 from qcam.common.extras import require_packages
 from qcam.common.places import refuse_overlap
@@ -150,7 +150,7 @@ def main(
     from qcam.runtime.deployed import provider_name, require_provider
 
     gates = _thresholds(thresholds)
-    config = dict(key_value(entry, "--session-config") for entry in session_config)
+    config = key_values(session_config, "--session-config")
     require_provider(provider_name(provider))
     earlier = require_place(output)
     loaded = load_bundles(bundles)
@@ -168,7 +168,7 @@ def main(
         deployed=deployed,
         provider=provider,
         session_config=config,
-        provider_options=dict(key_value(entry, "--provider-option") for entry in provider_options),
+        provider_options=key_values(provider_options, "--provider-option"),
         tf32=tf32,
         batch_size=batch_size,
         threads=threads,
@@ -242,12 +242,11 @@ def _thresholds(given: tuple[str, ...]) -> dict[str, float]:
     from qcam.evaluate.check.gates import require_gates
 
     wanted = {}
-    for text in given:
-        name, value = key_value(text, "--fail-under")
+    for name, value in key_values(given, "--fail-under").items():
         try:
             wanted[name] = float(value)
         except ValueError as error:
-            raise QcamError(f"--fail-under {text}: {value!r} is no number") from error
+            raise QcamError(f"--fail-under {name}={value}: {value!r} is no number") from error
     try:
         require_gates(wanted)
     except QcamError as error:

@@ -10,7 +10,7 @@ import click
 import qcam
 from qcam._results import require_study_packages, study_request
 from qcam.commands import console, options
-from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, option
+from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, key_values, option
 from qcam.common.vocabulary import CamMethod, ColourMap, Engine, LabelFormat, Protocol, Target, words
 from qcam.common.wording import in_options
 
@@ -365,7 +365,7 @@ def main(
         limit=limit,
         saliency=saliency,
         saliency_preset=saliency_preset,
-        saliency_options=dict(key_value(entry, "--saliency-option") for entry in saliency_options),
+        saliency_options=key_values(saliency_options, "--saliency-option"),
         saliency_cache=saliency_cache,
         trust_remote_code=trust_remote_code,
         mask_classes=mask_classes,
@@ -375,8 +375,8 @@ def main(
         precisions=precisions,
         provider=provider,
         allow_fallback=allow_fallback,
-        session_config=dict(key_value(entry, "--session-config") for entry in session_config),
-        provider_options=dict(key_value(entry, "--provider-option") for entry in provider_options),
+        session_config=key_values(session_config, "--session-config"),
+        provider_options=key_values(provider_options, "--provider-option"),
         tf32=tf32,
         io_binding=io_binding,
         target=target,
@@ -395,7 +395,7 @@ def main(
         faithfulness=faithfulness,
         protocol=protocol,
         paper_fixes=[name for name in (paper_fixes or "").replace(" ", "").split(",") if name],
-        paper_weights=dict(key_value(entry, "--paper-weights") for entry in paper_weights),
+        paper_weights=key_values(paper_weights, "--paper-weights"),
         profile=profile,
     )
     if dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -166,6 +166,24 @@ def key_value(text: str, name: str) -> tuple[str, str]:
     if not separator or not key:
         raise QcamError(f"{name} {text!r} is not of the form KEY=VALUE")
     return key, value
+
+
+def key_values(given: Sequence[str], name: str) -> dict[str, str]:
+    """Split several KEY=VALUE.
+
+    Args:
+        given: What was given.
+        name: The option that they were given to, for the message.
+
+    Raises:
+        QcamError: If one is not of that form, or a key is given twice.
+    """
+    found: dict[str, str] = {}
+    for key, value in (key_value(text, name) for text in given):
+        if key in found:
+            raise QcamError(f"{name} {key} is given twice: {found[key]!r} and {value!r}; give it once")
+        found[key] = value
+    return found
 
 
 def _names(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:

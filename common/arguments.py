@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -107,6 +107,29 @@ def names(value: Any, what: str) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise QcamError(f"{what} {reprlib.repr(name)}: give a name as text, or several in a list")
     return tuple(map(str, given))
+
+
+def texts(value: Any, what: str) -> dict[str, str]:
+    """Return a mapping of text to text; None is an empty one.
+
+    Args:
+        value: What was given.
+        what: What it is, for the message; may be a token, `{provider_option}`.
+
+    Raises:
+        QcamError: If it is no mapping, or one of its keys or values is no text.
+
+    >>> texts({"device_id": "1"}, "{provider_option}"), texts(None, "{session_config}")
+    ({'device_id': '1'}, {})
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise QcamError(f"{what} {reprlib.repr(value)}: give a mapping of text to text")
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise QcamError(f"{what} {{{reprlib.repr(key)}: {reprlib.repr(text)}}}: give a mapping of text to text")
+    return dict(value)
 
 
 def known(given: Iterable[str], those: Iterable[str], what: str, where: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcam.common.arguments import names, share, whole_or_none
+from qcam.common.arguments import names, share, texts, whole_or_none
 from qcam.common.errors import ImageSetError, QcamError
 from qcam.common.extras import names_extras, require_packages
 
@@ -155,8 +155,8 @@ def explain(
         provider_name(provider),
         count,
         allow_fallback,
-        config=dict(session_config or {}),
-        provider_options=dict(provider_options or {}),
+        config=texts(session_config, "{session_config}"),
+        provider_options=texts(provider_options, "{provider_option}"),
         tf32=tf32,
     )
     if not allow_fallback:

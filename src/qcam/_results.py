@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcam.common.arguments import known
+from qcam.common.arguments import known, texts
 from qcam.common.arguments import names as as_names
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.extras import names_extras, require_packages
@@ -336,8 +336,8 @@ def study_request(
                 provider=provider_name(provider),
                 allow_fallback=allow_fallback,
                 io_binding=io_binding,
-                config=dict(session_config or {}),
-                provider_options=dict(provider_options or {}),
+                config=texts(session_config, "{session_config}"),
+                provider_options=texts(provider_options, "{provider_option}"),
                 tf32=tf32,
             ),
             saliency=saliency,

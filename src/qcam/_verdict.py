@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcam.common.arguments import names, whole_or_none
+from qcam.common.arguments import names, texts, whole_or_none
 from qcam.common.extras import names_extras, require_packages
 from qcam.common.wording import in_python
 
@@ -150,8 +150,8 @@ def check(
     settings = SessionSettings(
         provider=provider_name(provider),
         threads=count,
-        config=dict(session_config or {}),
-        provider_options=dict(provider_options or {}),
+        config=texts(session_config, "{session_config}"),
+        provider_options=texts(provider_options, "{provider_option}"),
         tf32=tf32,
     )
     require_provider(settings.provider)

@@ -100,6 +100,10 @@ def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_p
         (["{bundle}", "--provider", "CUDA"], "has no CUDA provider"),
         (["{bundle}", "--images", "{images}", "--saliency", "magic"], "saliency 'magic' is unknown"),
         (["{bundle}", "--session-config", "nonsense"], "is not of the form KEY=VALUE"),
+        *(
+            (["{bundle}", "--images", "{images}", name, "K=a", name, "K=b"], f"{name} K is given twice: 'a' and 'b'; give it once")
+            for name in ("--session-config", "--provider-option", "--saliency-option", "--paper-weights")
+        ),
         (["{bundle}", "--images", "{images}", "--labels", "no.csv"], "cannot read labels"),
         (["{bundle}", "--batch-size", "0"], "Invalid value for '--batch-size'"),
         (["{bundle}", "--images", "{images}", "--colormap", "rainbow"], "'--colormap': 'rainbow' is not one of"),

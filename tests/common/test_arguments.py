@@ -33,3 +33,9 @@ def test_a_long_value_is_told_in_one_line() -> None:
         arguments.real("x\n" * 10_000, "n")
     assert len(str(raised.value)) < 80
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["device_id=1", ["device_id"], {1: "x"}, {"device_id": 1}, 7])
+def test_what_maps_no_text_to_text_is_refused(value) -> None:
+    with pytest.raises(QcamError, match=r"^provider_options .*: give a mapping of text to text$"):
+        arguments.texts(value, "{provider_option}")
