@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from qcam.runtime.deployed.engines import engine_folder, engine_options, profile
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, cuda_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS
 from qcam.runtime.gpu import Gpu, read_gpu
-from qcam.runtime.tf32 import NVIDIA_OVERRIDE, refuse_tf32_override
+from qcam.runtime.tf32 import forbid_tf32, refuse_tf32_override
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def listed_providers(provider: str, given: Mapping[str, str], file: SessionFile,
         told = cuda_options(provider, given, tf32=tf32)
     if provider in ENGINES:
         if not tf32:  # TensorRT has no option for it, and asks the environment when it is loaded
-            os.environ[NVIDIA_OVERRIDE] = "0"
+            forbid_tf32()
         if provider == "TensorRT" and file.quantized:
             told["trt_int8_enable"] = "1"
         told |= profile_shapes(file.inputs, file.batch, file.image, ENGINES[provider])

@@ -84,6 +84,9 @@ def test_an_environment_in_which_cublas_does_not_repeat_itself_is_refused(two_gp
         ("NVIDIA_TF32_OVERRIDE", "1", False, r"makes a GPU compute in TF32 .*; unset it, or allow it by tf32=True"),
         ("NVIDIA_TF32_OVERRIDE", "0", True, "forbids TF32, and tf32=True asks for it"),
         ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", False, "makes a GPU compute in TF32"),
+        ("NVIDIA_TF32_OVERRIDE", "false", False, "is neither 0 nor 1, .*; give 0 or 1"),
+        ("NVIDIA_TF32_OVERRIDE", " 0", True, "is neither 0 nor 1"),
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "yes", True, "is neither 0 nor 1"),
         ("NVIDIA_TF32_OVERRIDE", "0", False, None),
         ("NVIDIA_TF32_OVERRIDE", "1", True, None),
         ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "0", False, None),
@@ -96,7 +99,7 @@ def test_an_environment_that_overrides_what_is_asked_for_is_refused(two_gpus, mo
         refuse_tf32_override(tf32=tf32)
         assert torch_device("auto", 1, tf32=tf32) == "cuda"
         return
-    with pytest.raises(ProviderError, match=f"{name}={value} {message}"):
+    with pytest.raises(ProviderError, match=f"{name}='?{value}'? {message}"):
         torch_device("auto", 1, tf32=tf32)
 
 

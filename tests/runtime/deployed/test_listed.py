@@ -28,6 +28,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QCAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")  # put back, whatever becomes of it
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    monkeypatch.setattr("qcam.runtime.tf32._own", False)
 
 
 @pytest.fixture
@@ -143,6 +144,18 @@ def test_tensorrt_builds_for_the_batch_that_runs_keeps_its_engine_and_has_cuda_b
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
     assert session.placement.fallback.startswith("1 of 32 nodes of ")
     assert "are not on TensorRT but on CUDAExecutionProvider (1 Gemm; first: node_linear)" in session.placement.fallback
+
+
+def test_a_process_in_which_tensorrt_was_forbidden_tf32_says_that_it_did_so_itself(symmetric, opened, monkeypatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    for provider in ("TensorRT", "CUDA"):  # it stood so before: not ours, whatever is opened
+        DeployedModel(symmetric, "f32", SessionSettings(provider))
+    with pytest.raises(ProviderError, match="asks for it; unset the one or leave out the other"):
+        DeployedModel(symmetric, "f32", SessionSettings("CUDA", tf32=True))
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    DeployedModel(symmetric, "f32", SessionSettings("TensorRT"))
+    with pytest.raises(ProviderError, match="qcam set it itself, for a session on TensorRT .*; ask in a new process"):
+        DeployedModel(symmetric, "f32", SessionSettings("CUDA", tf32=True))
 
 
 def test_the_batch_that_runs_is_proven_and_multiplications_are_those_of_one_image(symmetric, opened, monkeypatch) -> None:
