@@ -10,7 +10,7 @@ from qcam.common.errors import ProviderError
 from qcam.runtime.deployed.engines import engine_folder, engine_options, profile_shapes
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, cuda_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS
-from qcam.runtime.gpu import Gpu, read_gpu
+from qcam.runtime.gpu import Gpu, gpu_names, read_gpu
 from qcam.runtime.tf32 import forbid_tf32, refuse_tf32_override
 
 
@@ -43,11 +43,12 @@ def listed_providers(provider: str, given: Mapping[str, str], file: SessionFile,
         tf32: Whether a GPU may compute in TF32.
 
     Raises:
-        ProviderError: If the environment overrides what is asked for.
+        ProviderError: If the environment overrides what is asked for, or there is no GPU of the number that was asked for.
         QcamError: If engines cannot be kept.
     """
     if provider in NVIDIA:
         refuse_tf32_override(tf32=tf32)
+        _refuse_missing_gpu(device_index(given))
     told = options_in_effect(provider, given)
     if provider == "CUDA":
         told = cuda_options(provider, given, tf32=tf32)
@@ -63,6 +64,21 @@ def listed_providers(provider: str, given: Mapping[str, str], file: SessionFile,
     if provider in BEHIND:
         listed.append((PROVIDERS[BEHIND[provider]], cuda_options(provider, given, tf32=tf32)))
     return listed
+
+
+def _refuse_missing_gpu(index: int) -> None:
+    """Refuse the number of a GPU that is not there; where nobody tells of any, the provider's loader says better why.
+
+    Raises:
+        ProviderError: Names the GPUs that there are.
+    """
+    seen = gpu_names() if index else []
+    if seen and index >= len(seen):
+        listed = ", ".join(f"{number} ({name})" for number, name in enumerate(seen))
+        raise ProviderError(
+            f"{{provider_option}} device_id={index}: there is no such GPU; this process sees {listed}: choose one of these, or "
+            "look at CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _known_gpu(index: int) -> Gpu | None:

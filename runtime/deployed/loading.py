@@ -22,7 +22,8 @@ CUDA_PROVIDERS = frozenset({"CUDA", "TensorRT"})
 #: Words by which ONNX Runtime says that a provider, and not the model, is what failed.
 _PROVIDER_FAILED = re.compile(
     r"CUDA (?:failure|error)|CUDNN (?:failure|error)|CUBLAS (?:failure|error)|cudaError|TensorRT EP|Failed to load library"
-    r"|libraries as mentioned|EP Error|Failed to create \w+ExecutionProvider|Invalid device[ _]ID|Failed to parse provider option",
+    r"|libraries as mentioned|EP Error|Failed to create \w+ExecutionProvider|Invalid device[ _]ID"
+    r"|Failed to parse provider option",
     re.IGNORECASE,
 )
 _OUT_OF_MEMORY = re.compile(
@@ -97,6 +98,8 @@ def installed_wheels() -> Wheels:
 def explain_not_loaded(short: str, loader_messages: str, wheels: Wheels | None = None) -> str:
     """Say why a provider that the package contains is not in the session, and what to install.
 
+    How to go on without it is left to the caller: it may be accepted.
+
     Args:
         short: The provider's short name.
         loader_messages: What ONNX Runtime wrote and raised meanwhile.
@@ -107,7 +110,7 @@ def explain_not_loaded(short: str, loader_messages: str, wheels: Wheels | None =
     message = f"the {short} provider could not be loaded, ONNX Runtime would silently have used the CPU instead"
     message += f"; its loader says: {reason}" if reason else "; its loader gave no reason"
     remedy = _remedy(short, loader_messages, wheels)
-    return "; ".join(filter(None, (message, remedy, "or use {provider} CPU, or {allow_fallback} to go on all the same")))
+    return f"{message}; {remedy}" if remedy else message
 
 
 def explain_failed_run(short: str, message: str) -> str:
@@ -266,8 +269,8 @@ def _about_card(text: str, cuda: int | None) -> str:
         return "no NVIDIA GPU can be seen: look at nvidia-smi, and at CUDA_VISIBLE_DEVICES"
     if _NO_SUCH_CARD.search(text):
         return (
-            "there is no GPU of that number: look at {provider_option} device_id, at CUDA_VISIBLE_DEVICES, and at nvidia-smi for "
-            "what there is"
+            "there is no GPU of that number: look at {provider_option} device_id, at CUDA_VISIBLE_DEVICES, and at nvidia-smi "
+            "for what there is"
         )
     if _CARD_BUSY.search(text):
         return "another program holds the GPU (nvidia-smi shows which): wait for it, or choose another GPU"

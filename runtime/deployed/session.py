@@ -220,8 +220,10 @@ class DeployedModel:
         """
         if self._session is not None:
             return
+        before_name, before_nodes, before_all = self._name, self._where, self._all_nodes
         fallback = self._open()
-        if fallback != self.placement.fallback:
+        # Not by the texts: what a loader wrote, and whether torch was imported meanwhile, may differ.
+        if (self._name, self._where, self._all_nodes) != (before_name, before_nodes, before_all):
             before, now = (text or "wholly on its provider" for text in (self.placement.fallback, fallback))
             raise ProviderError(f"{self._path}: the session that was opened again is another one: {before} before, {now} now")
 
@@ -306,23 +308,21 @@ class DeployedModel:
             fallback = self._open_on_provider()
         if fallback:
             if not allowed:
-                raise ProviderError(fallback)
+                raise ProviderError(f"{fallback}; or use {{provider}} CPU, or {{allow_fallback}} to go on all the same")
             self._name = PROVIDERS["CPU"]
             self._listed = [self._name]
             failure, _ = self._make(strict=False)  # what the CPU makes of the file, int32 biases and all
             self._require_loaded(failure)
-        elsewhere = self._elsewhere()
+        elsewhere = self._where = self._elsewhere()
         if elsewhere:
             fallback = self._explain_elsewhere(elsewhere)
             behind = PROVIDERS.get(BEHIND.get(provider, ""), "")
             if {name for _, name in elsewhere.values()} == {behind}:
                 # It was listed, by name: not refused, but told like any other provider that was not the first wish.
                 return f"{fallback}, which is listed behind it"
-            fallback += (
-                ": the provider has no kernel for them; choose another {precision}, or {allow_fallback} to go on all the same"
-            )
+            fallback += ": the provider has no kernel for them"
             if not allowed:
-                raise ProviderError(fallback)
+                raise ProviderError(f"{fallback}; choose another {{precision}}, or {{allow_fallback}} to go on all the same")
         return fallback
 
     def _open_on_provider(self) -> str:

@@ -183,7 +183,7 @@ def test_a_result_that_no_gate_applies_to_is_not_taken_for_judged(tiny_bundle, s
         (["{bundle}", "--provider", "QNN"], "has no QNN provider"),
         (["{bundle}", "--session-config", "nonsense"], "is not of the form KEY=VALUE"),
         (["{bundle}", "--session-config", "a=1", "--session-config", "a=2"], "--session-config a is given twice: '1' and '2'"),
-        (["{bundle}", "--provider-option", "a=1", "--provider-option", "a=1"], "--provider-option a is given twice: '1' and '1'"),
+        (["{bundle}", "--provider-option", "a=1", "--provider-option", "a=1"], "--provider-option a is given twice: '1'"),
         (["{bundle}", "--fail-under", "cc=0.1", "--fail-under", "cc=0.9"], "--fail-under cc is given twice: '0.1' and '0.9'"),
         (["{small}", "--precision", "int16"], "holds no int16, only f32, int8"),
         (["{bundle}", "{small}", "--precision", "int16"], "holds no int16, only f32, int8"),

@@ -101,7 +101,7 @@ def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_p
         (["{bundle}", "--images", "{images}", "--saliency", "magic"], "saliency 'magic' is unknown"),
         (["{bundle}", "--session-config", "nonsense"], "is not of the form KEY=VALUE"),
         *(
-            (["{bundle}", "--images", "{images}", name, "K=a", name, "K=b"], f"{name} K is given twice: 'a' and 'b'; give it once")
+            (["{bundle}", "--images", "{images}", name, "K=a", name, "K=b"], f"{name} K is given twice: 'a' and 'b'; give")
             for name in ("--session-config", "--provider-option", "--saliency-option", "--paper-weights")
         ),
         (["{bundle}", "--images", "{images}", "--labels", "no.csv"], "cannot read labels"),

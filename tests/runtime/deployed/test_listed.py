@@ -71,6 +71,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr("qcam.runtime.deployed.listed.read_gpu", lambda index: T4)
+    monkeypatch.setattr("qcam.runtime.deployed.listed.gpu_names", list)
     return seen
 
 
@@ -94,6 +95,15 @@ def test_cuda_is_told_to_compute_in_float32_and_the_same_each_time(tiny_bundle, 
     assert allowed == [("CUDAExecutionProvider", GROWS | {"device_id": "1", "use_tf32": "1"})]
     assert options.use_deterministic_compute is True
     assert "NVIDIA_TF32_OVERRIDE" not in os.environ
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_a_session_opens(tiny_bundle, opened, monkeypatch) -> None:
+    monkeypatch.setattr("qcam.runtime.deployed.listed.gpu_names", lambda: ["Tesla T4", "NVIDIA L4"])
+    settings = [SessionSettings("CUDA", provider_options={"device_id": number}) for number in "12"]
+    DeployedModel(tiny_bundle, "f32", settings[0])
+    with pytest.raises(ProviderError, match=r"device_id=2: there is no such GPU; .* sees 0 \(Tesla T4\), 1 \(NVIDIA L4\): "):
+        DeployedModel(tiny_bundle, "f32", settings[1])
+    assert len(opened) == 1
 
 
 def test_an_environment_that_overrides_tf32_is_refused_before_a_session_opens(tiny_bundle, opened, monkeypatch) -> None:
@@ -154,7 +164,7 @@ def test_a_process_in_which_tensorrt_was_forbidden_tf32_says_that_it_did_so_itse
         DeployedModel(symmetric, "f32", SessionSettings("CUDA", tf32=True))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
     DeployedModel(symmetric, "f32", SessionSettings("TensorRT"))
-    with pytest.raises(ProviderError, match="qcam set it itself, for a session on TensorRT .*; ask in a new process"):
+    with pytest.raises(ProviderError, match=r"qcam set it itself, for a session on TensorRT .*; ask in a new process"):
         DeployedModel(symmetric, "f32", SessionSettings("CUDA", tf32=True))
 
 

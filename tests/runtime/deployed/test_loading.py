@@ -90,7 +90,7 @@ def test_a_hidden_card_is_named():
     ("said", "remedy"),
     [
         ("CUDA failure 101: invalid device ordinal ; GPU=0 ; hostname=x", "there is no GPU of that number"),
-        ("cuda_execution_provider_info.cc:77 Invalid device ID: 7, must be between 0 (inclusive) and 1", "no GPU of that number"),
+        ("provider_info.cc:77 Invalid device ID: 7, must be between 0 (inclusive) and 1", "no GPU of that number"),
         ("CUDA failure 46: all CUDA-capable devices are busy or unavailable ; GPU=0", "another program holds the GPU"),
         ("CUDA failure 209: no kernel image is available for execution on the device", "was not built for this GPU"),
         ("CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED ; GPU=0", "the GPU's memory is full"),

@@ -30,10 +30,16 @@ def test_a_session_that_silently_became_a_cpu_session_is_refused(tiny_bundle, mo
         return session
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", silent)
-    with pytest.raises(ProviderError, match="could not be loaded, ONNX Runtime would silently have used the CPU"):
+    refused = "could not be loaded, ONNX Runtime would silently have used.*; or use provider.* CPU, or allow_fallback=True"
+    with pytest.raises(ProviderError, match=refused):
         DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA"))
     accepted = DeployedModel(tiny_bundle, "int8", SessionSettings(provider="CUDA", allow_fallback=True))
     assert "could not be loaded" in accepted.placement.fallback
+    assert "{allow_fallback}" not in accepted.placement.fallback
+    # A loader may have other words the second time; another placement is another session.
+    monkeypatch.setattr(session_module, "explain_not_loaded", lambda *told: "in other words")
+    accepted.close()
+    accepted.open()
     # It is the run that the CPU makes of the file: integer kernels, with their int32 biases.
     assert (accepted.placement.integer_kernels, accepted.folded) == (4, 0)
     plain = DeployedModel(tiny_bundle, "int8", SessionSettings())
@@ -93,13 +99,24 @@ def test_a_run_without_cudnn_says_what_is_missing(tiny_bundle, monkeypatch):
 def test_one_node_of_any_kind_on_the_cpu_is_refused(tiny_bundle, monkeypatch, elsewhere):
     pretend_cuda(monkeypatch, placing=lambda operator, name: CPU if operator == elsewhere else CUDA)
     precision = "f32" if elsewhere == "Relu" else "int8"
-    with pytest.raises(ProviderError, match=rf"\d of \d+ nodes of .* not on CUDA but on CPUEx.* \(\d+ {elsewhere}; first: "):
+    refused = rf"\d of \d+ nodes of .* not on CUDA but on CPUEx.* \(\d+ {elsewhere}; first: .*, or allow_fallback=True to go"
+    with pytest.raises(ProviderError, match=refused):
         DeployedModel(tiny_bundle, precision, SessionSettings(provider="CUDA"))
     accepted = DeployedModel(tiny_bundle, precision, SessionSettings(provider="CUDA", allow_fallback=True))
     assert elsewhere in accepted.placement.fallback
     # A file has the words of the commands.
     said = accepted.placement.to_json()["fallback"]
-    assert said.endswith("choose another --precision, or --allow-fallback to go on all the same")
+    assert said.endswith("): the provider has no kernel for them")
+
+
+def test_a_session_that_is_placed_otherwise_when_it_is_opened_again_is_refused(tiny_bundle, monkeypatch):
+    first = ["Relu"]
+    pretend_cuda(monkeypatch, placing=lambda operator, name: CPU if operator in first else CUDA)
+    session = DeployedModel(tiny_bundle, "f32", SessionSettings(provider="CUDA", allow_fallback=True))
+    session.close()
+    first[:] = ["Gemm"]
+    with pytest.raises(ProviderError, match=r"opened again is another one: .* Relu; .* before, .* Gemm; .* now"):
+        session.open()
 
 
 def test_a_session_that_is_wholly_on_the_provider_is_taken(tiny_bundle, monkeypatch):
