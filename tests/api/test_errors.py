@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 import qcam
@@ -60,3 +61,15 @@ def test_weights_that_cannot_be_had_are_a_weights_error(tmp_path, weights, messa
     with pytest.raises(qcam.WeightsError, match=message):
         qcam.export("squeezenet1_1", weights=weights.format(folder=tmp_path), precisions="f32", output=tmp_path / "out")
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("name", ["provider_options", "session_config"])
+@pytest.mark.parametrize("function", ["check", "study", "explain"])
+def test_options_that_map_no_text_to_text_are_one_line(tiny_bundle, some_photographs, tmp_path, function, name) -> None:
+    given = {
+        "check": {"bundle": tiny_bundle, "images": some_photographs},
+        "study": {"bundles": tiny_bundle, "images": some_photographs, "output": tmp_path / "out"},
+        "explain": {"bundle": tiny_bundle, "image": np.zeros((32, 32, 3), np.uint8)},
+    }
+    with pytest.raises(qcam.QcamError, match=rf"^{name} .'device_id'.: give a mapping of text to text$"):
+        getattr(qcam, function)(**given[function], **{name: ["device_id"]})
