@@ -23,6 +23,7 @@ from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.evaluate.run.stages import StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
 from qcam.runtime.deployed import DeployedModel, SessionSettings, unfit_precisions
+from qcam.runtime.devices import telling_full_gpu
 
 if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
@@ -128,11 +129,13 @@ class BundleEvaluator:
         for session in self.deployed.values():
             session.close()
 
+    @telling_full_gpu("{device} cpu for the mirrors")
     def build(self, device: str) -> None:
         """Build the mirror of every precision on a PyTorch device.
 
         Raises:
             QcamError: If a graph has an operator that the mirror does not know.
+            OutOfMemoryError: If the GPU does not hold the mirrors.
         """
         from qcam.runtime.mirror import Mirror
 
@@ -174,6 +177,7 @@ class BundleEvaluator:
             for comparison in self._comparisons(precision)
         ]
 
+    @telling_full_gpu("a smaller {batch_size}, or {device} cpu for the mirrors")
     def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
         """Run images.
 
@@ -183,6 +187,9 @@ class BundleEvaluator:
 
         Returns:
             What computes rows (image by image, precision, comparison) and CAMs.
+
+        Raises:
+            OutOfMemoryError: If the memory of a GPU does not hold the batch.
         """
         crops = np.stack([sample.crop for sample in samples])
         with clock.stage("normalise"):
@@ -205,6 +212,7 @@ class BundleEvaluator:
 
         return finish
 
+    @telling_full_gpu("{device} cpu for the mirrors")
     def explain(self, samples: Sequence[Sample]) -> dict[str, Explained]:
         """Run images as deployed, without comparing anything.
 
@@ -213,6 +221,9 @@ class BundleEvaluator:
 
         Returns:
             Precision → logits and CAMs.
+
+        Raises:
+            OutOfMemoryError: If the memory of a GPU does not hold the batch.
         """
         images = self.preprocessing.normalise(np.stack([sample.crop for sample in samples]))
         found: dict[str, Explained] = {}
