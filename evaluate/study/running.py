@@ -33,7 +33,7 @@ from qcam.images.labels import Labelled, label_images
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
 from qcam.runtime.deployed import require_provider
-from qcam.runtime.devices import torch_device
+from qcam.runtime.devices import numbered, torch_device
 
 if TYPE_CHECKING:
     from qcam.evaluate.results.remote import RemoteFolder
@@ -188,7 +188,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     saliency_device = "cpu"
     if request.saliency.text.startswith("birefnet") and request.saliency.trust_remote_code:
         saliency_device = on_device(request.device)
-    source = request.saliency.open(threads, saliency_device)
+    source = request.saliency.open(threads, numbered(saliency_device, options.settings.device_index))
     if isinstance(source, MaskSaliency):
         text, counts = source.account(photographs)
         account.add("masks", text, **counts)
