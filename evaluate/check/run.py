@@ -21,6 +21,7 @@ from qcam.evaluate.check.plan import left_out, plan
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
+from qcam.evaluate.run.arithmetic import float_arithmetic
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.codes import quantized_tensors
@@ -144,7 +145,7 @@ class _Check:
         if self._options.device != "cuda" and not settings.on_gpu:
             return None
         gpu = read_gpu(settings.device_index)
-        self._remarks.append(f"GPU: {gpu.describe()}; {'TF32 allowed' if settings.tf32 else 'float32 in float32 (TF32 off)'}")
+        self._remarks.append(f"GPU: {gpu.describe()}; {float_arithmetic(settings)}")
         return gpu
 
     def _note_placement(self, bundle: Bundle, precision: str, placement: Placement) -> None:

@@ -81,7 +81,7 @@ def test_a_check_with_a_mirror_on_a_gpu_records_it(tiny_bundle, monkeypatch):
     found = run_check([tiny_bundle], evaluation_photographs()[:1], options)
     assert found.to_json()["gpu"] == t4.to_json()
     assert found.to_json()["tf32"] is False
-    assert "GPU: Tesla T4 (7.5), driver 580.65.06; float32 in float32 (TF32 off)" in found.remarks
+    assert "GPU: Tesla T4 (7.5), driver 580.65.06; float32 in float32 (TF32 off), kernels that repeat themselves" in found.remarks
 
 
 def test_a_check_of_a_whole_bundle_on_cuda_leaves_int16_out_and_warns(tiny_bundle, monkeypatch):
