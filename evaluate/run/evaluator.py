@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.common.errors import ProviderError, QcamError
+from qcam.common.errors import QcamError
 from qcam.common.vocabulary import CamMethod, Target, require
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
@@ -22,7 +22,7 @@ from qcam.evaluate.run.protocol import Finish, Sample
 from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.evaluate.run.stages import StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
-from qcam.runtime.deployed import DeployedModel, SessionSettings, unfit_precisions
+from qcam.runtime.deployed import DeployedModel, SessionSettings, nothing_fits, unfit_precisions
 from qcam.runtime.devices import telling_full_gpu
 
 if TYPE_CHECKING:
@@ -362,9 +362,7 @@ def fitting_precisions(bundle: Bundle, asked: Sequence[str], settings: SessionSe
     wanted = wanted_precisions(bundle, asked, reference=True)
     unfit = left_out(bundle, asked, settings)
     if unfit and not unfit.keys() ^ wanted:
-        raise ProviderError(
-            f"{bundle.folder}: {settings.provider} can run none of its precisions: {next(iter(unfit.values()))}"
-        )
+        raise nothing_fits(bundle.folder, unfit, settings.provider)
     return [name for name in wanted if name not in unfit]
 
 
@@ -377,3 +375,10 @@ def left_out(bundle: Bundle, asked: Sequence[str], settings: SessionSettings) ->
         settings: How sessions are made.
     """
     return {} if asked else unfit_precisions(bundle, settings.provider, allow_fallback=settings.allow_fallback)
+
+
+def told_left_out(bundle: Bundle, asked: Sequence[str], settings: SessionSettings) -> list[str]:
+    """Say of each precision that is left out why, and what runs it all the same; arguments as of `left_out`."""
+    remedy = "; {precision} with its name and {allow_fallback} run it so all the same" if settings.provider == "CUDA" else ""
+    found = left_out(bundle, asked, settings)
+    return [f"{name} of {bundle.model_id} is left out: {reason}{remedy}" for name, reason in found.items()]
