@@ -47,7 +47,7 @@ class BirefnetSaliency(Silent):
             where: A local folder, a hub id with @REVISION, or nothing for the paper's network.
             settings: How it wants its input and gives its output.
             trust_remote_code: Whether the model's own code may run.
-            device: PyTorch's name of the device it runs on; a GPU with its number, since maps are made in a thread of their own.
+            device: PyTorch's name of the device it runs on; a GPU with its number, since maps are made in another thread.
 
         Raises:
             OutOfMemoryError: If the GPU does not hold the model.
