@@ -16,7 +16,6 @@ from studies import SAME
 import qcam
 from qcam.common.errors import OutOfMemoryError
 from qcam.evaluate.run import runner
-from qcam.evaluate.run.loader import LoadedBatch
 from qcam.evaluate.run.turns import Turns
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import load_bundle
@@ -155,8 +154,8 @@ class Network:
 
 
 def test_turns_that_begin_in_a_run_are_taken_shard_by_shard_from_then_on(monkeypatch):
-    def load(images: Any) -> LoadedBatch:
-        return LoadedBatch(images, {"a": list(images), "b": list(images)}, {}, {})
+    def load(images: Any) -> runner.LoadedBatch:
+        return runner.LoadedBatch(images, {"a": list(images), "b": list(images)}, {}, {})
 
     monkeypatch.setattr(runner, "Loader", lambda *_arguments, **_more: SimpleNamespace(load=load))
     together: set[str] = set()
