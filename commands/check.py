@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qcam.commands import console, options
-from qcam.commands.options import COMPARED, INPUT, OUTPUT, key_values, option
+from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_values, option
 from qcam.common.errors import GateError, QcamError, UndecidedError
 from qcam.common.extras import require_packages
 from qcam.common.places import refuse_overlap
@@ -112,6 +112,13 @@ interrupted.
     help="Folder for check.json, junit.xml, placement.json and pictures; an earlier check there is replaced.",
 )
 @options.provider()
+@option(
+    "--allow-fallback",
+    group=RUNTIME,
+    advanced=True,
+    is_flag=True,
+    help="Accept nodes or sessions on another provider, and warn of it.",
+)
 @options.session_config()
 @options.provider_option()
 @options.tf32()
@@ -123,6 +130,7 @@ def main(
     images: str | None,
     limit: int | None,
     provider: str,
+    allow_fallback: bool,
     precisions: tuple[str, ...],
     arithmetics: tuple[str, ...],
     kernel: str,
@@ -151,7 +159,8 @@ def main(
 
     gates = _thresholds(thresholds)
     config = key_values(session_config, "--session-config")
-    require_provider(provider_name(provider))
+    if not allow_fallback:
+        require_provider(provider_name(provider))
     earlier = require_place(output)
     loaded = load_bundles(bundles)
     refuse_overlap(output, read_places(bundles, loaded, images))
@@ -167,6 +176,7 @@ def main(
         other_cpus=other_cpus,
         deployed=deployed,
         provider=provider,
+        allow_fallback=allow_fallback,
         session_config=config,
         provider_options=key_values(provider_options, "--provider-option"),
         tf32=tf32,

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from qcam.common import machine
 from qcam.common.arguments import whole
-from qcam.common.errors import ProviderError
+from qcam.common.errors import OutOfMemoryError, ProviderError, first_line
 from qcam.common.extras import naming_extras
 from qcam.common.vocabulary import Device, require
 from qcam.runtime.tf32 import refuse_tf32_override
 
 #: What makes cuBLAS repeat itself; it is read when PyTorch first uses the GPU. The first is taken where nothing is said.
 _CUBLAS, _REPEATABLE = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
+
+#: What errors of a full GPU say that are not of PyTorch's own kind: those of CUDA and its libraries.
+_FULL = re.compile(r"CUDA error: out of memory|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED")
 
 
 def torch_device(wanted: str, threads: int, *, tf32: bool = False, index: int = 0) -> str:
@@ -53,6 +60,42 @@ def torch_device(wanted: str, threads: int, *, tf32: bool = False, index: int = 
         )
     _set_up_gpu(torch, tf32=tf32, index=index)
     return "cuda"
+
+
+def numbered(device: str, index: int) -> str:
+    """Return a device with its number: a GPU that is PyTorch's current one is that of one thread only.
+
+    Args:
+        device: What `torch_device` returned.
+        index: Which GPU, of those that this process sees.
+    """
+    return f"{device}:{index}" if device == "cuda" else device
+
+
+def gpu_is_full(error: BaseException) -> bool:
+    """Tell whether an error says that PyTorch's memory on a GPU is full; PyTorch is not imported for it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.cuda.OutOfMemoryError) or bool(_FULL.search(str(error)))
+
+
+@contextmanager
+def telling_full_gpu(remedy: str) -> Iterator[None]:
+    """Make an error of a full GPU in PyTorch one that the user can mend; a decorator as well.
+
+    Args:
+        remedy: What to do, with tokens for options (`wording`).
+
+    Raises:
+        OutOfMemoryError: If PyTorch's memory on the GPU is full.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not gpu_is_full(error):
+            raise
+        raise OutOfMemoryError(f"PyTorch's memory on the GPU is full ({first_line(error)}); take {remedy}") from error
 
 
 def tf32_in_torch() -> bool:

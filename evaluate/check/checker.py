@@ -19,6 +19,7 @@ from qcam.evaluate.maps.scores import columns, top_classes
 from qcam.evaluate.run.explained import explain
 from qcam.runtime.bundle import Bundle, Tap, load_onnx
 from qcam.runtime.deployed.inspection import Inspected
+from qcam.runtime.devices import telling_full_gpu
 from qcam.runtime.graph import Graph, attribute
 from qcam.runtime.grouping import find_groups, source_label
 from qcam.runtime.kernels import KernelFamily
@@ -88,6 +89,7 @@ class Checker:
         self._sources = {name: source_label(graph, groups, source) for name, source in zip(names, sources, strict=True)}
         self._types = {name: _code_type(graph, name) for name in runtime.tensors}
 
+    @telling_full_gpu("a smaller {batch_size}, or {device} cpu for the mirrors")
     def run(
         self,
         batches: Batches,
@@ -114,6 +116,7 @@ class Checker:
         Raises:
             BundleError: If tensors of the two sides differ in shape or type.
             ImageSetError: If there is no image.
+            OutOfMemoryError: If the memory of a GPU does not hold a batch.
         """
         mirror = self._mirror(arithmetic, family)
         quantized = bool(mirror.quantized)

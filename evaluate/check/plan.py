@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qcam.common.errors import ProviderError, QcamError
+from qcam.common.errors import QcamError
 from qcam.evaluate.check.gates import CODE_GATES
 from qcam.evaluate.check.options import CheckOptions, require_one
 from qcam.runtime.bundle import Bundle, ordered_precisions
-from qcam.runtime.deployed import unfit_precisions
+from qcam.runtime.deployed import nothing_fits, unfit_precisions
 
 
 def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle, str]]:
@@ -42,8 +42,7 @@ def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle,
         unfit = {} if wanted else left_out(bundle, options)
         precisions = ordered_precisions(wanted or [entry.name for entry in bundle.precisions if entry.name not in unfit])
         if unfit and not precisions:
-            provider = options.settings.provider
-            raise ProviderError(f"{bundle.folder}: {provider} can run none of its precisions: {next(iter(unfit.values()))}")
+            raise nothing_fits(bundle.folder, unfit, options.settings.provider)
         todo += [(named, bundle.precision(name).name) for name in precisions]
     if not todo:
         raise QcamError("no bundle to judge; make one with {qcam-export}")

@@ -21,11 +21,14 @@ from qcam.evaluate.check.plan import left_out, plan
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
+from qcam.evaluate.run.arithmetic import float_arithmetic
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed.inspection import InspectedModel
 from qcam.runtime.deployed.placement import Placement
+from qcam.runtime.deployed.provider_options import NVIDIA
+from qcam.runtime.deployed.providers import PROVIDERS
 from qcam.runtime.gpu import Gpu, read_gpu
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import disagreements, find_groups
@@ -74,6 +77,7 @@ class _Check:
         self._remarks: list[str] = []
         self._warnings: list[str] = []
         self._refused: dict[str, str] = {}
+        self._on_gpu = options.device == "cuda"
         probe = self._kernels.probe
         if probe is not None and self._kernels.own is None:
             family = self._kernels.family
@@ -141,14 +145,17 @@ class _Check:
     def _gpu(self) -> Gpu | None:
         """Return the GPU that took part, and remark which; None where none did."""
         settings = self._options.settings
-        if self._options.device != "cuda" and not settings.on_gpu:
+        if not self._on_gpu:
             return None
         gpu = read_gpu(settings.device_index)
-        self._remarks.append(f"GPU: {gpu.describe()}; {'TF32 allowed' if settings.tf32 else 'float32 in float32 (TF32 off)'}")
+        self._remarks.append(f"GPU: {gpu.describe()}; {float_arithmetic(settings)}")
         return gpu
 
     def _note_placement(self, bundle: Bundle, precision: str, placement: Placement) -> None:
         self._placements.setdefault(bundle.model_id, {})[precision] = placement.to_json(nodes=True)
+        self._on_gpu |= not placement.providers.isdisjoint(PROVIDERS[name] for name in NVIDIA)
+        if placement.fallback:
+            self._warn(f"{bundle.model_id} {precision}: fallback accepted: {placement.fallback}")
         what = "float" if precision == "f32" and placement.float_kernels else placement.describe()
         self._remarks.append(f"{bundle.model_id} {precision} on {self._options.settings.provider}: {what}")
 

@@ -213,7 +213,8 @@ class Dispatcher:
             told = "no GPU" if theirs is None else theirs.describe()
             first = "no GPU" if mine is None else mine.describe()
             where = message.facts.node
-            self._refuse(Refused(f"{where} computes on {told}, and the first worker on {first}: two are not mixed"))
+            reason = f"{where} computes on {told}, and the first worker on {first}: two are not mixed"
+            self._refuse(Refused(f"{reason}; choose with {{require}} gpu=NAME"))
         elif isinstance(message, Joined):
             self._stillborn = 0
             self.facts = self.facts or message.facts

@@ -25,7 +25,7 @@ from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource, open_saliency
 from qcam.runtime.bundle import Bundle, load_bundle
-from qcam.runtime.devices import torch_device
+from qcam.runtime.devices import numbered, torch_device
 
 #: Seconds between tries where a bundle behind a URL cannot be read.
 _PAUSES = (1.0, 5.0)
@@ -169,9 +169,10 @@ class Worker:
         options = spec.options
         request, settings = spec.saliency, options.settings
         on_device = partial(torch_device, threads=settings.threads, tf32=settings.tf32, index=settings.device_index)
-        if spec.saliency_device != "cpu":  # before its network is loaded: its maps go by PyTorch's settings
-            on_device(spec.saliency_device)
-        saliency = request.open(settings.threads, spec.saliency_device)
+        saliency_device = spec.saliency_device
+        if saliency_device != "cpu":  # before its network is loaded: its maps go by PyTorch's settings
+            saliency_device = on_device(saliency_device)
+        saliency = request.open(settings.threads, numbered(saliency_device, settings.device_index))
         if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
         self.runner = ShardRunner([partial(BundleEvaluator.of, bundle, options) for bundle in bundles], saliency, options)

@@ -49,6 +49,7 @@ from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LITE0, load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import PRECISIONS, Bundle
+from qcam.runtime.devices import telling_full_gpu
 
 #: The layers of the authors' code.
 CAM_LAYERS = {
@@ -142,8 +143,13 @@ class PaperEvaluator:
     def close(self) -> None:
         """Do nothing: there are no sessions."""
 
+    @telling_full_gpu("{device} cpu, or fewer bundles")
     def build(self, device: str) -> None:
-        """Make the fake-quantized models, where they are not made yet."""
+        """Make the fake-quantized models, where they are not made yet.
+
+        Raises:
+            OutOfMemoryError: If the GPU does not hold them.
+        """
         if self._models:
             return
         fixes = self._options.fixes
@@ -205,6 +211,7 @@ class PaperEvaluator:
         """Tell whether class scores go through a fake quantizer, which clamps some of them."""
         return any(has_quantized_logits(self._models[name], self.preprocessing.crop) for name in self._quantized())
 
+    @telling_full_gpu("{device} cpu, or fewer bundles")
     def observe(self, samples: Sequence[Sample]) -> None:
         """Let the observers see images, and evaluate nothing: ranges as they are after a longer run."""
         with torch.no_grad():
@@ -222,6 +229,7 @@ class PaperEvaluator:
             for comparison in ("vs_saliency", "vs_f32")
         ]
 
+    @telling_full_gpu("{device} cpu, or fewer bundles")
     def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
         """Run images one by one.
 
@@ -231,6 +239,9 @@ class PaperEvaluator:
 
         Returns:
             What computes rows (image by image, precision, comparison) and CAMs at the layer's own resolution.
+
+        Raises:
+            OutOfMemoryError: If the memory of a GPU does not hold an image.
         """
         ran: list[tuple[Sample, dict[str, Run], Run, dict[str, int]]] = []
         for sample in samples:

@@ -5,8 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcam.evaluate.run.facts import ModelFacts
-from qcam.runtime.deployed import Placement
+from qcam.runtime.deployed import Placement, SessionSettings
 from qcam.runtime.deployed.providers import PROVIDERS
+
+#: Options of a provider that make float32 something else → what.
+_NARROW = {"trt_fp16_enable": "float16", "trt_bf16_enable": "bfloat16"}
+
+
+def float_arithmetic(settings: SessionSettings) -> str:
+    """Say what a GPU may compute float32 in, and whether its kernels repeat themselves, by what it was told.
+
+    Args:
+        settings: How sessions are made; of the mirrors on a GPU, TF32 alone counts.
+    """
+    told = settings.provider_options
+    narrow = [f"{kind} ({key}=1)" for key, kind in _NARROW.items() if told.get(key) == "1"]
+    said = "products of float32 in TF32 where it has it" if settings.tf32 else "float32 in float32 (TF32 off)"
+    if narrow:
+        said = f"float32 also in {' and '.join(narrow)}{', in TF32 where it has it' if settings.tf32 else ''}"
+    if told.get("cudnn_conv_algo_search") == "EXHAUSTIVE":
+        return f"{said}, kernels chosen by time (cudnn_conv_algo_search=EXHAUSTIVE): another run may take others"
+    if settings.provider == "NvTensorRTRTX":
+        return f"{said}, kernels of an engine that is not kept: another run may take others"
+    return f"{said}, kernels that repeat themselves"
 
 
 def arithmetic_lines(models: Sequence[ModelFacts], provider: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.common.errors import ProviderError, QcamError
+from qcam.common.errors import QcamError
 from qcam.common.vocabulary import CamMethod, Target, require
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
@@ -22,7 +22,8 @@ from qcam.evaluate.run.protocol import Finish, Sample
 from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.evaluate.run.stages import StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
-from qcam.runtime.deployed import DeployedModel, SessionSettings, unfit_precisions
+from qcam.runtime.deployed import DeployedModel, SessionSettings, nothing_fits, unfit_precisions
+from qcam.runtime.devices import telling_full_gpu
 
 if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
@@ -128,11 +129,13 @@ class BundleEvaluator:
         for session in self.deployed.values():
             session.close()
 
+    @telling_full_gpu("{device} cpu for the mirrors")
     def build(self, device: str) -> None:
         """Build the mirror of every precision on a PyTorch device.
 
         Raises:
             QcamError: If a graph has an operator that the mirror does not know.
+            OutOfMemoryError: If the GPU does not hold the mirrors.
         """
         from qcam.runtime.mirror import Mirror
 
@@ -174,6 +177,7 @@ class BundleEvaluator:
             for comparison in self._comparisons(precision)
         ]
 
+    @telling_full_gpu("a smaller {batch_size}, or {device} cpu for the mirrors")
     def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
         """Run images.
 
@@ -183,6 +187,9 @@ class BundleEvaluator:
 
         Returns:
             What computes rows (image by image, precision, comparison) and CAMs.
+
+        Raises:
+            OutOfMemoryError: If the memory of a GPU does not hold the batch.
         """
         crops = np.stack([sample.crop for sample in samples])
         with clock.stage("normalise"):
@@ -205,6 +212,7 @@ class BundleEvaluator:
 
         return finish
 
+    @telling_full_gpu("{device} cpu for the mirrors")
     def explain(self, samples: Sequence[Sample]) -> dict[str, Explained]:
         """Run images as deployed, without comparing anything.
 
@@ -213,6 +221,9 @@ class BundleEvaluator:
 
         Returns:
             Precision → logits and CAMs.
+
+        Raises:
+            OutOfMemoryError: If the memory of a GPU does not hold the batch.
         """
         images = self.preprocessing.normalise(np.stack([sample.crop for sample in samples]))
         found: dict[str, Explained] = {}
@@ -351,9 +362,7 @@ def fitting_precisions(bundle: Bundle, asked: Sequence[str], settings: SessionSe
     wanted = wanted_precisions(bundle, asked, reference=True)
     unfit = left_out(bundle, asked, settings)
     if unfit and not unfit.keys() ^ wanted:
-        raise ProviderError(
-            f"{bundle.folder}: {settings.provider} can run none of its precisions: {next(iter(unfit.values()))}"
-        )
+        raise nothing_fits(bundle.folder, unfit, settings.provider)
     return [name for name in wanted if name not in unfit]
 
 
@@ -366,3 +375,10 @@ def left_out(bundle: Bundle, asked: Sequence[str], settings: SessionSettings) ->
         settings: How sessions are made.
     """
     return {} if asked else unfit_precisions(bundle, settings.provider, allow_fallback=settings.allow_fallback)
+
+
+def told_left_out(bundle: Bundle, asked: Sequence[str], settings: SessionSettings) -> list[str]:
+    """Say of each precision that is left out why, and what runs it all the same; arguments as of `left_out`."""
+    remedy = "; {precision} with its name and {allow_fallback} run it so all the same" if settings.provider == "CUDA" else ""
+    found = left_out(bundle, asked, settings)
+    return [f"{name} of {bundle.model_id} is left out: {reason}{remedy}" for name, reason in found.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -19,6 +19,9 @@ from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.run.turns import Turns
 from qcam.evaluate.saliency import SaliencySource
 from qcam.images.sources import ImageFile
+
+#: Batches that run one after the other with each model, and whether they are the last of their shard.
+_Unit = tuple[Sequence[Sequence[ImageFile]], bool]
 
 
 class ShardRunner:
@@ -111,13 +114,13 @@ class ShardRunner:
             QcamError: If an image is not what it was when it was fingerprinted.
         """
         loader = Loader(self.evaluators, self._saliency, hashes, self.clock, labelled=self.options.target == "label")
-        # What runs at a time: a batch, or a whole shard where sessions are closed and opened between networks.
-        units = [self._units(shard) for shard in shards]
 
-        def load(unit: Sequence[Sequence[ImageFile]]) -> list[LoadedBatch]:
-            return [loader.load(images) for images in unit]
+        def load(unit: _Unit) -> tuple[list[LoadedBatch], bool]:
+            batches, last = unit
+            return [loader.load(images) for images in batches], last
 
-        def run(unit: list[LoadedBatch]) -> tuple[list[tuple[LoadedBatch, list[Finish]]], str]:
+        def run(loaded: tuple[list[LoadedBatch], bool]) -> tuple[list[tuple[LoadedBatch, list[Finish]]], str, bool]:
+            unit, last = loaded
             done: list[tuple[LoadedBatch, list[Finish]]] = [(batch, []) for batch in unit]
             for evaluator in self.evaluators:
                 for batch, finishes in done:
@@ -126,25 +129,31 @@ class ShardRunner:
                         evaluate = partial(evaluator.evaluate, samples, self.clock)
                         finishes.append(self._turns.run(evaluator, evaluate))
                     advance(len(batch.images))
-            return done, self.state()
+            return done, self.state(), last
 
-        def finish(ran: tuple[list[tuple[LoadedBatch, list[Finish]]], str]) -> tuple[list[ImageOutcome], str]:
-            return [outcome for done in ran[0] for outcome in self._outcomes(*done)], ran[1]
+        def finish(ran: tuple[list[tuple[LoadedBatch, list[Finish]]], str, bool]) -> tuple[list[ImageOutcome], str, bool]:
+            return [outcome for done in ran[0] for outcome in self._outcomes(*done)], *ran[1:]
 
-        finished = overlapped([unit for shard in units for unit in shard], load, run, finish)
+        finished = overlapped((unit for shard in shards for unit in self._units(shard)), load, run, finish)
         with closing(finished):
-            for shard in units:
-                outcomes, state = [], ""
-                for _ in shard:
-                    found, state = next(finished)
+            for shard in shards:
+                outcomes, state, last = [], "", not shard
+                while not last:
+                    found, state, last = next(finished)
                     outcomes += found
                 yield outcomes, state
 
-    def _units(self, shard: Sequence[ImageFile]) -> list[list[Sequence[ImageFile]]]:
-        """Return a shard as what runs at a time, each in batches."""
+    def _units(self, shard: Sequence[ImageFile]) -> Iterator[_Unit]:
+        """Yield a shard as what runs at a time: a batch, or all that is left where sessions are closed and opened between.
+
+        Each is settled only when it is about to be loaded: memory may turn out too small in the middle of a run.
+        """
         size = self.options.batch_size
-        batches = [shard[start : start + size] for start in range(0, len(shard), size)]
-        return [batches] if self._turns.apart and batches else [[batch] for batch in batches]
+        left = [shard[start : start + size] for start in range(0, len(shard), size)]
+        while left:
+            taken = len(left) if self._turns.apart else 1
+            unit, left = left[:taken], left[taken:]
+            yield unit, not left
 
     def state(self) -> str:
         """Return what the images so far leave to the next; empty where they do not depend on each other."""

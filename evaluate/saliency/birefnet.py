@@ -19,7 +19,10 @@ from qcam.evaluate.saliency.remote_code import code_files, fetched_folder, model
 from qcam.evaluate.saliency.settings import NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError, Silent
 from qcam.images.sources import ImageFile
-from qcam.runtime.devices import tf32_in_torch
+from qcam.runtime.devices import gpu_is_full, telling_full_gpu, tf32_in_torch
+
+#: What to do where a GPU does not hold the network beside the rest.
+_REMEDY = "{device} cpu, or maps of a smaller network: {saliency} u2netp"
 
 
 class BirefnetSaliency(Silent):
@@ -44,9 +47,10 @@ class BirefnetSaliency(Silent):
             where: A local folder, a hub id with @REVISION, or nothing for the paper's network.
             settings: How it wants its input and gives its output.
             trust_remote_code: Whether the model's own code may run.
-            device: PyTorch's name of the device it runs on.
+            device: PyTorch's name of the device it runs on; a GPU with its number, since maps are made in another thread.
 
         Raises:
+            OutOfMemoryError: If the GPU does not hold the model.
             QcamError: If the code is not trusted, the revision is not pinned, or the model cannot be loaded.
         """
         self.name = name
@@ -61,10 +65,17 @@ class BirefnetSaliency(Silent):
         self.fingerprint = fingerprint(
             {"model": hashes, "settings": repr(settings), "procedure": PROCEDURE, "device": _arithmetic(device)}
         )
-        self._model: Any = _load(folder, trusted=trust_remote_code).to(device)
+        model = _load(folder, trusted=trust_remote_code)
+        with telling_full_gpu(_REMEDY):
+            self._model: Any = model.to(device)
 
+    @telling_full_gpu(_REMEDY)
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:
-        """Return the map of the whole image at the model's resolution (arguments and errors as in `SaliencySource`)."""
+        """Return the map of the whole image at the model's resolution (arguments and errors as in `SaliencySource`).
+
+        Raises:
+            OutOfMemoryError: If the GPU does not hold the image: that is no matter of the image.
+        """
         import torch
 
         settings = self._settings
@@ -75,6 +86,8 @@ class BirefnetSaliency(Silent):
                 maps = list(outputs) if isinstance(outputs, (list, tuple)) else list(outputs.values())
                 raw = maps[settings.index].float().cpu().numpy()
         except Exception as error:  # the model's own code can raise anything
+            if gpu_is_full(error):
+                raise
             raise NoMapError(f"the salient-object network failed: {first_line(error)}") from error
         return finished_map(raw, settings)
 

@@ -12,7 +12,7 @@ from qcam.common.wording import in_options
 from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
 from qcam.evaluate.results.records import WorkerRecord
-from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons
+from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons, float_arithmetic
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
@@ -91,8 +91,7 @@ def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:
     """Return the lines below every table: what the figures depend on, and what really ran."""
     lines = [options.describe(), *arithmetic_lines(facts.models, facts.provider)]
     if facts.gpu is not None:
-        products = "products of float32 in TF32 where it has it" if options.settings.tf32 else "float32 in float32 (TF32 off)"
-        lines.append(f"GPU: {facts.gpu.describe()}; {products}, kernels that repeat themselves")
+        lines.append(f"GPU: {facts.gpu.describe()}; {float_arithmetic(options.settings)}")
     for model in facts.models:
         lines += model.notes
     return list(dict.fromkeys(lines))

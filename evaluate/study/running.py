@@ -20,7 +20,7 @@ from qcam.evaluate.engine.requirements import check_requirements, refuse_missing
 from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
-from qcam.evaluate.run.evaluator import fitting_precisions, left_out, wanted_precisions
+from qcam.evaluate.run.evaluator import fitting_precisions, told_left_out, wanted_precisions
 from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency.masks import MaskSaliency
@@ -33,7 +33,7 @@ from qcam.images.labels import Labelled, label_images
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
 from qcam.runtime.deployed import require_provider
-from qcam.runtime.devices import torch_device
+from qcam.runtime.devices import numbered, torch_device
 
 if TYPE_CHECKING:
     from qcam.evaluate.results.remote import RemoteFolder
@@ -188,7 +188,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     saliency_device = "cpu"
     if request.saliency.text.startswith("birefnet") and request.saliency.trust_remote_code:
         saliency_device = on_device(request.device)
-    source = request.saliency.open(threads, saliency_device)
+    source = request.saliency.open(threads, numbered(saliency_device, options.settings.device_index))
     if isinstance(source, MaskSaliency):
         text, counts = source.account(photographs)
         account.add("masks", text, **counts)
@@ -263,10 +263,7 @@ def _require_comparison(options: StudyOptions, bundles: list[Bundle]) -> None:
 def _tell_left_out(bundles: Sequence[Bundle], options: StudyOptions, account: Account) -> None:
     """Tell of each precision that was not asked for by name and is left out, for the provider does not run it itself."""
     for bundle in bundles:
-        for name, reason in left_out(bundle, options.precisions, options.settings).items():
-            text = f"{name} of {bundle.model_id} is left out: {reason}"
-            if options.settings.provider == "CUDA":
-                text += "; {precision} with its name and {allow_fallback} run it so all the same"
+        for text in told_left_out(bundle, options.precisions, options.settings):
             account.add("precisions", text, left_out=1)
             telling.warn(text)
 

@@ -265,9 +265,11 @@ class PlannedStudy:
             if other != mine:
                 told = "no GPU" if other is None else other.describe()
                 differing = f" ({'; '.join(other.differences(mine))})" if other is not None else ""
+                # Where machines differ, the first worker that joined may be on any of their cards.
+                chosen = "" if other is None or other.name == mine.name else f"{{require}} gpu={other.name} to go on there, "
                 raise ResultsError(
                     f"{self.place} holds results of {told}, and this is {mine.describe()}{differing}: what two GPUs compute is "
-                    f"not mixed; give another folder, {{output}} {self.place.beside()}, or {{force}} to replace them"
+                    f"not mixed; give {chosen}another folder, {{output}} {self.place.beside()}, or {{force}} to replace them"
                 )
 
     def _reusable_shards(self, before: RunRecord, known: int) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Deployed runs: ONNX Runtime sessions on a named execution provider. Imports neither torch nor torchvision."""
 
-from qcam.runtime.deployed.fitness import unfit_precisions
+from qcam.runtime.deployed.fitness import nothing_fits, unfit_precisions
 from qcam.runtime.deployed.placement import Placement
 from qcam.runtime.deployed.providers import provider_name, require_provider
 from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
@@ -10,6 +10,7 @@ __all__ = [
     "DeployedOutputs",
     "Placement",
     "SessionSettings",
+    "nothing_fits",
     "provider_name",
     "require_provider",
     "unfit_precisions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -64,6 +65,20 @@ def unfit_precisions(bundle: Bundle, provider: str, *, allow_fallback: bool = Fa
         for entry in bundle.precisions
     }
     return {name: reason for name, reason in reasons.items() if reason}
+
+
+def nothing_fits(folder: Path, unfit: Mapping[str, str], provider: str) -> ProviderError:
+    """Return the error of a bundle of which a provider can run no precision, with what to do instead.
+
+    Args:
+        folder: The bundle's.
+        unfit: Precision → why it is not to be run.
+        provider: Short name of the provider.
+    """
+    remedy = "use {provider} CPU, or a bundle with f32"
+    if provider == "CUDA":
+        remedy += " or int8, or {allow_fallback} to run it so all the same"
+    return ProviderError(f"{folder}: {provider} can run none of its precisions: {next(iter(unfit.values()))}; {remedy}")
 
 
 def _bits(entry: PrecisionEntry) -> int:

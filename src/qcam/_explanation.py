@@ -118,7 +118,7 @@ def explain(
     Args:
         bundle: A bundle, or the path or URL of its folder.
         image: A file, a PIL image, or an array of 8-bit RGB, height × width × 3.
-        precisions: Those to explain.
+        precisions: Those to explain; empty for all of the bundle that the provider can run.
         provider: ONNX Runtime's execution provider. Strict: never silently another one.
         allow_fallback: Whether nodes on another provider are accepted.
         session_config: ONNX Runtime's session configuration entries.
@@ -137,9 +137,9 @@ def explain(
         MissingExtraError: If a package is not installed.
     """
     require_packages("qcam.explain", "onnxruntime", "torch")
-    from qcam.common import machine
+    from qcam.common import machine, telling
     from qcam.common.vocabulary import Target
-    from qcam.evaluate.run.evaluator import BundleEvaluator, wanted_precisions
+    from qcam.evaluate.run.evaluator import BundleEvaluator, fitting_precisions, told_left_out, wanted_precisions
     from qcam.evaluate.run.inputs import load_bundles
     from qcam.evaluate.run.protocol import Sample
     from qcam.runtime.deployed import SessionSettings, provider_name, require_provider
@@ -161,9 +161,11 @@ def explain(
     )
     if not allow_fallback:
         require_provider(settings.provider)
-    shown = wanted_precisions(loaded, asked)
+    for text in told_left_out(loaded, asked, settings):
+        telling.warn(text)
+    shown = wanted_precisions(loaded, asked) if asked else fitting_precisions(loaded, asked, settings)
     # f32 chooses the class, asked for or not.
-    run = wanted_precisions(loaded, asked, reference=target == Target.F32_TOP1)
+    run = wanted_precisions(loaded, shown, reference=target == Target.F32_TOP1)
     evaluator = BundleEvaluator(loaded, run, settings, target=target, method=method, fake_quant=False, null_row=False)
     evaluator.build(torch_device(device, count, tf32=tf32, index=settings.device_index))
     crop = loaded.preprocessing.crop_image(picture)

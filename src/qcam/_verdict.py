@@ -99,6 +99,7 @@ def check(
     other_cpus: bool = True,
     deployed: str | Path | None = None,
     provider: str = "CPU",
+    allow_fallback: bool = False,
     session_config: Mapping[str, str] | None = None,
     provider_options: Mapping[str, str] | None = None,
     tf32: bool = False,
@@ -122,6 +123,7 @@ def check(
         other_cpus: Whether to tell what other CPUs would change.
         deployed: ONNX file to judge in the bundle's place.
         provider: ONNX Runtime's execution provider. Strict: never silently another one.
+        allow_fallback: Whether nodes or sessions on another provider are accepted, and warned of.
         session_config: ONNX Runtime's session configuration entries.
         provider_options: What the provider is told, as device_id or gpu_mem_limit (docs/gpu.md).
         tf32: Whether a GPU may compute float32 in TF32.
@@ -150,11 +152,13 @@ def check(
     settings = SessionSettings(
         provider=provider_name(provider),
         threads=count,
+        allow_fallback=allow_fallback,
         config=texts(session_config, "{session_config}"),
         provider_options=texts(provider_options, "{provider_option}"),
         tf32=tf32,
     )
-    require_provider(settings.provider)
+    if not allow_fallback:
+        require_provider(settings.provider)
     options = CheckOptions(
         precisions=tuple(dict.fromkeys(names(precisions, "{precision}"))),
         arithmetics=tuple(dict.fromkeys(names(arithmetic, "arithmetic"))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from pretended import pretend_cuda
 
 import qcam
 
@@ -88,3 +89,12 @@ def test_an_opacity_that_is_no_share_is_refused(shown, opacity) -> None:
 
 def test_one_precision_may_be_a_text(tiny_bundle, picture) -> None:
     assert qcam.explain(tiny_bundle, picture, "int8", threads=1).precisions == ["int8"]
+
+
+def test_of_a_whole_bundle_on_cuda_int16_is_left_out_and_told(tiny_bundle, picture, monkeypatch, caplog) -> None:
+    pretend_cuda(monkeypatch)
+    found = qcam.explain(tiny_bundle, picture, precisions=(), provider="CUDA", threads=1, device="cpu")
+    assert found.precisions == ["f32", "int8"]
+    assert any("int16 of tiny is left out: CUDA has no kernels" in text for text in caplog.messages)
+    with pytest.raises(qcam.ProviderError, match="leave int16 out"):
+        qcam.explain(tiny_bundle, picture, precisions="int16", provider="CUDA", threads=1, device="cpu")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from qcam.common.errors import ProviderError
-from qcam.runtime.devices import tf32_in_torch, torch_device
+from qcam.common.errors import OutOfMemoryError, ProviderError
+from qcam.runtime.devices import numbered, telling_full_gpu, tf32_in_torch, torch_device
 from qcam.runtime.tf32 import refuse_tf32_override
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -108,3 +108,33 @@ def test_pytorch_that_takes_tf32_all_the_same_is_refused(two_gpus, monkeypatch) 
     with pytest.raises(ProviderError, match="PyTorch computes in TF32 although it was told not to"):
         torch_device("auto", 1)
     assert torch_device("auto", 1, tf32=True) == "cuda"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    ],
+)
+def test_a_full_gpu_is_told_in_one_line_with_what_to_do(error) -> None:
+    @telling_full_gpu("a smaller {batch_size}, or {device} cpu for the mirrors")
+    def run() -> None:
+        raise error
+
+    with pytest.raises(OutOfMemoryError) as told:
+        run()
+    first = str(error).splitlines()[0]
+    assert str(told.value) == (
+        f"PyTorch's memory on the GPU is full ({first}); take a smaller batch_size, or device cpu for the mirrors"
+    )
+
+
+def test_other_errors_of_pytorch_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="must match the size"), telling_full_gpu("{device} cpu"):
+        torch.zeros(2) + torch.zeros(3)
+
+
+def test_only_a_gpu_has_a_number() -> None:
+    assert (numbered("cuda", 1), numbered("cpu", 1)) == ("cuda:1", "cpu")

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from pretended import pretend_cuda
+from pretended import CPU, CUDA, pretend_cuda
 
 from qcam.common import telling
-from qcam.common.errors import ImageSetError
+from qcam.common.errors import ImageSetError, ProviderError
 from qcam.common.wording import in_python
 from qcam.evaluate.check.checker import Checker
 from qcam.evaluate.check.options import CheckOptions
@@ -81,7 +81,8 @@ def test_a_check_with_a_mirror_on_a_gpu_records_it(tiny_bundle, monkeypatch):
     found = run_check([tiny_bundle], evaluation_photographs()[:1], options)
     assert found.to_json()["gpu"] == t4.to_json()
     assert found.to_json()["tf32"] is False
-    assert "GPU: Tesla T4 (7.5), driver 580.65.06; float32 in float32 (TF32 off)" in found.remarks
+    said = "GPU: Tesla T4 (7.5), driver 580.65.06; float32 in float32 (TF32 off), kernels that repeat themselves"
+    assert said in found.remarks
 
 
 def test_a_check_of_a_whole_bundle_on_cuda_leaves_int16_out_and_warns(tiny_bundle, monkeypatch):
@@ -92,3 +93,25 @@ def test_a_check_of_a_whole_bundle_on_cuda_leaves_int16_out_and_warns(tiny_bundl
     assert {item.result.precision for item in checked.judged} == {"f32", "int8"}
     (told,) = [text for text in checked.warnings if "left out" in text]
     assert told.startswith("int16 of tiny is left out: CUDA has no kernels for 16-bit quantization: ")
+
+
+def test_a_check_with_fallback_allowed_judges_int16_on_cuda_and_warns(tiny_bundle, monkeypatch):
+    pretend_cuda(monkeypatch, placing=lambda operator, name: CPU if "uantizeLinear" in operator else CUDA)
+    monkeypatch.setattr("qcam.evaluate.check.run.read_gpu", lambda index: Gpu("Tesla T4", "7.5", "580.65.06"))
+    photographs = evaluation_photographs()[:1]
+    with pytest.raises(ProviderError, match="or allow_fallback=True to run it so all the same"):
+        run_check([tiny_bundle], photographs, CheckOptions(precisions=("int16",), settings=SessionSettings(provider="CUDA")))
+    settings = SessionSettings(provider="CUDA", allow_fallback=True)
+    checked = run_check([tiny_bundle], photographs, CheckOptions(precisions=("int16",), settings=settings))
+    assert [item.result.precision for item in checked.judged] == ["int16"]
+    (told,) = [text for text in checked.warnings if "fallback accepted" in text]
+    assert told.startswith("tiny int16: fallback accepted: ")
+    assert "QuantizeLinear" in told
+
+
+def test_a_check_that_falls_back_to_the_cpu_alone_names_no_gpu(tiny_bundle, monkeypatch):
+    monkeypatch.setattr("qcam.evaluate.check.run.read_gpu", lambda index: pytest.fail("a GPU was asked for"))
+    options = CheckOptions(precisions=("f32",), settings=SessionSettings(provider="CUDA", allow_fallback=True))
+    checked = run_check([tiny_bundle], evaluation_photographs()[:1], options)
+    assert checked.gpu is None
+    assert any("f32: fallback accepted: " in text for text in checked.warnings)

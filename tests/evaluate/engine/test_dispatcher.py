@@ -117,6 +117,7 @@ def test_a_worker_of_another_gpu_than_the_first_one_s_gets_no_work():
         "node 1 computes on NVIDIA H100 80GB HBM3 (9.0)", "node 2 computes on no GPU"
     ]  # fmt: skip
     assert all("the first worker on Tesla T4 (7.5)" in line for line in dispatcher.trouble)
+    assert all(line.endswith("two are not mixed; choose with {require} gpu=NAME") for line in dispatcher.trouble)
 
 
 @pytest.mark.parametrize("kind", ["deadly", "failing"])

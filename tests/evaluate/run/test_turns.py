@@ -6,6 +6,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from studies import SAME
 
 import qcam
 from qcam.common.errors import OutOfMemoryError
+from qcam.evaluate.run import runner
 from qcam.evaluate.run.turns import Turns
+from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.session import DeployedOutputs
@@ -126,3 +129,41 @@ def test_what_fails_for_another_reason_is_not_tried_again():
     with pytest.raises(ValueError, match="another reason"):
         turns.run(turns.members[0], fail)
     assert not turns.apart
+
+
+class Network:
+    """A network of which memory holds one, once it is to run."""
+
+    sequential = False
+
+    def __init__(self, name: str, together: set[str]) -> None:
+        self.bundle, self.opened, self._open = SimpleNamespace(model_id=name), 0, together
+        self.open()
+
+    def open(self) -> None:
+        self.opened += self.bundle.model_id not in self._open
+        self._open.add(self.bundle.model_id)
+
+    def close(self) -> None:
+        self._open.discard(self.bundle.model_id)
+
+    def evaluate(self, samples: Any, clock: Any) -> Any:
+        if len(self._open) > 1:
+            raise OutOfMemoryError("full")
+        return lambda: ([SimpleNamespace(image=image.name, model=self.bundle.model_id) for image in samples], [])
+
+
+def test_turns_that_begin_in_a_run_are_taken_shard_by_shard_from_then_on(monkeypatch):
+    def load(images: Any) -> runner.LoadedBatch:
+        return runner.LoadedBatch(images, {"a": list(images), "b": list(images)}, {}, {})
+
+    monkeypatch.setattr(runner, "Loader", lambda *_arguments, **_more: SimpleNamespace(load=load))
+    together: set[str] = set()
+    options: Any = SimpleNamespace(batch_size=2, target="f32-top1")
+    run = runner.ShardRunner([lambda name=name: Network(name, together) for name in "ab"], None, options)  # type: ignore[misc]
+    shards = [[ImageFile(f"{shard}-{index}", Path("x")) for index in range(16)] for shard in range(2)] + [[]]
+    done = list(run.evaluate(shards, {}, lambda _: None))
+    assert [[outcome.image for outcome in outcomes] for outcomes, _ in done] == [[file.name for file in one] for one in shards]
+    assert all([row.model for row in outcome.rows] == ["a", "b"] for outcomes, _ in done for outcome in outcomes)
+    # Once at the start; then for three batches that were loaded already, for the rest of that shard, and for the next one.
+    assert [one.opened for one in run.evaluators] == [1 + 5, 1 + 5]

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qcam.common.errors import QcamError
+from qcam.common.errors import OutOfMemoryError, QcamError
+from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.saliency import NoObjectError, open_saliency
 from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.sources import ImageFile
+from qcam.runtime.devices import numbered
 
 FILE = ImageFile("a.jpg", Path("a.jpg"))
 
@@ -240,3 +242,33 @@ def test_options_reach_a_model_with_its_own_code(segmentation: Path) -> None:
     assert blind is not None
     with pytest.raises(NoObjectError, match=r"largest probability 1\.00, 1 wanted"):
         blind.whole_map(photograph(), FILE)
+
+
+def test_maps_are_made_on_the_gpu_that_the_model_is_on_and_a_full_one_is_told(segmentation, tmp_path, monkeypatch) -> None:
+    """PyTorch's current GPU is that of one thread: the device has its number, for the model and for what it is shown."""
+    import torch
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    moved: list[tuple[str, str]] = []
+
+    def to(self, device: str, *_arguments, **_more):
+        moved.append((type(self).__name__, device))
+        return self
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.Module, "to", to)
+        patched.setattr(torch.Tensor, "to", to)
+        source = SaliencyRequest(f"birefnet:{segmentation}", trust_remote_code=True).open(1, numbered("cuda", 1))
+        assert source is not None
+        moved[:] = [entry for entry in moved if entry[1] == "cuda:1"]
+        source.whole_map(photograph(), FILE)
+    assert [(name, device) for name, device in moved if device == "cuda:1"] == [("Tiny", "cuda:1"), ("Tensor", "cuda:1")]
+
+    def full(*_arguments, **_more):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", full)
+    source = open_saliency(f"birefnet:{segmentation}", trust_remote_code=True)
+    assert source is not None
+    with pytest.raises(OutOfMemoryError, match=r"memory on the GPU is full .*; take device cpu, or maps of a smaller network"):
+        source.whole_map(photograph(), FILE)

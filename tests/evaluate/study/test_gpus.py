@@ -108,6 +108,8 @@ def test_parts_of_workers_with_another_gpu_are_refused_by_name_too(study_on, mon
     other = other.prepare("cpu", force=False)
     with pytest.raises(ResultsError, match=r"holds results of Tesla T4 .*, and this is NVIDIA H100 .*what two GPUs compute"):
         other.run()
+    with pytest.raises(ResultsError, match=r"give requirements gpu=Tesla T4 to go on there, another folder, .*or force=True"):
+        other.run()
     assert sorted((folder / "parts").iterdir()) == parts
     monkeypatch.setattr("qcam.evaluate.run.facts.read_gpu", lambda index: T4)
     same = Study(study.bundles, study.plan.images, None, study.options, folder)

@@ -9,6 +9,8 @@ import pytest
 from pretended import CPU, CUDA, pretend_cuda
 
 import qcam
+from qcam.evaluate.check.options import CheckOptions
+from qcam.evaluate.check.plan import plan
 from qcam.evaluate.run.arithmetic import arithmetic_lines
 from qcam.evaluate.run.evaluator import fitting_precisions, left_out
 from qcam.evaluate.run.facts import ModelFacts
@@ -78,8 +80,16 @@ def test_tensorrt_leaves_out_what_it_refuses_by_name(tiny_bundle, export_tiny, t
 
 def test_a_bundle_of_which_nothing_can_be_run_is_refused(export_tiny, tmp_path):
     bundle = export_tiny(tmp_path / "b", precisions=("int16",))
-    with pytest.raises(qcam.ProviderError, match=rf"CUDA can run none of its precisions: {REASON}"):
+    with pytest.raises(qcam.ProviderError, match=rf"CUDA can run none of its precisions: {REASON}") as told:
         fitting_precisions(bundle, (), SessionSettings(provider="CUDA"))
+    with pytest.raises(qcam.ProviderError) as checked:
+        plan([bundle], CheckOptions(settings=SessionSettings(provider="CUDA")))
+    assert str(checked.value) == str(told.value)
+    assert str(told.value).endswith(
+        "; use provider CPU, or a bundle with f32 or int8, or allow_fallback=True to run it so all the same"
+    )
+    with pytest.raises(qcam.ProviderError, match=r"; use provider CPU, or a bundle with f32$"):
+        fitting_precisions(bundle, (), SessionSettings(provider="TensorRT"))
 
 
 @pytest.mark.parametrize("provider", ["CPU", "OpenVINO"])
