@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.maps.statistics import LEVEL, RESAMPLES, SEED, bootstrap_intervals, holm, paired_test
-from qcam.evaluate.results.folder import COMPARISONS, FAITHFULNESS, MEASURES, ROW_SCHEMA, SCHEMA_VERSION, Columns, Row
+from qcam.evaluate.results.folder import COMPARISONS, FAITHFULNESS, MEASURES, SCHEMA_VERSION, Columns
 from qcam.runtime.bundle import ordered_precisions, precision_order
 
 #: The comparisons of one model: (precision, comparison) → columns.
@@ -44,24 +44,6 @@ def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
         "flips": flips,
         "statuses": statuses,
     }
-
-
-def columns_of(rows: Iterable[Row]) -> dict[str, ModelColumns]:
-    """Put rows into the form of `Results.columns`, model by model; for small runs."""
-    groups: dict[str, dict[tuple[str, str], list[Row]]] = {}
-    for row in rows:
-        groups.setdefault(row.model, {}).setdefault((row.precision, row.comparison), []).append(row)
-    return {model: {key: _columns(found) for key, found in of.items()} for model, of in groups.items()}
-
-
-def _columns(rows: Sequence[Row]) -> Columns:
-    return {name: _array([getattr(row, name) for row in rows], name) for name in ROW_SCHEMA.names}
-
-
-def _array(values: list[Any], name: str) -> NDArray[Any]:
-    if str(ROW_SCHEMA.field(name).type) == "string":
-        return np.array(values, object)
-    return np.array([np.nan if value is None else float(value) for value in values])
 
 
 def _entries(model: str, columns: ModelColumns) -> list[dict[str, Any]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qcam.common.records import as_record
 from qcam.evaluate.report.runs import Run
-from qcam.evaluate.results.folder import Row
+from qcam.evaluate.results.folder import ROW_SCHEMA, Columns, Row
 from qcam.evaluate.results.records import RunRecord, Summary
+from qcam.evaluate.results.summary import ModelColumns
 
 #: Precision → CC v. f32 of six images; None where one could not be evaluated.
 CCS = {"f32": [1.0] * 6, "int16": [0.99, 0.98, 1.0, 0.97, 0.99, None], "int8": [0.9, 0.8, 0.95, 0.5, 0.7, None]}
@@ -59,3 +64,21 @@ def figure_of(precision: str, mean: float | None, **further: Any) -> dict[str, A
         "model": "mobilenet_v2", "precision": precision, "comparison": "vs_f32", "metric": "CC", "mean": mean, "std": 0.1,
         "low": 0.9, "high": 0.95, "n": 20, "undefined": 0,
     } | further  # fmt: skip
+
+
+def columns_of(rows: Iterable[Row]) -> dict[str, ModelColumns]:
+    """Put rows into the form of `Results.columns`, model by model."""
+    groups: dict[str, dict[tuple[str, str], list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(row.model, {}).setdefault((row.precision, row.comparison), []).append(row)
+    return {model: {key: _columns(found) for key, found in of.items()} for model, of in groups.items()}
+
+
+def _columns(rows: Sequence[Row]) -> Columns:
+    return {name: _array([getattr(row, name) for row in rows], name) for name in ROW_SCHEMA.names}
+
+
+def _array(values: list[Any], name: str) -> NDArray[Any]:
+    if str(ROW_SCHEMA.field(name).type) == "string":
+        return np.array(values, object)
+    return np.array([np.nan if value is None else float(value) for value in values])

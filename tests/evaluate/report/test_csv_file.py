@@ -6,11 +6,11 @@ import csv
 import io
 
 import pytest
-from summaries import rows, summary_record
+from summaries import columns_of, rows, summary_record
 
 from qcam.common.printable import printable
 from qcam.evaluate.report.csv_file import RunFigures, as_csv, several_as_csv
-from qcam.evaluate.results.summary import columns_of, summarise
+from qcam.evaluate.results.summary import summarise
 
 
 def summary_of(found):

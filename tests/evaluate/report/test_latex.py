@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from summaries import rows, summary_record
+from summaries import columns_of, rows, summary_record
 
 from qcam.evaluate.report.latex import as_latex, escape_latex
-from qcam.evaluate.results.summary import columns_of, summarise
+from qcam.evaluate.results.summary import summarise
 
 
 def test_latex_is_a_whole_table_with_names_escaped():

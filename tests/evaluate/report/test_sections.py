@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from summaries import rows, summary_record
+from summaries import columns_of, rows, summary_record
 
 from qcam.evaluate.report.markdown import escape_markdown, main_markdown, section_markdown
 from qcam.evaluate.report.sections import flip_section, interval_section, main_section, paired_section, paper_section
 from qcam.evaluate.report.terminal import main_tables, section_table
 from qcam.evaluate.results.folder import Row
-from qcam.evaluate.results.summary import columns_of, summarise
+from qcam.evaluate.results.summary import summarise
 
 
 def summary_of(found):

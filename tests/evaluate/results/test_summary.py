@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from summaries import CCS, entry, rows
+from summaries import CCS, columns_of, entry, rows
 
 from qcam.evaluate.maps.statistics import paired_test
-from qcam.evaluate.results.summary import columns_of, summarise
+from qcam.evaluate.results.summary import summarise
 
 
 @pytest.fixture

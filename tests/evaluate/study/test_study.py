@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from labelling import with_labels
 from PIL import Image
+from summaries import columns_of
 
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
@@ -29,7 +30,7 @@ from qcam.evaluate.results.folder import (
     read_rows,
     write_run,
 )
-from qcam.evaluate.results.summary import columns_of, summarise
+from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.run.evaluator import BundleEvaluator
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.runner import ShardRunner
