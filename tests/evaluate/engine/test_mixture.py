@@ -102,5 +102,5 @@ def test_what_is_required_holds_for_parts_that_are_there_too(tiny_bundle, tmp_pa
     monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     last = study().prepare("cpu", force=False)
     last.run()
-    with pytest.raises(QcamError, match="results that old computes with the kernels of avx2, and qcam-eval --require"):
+    with pytest.raises(QcamError, match="results that old computes with the kernels of avx2, and requirements"):
         study(("kernel", "vnni")).prepare("cpu", force=False)

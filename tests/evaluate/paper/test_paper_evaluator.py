@@ -210,7 +210,7 @@ def test_observing_moves_the_observers_and_evaluates_nothing(bundle: Bundle) -> 
 
 
 def test_other_weights_than_the_bundle_s_are_refused(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(QcamError, match=r"does not hold the weights of .*qcam-eval --paper-weights mobilenet_v2=FILE"):
+    with pytest.raises(QcamError, match=r"does not hold the weights of .*paper_weights mobilenet_v2=FILE"):
         PaperEvaluator(bundle, PRECISIONS, PaperOptions(), weights="random:1")
     from_file = replace(bundle, weights=replace(bundle.weights, name="trained.safetensors"))
     with pytest.raises(QcamError, match=r"was exported from the file trained\.safetensors; give the file"):
