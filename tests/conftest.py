@@ -94,7 +94,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     def make(folder: Path) -> Bundle:
         return export_bundle(tiny_model(), calibration_photographs(), ExportOptions(), folder)
 
-    return made_once(tmp_path_factory, "tiny", make)
+    return made_once(tmp_path_factory, "tiny/tiny", make)
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +113,7 @@ def lite0_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     def make(folder: Path) -> Bundle:
         return export_bundle(load_model("efficientnet_lite0", None), calibration_photographs(), ExportOptions(), folder)
 
-    return made_once(tmp_path_factory, "efficientnet_lite0", make)
+    return made_once(tmp_path_factory, "lite0/efficientnet_lite0", make)
 
 
 @pytest.fixture(scope="session")
