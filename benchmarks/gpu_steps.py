@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -464,12 +463,12 @@ def _speed(asked: Asked) -> dict[str, Any]:
         bundle = load_bundle(folder)
         images = np.concatenate([asked.images(bundle, 16)] * 2)
         precisions = ordered_precisions([entry.name for entry in bundle.precisions])
-        with _memory() as used:
-            models = {}
-            for precision in precisions:
-                models[precision] = DeployedModel(bundle, precision, asked.settings)
-                models[precision].run(images[: max(_BATCHES)])
-                used(precision)
+        used = _Used()
+        models = {}
+        for precision in precisions:
+            models[precision] = DeployedModel(bundle, precision, asked.settings)
+            models[precision].run(images[: max(_BATCHES)])
+            used(precision)
         for batch in _BATCHES:
             seconds: dict[str, list[float]] = {precision: [] for precision in precisions}
             for turn in range(_ROUNDS + 1):
@@ -504,11 +503,6 @@ class _Used:
     def _now(self) -> int | None:
         told = _output(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"])
         return int(told.splitlines()[0]) if told else None
-
-
-@contextmanager
-def _memory() -> Iterator[_Used]:
-    yield _Used()
 
 
 # --- fixtures

@@ -7,11 +7,11 @@ So an engine is kept, and a run that goes on finds the one it began with. It is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from qcam.common.errors import QcamError
 from qcam.common.files import fingerprint
+from qcam.common.machine import installed
 from qcam.common.storage import cache_folder
 from qcam.runtime.gpu import Gpu
 
@@ -56,7 +56,7 @@ def engine_folder(sha256: str, gpu: Gpu, told: Mapping[str, str], *, tf32: bool)
         QcamError: If the folder cannot be made.
     """
     gpu_key = {key: value for key, value in gpu.to_json().items() if key in ("name", "capability", "driver")}
-    key = fingerprint([sha256, gpu_key, _versions(), dict(told), tf32])
+    key = fingerprint([sha256, gpu_key, installed(_PACKAGES), dict(told), tf32])
     folder = cache_folder("tensorrt") / key[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,3 @@ def engine_options(folder: Path) -> dict[str, str]:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(folder),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qcam.common.errors import first_line
+from qcam.common.machine import installed
 from qcam.runtime.deployed.provider_options import NVIDIA
 from qcam.runtime.deployed.providers import ONNXRUNTIME_PACKAGES, captured_output
 
@@ -85,12 +86,8 @@ def installed_wheels() -> Wheels:
     """Return what is installed here; torch is not imported for it."""
     import onnxruntime
 
-    own = ""
-    for package in ONNXRUNTIME_PACKAGES:
-        try:
-            own = f"{package} {metadata.version(package)}"
-        except metadata.PackageNotFoundError:
-            continue
+    named = [f"{package} {version}" for package, version in installed(ONNXRUNTIME_PACKAGES).items()]
+    own = named[-1] if named else ""
     torch, torch_cuda = _torch()
     return Wheels(own, _major(getattr(onnxruntime, "cuda_version", "")), torch, torch_cuda)
 

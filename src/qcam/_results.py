@@ -36,7 +36,7 @@ class StudyResults:
 
     def __init__(self, results: Results, place: str = "", profile: Sequence[str] = ()) -> None:
         """Wrap a result folder that has been read."""
-        self._results = self.stored = results
+        self.stored = results
         self.folder: Path = results.folder
         self.place = place or str(results.folder)
         self.profile = list(profile)
@@ -46,13 +46,13 @@ class StudyResults:
     @property
     def models(self) -> list[str]:
         """Return the model ids, in the order of the tables."""
-        return self._results.models
+        return self.stored.models
 
     def to_arrow(self) -> pyarrow.Table:
         """Return every figure: one row for each image × model × precision × comparison (docs/results.md)."""
         from qcam.evaluate.results.folder import RESULTS
 
-        return self._results.read(RESULTS)
+        return self.stored.read(RESULTS)
 
     @names_extras("to_pandas()")
     def to_pandas(self) -> pandas.DataFrame:
@@ -78,8 +78,8 @@ class StudyResults:
             known(as_names(model, "model"), self.models, "model", str(self.folder))
         chosen = None if images is None else as_names(images, "images")
         if chosen is not None:
-            known(chosen, self._results.images, "image", str(self.folder))
-        return self._results.maps(model=model, images=chosen)
+            known(chosen, self.stored.images, "image", str(self.folder))
+        return self.stored.maps(model=model, images=chosen)
 
     def report(self, path: str | Path, *, colormap: str = "inferno", pictures: int = 24) -> Path:
         """Write report.html, table.csv, table.tex and figures/.
@@ -106,11 +106,11 @@ class StudyResults:
         from qcam.evaluate.report.finishing import title
         from qcam.evaluate.report.sections import main_section
 
-        section = main_section(self._results.statistics.entries)
-        record = self._results.record
+        section = main_section(self.stored.statistics.entries)
+        record = self.stored.record
         notes = "".join(f"<p>{html.escaped(line)}</p>" for line in [*record.notes, *record.warnings])
         table = html.table(section.headings, filter(None, section.rows))
-        return f"<div><b>{html.escaped(title(self._results))}</b>{table}{notes}</div>"
+        return f"<div><b>{html.escaped(title(self.stored))}</b>{table}{notes}</div>"
 
 
 #: What needs packages: `qcam.study` from Python, `qcam-eval` in a shell.

@@ -15,7 +15,12 @@ from qcam.runtime.deployed import SessionSettings
 @pytest.mark.parametrize(
     ("engine", "settings", "device", "message"),
     [
-        (EngineOptions("ray"), SessionSettings("CUDA"), "auto", r"provider CUDA on Ray with 0 GPUs .*: .*; give gpus_per_worker 1"),
+        (
+            EngineOptions("ray"),
+            SessionSettings("CUDA"),
+            "auto",
+            r"provider CUDA on Ray with 0 GPUs .*: .*; give gpus_per_worker 1",
+        ),
         (EngineOptions("ray"), SessionSettings("TensorRT"), "cpu", "provider TensorRT on Ray with 0 GPUs"),
         (EngineOptions("ray"), SessionSettings(), "cuda", "device cuda on Ray with 0 GPUs"),
         (EngineOptions(workers=2), SessionSettings("CUDA"), "auto", "provider CUDA with workers 2: all would share one GPU"),
