@@ -28,6 +28,14 @@ WEIGHT_WAY = QUANTIZERS | {"Identity", "Cast", "Transpose", "Reshape", "Squeeze"
 #: Those of them behind which the shape is known from the shape before, without a look at values.
 WEIGHT_WAY_OF_KNOWN_SHAPE = WEIGHT_WAY - {"Reshape", "Squeeze", "Unsqueeze"}
 
+#: Operators whose float32 result follows from IEEE 754 alone: one rounding, or none. All others may add in any order.
+ONE_ROUNDING = SHAPE_OPERATORS | CLIPPING_OPERATORS | {
+    "Abs", "Add", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Div", "Dropout", "Equal", "Expand",
+    "Floor", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "LeakyRelu", "Max", "MaxPool", "Min", "Mul", "Neg", "Not",
+    "PRelu", "Pad", "Range", "ReduceMax", "ReduceMin", "Round", "Shape", "Slice", "SpaceToDepth", "Split", "Sqrt", "Sub", "Tile",
+    "Where",
+}  # fmt: skip
+
 # --- what groups of a QDQ graph become --------------------------------------------------------------------------------
 
 #: Operator → the kernel that its group of dequantized operands and quantized result becomes.

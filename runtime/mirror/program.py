@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,16 @@ from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import KernelGroup, find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
+from qcam.runtime.loaded import LoadedGraph, as_loaded
+from qcam.runtime.loaded.asking import SIGNED_ACTIVATIONS
+from qcam.runtime.loaded.islands import Island, IslandSession, find_islands, rounds_once
 from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
 from qcam.runtime.mirror.integer.kernel import Setting, straight_through
 from qcam.runtime.mirror.registry import Resolved, resolve
-from qcam.runtime.mirror.steps import Observer, Program, Step
+from qcam.runtime.mirror.steps import Observer, Program, Step, in_order
 from qcam.runtime.mirror.tail import Tail
-from qcam.runtime.rewrites import not_followed
-from qcam.runtime.tables import PASSING_OPERATORS
+from qcam.runtime.tables import PASSING_OPERATORS, SHAPE_OPERATORS
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
 #: kernels compute, code for code.
@@ -57,6 +60,9 @@ class Mirror:
         arithmetic: One of `ARITHMETICS`.
         family: The kernel family whose arithmetic `integer` follows.
         groups: What it computes as one integer kernel each; empty for `fake_quant`.
+        delegated: Float operators between quantizers that ONNX Runtime's own float kernels compute, each in words.
+        unordered: Float operators between quantizers whose additions are in PyTorch's order, not in ONNX Runtime's: codes behind
+            them may be one apart. None for `fake_quant`, where no order is promised.
         quantized: Names of all tensors of codes that the logits or the tap depend on, in graph order; none of a tail only.
     """
 
@@ -69,8 +75,14 @@ class Mirror:
         family: KernelFamily = KERNELS["vnni"],
         *,
         tail_only: bool = False,
+        loaded: LoadedGraph | None = None,
+        settings: Mapping[str, str] | None = None,
+        float_kernels: bool = False,
     ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
+
+        `integer` follows the graph that ONNX Runtime itself makes of the file when it loads it. Graphs of 16-bit operands alone,
+        of which it has no integer kernels, are computed as an integer accelerator would, from the file.
 
         Args:
             model: The ONNX file of the precision.
@@ -79,10 +91,15 @@ class Mirror:
             arithmetic: One of `ARITHMETICS`.
             family: Kernel family, for `integer`.
             tail_only: Whether only `gradient` will be asked for: the weights in front of the tap are not even read then.
+            loaded: The graph as loaded, asked for before (`as_loaded`); None: it is asked for where `integer` needs it.
+            settings: Session configuration of the deployed session, for `integer`; None: what the precision says.
+            float_kernels: Whether, for `integer`, ONNX Runtime's own float kernels compute float operators of which the order
+                of additions is not known here: right for this processor, and for no other.
 
         Raises:
             QcamError: If the arithmetic is unknown.
-            UnsupportedGraphError: If an operator, an attribute or a constant's type is unknown, before anything runs.
+            UnsupportedGraphError: If an operator, an attribute or a constant's type is unknown, before anything runs; if ONNX
+                Runtime does not load the file.
         """
         if arithmetic not in ARITHMETICS:
             raise QcamError(f"mirror arithmetic {arithmetic!r} is unknown; choose one of {', '.join(ARITHMETICS)}")
@@ -90,19 +107,22 @@ class Mirror:
         self.device = torch.device(device)
         self.arithmetic = arithmetic
         self.family = family
+        quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+        self._settings = dict(session_settings(entry) if settings is None else settings)
+        self.groups: tuple[KernelGroup, ...] = ()
+        if arithmetic == "integer" and quantized:
+            followed = loaded or _followed(model, self._settings, family)
+            model, self.groups = followed.model, followed.groups
         self._graph = graph = Graph(model)
         self._input = graph.image_input
         opsets = {imported.domain if imported.domain != "ai.onnx" else "": imported.version for imported in model.opset_import}
-        quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         rounding = family if arithmetic == "integer" and quantized else None
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
-        self.groups: tuple[KernelGroup, ...] = ()
+        self._last = _last_quantizer(graph, entry.logits)
         self.quantized: tuple[str, ...] = ()
-        if arithmetic == "integer":
-            for reason in not_followed(graph):
-                raise UnsupportedGraphError(f"{reason}; mirror arithmetic 'integer' does not follow that, choose 'fake_quant'")
-            self.groups = find_groups(graph) + find_groups(graph, bits=16)
+        self.delegated: tuple[str, ...] = ()
+        self.unordered: tuple[str, ...] = ()
         taps = [entry.tap.output, *(skip.output for skip in entry.skips)]
         tail = graph.tail(entry.tap.output, entry.logits)
         self._skip_reads = tail.skips
@@ -123,7 +143,13 @@ class Mirror:
             self._kernels = self._build_kernels(constants)
             live = [node for node in model.graph.node if any(output not in constants for output in node.output)]
             wanted = [entry.logits, *taps]
-            self._stepwise = Program(self._steps(live, straight_through=False), wanted, constants)
+            islands = self._islands(live, wanted) if rounding is not None else ()
+            operators = tuple(_label(node) for island in islands for node in island.unordered)
+            self.delegated, self.unordered = (operators, ()) if float_kernels else ((), operators)
+            steps = self._steps(live, straight_through=False)
+            if float_kernels:
+                steps = self._delegate(steps, [island for island in islands if island.unordered], constants)
+            self._stepwise = Program(steps, wanted, constants)
             fused = self._fused(live, wanted) if arithmetic == "fake_quant" else compose_lookups(self._stepwise.steps)
             self._forward = Program(fused, wanted, constants)
             computed = {name for step in self._stepwise.steps for name in step.outputs}
@@ -223,7 +249,7 @@ class Mirror:
             group = last.get(id(node))
             if group is None:
                 if straight_through or id(node) not in inside:
-                    steps.append(self._step(node))
+                    steps.append(self._step(node, straight_through=straight_through))
                 continue
             operands = tuple(
                 codes.tensor for codes in group.inputs if codes is not None and codes.tensor not in self._graph.fixed
@@ -232,7 +258,7 @@ class Mirror:
             named = (group.node.op_type, group.node.name or group.result)
             if straight_through:
                 simulated = f"{group.result}/simulated"
-                steps.append(replace(self._step(node), outputs=(simulated,)))
+                steps.append(replace(self._step(node, straight_through=True), outputs=(simulated,)))
                 step = Step(_exact(kernel), {}, (simulated, *operands), (group.result,), *named)
             else:
                 step = Step(kernel, {}, operands, (group.result,), *named)
@@ -240,9 +266,35 @@ class Mirror:
             steps.append(replace(step, inputs=(*step.inputs, *others)))
         return steps
 
-    def _step(self, node: onnx.NodeProto) -> Step:
+    def _islands(self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> tuple[Island, ...]:
+        """Cut the float operators between quantizers into islands."""
+        return find_islands(
+            nodes,
+            grouped={id(node) for group in self.groups for node in (group.node, *group.inner)},
+            fixed=self._graph.fixed,
+            wanted=wanted,
+            ordered=lambda node: self._resolved[id(node)].exact or rounds_once(node),
+        )
+
+    def _delegate(self, steps: list[Step], islands: Sequence[Island], constants: Mapping[str, torch.Tensor]) -> list[Step]:
+        """Let ONNX Runtime compute islands; the steps come in an order in which they can run."""
+        if not islands:
+            return steps
+        inside = {name for island in islands for node in island.nodes for name in node.output if name}
+        kept = [step for step in steps if not inside.intersection(step.outputs)]
+        for island in islands:
+            read = {name for node in island.nodes for name in node.input}
+            held = {name: value.cpu().numpy() for name, value in constants.items() if name in read}
+            session = IslandSession(island, held, self._graph.model, self._settings, torch.get_num_threads())
+            kept.append(Step(_run_island(session), {}, island.inputs, island.outputs, "island", _label(island.nodes[0])))
+        return in_order(kept)
+
+    def _step(self, node: onnx.NodeProto, *, straight_through: bool = False) -> Step:
         resolved: Resolved = self._resolved[id(node)]
         name = node.name or node.output[0]
+        if straight_through and node is self._last:
+            function = partial(resolved.function, clamped_gradient=False)
+            return Step(function, resolved.attributes, tuple(node.input), tuple(node.output), node.op_type, name)
         return Step(resolved.function, resolved.attributes, tuple(node.input), tuple(node.output), node.op_type, name)
 
     def _fused(self, nodes: Iterable[onnx.NodeProto], wanted: Iterable[str]) -> list[Step]:
@@ -275,6 +327,40 @@ class Mirror:
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         """Put a value where it is read: shapes and axes are read by Python, not by the device."""
         return value if value.dtype == torch.int64 else value.to(self.device)
+
+
+def session_settings(entry: PrecisionEntry) -> dict[str, str]:
+    """Return the session configuration that a precision is deployed under."""
+    return {SIGNED_ACTIVATIONS: "1"} if entry.tap.dtype == "int8" else {}
+
+
+def _followed(model: onnx.ModelProto, settings: Mapping[str, str], family: KernelFamily) -> LoadedGraph:
+    """Return the graph that `integer` follows: as loaded, or the file's own where all of its operands have 16 bits."""
+    graph = Graph(model)
+    wide = find_groups(graph, bits=16)
+    return LoadedGraph(model, wide) if wide and not find_groups(graph) else as_loaded(model, settings, family)
+
+
+def _last_quantizer(graph: Graph, logits: str) -> onnx.NodeProto | None:
+    """Return the quantizer that the logits come out of, if only dequantizing and reshaping stand between them."""
+    node = graph.producer.get(logits)
+    while node is not None and (node.op_type == "DequantizeLinear" or node.op_type in SHAPE_OPERATORS):
+        node = graph.producer.get(node.input[0])
+    return node if node is not None and node.op_type == "QuantizeLinear" else None
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} {node.name or node.output[0]}"
+
+
+def _run_island(session: IslandSession) -> Callable[..., Any]:
+    """Return a function of the island's inputs: its outputs, as PyTorch has them."""
+
+    def compute(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        results = session.run(*(np.ascontiguousarray(value.cpu().numpy()) for value in values))
+        return tuple(torch.from_numpy(result) for result in results)
+
+    return compute
 
 
 def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

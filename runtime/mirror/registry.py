@@ -30,10 +30,12 @@ class Resolved:
     Attributes:
         function: The function.
         attributes: The node's attributes, as the function's keyword arguments.
+        exact: Whether the function rounds as ONNX Runtime does.
     """
 
     function: OperatorFunction
     attributes: dict[str, Any]
+    exact: bool = False
 
 
 def operator(name: str, versions: tuple[int, ...], domain: str = "") -> Callable[[OperatorFunction], OperatorFunction]:
@@ -85,14 +87,14 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily |
     if function is None:
         raise UnsupportedGraphError(f"the mirror has no operator {label}, needed by node {node.name or node.output[0]}")
     parameters = inspect.signature(function).parameters.items()
-    known = {name for name, value in parameters if value.kind is value.KEYWORD_ONLY} - {"family"}
+    known = {name for name, value in parameters if value.kind is value.KEYWORD_ONLY} - {"family", "clamped_gradient"}
     attributes = {}
     for found in node.attribute:
         if found.name not in known:
             raise UnsupportedGraphError(f"the mirror's {label} does not know attribute {found.name} of node {node.name}")
         value = onnx.helper.get_attribute_value(found)
         attributes[found.name] = value.decode() if isinstance(value, bytes) else value
-    return Resolved(function, attributes)
+    return Resolved(function, attributes, exact is not None)
 
 
 def _registration(

@@ -118,6 +118,26 @@ class Program:
         return values
 
 
+def in_order(steps: Sequence[Step]) -> list[Step]:
+    """Return steps in an order in which they can run, as near as possible to the one given."""
+    makers = {name: index for index, step in enumerate(steps) for name in step.outputs}
+    ordered: list[Step] = []
+    done: set[int] = set()
+    for first in range(len(steps)):
+        todo = [first]
+        while todo:
+            index = todo[-1]
+            waiting = [makers[name] for name in steps[index].inputs if name in makers and makers[name] not in done]
+            if index in done or not waiting:
+                todo.pop()
+                if index not in done:
+                    done.add(index)
+                    ordered.append(steps[index])
+            else:
+                todo += waiting
+    return ordered
+
+
 def _with_deaths(steps: Sequence[Step], keep: set[str]) -> list[Step]:
     """Add to each step the values that are dead behind it."""
     last_reader: dict[str, int] = {}

@@ -17,21 +17,24 @@ _CODE_TYPES = (torch.uint8, torch.int8, torch.uint16, torch.int16)
 
 
 class _Quantize(torch.autograd.Function):
-    """rne(clamp(x / scale, lo - zp, hi - zp)) + zp; the gradient passes where the clamp is not active."""
+    """rne(clamp(x / scale, lo - zp, hi - zp)) + zp; the gradient passes where the clamp is not active, or everywhere."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int, clamped: bool
+    ) -> torch.Tensor:
         # Divided, never multiplied by the reciprocal: ties would round differently.
         steps = x / scale
         lowest, highest = low - zero_point, high - zero_point
         if x.requires_grad:
-            ctx.save_for_backward((steps >= lowest) & (steps <= highest), scale)
+            inside = (steps >= lowest) & (steps <= highest) if clamped else torch.ones_like(steps, dtype=torch.bool)
+            ctx.save_for_backward(inside, scale)
         return steps.clamp_(lowest, highest).round_().add_(zero_point)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         inside, scale = ctx.saved_tensors
-        return gradients[0] * inside / scale, None, None, None, None
+        return gradients[0] * inside / scale, None, None, None, None, None
 
 
 @operator("QuantizeLinear", versions=(10, 13, 19, 21, 23, 24, 25))
@@ -46,8 +49,9 @@ def quantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
     precision: int = 0,
+    clamped_gradient: bool = True,
 ) -> torch.Tensor:
-    """Return the integer codes of x, as float32."""
+    """Return the integer codes of x, as float32; `clamped_gradient` is no attribute: whether none passes where x is clamped."""
     if block_size or precision or (zero_point is None and output_dtype not in (0, 2)):
         raise UnsupportedGraphError("QuantizeLinear with blocks, another precision or an implicit type is not supported")
     if zero_point is None:
@@ -56,7 +60,7 @@ def quantize_linear(
         raise UnsupportedGraphError(f"QuantizeLinear to {zero_point.dtype} is not supported; only 8 and 16 bit integers are")
     limits = torch.iinfo(zero_point.dtype)
     step, zero = along(scale, x, axis), along(zero_point.to(torch.float32), x, axis)
-    codes: torch.Tensor = _Quantize.apply(x, step, zero, limits.min, limits.max)
+    codes: torch.Tensor = _Quantize.apply(x, step, zero, limits.min, limits.max, clamped_gradient)
     return codes
 
 

@@ -1,0 +1,84 @@
+"""Asking ONNX Runtime for the graph that it made of a file: optimized up to level EXTENDED, before layouts are changed.
+
+Nothing is guessed from the rules of its optimizers: the session that is asked is made under the settings of the deployed one. What
+differs by the kind of processor is set by name, so that another family's graph can be asked for here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from qcam.common.errors import UnsupportedGraphError, first_line
+from qcam.runtime.kernels import KERNELS, KernelFamily
+from qcam.runtime.loaded.writing_back import LoadedGraph, write_back
+
+#: Lets 8-bit activations with a sign run as they are. Its default in ONNX Runtime is 0 on x86 and 1 elsewhere: it is always set,
+#: so that the graph of one processor can be asked for on another.
+SIGNED_ACTIVATIONS = "session.qdqisint8allowed"
+#: Families whose processors are no x86.
+_NOT_X86 = frozenset({"arm64"})
+#: Where the session puts the weights of an optimized graph that is too large for one file.
+_BESIDE = "session.optimized_model_external_initializers_file_name"
+_BESIDE_FROM = "session.optimized_model_external_initializers_min_size_in_bytes"
+#: Largest file that is written as one.
+_ONE_FILE = 2**31 - 2**27
+
+
+def as_loaded(
+    model: onnx.ModelProto, settings: Mapping[str, str] | None = None, family: KernelFamily = KERNELS["vnni"]
+) -> LoadedGraph:
+    """Ask ONNX Runtime what it makes of a file on the CPU, and write that as a graph that the mirror can follow.
+
+    Args:
+        model: The file, with its weights.
+        settings: Session configuration of the deployed session, name → value.
+        family: The kernel family whose graph is wanted.
+
+    Returns:
+        The graph.
+
+    Raises:
+        UnsupportedGraphError: If ONNX Runtime cannot load the file, or an operator of its optimized graph is not known here.
+    """
+    return write_back(optimized(model, settings_of(settings, family)))
+
+
+def settings_of(settings: Mapping[str, str] | None, family: KernelFamily) -> dict[str, str]:
+    """Return the session configuration under which a family's graph is asked for: what is said, and its own default."""
+    return {SIGNED_ACTIVATIONS: "1" if family.name in _NOT_X86 else "0"} | dict(settings or {})
+
+
+def optimized(model: onnx.ModelProto, settings: Mapping[str, str]) -> onnx.ModelProto:
+    """Return the graph that ONNX Runtime makes of a file on the CPU, at level EXTENDED.
+
+    Args:
+        model: The file, with its weights.
+        settings: Session configuration, name → value.
+
+    Raises:
+        UnsupportedGraphError: If ONNX Runtime cannot load it.
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="qcam-loaded-") as folder:
+        target = Path(folder) / "loaded.onnx"
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(target)
+        options.log_severity_level = 4  # it warns that such a graph fits this machine alone
+        options.intra_op_num_threads = 1
+        for name, value in settings.items():
+            options.add_session_config_entry(name, value)
+        if model.ByteSize() > _ONE_FILE:
+            options.add_session_config_entry(_BESIDE, "weights")
+            options.add_session_config_entry(_BESIDE_FROM, "1024")
+        try:
+            source = model.SerializeToString()
+            onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        except Exception as error:  # neither ONNX Runtime's exceptions nor protobuf's share a base class
+            raise UnsupportedGraphError(f"ONNX Runtime does not load the file on the CPU: {first_line(error)}") from error
+        return onnx.load(target)

@@ -1,0 +1,191 @@
+"""Float islands: the float operators between quantizers, cut so that each can be computed by itself.
+
+In which order a float kernel adds, and so how it rounds, is not written in the file. Where the mirror does not know it, an island
+can be given to ONNX Runtime's own float kernels, in a session of that island alone: on this processor, and on no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from qcam.common.errors import UnsupportedGraphError, first_line
+from qcam.runtime.tables import ONE_ROUNDING, QUANTIZERS
+
+
+@dataclass(frozen=True)
+class Island:
+    """Float operators that are computed together.
+
+    Attributes:
+        nodes: The operators, in graph order.
+        inputs: Tensors that they read and that are neither constants nor their own.
+        outputs: Their results that others read.
+        unordered: Those of them whose additions the mirror does not order as ONNX Runtime does, or rounds otherwise.
+    """
+
+    nodes: tuple[NodeProto, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    unordered: tuple[NodeProto, ...]
+
+
+def find_islands(
+    nodes: Sequence[NodeProto],
+    *,
+    grouped: set[int],
+    fixed: Iterable[str],
+    wanted: Iterable[str],
+    ordered: Callable[[NodeProto], bool],
+) -> tuple[Island, ...]:
+    """Cut the float operators of a graph into islands.
+
+    Two operators are on one island if one reads the other, and no quantizer stands on any way between them: an island can be
+    computed as soon as its inputs are there.
+
+    Args:
+        nodes: The graph's nodes, sorted.
+        grouped: The ids (`id`) of nodes that run as integer kernels.
+        fixed: Tensors that do not depend on the graph's input.
+        wanted: Tensors that are handed out.
+        ordered: Tells whether the mirror rounds an operator as ONNX Runtime does.
+
+    Returns:
+        The islands, in the order of their first operators.
+    """
+    fixed = frozenset(fixed)
+    depth: dict[str, int] = {}
+    maker: dict[str, int] = {}
+    root: dict[int, int] = {}
+
+    def find(index: int) -> int:
+        while root[index] != index:
+            root[index] = root[root[index]]
+            index = root[index]
+        return index
+
+    for index, node in enumerate(nodes):
+        reads = [name for name in node.input if name and name not in fixed]
+        deep = max((depth.get(name, 0) for name in reads), default=0)
+        afloat = not (id(node) in grouped or node.op_type in QUANTIZERS or fixed.issuperset(node.output))
+        for name in node.output:
+            depth[name] = deep if afloat else deep + 1
+        if not afloat:
+            continue
+        root[index] = index
+        for name in node.output:
+            maker[name] = index
+        for name in reads:
+            other = maker.get(name)
+            if other is not None and depth[nodes[other].output[0]] == deep:
+                root[find(index)] = find(other)
+    members: dict[int, list[int]] = {}
+    for index in root:
+        members.setdefault(find(index), []).append(index)
+    readers: dict[str, set[int]] = {}
+    for index, node in enumerate(nodes):
+        for name in node.input:
+            readers.setdefault(name, set()).add(index)
+    handed = set(wanted)
+    islands = []
+    for places in sorted(members.values()):
+        inside = set(places)
+        own = {name for place in places for name in nodes[place].output if name}
+        inputs = dict.fromkeys(
+            name for place in places for name in nodes[place].input if name and name not in own and name not in fixed
+        )
+        outputs = [name for place in places for name in nodes[place].output if name in handed or readers.get(name, set()) - inside]
+        here = tuple(nodes[place] for place in places)
+        islands.append(Island(here, tuple(inputs), tuple(outputs), tuple(node for node in here if not ordered(node))))
+    return tuple(islands)
+
+
+def rounds_once(node: NodeProto) -> bool:
+    """Tell whether an operator's float result can be rounded in one way alone."""
+    return node.domain in ("", "ai.onnx") and node.op_type in ONE_ROUNDING
+
+
+class IslandSession:
+    """An island in a session of ONNX Runtime of its own, on the CPU.
+
+    Attributes:
+        island: The island.
+    """
+
+    def __init__(
+        self,
+        island: Island,
+        constants: Mapping[str, NDArray[Any]],
+        model: onnx.ModelProto,
+        settings: Mapping[str, str],
+        threads: int = 0,
+    ) -> None:
+        """Make the session.
+
+        Args:
+            island: The island.
+            constants: Every constant that it reads, by name; weights that a file holds as codes are dequantized.
+            model: The graph that it is cut out of: its operator sets, and the types of its tensors.
+            settings: Session configuration of the deployed session.
+            threads: Of the session; 0 leaves it to ONNX Runtime.
+
+        Raises:
+            UnsupportedGraphError: If ONNX Runtime does not load it.
+        """
+        import onnxruntime
+
+        self.island = island
+        kinds = {value.name: value.type for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]}
+
+        def described(name: str) -> onnx.ValueInfoProto:
+            value = helper.make_empty_tensor_value_info(name)
+            value.type.tensor_type.elem_type = kinds[name].tensor_type.elem_type if name in kinds else TensorProto.FLOAT
+            return value
+
+        read = {name for node in island.nodes for name in node.input if name in constants}
+        graph = helper.make_graph(
+            list(island.nodes),
+            "island",
+            [described(name) for name in island.inputs],
+            [helper.make_empty_tensor_value_info(name) for name in island.outputs],
+            [numpy_helper.from_array(np.ascontiguousarray(constants[name]), name) for name in sorted(read)],
+        )
+        alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        for name, value in settings.items():
+            options.add_session_config_entry(name, value)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                alone.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise UnsupportedGraphError(f"ONNX Runtime does not load {_label(island)} alone: {first_line(error)}") from error
+
+    def run(self, *values: NDArray[Any]) -> list[NDArray[Any]]:
+        """Compute the island.
+
+        Args:
+            values: One for each of its inputs.
+
+        Raises:
+            UnsupportedGraphError: If a kernel fails.
+        """
+        given = dict(zip(self.island.inputs, values, strict=True))
+        try:
+            return list(self._session.run(list(self.island.outputs), given))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise UnsupportedGraphError(f"ONNX Runtime cannot compute {_label(self.island)} alone: {first_line(error)}") from error
+
+
+def _label(island: Island) -> str:
+    node = island.nodes[0]
+    return f"{node.op_type} {node.name or node.output[0]}"

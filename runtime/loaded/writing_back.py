@@ -1,0 +1,339 @@
+"""The optimized graph of ONNX Runtime, with its integer operators written back as DequantizeLinear → operator → QuantizeLinear.
+
+That is what each of them computes; how it rounds is the integer kernels' (qcam.runtime.mirror.integer). The quantizers of a file
+need not be next to its operators, and some of them ONNX Runtime takes away or adds: after this, the groups stand in the graph
+itself, and nothing has to be guessed from the rules by which ONNX Runtime found them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from qcam.common.errors import UnsupportedGraphError
+from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
+from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import KernelGroup
+from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, is_integer_kernel
+
+#: Operators of the optimized graph, each with the ONNX operator that it is with codes.
+_PLAIN = {
+    "QLinearConv": "Conv", "QGemm": "Gemm", "QLinearMatMul": "MatMul", "MatMulIntegerToFloat": "MatMul", "QLinearAdd": "Add",
+    "QLinearMul": "Mul", "QLinearConcat": "Concat", "QLinearAveragePool": "AveragePool",
+    "QLinearGlobalAveragePool": "GlobalAveragePool", "QLinearSigmoid": "Sigmoid", "QLinearLeakyRelu": "LeakyRelu",
+    "QLinearSoftmax": "Softmax",
+}  # fmt: skip
+#: Attributes that only ONNX Runtime's own form of an operator has; it is refused where they say something else than this.
+_OWN_ATTRIBUTES: dict[str, Any] = {"channels_last": 0, "opset": None}
+#: Further operators that ONNX Runtime lets work on codes: what they return are some of the codes that they were given, so that
+#: dequantizing in front of them and quantizing behind them, by the same scale, changes nothing.
+_CHOOSING = PASSING_OPERATORS | {"DepthToSpace", "GatherElements", "GatherND", "Pad", "ReduceMax", "ReduceMin", "SpaceToDepth", "Split"}
+#: Operators that only look at the shape of codes.
+_LOOKING = frozenset({"Shape", "Size"})
+
+
+@dataclass(frozen=True)
+class LoadedGraph:
+    """A file's graph as ONNX Runtime loads it.
+
+    Attributes:
+        model: The graph; all of its integer operators are DequantizeLinear → operator → QuantizeLinear.
+        groups: What runs as one integer kernel each, in graph order.
+    """
+
+    model: onnx.ModelProto
+    groups: tuple[KernelGroup, ...]
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What the codes of a tensor mean: the names of the constants that say so, empty where the file says nothing."""
+
+    scale: str
+    zero_point: str
+
+
+@dataclass
+class _Writing:
+    """A graph that is being written back."""
+
+    initializers: dict[str, TensorProto]
+    kinds: dict[str, int] = field(default_factory=dict)
+    nodes: list[NodeProto] = field(default_factory=list)
+    marked: list[tuple[int, str, int]] = field(default_factory=list)
+    meaning: dict[str, _Meaning] = field(default_factory=dict)
+    added: int = 0
+
+    def name(self, base: str) -> str:
+        """Return a name that no tensor and no node of the file has."""
+        self.added += 1
+        return f"{base}/loaded {self.added}"
+
+    def constant(self, base: str, value: NDArray[Any]) -> str:
+        name = self.name(base)
+        self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def array(self, name: str, what: str) -> NDArray[Any]:
+        if name not in self.initializers:
+            raise UnsupportedGraphError(f"the mirror needs constant scales and zero points: {name} of {what} is computed")
+        return numpy_helper.to_array(self.initializers[name])
+
+    def kind(self, tensor: str) -> int:
+        """Return the type of a tensor of codes."""
+        if tensor in self.initializers:
+            return int(self.initializers[tensor].data_type)
+        return self.kinds.get(tensor) or int(TensorProto.UINT8)
+
+    def zero_point(self, name: str, kind: int) -> str:
+        """Return the name of a zero point, made where the file leaves it out."""
+        return name or self.constant("zero", np.zeros((), helper.tensor_dtype_to_np_dtype(kind)))
+
+    def dequantize(self, tensor: str, scale: str, zero_point: str, axis: int | None = None) -> str:
+        result = self.name(tensor)
+        zero_point = self.zero_point(zero_point, self.kind(tensor))
+        node = helper.make_node("DequantizeLinear", [tensor, scale, zero_point], [result], name=result)
+        if axis is not None and numpy_helper.to_array(self.initializers[scale]).size > 1:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.nodes.append(node)
+        return result
+
+    def quantize(self, values: str, result: str, scale: str, zero_point: str, kind: int) -> None:
+        zero_point = self.zero_point(zero_point, kind)
+        self.nodes.append(helper.make_node("QuantizeLinear", [values, scale, zero_point], [result], name=self.name(result)))
+        self.understood(result, scale, zero_point)
+
+    def understood(self, tensor: str, scale: str, zero_point: str) -> None:
+        """Remember what a tensor's codes mean, and their type."""
+        self.meaning[tensor] = _Meaning(scale, zero_point)
+        if zero_point in self.initializers:
+            self.kinds[tensor] = int(self.initializers[zero_point].data_type)
+
+    def operator(self, node: NodeProto, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        """Add the operator itself, under the node's own name: profiles know it by that."""
+        plain = helper.make_node(kind, inputs, [output], name=node.name, **attributes)
+        for attribute in node.attribute:
+            if attribute.name in _OWN_ATTRIBUTES:
+                wanted = _OWN_ATTRIBUTES[attribute.name]
+                if wanted is not None and helper.get_attribute_value(attribute) != wanted:
+                    raise UnsupportedGraphError(
+                        f"the mirror's {node.op_type} does not know {attribute.name} of node {node.name or node.output[0]}"
+                    )
+                continue
+            plain.attribute.append(attribute)
+        self.nodes.append(plain)
+
+    def mark(self, kernel: str, at: int, behind: int) -> None:
+        """Mark the operator at a place as one integer kernel, with the nodes behind it up to another place."""
+        self.marked.append((at, kernel, behind))
+
+
+def write_back(model: onnx.ModelProto) -> LoadedGraph:
+    """Write the integer operators of an optimized graph back.
+
+    Args:
+        model: What ONNX Runtime wrote (`asking.optimized`); its nodes are sorted, its weights are in it.
+
+    Returns:
+        The graph, with its groups.
+
+    Raises:
+        UnsupportedGraphError: If it has an integer operator that is not known here, or scales that are computed.
+    """
+    graph = model.graph
+    writing = _Writing({tensor.name: tensor for tensor in graph.initializer})
+    for node in graph.node:
+        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+            tensor = TensorProto()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            writing.initializers[tensor.name] = tensor
+    for value in [*graph.value_info, *graph.output, *graph.input]:
+        writing.kinds.setdefault(value.name, value.type.tensor_type.elem_type)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output[0] in writing.initializers:
+            continue
+        write = _WRITERS.get(node.op_type)
+        if write is not None:
+            write(writing, node)
+        elif is_integer_kernel(node.op_type):
+            raise UnsupportedGraphError(
+                f"ONNX Runtime runs {node.op_type} at {node.name or node.output[0]}, of which the mirror has no integer "
+                "arithmetic; choose 'fake_quant'"
+            )
+        elif not _passing(writing, node):
+            if node.op_type == "QuantizeLinear":
+                _quantizer(writing, node)
+            else:
+                writing.nodes.append(node)
+    # Operators of codes that ONNX Runtime writes with the version of its own operator sets are ONNX's own here.
+    known = {imported.domain: imported.version for imported in model.opset_import}
+    written = helper.make_model(
+        helper.make_graph(writing.nodes, graph.name or "loaded", graph.input, graph.output, list(writing.initializers.values())),
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in known.items()],
+        ir_version=model.ir_version,
+    )
+    written.graph.value_info.extend(graph.value_info)
+    return LoadedGraph(written, _groups(written, writing.marked))
+
+
+def _groups(model: onnx.ModelProto, marked: Sequence[tuple[int, str, int]]) -> tuple[KernelGroup, ...]:
+    """Make the groups of the marked operators."""
+    graph, nodes = Graph(model), model.graph.node
+    groups = []
+    for at, kernel, behind in marked:
+        node = nodes[at]
+        names = node.input[:1] if node.op_type in PASSING_OPERATORS else [name for name in node.input if name]
+        inputs = tuple(codes_of_dequantized(graph, name) for name in names)
+        inner = tuple(nodes[place] for place in range(at + 1, behind + 1))
+        output = codes_of_quantizer(graph, inner[-1]) if inner else None
+        if any(codes is None for codes in inputs) or (inner and output is None):
+            raise UnsupportedGraphError(f"the mirror needs constant scales and zero points, at {node.op_type} {node.name}")
+        groups.append(KernelGroup(kernel, node, inputs, output, inner[-1].output[0] if inner else node.output[0], inner))
+    return tuple(groups)
+
+
+def _given(node: NodeProto, index: int) -> str:
+    return str(node.input[index]) if len(node.input) > index else ""
+
+
+def _finish(
+    writing: _Writing, node: NodeProto, operands: Sequence[str], result: tuple[str, str] | None, kind: int, **attributes: Any
+) -> None:
+    """Add the operator on dequantized operands and, where the result has codes, its quantizer; mark both."""
+    output = node.output[0]
+    plain = _PLAIN[node.op_type]
+    at = len(writing.nodes)
+    if result is None:
+        writing.operator(node, plain, operands, output, **attributes)
+        writing.mark(node.op_type, at, at)
+        return
+    values = writing.name(output)
+    writing.operator(node, plain, operands, values, **attributes)
+    writing.quantize(values, output, *result, kind)
+    writing.mark(node.op_type, at, at + 1)
+
+
+def _bias(writing: _Writing, node: NodeProto, bias: str, scales: Sequence[str], factor: float = 1.0) -> str:
+    """Dequantize int32 codes of a bias, whose scale is the product of the operands' scales, float32."""
+    one, other = (np.asarray(writing.array(name, node.op_type), np.float32).reshape(-1) for name in scales)
+    product = (np.float32(factor) * one) * other
+    scale = writing.constant(f"{bias} scale", product.reshape(()) if product.size == 1 else product)
+    return writing.dequantize(bias, scale, "", axis=writing.initializers[bias].dims and len(writing.initializers[bias].dims) - 1)
+
+
+def _biased(writing: _Writing, node: NodeProto, bias: str) -> None:
+    if bias and bias not in writing.initializers:
+        raise UnsupportedGraphError(f"the mirror needs a constant bias, at {node.op_type} {node.name or node.output[0]}")
+
+
+def _convolution(writing: _Writing, node: NodeProto) -> None:
+    x = writing.dequantize(*node.input[:3])
+    w = writing.dequantize(*node.input[3:6], axis=0)
+    operands, bias = [x, w], _given(node, 8)
+    _biased(writing, node, bias)
+    if bias:
+        operands.append(_bias(writing, node, bias, (node.input[1], node.input[4])))
+    _finish(writing, node, operands, (node.input[6], node.input[7]), writing.kind(node.input[0]))
+
+
+def _gemm(writing: _Writing, node: NodeProto) -> None:
+    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    a = writing.dequantize(*node.input[:3])
+    b = writing.dequantize(*node.input[3:6], axis=0 if settings.get("transB", 0) else 1)
+    operands, bias = [a, b], _given(node, 6)
+    _biased(writing, node, bias)
+    if bias:
+        scales = (node.input[1], node.input[4])
+        operands.append(_bias(writing, node, bias, scales, float(settings.get("alpha", 1.0))))
+    scale, zero_point = _given(node, 7), _given(node, 8)
+    _finish(writing, node, operands, (scale, zero_point) if scale else None, writing.kind(node.input[0]))
+
+
+def _columns(writing: _Writing, tensor: str) -> int | None:
+    """Return the axis of a matrix along which its scales may run, where it is a constant."""
+    return len(writing.initializers[tensor].dims) - 1 if tensor in writing.initializers else None
+
+
+def _product(writing: _Writing, node: NodeProto) -> None:
+    a = writing.dequantize(*node.input[:3])
+    b = writing.dequantize(*node.input[3:6], axis=_columns(writing, node.input[3]))
+    _finish(writing, node, (a, b), (node.input[6], node.input[7]), writing.kind(node.input[0]))
+
+
+def _float_product(writing: _Writing, node: NodeProto) -> None:
+    left, right = node.input[0], node.input[1]
+    a = writing.dequantize(left, node.input[2], _given(node, 4))
+    b = writing.dequantize(right, node.input[3], _given(node, 5), axis=_columns(writing, right))
+    if _given(node, 6):
+        raise UnsupportedGraphError(f"the mirror's MatMulIntegerToFloat knows no bias, at {node.name or node.output[0]}")
+    _finish(writing, node, (a, b), None, 0)
+
+
+def _two(writing: _Writing, node: NodeProto) -> None:
+    operands = [writing.dequantize(*node.input[:3]), writing.dequantize(*node.input[3:6])]
+    _finish(writing, node, operands, (node.input[6], _given(node, 7)), writing.kind(node.input[0]))
+
+
+def _one(writing: _Writing, node: NodeProto) -> None:
+    operand = writing.dequantize(*node.input[:3])
+    _finish(writing, node, [operand], (node.input[3], _given(node, 4)), writing.kind(node.input[0]))
+
+
+def _concatenation(writing: _Writing, node: NodeProto) -> None:
+    operands = [writing.dequantize(*node.input[start : start + 3]) for start in range(2, len(node.input), 3)]
+    _finish(writing, node, operands, (node.input[0], node.input[1]), writing.kind(node.input[2]))
+
+
+def _quantizer(writing: _Writing, node: NodeProto) -> None:
+    """Take a quantizer that stays one, and remember what its codes mean."""
+    kind = next((int(each.i) for each in node.attribute if each.name == "output_dtype" and each.i), int(TensorProto.UINT8))
+    zero_point = writing.zero_point(_given(node, 2), kind)
+    kept = NodeProto()
+    kept.CopyFrom(node)
+    del kept.input[:], kept.attribute[:]
+    kept.input.extend([node.input[0], node.input[1], zero_point])
+    kept.attribute.extend(each for each in node.attribute if each.name != "output_dtype")
+    writing.nodes.append(kept)
+    writing.understood(node.output[0], node.input[1], zero_point)
+
+
+def _passing(writing: _Writing, node: NodeProto) -> bool:
+    """Write an operator that rearranges codes as one of floats between two quantizers of one meaning; tell whether it is one."""
+    if node.op_type in QUANTIZERS or not node.input or node.input[0] not in writing.meaning:
+        return False
+    if node.op_type in _LOOKING:
+        return False
+    meaning = writing.meaning[node.input[0]]
+    # A border of another code than the zero point's would be a number that the file does not hold.
+    if node.op_type not in _CHOOSING or (node.op_type == "Pad" and _given(node, 2)):
+        raise UnsupportedGraphError(
+            f"ONNX Runtime runs {node.op_type} {node.name or node.output[0]} on codes, which the mirror does not know; choose "
+            "'fake_quant'"
+        )
+    values = writing.dequantize(node.input[0], meaning.scale, meaning.zero_point)
+    at = len(writing.nodes)
+    plain = NodeProto()
+    plain.CopyFrom(node)
+    plain.input[0] = values
+    writing.nodes.append(plain)
+    for place, result in enumerate(node.output):
+        if result:
+            plain.output[place] = writing.name(result)
+            writing.quantize(plain.output[place], result, meaning.scale, meaning.zero_point, writing.kind(node.input[0]))
+    if node.op_type in PASSING_OPERATORS and len(node.output) == 1:
+        writing.mark(node.op_type, at, at + 1)
+    return True
+
+
+_WRITERS: dict[str, Callable[[_Writing, NodeProto], None]] = {
+    "QLinearConv": _convolution, "QGemm": _gemm, "QLinearMatMul": _product, "MatMulIntegerToFloat": _float_product,
+    "QLinearAdd": _two, "QLinearMul": _two, "QLinearConcat": _concatenation, "QLinearAveragePool": _one,
+    "QLinearGlobalAveragePool": _one, "QLinearSigmoid": _one, "QLinearLeakyRelu": _one, "QLinearSoftmax": _one,
+}  # fmt: skip
