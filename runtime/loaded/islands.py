@@ -148,13 +148,17 @@ class IslandSession:
             value.type.tensor_type.elem_type = kinds[name].tensor_type.elem_type if name in kinds else TensorProto.FLOAT
             return value
 
+        # A constant that nodes compute as the graph runs (a weight that is dequantized) must not become one that kernels may
+        # lay out anew, or kernels that add in another order take its place.
+        stored = {tensor.name for tensor in model.graph.initializer}
         read = {name for node in island.nodes for name in node.input if name in constants}
+        self._computed = {name: np.ascontiguousarray(constants[name]) for name in sorted(read - stored)}
         graph = helper.make_graph(
             list(island.nodes),
             "island",
-            [described(name) for name in island.inputs],
+            [described(name) for name in (*island.inputs, *self._computed)],
             [helper.make_empty_tensor_value_info(name) for name in island.outputs],
-            [numpy_helper.from_array(np.ascontiguousarray(constants[name]), name) for name in sorted(read)],
+            [numpy_helper.from_array(np.ascontiguousarray(constants[name]), name) for name in sorted(read & stored)],
         )
         alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
         options = onnxruntime.SessionOptions()
@@ -179,7 +183,7 @@ class IslandSession:
         Raises:
             UnsupportedGraphError: If a kernel fails.
         """
-        given = dict(zip(self.island.inputs, values, strict=True))
+        given = dict(zip(self.island.inputs, values, strict=True)) | self._computed
         try:
             return list(self._session.run(list(self.island.outputs), given))
         except Exception as error:  # ONNX Runtime's exceptions share no base class

@@ -7,7 +7,7 @@ itself, and nothing has to be guessed from the rules by which ONNX Runtime found
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,10 +45,28 @@ class LoadedGraph:
     Attributes:
         model: The graph; all of its integer operators are DequantizeLinear → operator → QuantizeLinear.
         groups: What runs as one integer kernel each, in graph order.
+        kernels: Node name → operator, as ONNX Runtime wrote it; of nodes that have a name.
     """
 
     model: onnx.ModelProto
     groups: tuple[KernelGroup, ...]
+    kernels: dict[str, str] = field(default_factory=dict)
+
+    def differing(self, ran: Mapping[str, str]) -> list[str]:
+        """Hold the graph against what a session really ran.
+
+        Args:
+            ran: Node name → kernel, from the session's profile.
+
+        Returns:
+            One sentence for each node that is an integer kernel in one of them and not, or another one, in the other.
+        """
+        wrong = []
+        for name, kernel in self.kernels.items():
+            other = ran.get(name, kernel)
+            if other != kernel and (is_integer_kernel(kernel) or is_integer_kernel(other)):
+                wrong.append(f"{name}: {kernel} in ONNX Runtime's own graph, ran as {other}")
+        return wrong
 
 
 @dataclass(frozen=True)
@@ -180,7 +198,8 @@ def write_back(model: onnx.ModelProto) -> LoadedGraph:
         ir_version=model.ir_version,
     )
     written.graph.value_info.extend(graph.value_info)
-    return LoadedGraph(written, _groups(written, writing.marked))
+    kernels = {node.name: node.op_type for node in graph.node if node.name and node.op_type not in QUANTIZERS}
+    return LoadedGraph(written, _groups(written, writing.marked), kernels)
 
 
 def _groups(model: onnx.ModelProto, marked: Sequence[tuple[int, str, int]]) -> tuple[KernelGroup, ...]:
@@ -291,6 +310,14 @@ def _concatenation(writing: _Writing, node: NodeProto) -> None:
     _finish(writing, node, operands, (node.input[0], node.input[1]), writing.kind(node.input[2]))
 
 
+def _choice(writing: _Writing, node: NodeProto) -> None:
+    """Write QLinearWhere: both choices are brought to the result's scale value by value, so that no kernel of its own is needed."""
+    one, other = writing.dequantize(*node.input[1:4]), writing.dequantize(*node.input[4:7])
+    values = writing.name(node.output[0])
+    writing.nodes.append(helper.make_node("Where", [node.input[0], one, other], [values], name=node.name))
+    writing.quantize(values, node.output[0], node.input[7], node.input[8], writing.kind(node.input[1]))
+
+
 def _quantizer(writing: _Writing, node: NodeProto) -> None:
     """Take a quantizer that stays one, and remember what its codes mean."""
     kind = next((int(each.i) for each in node.attribute if each.name == "output_dtype" and each.i), int(TensorProto.UINT8))
@@ -336,4 +363,5 @@ _WRITERS: dict[str, Callable[[_Writing, NodeProto], None]] = {
     "QLinearConv": _convolution, "QGemm": _gemm, "QLinearMatMul": _product, "MatMulIntegerToFloat": _float_product,
     "QLinearAdd": _two, "QLinearMul": _two, "QLinearConcat": _concatenation, "QLinearAveragePool": _one,
     "QLinearGlobalAveragePool": _one, "QLinearSigmoid": _one, "QLinearLeakyRelu": _one, "QLinearSoftmax": _one,
+    "QLinearWhere": _choice,
 }  # fmt: skip
