@@ -202,7 +202,7 @@ class Nodes:
         """Finish the graph."""
         if result != "y":
             self.add("Identity", "y", result)
-        return Case(self._model(["y", *self.quantized]), self.x, PrecisionEntry("int8", "", "", "y", self.taps[0]), kernel)
+        return Case(self._model(["y", *self.quantized]), self.x, PrecisionEntry("int8", "", "", "y", self.taps[0], session=CONFIG), kernel)
 
     def _model(self, outputs: Sequence[str]) -> onnx.ModelProto:
         graph = helper.make_graph(
