@@ -32,8 +32,8 @@ WEIGHT_WAY_OF_KNOWN_SHAPE = WEIGHT_WAY - {"Reshape", "Squeeze", "Unsqueeze"}
 ONE_ROUNDING = SHAPE_OPERATORS | CLIPPING_OPERATORS | {
     "Abs", "Add", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Div", "Dropout", "Equal", "Expand",
     "Floor", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "LeakyRelu", "Max", "MaxPool", "Min", "Mul", "Neg", "Not",
-    "PRelu", "Pad", "Range", "ReduceMax", "ReduceMin", "Round", "Shape", "Slice", "SpaceToDepth", "Split", "Sqrt", "Sub", "Tile",
-    "Where",
+    "PRelu", "Pad", "Range", "ReduceMax", "ReduceMin", "Round", "Shape", "Slice", "SpaceToDepth", "Split", "Sqrt", "Sub",
+    "Tile", "Where",
 }  # fmt: skip
 
 # --- what groups of a QDQ graph become --------------------------------------------------------------------------------

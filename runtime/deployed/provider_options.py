@@ -68,6 +68,7 @@ class CoreMlUnits(StrEnum):
     CPU_AND_NEURAL_ENGINE = "CPUAndNeuralEngine"
     CPU_AND_GPU = "CPUAndGPU"
 
+
 #: No number of ONNX Runtime has more: the largest is 2**64 - 1.
 _MOST_DIGITS = 20
 

@@ -1,7 +1,7 @@
 """Asking ONNX Runtime for the graph that it made of a file: optimized up to level EXTENDED, before layouts are changed.
 
-Nothing is guessed from the rules of its optimizers: the session that is asked is made under the settings of the deployed one. What
-differs by the kind of processor is set by name, so that another family's graph can be asked for here.
+Nothing is guessed from the rules of its optimizers: the session that is asked is made under the settings of the deployed one.
+What differs by the kind of processor is set by name, so that another family's graph can be asked for here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import onnx
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded.writing_back import LoadedGraph, write_back
+from qcam.runtime.session_config import S8_AS_IT_IS
 
-#: Lets 8-bit activations with a sign run as they are. Its default in ONNX Runtime is 0 on x86 and 1 elsewhere: it is always set,
-#: so that the graph of one processor can be asked for on another.
-SIGNED_ACTIVATIONS = "session.qdqisint8allowed"
 #: Families whose processors are no x86.
 _NOT_X86 = frozenset({"arm64"})
 #: Where the session puts the weights of an optimized graph that is too large for one file.
@@ -48,8 +46,12 @@ def as_loaded(
 
 
 def settings_of(settings: Mapping[str, str] | None, family: KernelFamily) -> dict[str, str]:
-    """Return the session configuration under which a family's graph is asked for: what is said, and its own default."""
-    return {SIGNED_ACTIVATIONS: "1" if family.name in _NOT_X86 else "0"} | dict(settings or {})
+    """Return the session configuration under which a family's graph is asked for: what is said, and its own default.
+
+    The default for 8-bit activations with a sign is 0 on x86 and 1 elsewhere: it is always set, so that the graph of one
+    processor can be asked for on another.
+    """
+    return {S8_AS_IT_IS: "1" if family.name in _NOT_X86 else "0"} | dict(settings or {})
 
 
 def optimized(model: onnx.ModelProto, settings: Mapping[str, str]) -> onnx.ModelProto:

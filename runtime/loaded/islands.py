@@ -1,7 +1,7 @@
 """Float islands: the float operators between quantizers, cut so that each can be computed by itself.
 
-In which order a float kernel adds, and so how it rounds, is not written in the file. Where the mirror does not know it, an island
-can be given to ONNX Runtime's own float kernels, in a session of that island alone: on this processor, and on no other.
+In which order a float kernel adds, and so how it rounds, is not written in the file. Where the mirror does not know it, an
+island can be given to ONNX Runtime's own float kernels, in a session of that island alone: on this processor, and on no other.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def find_islands(
         inputs = dict.fromkeys(
             name for place in places for name in nodes[place].input if name and name not in own and name not in fixed
         )
-        outputs = [name for place in places for name in nodes[place].output if name in handed or readers.get(name, set()) - inside]
+        made = [name for place in places for name in nodes[place].output if name]
+        outputs = [name for name in made if name in handed or readers.get(name, set()) - inside]
         here = tuple(nodes[place] for place in places)
         islands.append(Island(here, tuple(inputs), tuple(outputs), tuple(node for node in here if not ordered(node))))
     return tuple(islands)
@@ -187,7 +188,8 @@ class IslandSession:
         try:
             return list(self._session.run(list(self.island.outputs), given))
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise UnsupportedGraphError(f"ONNX Runtime cannot compute {_label(self.island)} alone: {first_line(error)}") from error
+            label = _label(self.island)
+            raise UnsupportedGraphError(f"ONNX Runtime cannot compute {label} alone: {first_line(error)}") from error
 
 
 def _label(island: Island) -> str:

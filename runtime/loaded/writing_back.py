@@ -1,8 +1,8 @@
 """The optimized graph of ONNX Runtime, with its integer operators written back as DequantizeLinear → operator → QuantizeLinear.
 
-That is what each of them computes; how it rounds is the integer kernels' (qcam.runtime.mirror.integer). The quantizers of a file
-need not be next to its operators, and some of them ONNX Runtime takes away or adds: after this, the groups stand in the graph
-itself, and nothing has to be guessed from the rules by which ONNX Runtime found them.
+That is what each of them computes; how it rounds is the integer kernels' (qcam.runtime.mirror.integer). The quantizers of a
+file need not be next to its operators, and some of them ONNX Runtime takes away or adds: after this, the groups stand in the
+graph itself, and nothing has to be guessed from the rules by which ONNX Runtime found them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError
-from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
+from qcam.runtime.codes import codes_of_dequantized, codes_of_quantizer
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, is_integer_kernel
@@ -33,7 +33,9 @@ _PLAIN = {
 _OWN_ATTRIBUTES: dict[str, Any] = {"channels_last": 0, "opset": None}
 #: Further operators that ONNX Runtime lets work on codes: what they return are some of the codes that they were given, so that
 #: dequantizing in front of them and quantizing behind them, by the same scale, changes nothing.
-_CHOOSING = PASSING_OPERATORS | {"DepthToSpace", "GatherElements", "GatherND", "Pad", "ReduceMax", "ReduceMin", "SpaceToDepth", "Split"}
+_CHOOSING = PASSING_OPERATORS | {
+    "DepthToSpace", "GatherElements", "GatherND", "Pad", "ReduceMax", "ReduceMin", "SpaceToDepth", "Split",
+}  # fmt: skip
 #: Operators that only look at the shape of codes.
 _LOOKING = frozenset({"Shape", "Size"})
 
@@ -193,7 +195,7 @@ def write_back(model: onnx.ModelProto) -> LoadedGraph:
     # Operators of codes that ONNX Runtime writes with the version of its own operator sets are ONNX's own here.
     known = {imported.domain: imported.version for imported in model.opset_import}
     written = helper.make_model(
-        helper.make_graph(writing.nodes, graph.name or "loaded", graph.input, graph.output, list(writing.initializers.values())),
+        helper.make_graph(writing.nodes, "loaded", graph.input, graph.output, list(writing.initializers.values())),
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in known.items()],
         ir_version=model.ir_version,
     )
@@ -244,7 +246,7 @@ def _bias(writing: _Writing, node: NodeProto, bias: str, scales: Sequence[str], 
     one, other = (np.asarray(writing.array(name, node.op_type), np.float32).reshape(-1) for name in scales)
     product = (np.float32(factor) * one) * other
     scale = writing.constant(f"{bias} scale", product.reshape(()) if product.size == 1 else product)
-    return writing.dequantize(bias, scale, "", axis=writing.initializers[bias].dims and len(writing.initializers[bias].dims) - 1)
+    return writing.dequantize(bias, scale, "", axis=_columns(writing, bias))
 
 
 def _biased(writing: _Writing, node: NodeProto, bias: str) -> None:
@@ -276,8 +278,8 @@ def _gemm(writing: _Writing, node: NodeProto) -> None:
 
 
 def _columns(writing: _Writing, tensor: str) -> int | None:
-    """Return the axis of a matrix along which its scales may run, where it is a constant."""
-    return len(writing.initializers[tensor].dims) - 1 if tensor in writing.initializers else None
+    """Return the last axis of a constant, along which its scales may run; None for what is computed."""
+    return max(len(writing.initializers[tensor].dims) - 1, 0) if tensor in writing.initializers else None
 
 
 def _product(writing: _Writing, node: NodeProto) -> None:
@@ -311,7 +313,7 @@ def _concatenation(writing: _Writing, node: NodeProto) -> None:
 
 
 def _choice(writing: _Writing, node: NodeProto) -> None:
-    """Write QLinearWhere: both choices are brought to the result's scale value by value, so that no kernel of its own is needed."""
+    """Write QLinearWhere: both choices are brought to the result's scale one by one, so that no kernel of its own is needed."""
     one, other = writing.dequantize(*node.input[1:4]), writing.dequantize(*node.input[4:7])
     values = writing.name(node.output[0])
     writing.nodes.append(helper.make_node("Where", [node.input[0], one, other], [values], name=node.name))
@@ -332,7 +334,7 @@ def _quantizer(writing: _Writing, node: NodeProto) -> None:
 
 
 def _passing(writing: _Writing, node: NodeProto) -> bool:
-    """Write an operator that rearranges codes as one of floats between two quantizers of one meaning; tell whether it is one."""
+    """Write an operator that rearranges codes as one of floats between quantizers of one meaning; tell whether it is one."""
     if node.op_type in QUANTIZERS or not node.input or node.input[0] not in writing.meaning:
         return False
     if node.op_type in _LOOKING:

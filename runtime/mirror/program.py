@@ -61,9 +61,10 @@ class Mirror:
         family: The kernel family whose arithmetic `integer` follows.
         groups: What it computes as one integer kernel each; empty for `fake_quant`.
         delegated: Float operators between quantizers that ONNX Runtime's own float kernels compute, each in words.
-        unordered: Float operators between quantizers whose additions are in PyTorch's order, not in ONNX Runtime's: codes behind
-            them may be one apart. None for `fake_quant`, where no order is promised.
-        quantized: Names of all tensors of codes that the logits or the tap depend on, in graph order; none of a tail only.
+        unordered: Float operators between quantizers whose additions are in PyTorch's order, not in ONNX Runtime's: codes
+            behind them may be one apart. None for `fake_quant`, where no order is promised.
+        quantized: Names of all tensors of codes that the logits or the tap depend on, in graph order; none of a tail only. Of a
+            graph as loaded, those that the file has, too.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class Mirror:
     ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
 
-        `integer` follows the graph that ONNX Runtime itself makes of the file when it loads it. Graphs of 16-bit operands alone,
-        of which it has no integer kernels, are computed as an integer accelerator would, from the file.
+        `integer` follows the graph that ONNX Runtime itself makes of the file when it loads it. Graphs of 16-bit operands
+        alone, of which it has no integer kernels, are computed as an integer accelerator would, from the file.
 
         Args:
             model: The ONNX file of the precision.
@@ -113,6 +114,7 @@ class Mirror:
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         self._settings = dict(entry.session if settings is None else settings)
         self.groups: tuple[KernelGroup, ...] = ()
+        of_file = {name for node in model.graph.node for name in node.output}
         if arithmetic == "integer" and quantized:
             followed = loaded or _followed(model, self._settings, family)
             model, self.groups = followed.model, followed.groups
@@ -156,7 +158,7 @@ class Mirror:
             fused = self._fused(live, wanted) if arithmetic == "fake_quant" else compose_lookups(self._stepwise.steps)
             self._forward = Program(fused, wanted, constants)
             computed = {name for step in self._stepwise.steps for name in step.outputs}
-            self.quantized = tuple(name for name in quantized_tensors(graph) if name in computed)
+            self.quantized = tuple(name for name in quantized_tensors(graph) if name in computed and name in of_file)
             self._observed = frozenset(self.quantized)
         steps = self._steps(behind, straight_through=True)
         self._tail = Tail(steps, self._entries, entry.logits, constants, whole=arithmetic == "integer")

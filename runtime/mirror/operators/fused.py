@@ -31,9 +31,8 @@ def fused_convolution(
     strides: list[int] | None = None,
 ) -> torch.Tensor:
     """Return activation(convolution + added)."""
-    result = conv(
-        x, weight, bias, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides
-    )
+    settings = {"auto_pad": auto_pad, "dilations": dilations, "group": group, "pads": pads, "strides": strides}
+    result = conv(x, weight, bias, **settings)
     return _activated(result if added is None else result + added, activation, activation_params or [])
 
 
