@@ -202,7 +202,8 @@ class Nodes:
         """Finish the graph."""
         if result != "y":
             self.add("Identity", "y", result)
-        return Case(self._model(["y", *self.quantized]), self.x, PrecisionEntry("int8", "", "", "y", self.taps[0], session=CONFIG), kernel)
+        entry = PrecisionEntry("int8", "", "", "y", self.taps[0], session=CONFIG)
+        return Case(self._model(["y", *self.quantized]), self.x, entry, kernel)
 
     def _model(self, outputs: Sequence[str]) -> onnx.ModelProto:
         graph = helper.make_graph(
@@ -276,9 +277,9 @@ def by_node(ran: Sequence[tuple[str, str]]) -> dict[str, str]:
     return {name.partition("_token_")[0]: operator for name, operator in ran}
 
 
-def run_mirror(case: Case, family: KernelFamily) -> dict[str, np.ndarray]:
+def run_mirror(case: Case, family: KernelFamily, *, float_kernels: bool = False) -> dict[str, np.ndarray]:
     """Compute a case by the mirror; returns the outputs that it has."""
-    mirror = Mirror(case.model, case.entry, arithmetic="integer", family=family)
+    mirror = Mirror(case.model, case.entry, arithmetic="integer", family=family, float_kernels=float_kernels)
     seen: dict[str, np.ndarray] = {}
 
     def observe(name: str, codes: Any) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from integer_cases import Choices, Nodes
+from integer_cases import CONFIG, Choices, Nodes
 from integer_operators import S8, U8
 from whole_graph import WholeGraph
 
@@ -45,7 +45,7 @@ def residual(dtype, seed):
     nodes.add("Gemm", "y", flat.name, weight("w4", 6, CLASSES))
     case = nodes.case("y", None)
     by_name = {item.tensor: item for item in nodes.taps}
-    return case, PrecisionEntry("int8", "", "", "y", by_name["t"], (by_name["p"],))
+    return case, PrecisionEntry("int8", "", "", "y", by_name["t"], (by_name["p"],), session=CONFIG)
 
 
 def codes_of(mirror, x):
@@ -104,7 +104,7 @@ def saturating():
     nodes.add("Conv", "u", tap.name, nodes.held("w2", numbers.integers(-90, 127, (CLASSES, 4, 1, 1)).astype(S8), 1.0, 0))
     last = nodes.quantize("u", 2.0**19, 128, name="u")
     nodes.add("ReduceMean", "y", last.name, nodes.constant("axes", np.array([2, 3])), keepdims=0)
-    return nodes.case("y", None), PrecisionEntry("int8", "", "", "y", nodes.taps[1])
+    return nodes.case("y", None), PrecisionEntry("int8", "", "", "y", nodes.taps[1], session=CONFIG)
 
 
 @FAMILIES

@@ -48,5 +48,5 @@ def test_dilated_windows_are_refused():
     (x,) = nodes.inputs((1, 2, 6, 6))
     nodes.add("AveragePool", "p", x.name, kernel_shape=[2, 2], dilations=[2, 2])
     case = nodes.case(nodes.quantize("p", 1.0, 0, name="result").name, "QLinearAveragePool")
-    with pytest.raises(QcamError, match="plain windows of images only, at AveragePool AveragePool_p"):
+    with pytest.raises(QcamError, match=r"ONNX Runtime does not load the file on the CPU: .*AveragePool_p"):
         run_mirror(case, here())
