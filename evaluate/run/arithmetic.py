@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcam.evaluate.run.facts import ModelFacts
+from qcam.runtime.bundle import PrecisionEntry
 from qcam.runtime.deployed import Placement, SessionSettings
 from qcam.runtime.deployed.providers import PROVIDERS
+from qcam.runtime.tables import CODE_BITS
 
 #: Options of a provider that make float32 something else → what.
 _NARROW = {"trt_fp16_enable": "float16", "trt_bf16_enable": "bfloat16"}
@@ -36,19 +38,21 @@ def arithmetic_lines(models: Sequence[ModelFacts], provider: str) -> list[str]:
     for model in models:
         if not model.deployed:
             continue
-        said = [f"{name}: {_arithmetic(name, session.placement)}" for name, session in model.deployed.items()]
+        said = [f"{name}: {_arithmetic(session.entry, session.placement)}" for name, session in model.deployed.items()]
         ran = {name for session in model.deployed.values() for _, name in session.placement.kernels}
         where = provider if not fallback_reasons([model]) else f"{', '.join(sorted(ran))} (asked for {provider})"
         lines.append(f"{model.bundle.model_id} on {where} — " + "; ".join(said))
     return lines
 
 
-def _arithmetic(precision: str, placement: Placement) -> str:
+def _arithmetic(entry: PrecisionEntry, placement: Placement) -> str:
+    precision = entry.name
     if precision == "f32" and placement.float_kernels:
         return f"float; {placement.copies} copies" if placement.copies else "float"
     said = placement.describe()
     all_float = placement.float_kernels and not placement.integer_kernels
-    if precision == "int16" and all_float and placement.providers == {PROVIDERS["CPU"]}:
+    wide = precision == "int16" or CODE_BITS.get(entry.tap.dtype) == 16
+    if wide and all_float and placement.providers == {PROVIDERS["CPU"]}:
         return f"{said}: the CPU provider has no 16-bit integer kernels"
     if PROVIDERS["CUDA"] in placement.providers and all_float:
         return f"{said}: {precision} on CUDA is float arithmetic between Q and DQ, it has no integer kernels"
