@@ -83,8 +83,7 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     "--target",
     group=COMPARED,
     type=click.Choice(words(Target)),
-    default=Target.F32_TOP1.value,
-    show_default=True,
+    show_default=f"{Target.F32_TOP1}; {Target.OWN_TOP1} where a bundle holds no f32",
     help="The class that is explained: f32's choice for every precision, each precision's own (the paper), or the label.",
 )
 @option(
@@ -111,7 +110,8 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     advanced=True,
     default=True,
     show_default=True,
-    help="Run f32 twice and compare it with itself: what drifts there is not quantization.",
+    help="Run f32 (of a bundle without it, the first precision) twice and compare it with itself: what drifts there is not "
+    "quantization.",
 )
 @option(
     "--faithfulness",
@@ -329,7 +329,7 @@ def main(
     gpus_per_worker: float,
     requirements: tuple[str, ...],
     patience: float | None,
-    target: str,
+    target: str | None,
     method: str,
     protocol: str,
     paper_fixes: str | None,

@@ -22,6 +22,7 @@ from qcam.evaluate.check.pictures import depth_picture
 from qcam.evaluate.check.result import CheckResult, TensorResult
 from qcam.evaluate.check.verdicts import Judged, Verdict, together
 from qcam.evaluate.check.words import blame
+from qcam.evaluate.showing.canvas import colours_of
 from qcam.runtime.gpu import Gpu
 
 #: Version of check.json.
@@ -170,7 +171,8 @@ class Checked:
         """Return agreement over depth of every result with codes, file name → PNG; none unless every tensor was asked for."""
         drawn = [item.result for item in self.judged if self.options.every_tensor and item.result.coded]
         names = file_names([f"{result.model}-{result.precision}-{result.arithmetic}" for result in drawn])
-        return {PICTURES.replace("*", name): depth_picture(result) for result, name in zip(drawn, names, strict=True)}
+        colours = colours_of(item.result.precision for item in self.judged)
+        return {PICTURES.replace("*", name): depth_picture(result, colours) for result, name in zip(drawn, names, strict=True)}
 
     def write(self, folder: Path) -> list[str]:
         """Write all files, check.json last; those of an earlier check there are replaced, and its pictures go.

@@ -89,6 +89,21 @@ class Checker:
         self._sources = {name: source_label(graph, groups, source) for name, source in zip(names, sources, strict=True)}
         self._types = {name: _code_type(graph, name) for name in runtime.tensors}
 
+    @property
+    def quantized(self) -> bool:
+        """Tell whether the file has any codes."""
+        return bool(self._types)
+
+    @property
+    def eight_bit(self) -> bool:
+        """Tell whether the file has codes of 8 bits, for which there are integer kernels, whatever the precision's name."""
+        return any(kind in _EIGHT_BITS for kind in self._types.values())
+
+    @property
+    def only_eight_bit(self) -> bool:
+        """Tell whether all codes have 8 bits: kernels of others are float, and promise no equal codes."""
+        return self.quantized and all(kind in _EIGHT_BITS for kind in self._types.values())
+
     @telling_full_gpu("a smaller {batch_size}, or {device} cpu for the mirrors")
     def run(
         self,
@@ -120,8 +135,8 @@ class Checker:
         """
         mirror = self._mirror(arithmetic, family)
         quantized = bool(mirror.quantized)
-        # 16-bit graphs have no kernel family: their integer result is the same everywhere.
-        followed = family is not None and arithmetic == "integer" and self.entry.tap.dtype in _EIGHT_BITS
+        # Codes of 16 bits have no kernel family: their integer result is the same everywhere.
+        followed = family is not None and arithmetic == "integer" and self.eight_bit
         result = CheckResult(
             model=self.bundle.model_id,
             precision=self.entry.name,

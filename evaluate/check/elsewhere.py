@@ -16,20 +16,20 @@ def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure
         other: The other family.
         risks: What the file's weights risk.
     """
-    figures = result.figures
+    name, figures = f"{result.model} {result.precision}", result.figures
     where = "x86 CPUs without VNNI" if other.pairs_saturate else f"CPUs whose sums do not saturate ({other})"
     fix = "Fix: {qcam-export} {reduce_range}, or session configuration session.x64quantprecision=1 where there is no VNNI"
     if figures["codes"] == 1 and figures["logits"] == 1:
         return (
-            f"{result.model} int8: on {where} this file may behave differently: {risks.saturable} of {risks.pairs} pairs of "
-            f"weights can saturate, though none did on these images. {fix}"
+            f"{name}: on {where} this file may behave differently: {risks.saturable} of {risks.pairs} pairs of weights can "
+            f"saturate, though none did on these images. {fix}"
         )
     flips, count = sum(not image.top1 for image in result.images), len(result.images)
     changed = {name: None if (value := figures[name]) is None else 1 - value for name in ("codes", "tap")}
     cams = "undefined" if figures["cc"] is None else f"{figures['cc']:.3f} (worst {figures['cc_min']:.3f})"
     top1 = f"top-1 changed on {flips} of {count} images" if flips else "no top-1 changed"
     return (
-        f"{result.model} int8: on {where} this file behaves differently: maps CC {cams}, {top1}; "
+        f"{name}: on {where} this file behaves differently: maps CC {cams}, {top1}; "
         f"{agreement(changed['codes'])} of all codes and {agreement(changed['tap'])} at the CAM layer change. {fix}"
     )
 

@@ -22,7 +22,8 @@ class CheckOptions:
     """What is held against what, and what it has to reach.
 
     Attributes:
-        precisions: Those to judge; empty: all that a bundle holds, or int8 where a deployed file is judged.
+        precisions: Those to judge; empty: all that a bundle holds, or where a deployed file is judged int8, else the only
+            quantized one.
         arithmetics: How the mirror computes, one result each.
         kernel: Kernel family of the integer arithmetic; auto asks this machine's ONNX Runtime.
         gates: Figure → smallest value that holds; empty: those of `default_gates`.

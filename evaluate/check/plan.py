@@ -30,12 +30,12 @@ def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle,
             deployed file comes with several bundles.
     """
     require_one(options, len(bundles))
-    wanted = options.precisions or (("int8",) if options.deployed is not None else ())
     unique = list({bundle.folder.resolve(): bundle for bundle in bundles}.values())
     models = Counter(bundle.model_id for bundle in unique)
     folders = Counter((bundle.model_id, bundle.folder.resolve().name) for bundle in unique)
     todo = []
     for bundle in unique:
+        wanted = options.precisions or ((_judged_against(bundle),) if options.deployed is not None else ())
         folder = bundle.folder.resolve()
         label = folder.name if folders[bundle.model_id, folder.name] == 1 else str(bundle.folder)
         named = bundle if models[bundle.model_id] == 1 else replace(bundle, model_id=f"{bundle.model_id} ({label})")
@@ -50,6 +50,21 @@ def plan(bundles: Sequence[Bundle], options: CheckOptions) -> list[tuple[Bundle,
     if nothing and all(precision == "f32" for _, precision in todo):
         raise QcamError(f"gate {nothing[0]}: f32 has no codes, there is nothing to judge; choose another precision")
     return todo
+
+
+def _judged_against(bundle: Bundle) -> str:
+    """Return the precision that a deployed file is judged against where none was asked for: int8, or the only quantized one.
+
+    Raises:
+        QcamError: If that is not one.
+    """
+    quantized = [entry.name for entry in bundle.precisions if entry.name != "f32"]
+    if "int8" in quantized or len(quantized) == 1:
+        return "int8" if "int8" in quantized else quantized[0]
+    raise QcamError(
+        f"{bundle.folder} holds no int8, only {', '.join(entry.name for entry in bundle.precisions)}; say with {{precision}} "
+        "which of them the deployed file is judged against"
+    )
 
 
 def left_out(bundle: Bundle, options: CheckOptions) -> dict[str, str]:

@@ -109,8 +109,8 @@ class CheckResult:
 
     Attributes:
         model: Model id.
-        precision: f32, int16 or int8.
-        arithmetic: The mirror's; `float` for f32.
+        precision: f32, int16, int8, or a name of another tool's.
+        arithmetic: The mirror's; `float` where there are no codes.
         kernel: Kernel family that `integer` followed; empty otherwise.
         provider: Where the deployed run was.
         exact: Whether the mirror promises equal codes here.

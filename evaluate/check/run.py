@@ -22,6 +22,7 @@ from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
 from qcam.evaluate.run.arithmetic import float_arithmetic
+from qcam.evaluate.run.inputs import unknown_weights
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.codes import quantized_tensors
@@ -101,15 +102,17 @@ class _Check:
         runtime = InspectedModel(bundle, precision, settings, tensors, options.deployed, model=own)
         checker = Checker(bundle, precision, runtime, device=options.device, model=model)
         self._bundles[bundle.model_id] = {
-            "folder": str(bundle.folder), "trained": bundle.trained, "fingerprint": bundle.fingerprint,
+            "folder": str(bundle.folder), "trained": bundle.weights.trained, "fingerprint": bundle.fingerprint,
         }  # fmt: skip
+        if bundle.weights.trained is None and unknown_weights(bundle) not in self._remarks:
+            self._remarks.append(unknown_weights(bundle))
         self._note_placement(bundle, precision, runtime.deployed.placement)
         risks = None
-        if options.settings.provider == "CPU" and precision == "int8":
-            risks = self._risks(f"{bundle.model_id} {precision}", bundle, graph, runtime.deployed.placement)
+        if options.settings.provider == "CPU" and checker.eight_bit:
+            risks = self._risks(bundle, precision, graph, runtime.deployed.placement)
         kernels = Kernels.of(options, runtime.deployed.entry.session)
         promised = options.deployed is not None or bundle.precision(precision).promised
-        trusted = risks is not None and promised and kernels.trusted(risks)
+        trusted = risks is not None and promised and checker.only_eight_bit and kernels.trusted(risks)
         results = []
         for arithmetic in options.arithmetics if tensors else (Arithmetic.FAKE_QUANT,):
             exact = trusted and arithmetic == Arithmetic.INTEGER
@@ -164,13 +167,14 @@ class _Check:
         if (remark := bundle.precision(precision).remark) and self._options.deployed is None:
             self._warn(f"{bundle.model_id} {precision}: {remark}")
 
-    def _risks(self, name: str, bundle: Bundle, graph: Graph, placement: Placement) -> Exposure:
+    def _risks(self, bundle: Bundle, precision: str, graph: Graph, placement: Placement) -> Exposure:
         """Return what a file of integer kernels risks; warn of kernels and weights that are not what the mirror expects."""
+        name = f"{bundle.model_id} {precision}"
         groups = find_groups(graph)
         risks = exposure(graph, groups)
         if self._options.deployed is None:
             wrong = disagreements(groups, graph, placement.kernel_of)
-            self._placements[bundle.model_id]["int8"]["disagreements"] = wrong
+            self._placements[bundle.model_id][precision]["disagreements"] = wrong
             if wrong:
                 self._warn(f"{name}: kernels are not those that the mirror takes for granted: {some(wrong)}")
         if risks.lowest and (self._options.other_cpus or self._kernels.wraps):
@@ -182,7 +186,9 @@ class _Check:
     ) -> CheckResult:
         """Hold one mirror against the deployed run."""
         precision = checker.entry.name
-        simulated = "float" if precision == "f32" else f"integer ({family})" if arithmetic == Arithmetic.INTEGER else arithmetic
+        simulated = f"integer ({family})" if arithmetic == Arithmetic.INTEGER else arithmetic
+        if not checker.quantized:
+            simulated = "float"
         with telling.progress(f"{bundle.model_id} {precision} {simulated}", len(self._photographs)) as advance:
             return checker.run(
                 lambda: batches(self._photographs, bundle, self._options.batch_size, self._refused),
@@ -225,8 +231,8 @@ class _Check:
                 self._warn(saturation_warning(result, other, risks))
         if same:
             self._remarks.append(
-                f"{bundle.model_id} int8: {' and '.join(same)} CPUs compute the same codes as this one ({own}): the file has "
-                "nothing that they treat otherwise"
+                f"{bundle.model_id} {checker.entry.name}: {' and '.join(same)} CPUs compute the same codes as this one "
+                f"({own}): the file has nothing that they treat otherwise"
             )
 
     def _warn_of_gaps(self, result: CheckResult) -> None:

@@ -111,7 +111,10 @@ class PaperEvaluator:
                 CAM layer is not known.
         """
         if "f32" not in precisions:
-            raise QcamError("{protocol} paper compares with f32; add {precision} f32")
+            raise QcamError(
+                f"{{protocol}} paper compares with f32, and {bundle.folder} holds none, only {', '.join(precisions)}: "
+                "leave it out"
+            )
         for name in precisions:
             if name not in PRECISIONS:
                 taken = ",".join(known for known in PRECISIONS if known in precisions)
@@ -317,7 +320,7 @@ class PaperEvaluator:
             classes = np.array([targets[precision]])
             against = [Compared(self.bundle.model_id, precision, name, [sample], classes) for name in ("vs_saliency", "vs_f32")]
             rows += against[0].with_objects(run, saliency)
-            rows += against[1].with_f32(again if precision == "f32" else run, runs["f32"])
+            rows += against[1].with_reference(again if precision == "f32" else run, runs["f32"])
         return rows
 
     def _quantized(self) -> list[str]:

@@ -14,7 +14,7 @@ from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.choice import ALL, Chosen, choose, coarsest_first
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.overlays import Sheet, cam_png, palette
-from qcam.evaluate.report.runs import Run
+from qcam.evaluate.report.runs import Run, trained_together
 from qcam.evaluate.results.folder import Picture, Row, StoredMap
 from qcam.evaluate.showing.numbers import figure
 
@@ -61,7 +61,7 @@ class Card:
         why: Why it was chosen.
         explained: The explained class by name.
         label: The true class by name; empty where unknown.
-        trained: Whether the weights mean something.
+        trained: Whether the weights mean something; None where nobody knows.
         ratio: Width by height.
         views: What can be seen.
         flips: Precisions with another top-1 class.
@@ -74,7 +74,7 @@ class Card:
     why: str
     explained: str
     label: str
-    trained: bool
+    trained: bool | None
     ratio: float
     views: list[View] = field(default_factory=list)
     flips: list[str] = field(default_factory=list)
@@ -169,7 +169,7 @@ def _card(item: Chosen, model: str, parts: Sequence[_Part], colours: NDArray[np.
     picture, told = first.pictures[image], first.row(image)
     card = Card(
         image, model, item.why, first.name(told.target_class if told else None), first.name(told.label if told else None),
-        all(part.run.trained(model) for part in parts), picture.width / max(picture.height, 1),
+        trained_together(part.run.trained(model) for part in parts), picture.width / max(picture.height, 1),
     )  # fmt: skip
     photo = _photo(sheet, picture)
     card.views.append(View("photo", "photo", photo, "", False, f"{image}: the photo as the network sees it", card.label))
@@ -225,14 +225,19 @@ def _cam_view(sheet: Sheet, part: _Part, stored: StoredMap, colours: NDArray[np.
     name = f"{precision}-fake" if fake else precision
     if part.several:
         label, name = f"{part.run.name} {precision}", f"{name}@{part.run.name}"
-    row = part.rows.get((image, precision, "fake_quant_vs_deployed" if fake else "vs_f32"))
-    against = "deployed" if fake else "f32 again" if precision == "f32" else "f32"
+    null = not fake and (precision == "f32" or (image, precision, "vs_itself") in part.rows)
+    compared = "fake_quant_vs_deployed" if fake else "vs_itself" if null and precision != "f32" else "vs_f32"
+    row = part.rows.get((image, precision, compared))
+    against = "deployed" if fake else f"{precision} again" if null else "f32"
+    seen = part.rows.get((image, precision, "vs_saliency"))
     told, note, flipped = [f"{label.replace(' sim', ' simulated')} CAM"], "", False
     if row is not None:
         told.append(f"v. {against}: " + _figures(row))
-        note = "" if precision == "f32" and not fake else figure(row.CC, most=4)
+        note = "" if null else figure(row.CC, most=4)
         flipped = row.top1_agrees is False and not fake
-    seen = part.rows.get((image, precision, "vs_saliency"))
+    explained = next((of.target_class for of in (row, seen) if of is not None and of.target_class is not None), None)
+    if explained is not None and part.name(explained) != card.explained:
+        told.append(f"explains {part.name(explained)}")
     if seen is not None and not fake and seen.CC is not None:
         told.append(f"v. object: CC {figure(seen.CC)}")
     if flipped and row is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qcam.evaluate.report.layout import AXES, against, precision_title
 from qcam.evaluate.report.runs import Column, precisions_of, published_of
 from qcam.evaluate.results.records import Entry
-from qcam.evaluate.showing.canvas import INK, LINE, PAGE, PAPER, WIDTH, Chart, canvas, colour_of
+from qcam.evaluate.showing.canvas import INK, LINE, PAGE, PAPER, WIDTH, Chart, canvas, colours_of
 from qcam.evaluate.showing.numbers import figure as written
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ def overview(columns: Sequence[Column]) -> Chart | None:
     if not groups:
         return None
     told = []
+    colours = colours_of(precisions_of(columns))
     with canvas(WIDTH * 1.15, 0.62 + sum(0.2 + 0.17 * len(found) for _, found in groups)) as (figure, axes):
         y = 0.0
         for column, found in groups:
             _heading(axes, y, column)
             for mean, entry in found:
                 y += 1
-                _mean(axes, y, mean, entry, published_of(entry) if column.trained else None)
+                _mean(axes, y, mean, entry, published_of(entry) if column.trained else None, colours[entry.precision])
                 told.append(f"{column.title} {entry.precision} {written(mean)}")
             y += 1.3
         _finish(axes, y - 0.3, "mean CC v. f32  (1: quantization moved nothing)")
@@ -51,9 +52,8 @@ def _means(column: Column) -> list[tuple[float, Entry]]:
     return [(entry.mean, entry) for entry in entries if entry is not None and entry.mean is not None]
 
 
-def _mean(axes: Axes, y: float, mean: float, entry: Entry, known: tuple[float, float] | None) -> None:
+def _mean(axes: Axes, y: float, mean: float, entry: Entry, known: tuple[float, float] | None, colour: str) -> None:
     """Draw one mean on its own line, with its interval and what was published."""
-    colour = colour_of(entry.precision)
     _strip_label(axes, y, precision_title("vs_f32", entry.precision), colour)
     if entry.low is not None and entry.high is not None:
         axes.plot([entry.low, entry.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
@@ -74,15 +74,16 @@ def distribution(columns: Sequence[Column], comparison: str, metric: str) -> Cha
     low, high = float(everything.min()), float(everything.max())
     room = (high - low) or 0.1
     told = []
+    colours = colours_of(precisions_of(columns))
     with canvas(WIDTH, 0.62 + sum(0.22 + 0.27 * len(found) for _, found in groups)) as (figure, axes):
         y = 0.0
         for column, found in groups:
             _heading(axes, y, column, size=7)
             for precision, values in found:
                 y += 1
-                _strip(axes, y, values, colour_of(precision), room)
+                _strip(axes, y, values, colours[precision], room)
                 name = precision_title(comparison, precision)
-                _strip_label(axes, y, name, colour_of(precision))
+                _strip_label(axes, y, name, colours[precision])
                 told.append(f"{column.title} {name}: median {written(float(np.percentile(values, 50)))}, {len(values)} images")
             y += 0.9
         axes.set_xlim(low - 0.03 * room, high + 0.03 * room)
@@ -123,7 +124,7 @@ def _density(values: Array, room: float) -> tuple[Array, Array]:
 
 
 def _heading(axes: Axes, y: float, column: Column, size: float = 7.5) -> None:
-    warning = "" if column.trained else "  (random weights)"
+    warning = {True: "", False: "  (random weights)", None: "  (not known whether trained)"}[column.trained]
     axes.text(0, y + 0.12, column.title + warning, transform=_beside(axes), fontsize=size, fontweight="bold", va="center")
 
 

@@ -12,7 +12,7 @@ from qcam.common.places import file_names, refuse_unprintable
 from qcam.common.records import as_record, read_record
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.report.runs import Run
-from qcam.evaluate.showing.canvas import Chart
+from qcam.evaluate.showing.canvas import Chart, colours_of
 from qcam.evaluate.showing.depth import DepthLine, depth_chart
 from qcam.evaluate.showing.numbers import figure, share
 
@@ -165,16 +165,22 @@ def find_checks(runs: Sequence[Run], given: Sequence[Path]) -> list[CheckRecord]
     return list(found.values())
 
 
-def depth_charts(checks: Iterable[CheckRecord]) -> list[Chart]:
-    """Draw agreement over depth, a chart for each model and check."""
+def depth_charts(checks: Sequence[CheckRecord], precisions: Iterable[str] = ()) -> list[Chart]:
+    """Draw agreement over depth, a chart for each model and check.
+
+    Args:
+        checks: The checks.
+        precisions: What else the report tells of: a name has one colour in all of its charts.
+    """
     charts = []
+    colours = colours_of([*precisions, *(item.precision for check in checks for item in check.results)])
     for place, check in enumerate(checks):
         models = list(dict.fromkeys(item.model for item in check.results))
         for model, name in zip(models, file_names(models), strict=True):
             lines = [_line(item) for item in check.results if item.model == model]
             drawn = [line for line in lines if line.shares]
             if drawn:
-                charts.append(depth_chart(model, f"depth-{place}-{name}", drawn))
+                charts.append(depth_chart(model, f"depth-{place}-{name}", drawn, colours=colours))
     return charts
 
 

@@ -15,6 +15,8 @@ from qcam.evaluate.results.folder import Columns
 
 #: Quantized precisions of qcam's own, the coarsest first.
 _COARSEST = ("int8", "int16")
+#: Comparisons whose CC ranks the images: the first that there is.
+RANKING = ("vs_f32", "vs_saliency", "fake_quant_vs_deployed")
 #: Why an image is shown.
 WORST, BEST, RANDOM, ALL = "worst", "best", "random", "all"
 
@@ -49,7 +51,8 @@ class Chosen:
 def choose(columns: Mapping[tuple[str, str], Columns], count: int, seed: int = 0) -> list[Chosen]:
     """Choose images of one model: half of them the worst, a quarter the best, the rest drawn at random.
 
-    Images are ranked by CC v. f32 of the coarsest precision, without one by CC v. salient object. An image whose CC is
+    Images are ranked by CC v. f32 of the coarsest precision, without one by CC v. salient object, without that by CC of the
+    simulation v. the deployed run. An image whose CC is
     undefined counts as worse than any other. The random ones are the same for every model as far as its worst and best allow.
 
     Args:
@@ -80,12 +83,15 @@ def ranked_by(columns: Mapping[tuple[str, str], Columns]) -> tuple[str, str] | N
     Args:
         columns: As in `choose`.
     """
-    for comparison in ("vs_f32", "vs_saliency", "fake_quant_vs_deployed"):
-        for precision in coarsest_first(name for name, _ in columns):
-            found = columns.get((precision, comparison))
-            if found is not None and _evaluated(found)[0]:
-                return precision, comparison
-    return None
+    evaluated = [
+        (precision, comparison)
+        for comparison in RANKING
+        for precision in coarsest_first(name for name, _ in columns)
+        if (found := columns.get((precision, comparison))) is not None and _evaluated(found)[0]
+    ]
+    # Without f32 and without salient objects, only the simulation has a CC to rank by.
+    ranking = [key for key in evaluated if np.isfinite(_evaluated(columns[key])[1]).any()]
+    return next(iter([*ranking, *evaluated]), None)
 
 
 def _evaluated(columns: Columns) -> tuple[list[str], NDArray[np.float64]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qcam.evaluate.maps.metrics import correlation
 from qcam.evaluate.maps.statistics import bootstrap_intervals
-from qcam.evaluate.report.runs import Run
+from qcam.evaluate.report.runs import Run, trained_together
 from qcam.evaluate.results.folder import MAPS, Columns
 from qcam.evaluate.showing.numbers import difference, figure, share
 
@@ -89,7 +89,7 @@ def _compared(
 ) -> dict[str, Any]:
     left, right = _common(mine[key], theirs[key])
     row: dict[str, Any] = {"run": other.name, "base": first.name, "model": model, "precision": precision, "n": f"{len(left):,}"}
-    row["trained"] = first.trained(model) and other.trained(model)
+    row["trained"] = trained_together([first.trained(model), other.trained(model)])
     names = [str(name) for name in mine[key]["image"][left]]
     row |= _maps_compared(first, other, model, precision, set(names))
     top1 = mine[key]["top1"][left], theirs[key]["top1"][right]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qcam.common.printable import printable
@@ -16,6 +16,7 @@ _FIGURES = ("model", "precision", "comparison", "metric", "mean", "std", "low", 
 #: How formulas begin, in the full width as well.
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 _PAPER = ("published_mean", "published_std", "difference")
+_WEIGHTS = ("weights",)
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,23 @@ class RunFigures:
 
     Attributes:
         entries: Of its summary.
-        untrained: Models with random weights: they have neither a published figure nor a difference.
+        weights: Model → trained, random or unknown; what it is silent of is unknown. None but those of trained ones are held
+            against a published figure.
     """
 
     entries: Iterable[Entry]
-    untrained: Collection[str] = ()
+    weights: Mapping[str, str]
 
 
-def as_csv(entries: Iterable[Entry], untrained: Collection[str] = ()) -> str:
-    """Return the figures of a run, with the published value and the difference where there is one."""
-    return _text([_FIGURES + _PAPER, *_lines(RunFigures(entries, untrained))])
+def as_csv(entries: Iterable[Entry], weights: Mapping[str, str]) -> str:
+    """Return the figures of a run, with the published value and the difference where there is one (`RunFigures`)."""
+    return _text([_FIGURES + _PAPER + _WEIGHTS, *_lines(RunFigures(entries, weights))])
 
 
 def several_as_csv(runs: Mapping[str, RunFigures]) -> str:
     """Return the figures of several runs, with a column for the run."""
     lines = [[_harmless(name), *line] for name, figures in runs.items() for line in _lines(figures)]
-    return _text([("run", *_FIGURES, *_PAPER), *lines])
+    return _text([("run", *_FIGURES, *_PAPER, *_WEIGHTS), *lines])
 
 
 def _lines(figures: RunFigures) -> list[list[object]]:
@@ -47,7 +49,8 @@ def _lines(figures: RunFigures) -> list[list[object]]:
     for entry in figures.entries:
         found = [getattr(entry, name) for name in _FIGURES[1:]]
         values = ["" if value is None else _harmless(value) if isinstance(value, str) else value for value in found]
-        lines.append([_harmless(entry.model), *values, *_paper(entry, held=entry.model not in figures.untrained)])
+        weights = figures.weights.get(entry.model, "unknown")
+        lines.append([_harmless(entry.model), *values, *_paper(entry, held=weights == "trained"), weights])
     return lines
 
 

@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qcam.evaluate.report.runs import Column, Run, held_against, precisions_of
-from qcam.evaluate.results.records import Entry
+from qcam.evaluate.results.records import UNKNOWN_WEIGHTS, Entry
 from qcam.evaluate.showing.numbers import count, figure, share
 
 _INCOMPLETE = "The run was interrupted: figures are of the images that were finished. The same qcam-eval command goes on."
 _RANDOM = "seeded weights stand in for trained ones. The machinery runs; no figure made with them means anything."
+_UNKNOWN = f"{UNKNOWN_WEIGHTS}. Figures are shown; none is held against a published one."
 
 
 def findings(columns: Sequence[Column]) -> list[str]:
-    """Return the main results in words, of trained models only where there are any."""
-    trained = [column for column in columns if column.trained]
+    """Return the main results in words; models with random weights are left out where there are any others."""
+    trained = [column for column in columns if column.trained is not False]
     told = trained or list(columns)
-    lines = [_null_row(told)]
+    lines = [_without_f32(told), _null_row(told), _other_null_rows(told)]
     lines += [_drift(told, precision) for precision in _quantized(told)]
     # int16 runs in float on most providers; it says something where there is nothing coarser.
     simulated = [precision for precision in _quantized(told) if precision != "int16"] or ["int16"]
@@ -58,9 +59,12 @@ def alarms(runs: Sequence[Run]) -> list[tuple[str, str]]:
         of = f" of {run.name}" if several else ""
         if not run.complete:
             found.append((f"Not complete{of}", _INCOMPLETE))
-        random = [model for model in run.results.models if not run.trained(model)]
+        random = [model for model in run.results.models if run.trained(model) is False]
         if random:
             found.append((f"Random weights{of}", f"{', '.join(random)}: {_RANDOM}"))
+        unknown = [model for model in run.results.models if run.trained(model) is None]
+        if unknown:
+            found.append((f"Warning{of}", f"{', '.join(unknown)}: {_UNKNOWN}"))
         found += [(f"Warning{of}", warning) for warning in run.record.warnings if "random weights" not in warning]
     return found
 
@@ -90,6 +94,28 @@ def _null_row(columns: Sequence[Column]) -> str:
     )
 
 
+def _without_f32(columns: Sequence[Column]) -> str:
+    models = [column.title for column in columns if column.without_f32]
+    return f"No f32 in the bundle: nothing is held against it ({', '.join(models)})." if models else ""
+
+
+def _other_null_rows(columns: Sequence[Column]) -> str:
+    """Tell of the null rows of bundles without f32."""
+    found = [
+        (mean, column, precision)
+        for precision in precisions_of(columns)
+        for mean, column, _ in _means(columns, "vs_itself", precision)
+    ]
+    if not found:
+        return ""
+    moved = sorted((of for of in found if of[0] != 1), key=lambda of: of[0])
+    if moved:
+        lowest, worst, precision = moved[0]
+        return f"Null row: {precision} differs from itself, mean CC down to {figure(lowest)} ({worst.title})."
+    names = ", ".join(dict.fromkeys(precision for _, _, precision in found))
+    return f"Null row without f32: {names} run a second time gives the very same CAMs (CC exactly 1)."
+
+
 def _drift(columns: Sequence[Column], precision: str) -> str:
     found = _means(columns, "vs_f32", precision)
     if not found:
@@ -98,7 +124,7 @@ def _drift(columns: Sequence[Column], precision: str) -> str:
     line = f"{precision} against f32: mean CC {figure(low)} ({low_column.title})"
     if len(found) > 1:
         line += f" to {figure(high)} ({high_column.title})"
-    known = [paper[0] for _, _, entry in found if (paper := held_against(entry)) is not None]
+    known = [paper[0] for _, column, entry in found if column.trained and (paper := held_against(entry)) is not None]
     if known:
         line += f"; published for these models: {_span(known)}"
     return line + "."

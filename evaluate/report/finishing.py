@@ -20,6 +20,7 @@ from qcam.evaluate.report.markdown import escape_markdown, main_markdown, placem
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.sections import Section, flip_section, interval_section, paired_section, paper_section
 from qcam.evaluate.results.folder import PLACEMENT, PROFILE, RESULTS, TABLE, Results
+from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.run.stages import StageClock, to_trace
 
 #: Images that are named of each oddity.
@@ -114,8 +115,10 @@ def write_tables(results: Results) -> None:
         placement_markdown(results.placement, str(folder / PLACEMENT)),
     ]
     write_atomically(folder / TABLE, "\n".join(section for section in sections if section))
-    write_atomically(folder / "table.csv", as_csv(summary.entries, _untrained(results)))
-    write_atomically(folder / "table.tex", as_latex(summary.entries))
+    weights = {model: of.weights.word for model, of in run.models.items()}
+    write_atomically(folder / "table.csv", as_csv(summary.entries, weights))
+    unknown = [f"{model}: {UNKNOWN_WEIGHTS}" for model, word in weights.items() if word == "unknown"]
+    write_atomically(folder / "table.tex", as_latex(summary.entries, unknown))
 
 
 def oddities(results: Results, where: str) -> list[str]:
@@ -174,4 +177,5 @@ def write_profile(clock: StageClock, folder: Path) -> None:
 
 
 def _untrained(results: Results) -> list[str]:
+    """Return the models of which it is not known that they are trained: nothing of them is held against the paper."""
     return [model for model, of in results.record.models.items() if not of.weights.trained]

@@ -18,6 +18,7 @@ from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.report.choice import choose
 from qcam.evaluate.results.folder import Picture, Results, Row, StoredMap
 from qcam.evaluate.results.pictures import photo_of, saliency_of
+from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.showing.canvas import figure_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 OPACITY = 0.55
 #: Width of a picture, and what stands around it, in inches.
 _CELL, _GAP, _CAPTION, _HEAD, _TITLE = 1.32, 0.06, 0.34, 0.22, 0.3
+#: Behind the title, by whether weights are trained.
+_REMARKS = {True: "", False: "   (RANDOM WEIGHTS: no figure means anything)", None: f"   ({UNKNOWN_WEIGHTS})"}
 #: Characters of a name below a picture.
 _NAME = 26
 
@@ -73,17 +76,20 @@ def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str
     if not shown:
         return None
     maps = {(item.image, item.precision): item for item in results.maps(model=model, images=shown) if item.kind == "deployed"}
-    rows = {(row.image, row.precision): row for row in results.rows(model=model, images=shown) if row.comparison == "vs_f32"}
-    told = {row.image: row for row in results.rows(model=model, images=shown) if row.target_class is not None}
+    every = results.rows(model=model, images=shown)
+    compared = "vs_f32" if any(row.comparison == "vs_f32" for row in every) else "vs_saliency"
+    figures = {(row.image, row.precision): _figure_line(row) for row in every if row.comparison == compared}
+    targets = {(row.image, row.precision): row.target_class for row in every if row.target_class is not None}
     from matplotlib import rc_context
 
     # A dollar sign in a file name is a dollar sign, no formula.
     with rc_context({"text.parse_math": False, "font.size": 7, "axes.linewidth": 0.4, "axes.edgecolor": "#888888"}):
         drawing = _Grid(1 + len(shown), results.precisions(model), colormap)
-        remark = "" if facts.weights.trained else "   (RANDOM WEIGHTS: no figure means anything)"
+        remark = _REMARKS[facts.weights.trained]
         drawing.title(f"{model}: Grad-CAM++ by precision{remark}")
         for place, image in enumerate(shown):
-            drawing.row(place, pictures[image], maps, rows, _class_name(results, model, told.get(image)))
+            chosen = {name: _class_name(results, model, targets.get((image, name))) for name in results.precisions(model)}
+            drawing.row(place, pictures[image], maps, figures, chosen)
     return drawing.figure
 
 
@@ -116,12 +122,14 @@ class _Grid:
         place: int,
         picture: Picture,
         maps: dict[tuple[str, str], StoredMap],
-        rows: dict[tuple[str, str], Row],
-        explained: str,
+        figures: dict[tuple[str, str], str],
+        explained: dict[str, str],
     ) -> None:
-        """Draw one image and its maps."""
+        """Draw one image and its maps; where precisions explain different classes, each says which."""
         seen = photo_of(picture)
-        axis = self._axis(place, 0, f"{_short(picture.image)}\n{_short(explained)}")
+        classes = list(dict.fromkeys(filter(None, explained.values())))
+        shared = _short(classes[0]) if len(classes) == 1 else ""
+        axis = self._axis(place, 0, f"{_short(picture.image)}\n{shared}")
         axis.imshow(seen, interpolation="none")
         grey = saliency_of(picture)
         if grey is None:
@@ -130,8 +138,10 @@ class _Grid:
         else:
             self._axis(place, 1, "").imshow(grey, cmap="gray", vmin=0, vmax=255)
         for column, precision in enumerate(self._precisions, 2):
-            item, row = maps.get((picture.image, precision)), rows.get((picture.image, precision))
-            axis = self._axis(place, column, "" if row is None or precision == "f32" else _figure_line(row))
+            item, caption = maps.get((picture.image, precision)), figures.get((picture.image, precision), "")
+            if len(classes) > 1:
+                caption = "\n".join(filter(None, [_short(explained.get(precision, "")), caption]))
+            axis = self._axis(place, column, caption)
             if item is None:
                 axis.text(0.5, 0.5, "no map", ha="center", va="center", transform=axis.transAxes)
                 continue
@@ -150,15 +160,20 @@ class _Grid:
 
 
 def _figure_line(row: Row) -> str:
+    """Return what is said below a map: how it stands to f32's, or where no f32 was run to the salient object."""
+    if row.comparison == "vs_saliency":
+        return "" if row.CC is None else f"CC {row.CC:.3f} v. object"
+    if row.precision == "f32":
+        return ""
     flip = "\nother top-1 class" if row.top1_agrees is False else ""
     return ("undefined" if row.CC is None else f"CC {row.CC:.3f}") + flip
 
 
-def _class_name(results: Results, model: str, row: Row | None) -> str:
-    if row is None or row.target_class is None:
+def _class_name(results: Results, model: str, place: int | None) -> str:
+    if place is None:
         return ""
     classes = results.classes(model)
-    return classes[row.target_class] if 0 <= row.target_class < len(classes) else str(row.target_class)
+    return classes[place] if 0 <= place < len(classes) else str(place)
 
 
 def _short(text: str) -> str:

@@ -58,7 +58,7 @@ class FlipRow:
     Attributes:
         run: Name of the run.
         model: Model id.
-        trained: Whether its weights mean something.
+        trained: Whether its weights mean something; None where nobody knows.
         precision: The precision.
         flipped: `3 of 20`.
         share: `15 %`.
@@ -68,7 +68,7 @@ class FlipRow:
 
     run: str
     model: str
-    trained: bool
+    trained: bool | None
     precision: str
     flipped: str
     share: str
@@ -82,7 +82,7 @@ class TestRow:
 
     run: str
     model: str
-    trained: bool
+    trained: bool | None
     compared: str
     n: str
     difference: str
@@ -147,7 +147,8 @@ def main_table(columns: Sequence[Column]) -> list[RowGroup]:
 
 def paper_remarks(columns: Sequence[Column]) -> list[str]:
     """Return what has to be said beside published figures; empty if the paper has none of the models."""
-    known = [column for column in columns if any(published_of(entry) for entry in column.entries.values())]
+    shown = [column for column in columns if column.trained is not None]
+    known = [column for column in shown if any(published_of(entry) for entry in column.entries.values())]
     remarks = [NOT_COMPARED] if known else []
     if any("squeezenet" in column.model for column in known):
         remarks.append(SQUEEZENET)
@@ -170,8 +171,8 @@ def _cell(column: Column, entry: Entry | None, line: Line) -> TableCell:
     )
 
 
-def _published(entry: Entry, measured: float, *, trained: bool) -> str:
-    known = published_of(entry)
+def _published(entry: Entry, measured: float, *, trained: bool | None) -> str:
+    known = published_of(entry) if trained is not None else None
     if known is None:
         return ""
     told = fixed_mean(*known, 2)

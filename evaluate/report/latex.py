@@ -15,11 +15,17 @@ _SPECIAL = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": 
 _END = " \\\\"
 
 
-def as_latex(entries: Iterable[Entry]) -> str:
-    """Return the comparisons of maps, a column for each model."""
+def as_latex(entries: Iterable[Entry], remarks: Iterable[str] = ()) -> str:
+    """Return the comparisons of maps, a column for each model.
+
+    Args:
+        entries: Of a summary.
+        remarks: What stands above the table, as comments.
+    """
     models = by_model(entries)
     lines = [
         "% mean and standard deviation over images; needs \\usepackage{booktabs}",
+        *(f"% {printable(remark)}" for remark in remarks),
         "\\begin{tabular}{ll" + "c" * len(models) + "}",
         "\\toprule",
         " & & " + " & ".join(escape_latex(model) for model in models) + _END,

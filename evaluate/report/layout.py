@@ -70,7 +70,7 @@ class Line:
         label: In its second column.
         precision: The precision that it reads.
         measure: What it shows.
-        null: Whether it is of the null row, f32 run a second time.
+        null: Whether it is of the null row: f32, or the first precision of a bundle without it, run a second time.
     """
 
     title: str
@@ -134,6 +134,7 @@ class FilledLine:
 _AGAINST = {
     "vs_saliency": "v. salient object",
     "vs_f32": "v. f32",
+    "vs_itself": "v. itself",
     "fake_quant_vs_deployed": "fake-quant v. deployed",
     "on_model": "on the deployed model",
 }
@@ -141,6 +142,7 @@ _AGAINST = {
 MAP_COMPARISONS = {
     "vs_saliency": "CAMs against the salient object",
     "vs_f32": "What quantization did: CAMs against those of f32",
+    "vs_itself": "Without f32, the null row: a precision run a second time",
     "fake_quant_vs_deployed": "What a simulation predicts: fake-quant against deployed",
 }
 _FURTHER_TITLE = "Further measures"
@@ -182,24 +184,25 @@ def against(comparison: str) -> str:
 def precision_title(comparison: str, precision: str) -> str:
     """Return what a precision is called in a comparison: f32 v. f32 is the null row.
 
-    >>> precision_title("vs_f32", "f32"), precision_title("vs_saliency", "f32")
-    ('f32 again', 'f32')
+    >>> precision_title("vs_f32", "f32"), precision_title("vs_saliency", "f32"), precision_title("vs_itself", "int8")
+    ('f32 again', 'f32', 'int8 again')
     """
-    return "f32 again" if is_null(comparison, precision) else precision
+    return f"{precision} again" if is_null(comparison, precision) else precision
 
 
 def row_title(comparison: str, precision: str) -> str:
     """Return what the lines of a precision are called in a comparison.
 
-    >>> row_title("vs_f32", "int8"), row_title("vs_f32", "f32")
-    ('int8 v. f32', 'f32 again v. f32')
+    >>> row_title("vs_f32", "int8"), row_title("vs_f32", "f32"), row_title("vs_itself", "int8")
+    ('int8 v. f32', 'f32 again v. f32', 'int8 again v. int8')
     """
-    return f"{precision_title(comparison, precision)} {against(comparison)}"
+    other = f"v. {precision}" if comparison == "vs_itself" else against(comparison)
+    return f"{precision_title(comparison, precision)} {other}"
 
 
 def is_null(comparison: str, precision: str) -> bool:
     """Tell whether figures are of the null row."""
-    return (comparison, precision) == ("vs_f32", "f32")
+    return comparison == "vs_itself" or (comparison, precision) == ("vs_f32", "f32")
 
 
 def in_order(precisions: Iterable[str]) -> list[str]:

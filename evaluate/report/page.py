@@ -16,7 +16,7 @@ from qcam.common.vocabulary import PRECISIONS
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report import html_tables
 from qcam.evaluate.report.cards import SORTED_BY, Card, facts, make_cards
-from qcam.evaluate.report.choice import ranked_by
+from qcam.evaluate.report.choice import RANKING, ranked_by
 from qcam.evaluate.report.comparison import image_differences, plan_differences
 from qcam.evaluate.report.findings import alarms, between_runs, findings
 from qcam.evaluate.report.layout import against, in_order, is_null, row_title
@@ -187,13 +187,22 @@ def _chosen(runs: Sequence[Run], cards: Sequence[Card], options: ReportOptions) 
     kinds = "half of them the worst, a quarter the best, the rest drawn at random"
     if any(card.why == "runs differ" for card in cards):
         kinds = "half of them where the runs differ most; of the rest, the worst, the best, and some drawn at random"
-    ranks = {of[0] for run in runs for figures in run.figures.values() if (of := ranked_by(figures)) is not None}
-    own = ", ".join(name for name in in_order(ranks) if name not in PRECISIONS)
-    also = f" ({own} where there is neither int8 nor int16)" if own else ""
     return (
         f"{count(per_model, 'image')} of {total:,} for each model: {kinds} (seed {options.seed}). "
-        f"Ranked by CC v. f32 of the coarsest precision{also}; all others are in the result folder."
+        f"Ranked by {_ranking(runs)}; all others are in the result folder."
     )
+
+
+def _ranking(runs: Sequence[Run]) -> str:
+    """Say what ranked the images of the models."""
+    found = [of for run in runs for figures in run.figures.values() if (of := ranked_by(figures)) is not None]
+    own = ", ".join(name for name in in_order(name for name, _ in found) if name not in PRECISIONS)
+    also = f" ({own} where there is neither int8 nor int16)" if own else ""
+    by = {comparison for _, comparison in found}
+    first, *others = [comparison for comparison in RANKING if comparison in by] or RANKING[:1]
+    without = " or ".join(against(comparison) for comparison in others)
+    told = f"CC {against(first)} of the coarsest precision{also}"
+    return f"{told}, where there is none by CC {without}" if without else told
 
 
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
@@ -215,10 +224,11 @@ def _lead(runs: Sequence[Run]) -> str:
         precisions = list(dict.fromkeys(p for model in run.results.models for p in run.results.precisions(model)))
         architecture = run.record.machine.get("architecture")
         where = f" on {architecture}" if architecture else ""
+        with_f32 = "f32" in precisions
         return (
             f"{count(models, 'model')} in {', '.join(precisions)}; {count(len(run.results.images), 'image')}; "
             f"{run.provider}{where}. "
-            "Grad-CAM++ of every precision against float and against the salient object."
+            f"Grad-CAM++ of every precision against {'float and against ' if with_f32 else ''}the salient object."
         )
     said = "; ".join(
         f"{run.name}: {count(len(run.results.models), 'model')}, {count(len(run.results.images), 'image')}, {run.provider}"

@@ -65,7 +65,7 @@ def _models(told: RunRecord) -> Pairs:
 
 
 def _parts(model: ModelRecord, fingerprint: str) -> list[str]:
-    state = "trained" if model.weights.trained else "RANDOM"
+    state = {True: "trained", False: "RANDOM", None: "not known whether trained"}[model.weights.trained]
     return [
         f"{model.weights.name} ({state}, {_short(model.weights.sha256)})",
         model.geometry,

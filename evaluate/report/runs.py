@@ -60,8 +60,8 @@ class Run:
             found[model] = {key: {name: values for name, values in of.items() if name in _KEPT} for key, of in columns.items()}
         return found
 
-    def trained(self, model: str) -> bool:
-        """Tell whether a model has weights that mean something."""
+    def trained(self, model: str) -> bool | None:
+        """Tell whether a model has weights that mean something; None where nobody knows."""
         return self.record.models[model].weights.trained
 
     @property
@@ -94,9 +94,16 @@ class Column:
     title: str
 
     @property
-    def trained(self) -> bool:
-        """Tell whether its weights mean something."""
+    def trained(self) -> bool | None:
+        """Tell whether its weights mean something; None where nobody knows."""
         return self.run.trained(self.model)
+
+    @property
+    def without_f32(self) -> bool:
+        """Tell whether figures are of a model of which no f32 was run: nothing is held against it."""
+        return bool(self.entries) and not any(
+            precision == "f32" or comparison == "vs_f32" for comparison, precision, _ in self.entries
+        )
 
     @property
     def entries(self) -> Figures:
@@ -153,6 +160,16 @@ def columns(runs: Sequence[Run]) -> list[Column]:
         for run in runs
         if model in run.results.models
     ]
+
+
+def trained_together(states: Iterable[bool | None]) -> bool | None:
+    """Tell whether several weights all mean something: no if one does not, unknown if that is not known of one.
+
+    >>> trained_together([True, None]), trained_together([None, False]), trained_together([True])
+    (None, False, True)
+    """
+    found = set(states)
+    return False if False in found else None if None in found else True
 
 
 def precisions_of(columns: Iterable[Column]) -> list[str]:

@@ -84,7 +84,7 @@ def paper_section(entries: Iterable[Entry], untrained: Collection[str] = ()) -> 
 
     Args:
         entries: Of a summary.
-        untrained: Models with random weights: nothing of them is held against the paper.
+        untrained: Models of which it is not known that they are trained: nothing of them is held against the paper.
 
     Returns:
         None if the paper has none of the models.

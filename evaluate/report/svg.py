@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from qcam.common.printable import printable
-from qcam.evaluate.showing.canvas import figure_bytes
+from qcam.evaluate.showing.canvas import OTHERS, figure_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ THEMED = {
     "#d55e00": "var(--int8)",
     "#8a4f9e": "var(--paper)",
     "#fdfdfc": "var(--page)",
-}
+} | {colour: f"var(--other{place})" for place, colour in enumerate(OTHERS, 1)}
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _COLOUR = re.compile("|".join(THEMED), re.IGNORECASE)
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")

@@ -17,8 +17,9 @@ from qcam.evaluate.report.grid import draw_grid
 from qcam.evaluate.report.latex import as_latex
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.page import distribution_heading, page
-from qcam.evaluate.report.runs import Column, Run, columns, name_runs
+from qcam.evaluate.report.runs import Column, Run, columns, name_runs, precisions_of
 from qcam.evaluate.results.folder import REPORT, Results
+from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.showing.canvas import Chart, figure_bytes
 
 #: Folder of the figures, in that of the report.
@@ -81,7 +82,7 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
         found = [chart for metric in metrics if (chart := distribution(every, comparison, metric)) is not None]
         if found:
             distributions.append((distribution_heading(comparison), found))
-    depths = depth_charts(checks)
+    depths = depth_charts(checks, precisions_of(every))
     text = page(runs, every, glance, distributions, depths, check_table(checks), options)
     charts = [chart for _, found in distributions for chart in found] + depths
     if glance is not None:
@@ -134,15 +135,16 @@ def _grids(runs: Sequence[Run], options: ReportOptions) -> Iterator[Chart]:
 def _csv(runs: Sequence[Run]) -> str:
     """Return every figure, one line each; with a column for the run where there are several."""
     if len(runs) == 1:
-        return as_csv(runs[0].summary.entries, _untrained(runs[0]))
-    return several_as_csv({run.name: RunFigures(run.summary.entries, _untrained(run)) for run in runs})
+        return as_csv(runs[0].summary.entries, _weights(runs[0]))
+    return several_as_csv({run.name: RunFigures(run.summary.entries, _weights(run)) for run in runs})
 
 
-def _untrained(run: Run) -> list[str]:
-    """Return the models with random weights: nothing of them is held against the paper."""
-    return [model for model in run.results.models if not run.trained(model)]
+def _weights(run: Run) -> dict[str, str]:
+    """Return model → one word for what its weights are."""
+    return {model: of.weights.word for model, of in run.record.models.items()}
 
 
 def _latex(every: Sequence[Column]) -> str:
     """Return the table in the paper's layout; a column for each model and run."""
-    return as_latex(replace(entry, model=column.title) for column in every for entry in column.entries.values())
+    entries = (replace(entry, model=column.title) for column in every for entry in column.entries.values())
+    return as_latex(entries, [f"{column.title}: {UNKNOWN_WEIGHTS}" for column in every if column.trained is None])

@@ -35,8 +35,9 @@ STORED_PIXELS = 256 * 256
 PROFILE = "profile.json"
 #: Version of run.json and of the files beside it.
 SCHEMA_VERSION = 2
-#: Comparisons in the order of every table. `on_model` is no comparison of maps: the picture under its CAM, shown to the model.
-COMPARISONS = ("vs_saliency", "vs_f32", "fake_quant_vs_deployed", "on_model")
+#: Comparisons in the order of every table. `vs_itself` is the null row of a bundle without f32: its first precision run twice.
+#: `on_model` is no comparison of maps: the picture under its CAM, shown to the model.
+COMPARISONS = ("vs_saliency", "vs_f32", "vs_itself", "fake_quant_vs_deployed", "on_model")
 #: Measures of a CAM besides SIM, CC and KLD, by column.
 MEASURES = ("rank_correlation", "overlap", "energy_in_object")
 #: Measures of the explanation on the deployed model, by column.
@@ -53,7 +54,7 @@ class Row:
         image: The image's name in its set.
         image_sha256: Fingerprint of its file.
         model: Model id.
-        precision: f32, int16 or int8.
+        precision: f32, int16, int8, or a name of another tool's.
         comparison: One of `COMPARISONS`.
         SIM: Similarity, 0..1; None where undefined.
         CC: Correlation, -1..1; None where undefined.
@@ -66,7 +67,8 @@ class Row:
         target_class: The class that was explained.
         top1: The deployed run's own top-1 class.
         label: The true class, where known.
-        top1_agrees: Whether top-1 is that of the reference (f32 deployed; for the fake-quant comparison: the mirror's).
+        top1_agrees: Whether top-1 is that of the reference (f32 deployed; for the null row: the first run's; for the
+            fake-quant comparison: the mirror's).
         logit_error: Relative error of the logits, |difference| / |reference| in the Euclidean norm.
         codes_equal: Share of equal codes at the tap, mirror against deployed; None for float taps.
         status: `ok`, or why a metric is missing.

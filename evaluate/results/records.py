@@ -12,6 +12,9 @@ from typing import Any
 from qcam.images.account import AccountLine
 from qcam.runtime.gpu import Gpu
 
+#: What is said of weights of which nobody says whether they are trained.
+UNKNOWN_WEIGHTS = "weights: not known whether trained"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -205,12 +208,18 @@ class WeightsRecord:
     Attributes:
         name: Their name.
         sha256: Their fingerprint.
-        trained: Whether they mean something; what nobody says of them, they do not.
+        trained: Whether they mean something; None where nobody knows, which run.json says as null. Where it has no word of it,
+            as of earlier versions, they do not.
     """
 
     name: str = "?"
     sha256: str = ""
-    trained: bool = False
+    trained: bool | None = False
+
+    @property
+    def word(self) -> str:
+        """Return one word for what they are: trained, random or unknown."""
+        return "unknown" if self.trained is None else "trained" if self.trained else "random"
 
 
 @dataclass(frozen=True)

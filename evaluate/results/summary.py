@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,6 @@ from qcam.runtime.bundle import ordered_precisions, precision_order
 
 #: The comparisons of one model: (precision, comparison) → columns.
 ModelColumns = Mapping[tuple[str, str], Columns]
-#: Pairs of precisions that are tested against each other. In vs_f32, f32 is the null row.
-_PAIRS = (("f32", "int16"), ("f32", "int8"), ("int16", "int8"))
 
 
 def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
@@ -46,12 +44,30 @@ def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
     }
 
 
+def tested_pairs(precisions: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs of precisions that are tested against each other: f32 v. every other, and each other v. the next.
+
+    In vs_f32, f32 is the null row.
+
+    Args:
+        precisions: Those that were run.
+
+    >>> tested_pairs(["int8", "f32", "int16"])
+    [('f32', 'int16'), ('f32', 'int8'), ('int16', 'int8')]
+    >>> tested_pairs(["vendor", "int8"])
+    [('int8', 'vendor')]
+    """
+    every = ordered_precisions(precisions)
+    others = [name for name in every if name != "f32"]
+    return [*(("f32", name) for name in others if "f32" in every), *pairwise(others)]
+
+
 def _entries(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
     """Return mean, standard deviation, interval and counts of every figure of one model."""
     named: list[tuple[str, str, str]] = []
     figures: list[NDArray[np.float64]] = []
     for precision, comparison in sorted(columns, key=lambda key: (COMPARISONS.index(key[1]), precision_order(key[0]))):
-        for where, metric, values in _figures(precision, comparison, columns[(precision, comparison)]):
+        for where, metric, values in _figures(comparison, columns[(precision, comparison)]):
             named.append((precision, where, metric))
             figures.append(np.where(np.isfinite(values), values, np.nan))
     entries = []
@@ -75,7 +91,7 @@ def _entries(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
     return entries
 
 
-def _figures(precision: str, comparison: str, columns: Columns) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
+def _figures(comparison: str, columns: Columns) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
     """Yield comparison, metric and values of what one group of rows tells."""
     if comparison == "on_model":
         yield from ((comparison, metric, columns[metric]) for metric in FAITHFULNESS)
@@ -90,7 +106,7 @@ def _figures(precision: str, comparison: str, columns: Columns) -> Iterator[tupl
     elif np.isfinite(columns["label"]).any():
         known = np.isfinite(columns["label"]) & np.isfinite(columns["top1"])
         yield "vs_label", "accuracy", np.where(known, columns["label"] == columns["top1"], np.nan)
-    if comparison == "fake_quant_vs_deployed" and precision != "f32":
+    if comparison == "fake_quant_vs_deployed" and np.isfinite(columns["codes_equal"]).any():  # a float tap has no codes
         yield comparison, "codes_equal", columns["codes_equal"]
 
 
@@ -98,8 +114,9 @@ def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
     """Test precisions against each other, image by image; Holm's correction over all tests of the model."""
     told: list[dict[str, Any]] = []
     differences: list[NDArray[np.float64]] = []
+    pairs = tested_pairs(precision for precision, _ in columns)
     for comparison in ("vs_saliency", "vs_f32"):
-        for first, second in _PAIRS:
+        for first, second in pairs:
             one, other = columns.get((first, comparison)), columns.get((second, comparison))
             if one is None or other is None:
                 continue

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from qcam.evaluate.run.facts import ModelFacts
 from qcam.evaluate.run.ran import Deployed
+from qcam.runtime.bundle import PrecisionEntry
 from qcam.runtime.deployed import Placement, SessionSettings
 from qcam.runtime.deployed.providers import PROVIDERS
 from qcam.runtime.session_config import described
+from qcam.runtime.tables import CODE_BITS
 
 #: Options of a provider that make float32 something else → what.
 _NARROW = {"trt_fp16_enable": "float16", "trt_bf16_enable": "bfloat16"}
@@ -38,25 +40,27 @@ def arithmetic_lines(models: Sequence[ModelFacts], provider: str) -> list[str]:
     for model in models:
         if not model.deployed:
             continue
-        said = [f"{name}: {_told(name, session)}" for name, session in model.deployed.items()]
+        said = [f"{name}: {_told(session)}" for name, session in model.deployed.items()]
         ran = {name for session in model.deployed.values() for _, name in session.placement.kernels}
         where = provider if not fallback_reasons([model]) else f"{', '.join(sorted(ran))} (asked for {provider})"
         lines.append(f"{model.bundle.model_id} on {where} — " + "; ".join(said))
     return lines
 
 
-def _told(precision: str, session: Deployed) -> str:
+def _told(session: Deployed) -> str:
     """Say what a session computes in, under which settings, and what nobody may take for granted."""
-    parts = (_arithmetic(precision, session.placement), described(session.placement.config), session.entry.remark)
+    parts = (_arithmetic(session.entry, session.placement), described(session.placement.config), session.entry.remark)
     return "; ".join(filter(None, parts))
 
 
-def _arithmetic(precision: str, placement: Placement) -> str:
+def _arithmetic(entry: PrecisionEntry, placement: Placement) -> str:
+    precision = entry.name
     if precision == "f32" and placement.float_kernels:
         return f"float; {placement.copies} copies" if placement.copies else "float"
     said = placement.describe()
     all_float = placement.float_kernels and not placement.integer_kernels
-    if precision == "int16" and all_float and placement.providers == {PROVIDERS["CPU"]}:
+    wide = precision == "int16" or CODE_BITS.get(entry.tap.dtype) == 16
+    if wide and all_float and placement.providers == {PROVIDERS["CPU"]}:
         return f"{said}: the CPU provider has no 16-bit integer kernels"
     if PROVIDERS["CUDA"] in placement.providers and all_float:
         return f"{said}: {precision} on CUDA is float arithmetic between Q and DQ, it has no integer kernels"

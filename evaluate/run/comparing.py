@@ -82,11 +82,11 @@ class Compared:
             replace(row, remark=_joined(row.remark, each.saliency_remark)) for row, each in zip(rows, self.samples, strict=True)
         ]
 
-    def with_f32(self, run: Run, f32: Run) -> list[Row]:
-        """Hold a run against f32's."""
-        values = self._maps(run, run.shown, f32.shown, f32.maps)
-        errors = self._logit_errors(run, f32, f32)
-        return self._rows(values, run, f32, (is_constant(run.shown), is_constant(f32.shown)), errors=errors)
+    def with_reference(self, run: Run, reference: Run) -> list[Row]:
+        """Hold a run against another deployed one: f32's, or an earlier one of its own."""
+        values = self._maps(run, run.shown, reference.shown, reference.maps)
+        errors = self._logit_errors(run, reference, reference)
+        return self._rows(values, run, reference, (is_constant(run.shown), is_constant(reference.shown)), errors=errors)
 
     def with_simulation(self, deployed: Run, simulated: Run) -> list[Row]:
         """Hold a simulated run against the deployed one, which is the reference; classes are the deployed run's."""

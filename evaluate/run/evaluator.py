@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.common import telling
 from qcam.common.errors import QcamError
 from qcam.common.vocabulary import CamMethod, Target, require
 from qcam.evaluate.maps.cam import Array, enlarge
@@ -78,7 +79,8 @@ class BundleEvaluator:
             target: One of `Target`.
             method: One of `CamMethod`.
             fake_quant: Whether the full mirror is run for the fake-quant CAMs.
-            null_row: Whether f32 is run a second time and compared with itself: what drifts there is not quantization.
+            null_row: Whether f32, or the first precision where there is none, is run a second time and compared with itself:
+                what drifts there is not quantization.
             faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
 
         Raises:
@@ -89,10 +91,10 @@ class BundleEvaluator:
         self._target = require(Target, target, "target")
         self._method = require(CamMethod, method, "CAM method")
         self._fake_quant = fake_quant
-        self._null_row = null_row
+        self._null = null_precision(precisions) if null_row else None
         self._faithfulness = faithfulness
         if target == "f32-top1" and "f32" not in precisions:
-            raise QcamError(f"{bundle.folder}: {{target}} f32-top1 needs precision f32; add it, or use {{target}} own-top1")
+            raise needs_f32(bundle)
         self.deployed = {name: DeployedModel(bundle, name, settings) for name in precisions}
         self._mirrors: dict[str, Mirror] = {}
         self._enlarge = partial(enlarge, size=self.preprocessing.crop)
@@ -108,7 +110,7 @@ class BundleEvaluator:
             bundle,
             fitting_precisions(bundle, options.precisions, options.settings),
             replace(options.settings, batch=options.batch_size),
-            target=options.target,
+            target=options.target_of(bundle.model_id),
             method=options.method,
             fake_quant=options.fake_quant,
             null_row=options.null_row,
@@ -163,8 +165,10 @@ class BundleEvaluator:
     def _comparisons(self, precision: str) -> tuple[str, ...]:
         """Return the comparisons that are made of one precision."""
         made = ["vs_saliency"]
-        if "f32" in self.deployed and (precision != "f32" or self._null_row):
+        if "f32" in self.deployed and (precision != "f32" or precision == self._null):
             made.append("vs_f32")
+        if "f32" not in self.deployed and precision == self._null:
+            made.append("vs_itself")
         if self._fake_quant:
             made.append("fake_quant_vs_deployed")
         if self._faithfulness:
@@ -205,8 +209,8 @@ class BundleEvaluator:
             if self._faithfulness:
                 with clock.stage("explanation on model"):
                     batch.faithfulness[precision] = self._explain(precision, crops, real, targets)
-        if self._null_row and "f32" in self.deployed:
-            batch.again, _, _ = self._run("f32", images, samples, batch.deployed["f32"], clock, again=True)
+        if self._null is not None:
+            batch.again, _, _ = self._run(self._null, images, samples, batch.deployed[self._null], clock, again=True)
 
         def finish() -> tuple[list[Row], list[StoredMap]]:
             with clock.stage("metrics"):
@@ -311,10 +315,10 @@ class BundleEvaluator:
             return made.on_model(run, *batch.faithfulness[precision])
         if comparison == "fake_quant_vs_deployed":
             return made.with_simulation(run, batch.simulated[precision])
-        f32 = batch.deployed["f32"]
-        if precision == "f32" and batch.again is not None:
-            run = batch.again  # the null row
-        return made.with_f32(run, f32)
+        reference = run if comparison == "vs_itself" else batch.deployed["f32"]
+        if precision == self._null and batch.again is not None:
+            run = batch.again
+        return made.with_reference(run, reference)
 
 
 @dataclass
@@ -327,6 +331,62 @@ class _Batch:
     targets: dict[str, NDArray[np.int64]]
     faithfulness: dict[str, tuple[Array, NDArray[np.bool_]]]
     again: Run | None = None
+
+
+def null_precision(precisions: Iterable[str]) -> str:
+    """Return the precision of the null row: f32, or without it the first in the order of every table.
+
+    Args:
+        precisions: Those that are run, at least one.
+
+    >>> null_precision(["int8-vendor", "int8"]), null_precision(["int8", "f32"])
+    ('int8', 'f32')
+    """
+    return ordered_precisions(precisions)[0]
+
+
+def needs_f32(bundle: Bundle) -> QcamError:
+    """Return the error that f32 cannot choose the class: the bundle holds none, or none was asked for."""
+    held = [entry.name for entry in bundle.precisions]
+    why, remedy = f"the bundle holds none, only {', '.join(held)}", "use {target} own-top1, or leave it out"
+    if "f32" in held:
+        why, remedy = "it is not among those that are run", "add {precision} f32, or use {target} own-top1"
+    return QcamError(f"{bundle.folder}: {{target}} f32-top1 needs precision f32, and {why}; {remedy}")
+
+
+def own_choice(bundles: Sequence[Bundle]) -> str:
+    """Return the line that tells that precisions of some bundles explain their own choice."""
+    models = ", ".join(bundle.model_id for bundle in bundles)
+    return f"{models}: no f32 to choose the class, each precision explains its own ({{target}} own-top1)"
+
+
+def settle_target(options: StudyOptions, bundles: Sequence[Bundle], *, named: bool) -> StudyOptions:
+    """Let precisions explain their own choice where no f32 is run that could choose, and tell it.
+
+    Args:
+        options: What was asked for.
+        bundles: The bundles.
+        named: Whether the target was asked for by name.
+
+    Returns:
+        The options; of several bundles, those without f32 are named in them.
+
+    Raises:
+        QcamError: If f32-top1 was asked for by name and no f32 of a bundle is run, or a precision is not held.
+        ProviderError: If the provider can run nothing of a bundle.
+    """
+    if options.target != Target.F32_TOP1:
+        return options
+    without = [bundle for bundle in bundles if "f32" not in fitting_precisions(bundle, options.precisions, options.settings)]
+    if not without:
+        return options
+    if named:
+        raise needs_f32(without[0])
+    telling.note(own_choice(without))
+    models = tuple(bundle.model_id for bundle in without)
+    if len(without) == len(bundles):
+        return replace(options, target=Target.OWN_TOP1.value)
+    return replace(options, without_f32=models)
 
 
 def wanted_precisions(bundle: Bundle, asked: Sequence[str], *, reference: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.run.protocol import Evaluator
 from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.images.preprocessing import Preprocessing
-from qcam.runtime.bundle import Bundle
+from qcam.runtime.bundle import Bundle, PrecisionEntry
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import KernelProbe, probe_kernels, saturates_in_pairs
 from qcam.runtime.deployed.provider_options import NVIDIA
@@ -116,7 +116,7 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings, dev
     kernels = probe_kernels(alike) if sessions and on_cpu else None
     saturates = kernels is not None and any(
         session.placement.integer_kernels
-        and session.entry.quantization.activation == "UINT8"
+        and _unsigned(session.entry)
         and not session.entry.quantization.weight_reduced_range
         and saturates_in_pairs(config)
         for session, config in zip(sessions, asked, strict=True)
@@ -131,6 +131,12 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings, dev
         versions=machine.versions(),
         gpu=read_gpu(settings.device_index) if device == "cuda" or _on_gpu(sessions) else None,
     )
+
+
+def _unsigned(entry: PrecisionEntry) -> bool:
+    """Tell whether activations are, or may be, codes of uint8: by what the manifest says of them, else by the tap."""
+    kind = entry.quantization.activation or (entry.tap.dtype.upper() if entry.tap.dtype != "float32" else "")
+    return kind in ("UINT8", "")
 
 
 def _on_gpu(sessions: Sequence[Deployed]) -> bool:

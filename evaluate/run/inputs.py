@@ -9,6 +9,7 @@ from qcam.common import telling
 from qcam.common.errors import BundleError
 from qcam.common.storage import is_url
 from qcam.common.vocabulary import near
+from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.images.account import Account
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.listing import find_images, one_photograph, require_place
@@ -20,7 +21,7 @@ BUNDLES = Path("bundles")
 
 
 def load_bundles(given: Sequence[str | Path | Bundle]) -> list[Bundle]:
-    """Read the bundles given, or all of bundles/; warn where weights are random.
+    """Read the bundles given, or all of bundles/; warn where weights are random, and say where nobody knows.
 
     Args:
         given: Bundles, or paths and URLs of their folders; names in bundles/ are understood, and a folder that holds just one.
@@ -35,14 +36,21 @@ def load_bundles(given: Sequence[str | Path | Bundle]) -> list[Bundle]:
             raise BundleError("no bundle given and none in bundles/; make one with {qcam-export}")
     bundles = [place if isinstance(place, Bundle) else load_bundle(_settled(place)) for place in places]
     for bundle in bundles:
-        if not bundle.trained:
+        if bundle.weights.trained is False:
             telling.warn(random_weights(bundle))
+        elif bundle.weights.trained is None:
+            telling.note(unknown_weights(bundle))
     return bundles
 
 
 def random_weights(bundle: Bundle) -> str:
     """Return the warning that a bundle's weights are random."""
     return f"{bundle.model_id} has random weights: no figure made with it means anything"
+
+
+def unknown_weights(bundle: Bundle) -> str:
+    """Return what is said of a bundle's weights where nobody says whether they are trained."""
+    return f"{bundle.model_id}: {UNKNOWN_WEIGHTS}"
 
 
 def find_photographs(location: str | Path | None, account: Account | None = None, run: int | None = None) -> list[ImageFile]:

@@ -25,10 +25,12 @@ class StudyOptions:
         method: CAM method.
         batch_size: Images at a time.
         fake_quant: Whether the fake-quant mirror is run in full.
-        null_row: Whether f32 is run a second time and compared with itself.
+        null_row: Whether f32, or the first precision where there is none, is run a second time and compared with itself.
         faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
         protocol: `deployed`, or `paper` for what the paper's authors ran.
         fixes: Slips of theirs that are switched off, sorted.
+        without_f32: Models of which no f32 is run, where target is f32-top1 for the others: each of their precisions explains
+            its own choice.
     """
 
     precisions: tuple[str, ...]
@@ -42,6 +44,7 @@ class StudyOptions:
     faithfulness: bool = False
     protocol: str = "deployed"
     fixes: tuple[str, ...] = ()
+    without_f32: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse words and numbers that mean nothing.
@@ -53,6 +56,14 @@ class StudyOptions:
         require(Target, self.target, "target")
         require(CamMethod, self.method, "CAM method")
         require(Protocol, self.protocol, "protocol")
+
+    def target_of(self, model: str) -> str:
+        """Return which class of a model is explained.
+
+        Args:
+            model: Model id.
+        """
+        return Target.OWN_TOP1.value if model in self.without_f32 else self.target
 
     def on_gpu(self, device: str) -> bool:
         """Tell whether a GPU is asked to take part.
@@ -68,12 +79,18 @@ class StudyOptions:
             repaired = f", slips switched off: {', '.join(self.fixes)}" if self.fixes else ""
             return f"protocol of the paper's authors{repaired}; salient objects: {self.saliency}"
         config = ", ".join(f"{key}={value}" for key, value in self.settings.config.items())
-        line = f"{self.method}, target {self.target}, salient objects: {self.saliency}, batches of {self.batch_size}"
+        target = self.target
+        if self.without_f32:
+            target += f" ({Target.OWN_TOP1} of {', '.join(self.without_f32)})"
+        line = f"{self.method}, target {target}, salient objects: {self.saliency}, batches of {self.batch_size}"
         told = ", ".join(f"{key}={value}" for key, value in self.settings.to_json().get("provider_options", {}).items())
         line += f", session configuration {config}" if config else ""
         return line + (f", {self.settings.provider} told {told}" if told else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as JSON-ready values."""
-        settings = self.settings.to_json()
-        return asdict(self) | {"precisions": list(self.precisions), "settings": settings, "fixes": list(self.fixes)}
+        """Return the options as JSON-ready values; where every model has f32 there is no word of those without."""
+        settings, without_f32 = self.settings.to_json(), list(self.without_f32)
+        values = asdict(self) | {"precisions": list(self.precisions), "settings": settings, "fixes": list(self.fixes)}
+        return {name: value for name, value in values.items() if name != "without_f32"} | (
+            {"without_f32": without_f32} if without_f32 else {}
+        )

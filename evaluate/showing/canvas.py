@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from qcam.common.printable import printable
+from qcam.runtime.manifest import ordered_precisions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 #: Colours by role (the report's page has its own for each); precisions after Okabe and Ito, told apart by colour-blind people.
 INK, MUTED, LINE, PAPER, PAGE = "#1b1f24", "#68707a", "#e2e5e9", "#8a4f9e", "#fdfdfc"
 _COLOURS = {"f32": "#6f7780", "int16": "#0072b2", "int8": "#d55e00"}
+#: Those of precisions of other names, in the order of every table: after Paul Tol's muted scheme, told apart by colour-blind
+#: people, and dark enough for text.
+OTHERS = ("#117733", "#882255", "#332288", "#7f7f2a", "#aa4499")
 #: Width of a chart in inches: a column of a paper, and of the page.
 WIDTH = 3.5
 #: Dots per inch of a PNG for print.
@@ -59,9 +64,15 @@ class Chart:
     figure: Figure
 
 
-def colour_of(precision: str) -> str:
-    """Return the colour of a precision; that of text for those of other tools."""
-    return _COLOURS.get(precision, INK)
+def colours_of(precisions: Iterable[str]) -> dict[str, str]:
+    """Return the colour of every precision; those of other tools take turns, in the order of every table.
+
+    Args:
+        precisions: All that a report or a check tells of: then a name has one colour in all of its charts.
+    """
+    every = ordered_precisions(precisions)
+    others = dict(zip((name for name in every if name not in _COLOURS), cycle(OTHERS), strict=False))
+    return {name: _COLOURS.get(name) or others[name] for name in every}
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qcam.evaluate.showing.canvas import INK, LINE, WIDTH, Chart, canvas, colour_of
+from qcam.evaluate.showing.canvas import INK, LINE, WIDTH, Chart, canvas, colours_of
 from qcam.evaluate.showing.numbers import figure
 
 if TYPE_CHECKING:
@@ -36,7 +36,13 @@ class DepthLine:
     fed: Sequence[float | None]
 
 
-def depth_chart(title: str, name: str, lines: Sequence[DepthLine], first: tuple[int, str] | None = None) -> Chart:
+def depth_chart(
+    title: str,
+    name: str,
+    lines: Sequence[DepthLine],
+    first: tuple[int, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Chart:
     """Draw the share of equal codes over depth, simulated against deployed.
 
     Args:
@@ -44,10 +50,12 @@ def depth_chart(title: str, name: str, lines: Sequence[DepthLine], first: tuple[
         name: Of the files.
         lines: What is drawn, at least one.
         first: Place among the tensors (from 0) and operator of the first that differs, to be named; None names none.
+        colours: Colour of each precision; None for those of the lines alone (`colours_of`).
     """
+    chosen = colours or colours_of(line.precision for line in lines)
     with canvas(WIDTH, _HEIGHT) as (drawn, axes):
         for line in lines:
-            _draw(axes, line)
+            _draw(axes, line, chosen[line.precision])
         label = "quantized tensor, in graph order"
         if first is not None:
             label += f"\n○ first to differ: {_short(first[1])}"
@@ -58,8 +66,7 @@ def depth_chart(title: str, name: str, lines: Sequence[DepthLine], first: tuple[
     return Chart(name, f"{title}: simulated against deployed codes over depth", "; ".join(map(_told, lines)), drawn)
 
 
-def _draw(axes: Axes, line: DepthLine) -> None:
-    colour = colour_of(line.precision)
+def _draw(axes: Axes, line: DepthLine, colour: str) -> None:
     places = range(1, len(line.shares) + 1)
     dashes = "-" if line.exact else (0, (4, 1.5))
     axes.plot(places, line.shares, color=colour, linestyle=dashes, linewidth=1.2, label=line.label)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qcam.common import telling
 from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
+from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.study.executor import ThisProcess
 from qcam.evaluate.study.study import PlannedStudy
 
@@ -99,8 +100,8 @@ def describe(study: PlannedStudy, found: Estimate, workers: int = 1) -> list[str
     ]
     for model in study.facts.models:
         bundle = model.bundle
-        trained = "" if bundle.trained else " (random weights)"
-        lines.append(f"model: {bundle.model_id}{trained}, {', '.join(model.precisions)}, bundle {bundle.fingerprint[:12]}")
+        weights = {True: "", False: " (random weights)", None: f" ({UNKNOWN_WEIGHTS})"}[bundle.weights.trained]
+        lines.append(f"model: {bundle.model_id}{weights}, {', '.join(model.precisions)}, bundle {bundle.fingerprint[:12]}")
     lines.append(f"rows: {study.rows:,} in results.parquet")
     if found.todo < found.shards:
         lines.append(f"done already: {found.shards - found.todo} of {found.shards} shards")

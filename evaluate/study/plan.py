@@ -239,7 +239,7 @@ _OPTIONS = {
     "batch_size": "{batch_size}", "fake_quant": "simulation", "null_row": "null row", "faithfulness": "faithfulness",
     "protocol": "{protocol}", "fixes": "{paper_fix}", "provider": "{provider}", "allow_fallback": "fallback allowed",
     "io_binding": "IO binding", "config": "{session_config}", "threads": "{threads}", "device": "{device}",
-    "provider_options": "{provider_option}",
+    "provider_options": "{provider_option}", "without_f32": "models without f32",
 }  # fmt: skip
 #: What a plan's entries are called that are no options.
 _ENTRIES = {

@@ -13,8 +13,9 @@ from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
 from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons, float_arithmetic
+from qcam.evaluate.run.evaluator import null_precision
 from qcam.evaluate.run.facts import WorkerFacts
-from qcam.evaluate.run.inputs import random_weights
+from qcam.evaluate.run.inputs import random_weights, unknown_weights
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.conditions import Conditions
 from qcam.images.account import Account
@@ -29,6 +30,7 @@ _CONVENTIONS = {
     "drop": "max(0, Y - O) / Y, Y the class's softmax probability, O that of the picture multiplied with its CAM",
     "increase": "O > Y",
     "vs_f32 of f32": "the null row: f32 run a second time, against its first run",
+    "vs_itself": "the null row of a bundle without f32: its first precision run a second time, against its first run",
     "fake_quant_vs_deployed": "P fake-quant, Q deployed",
 }
 
@@ -61,7 +63,7 @@ def run_record(
         classes[key] = list(bundle.classes)
         models[bundle.model_id] = {
             "bundle": bundle.folder.name,
-            "weights": bundle.weights.to_json(),
+            "weights": bundle.weights.to_json() | {"trained": bundle.weights.trained},
             "geometry": geometry(model.preprocessing),
             "classes": key,
             "precisions": {name: ran.to_json() for name, ran in model.precisions.items()},
@@ -92,9 +94,25 @@ def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:
     lines = [options.describe(), *arithmetic_lines(facts.models, facts.provider)]
     if facts.gpu is not None:
         lines.append(f"GPU: {facts.gpu.describe()}; {float_arithmetic(options.settings)}")
+    lines += _without_f32(facts, options)
+    lines += [unknown_weights(model.bundle) for model in facts.models if model.bundle.weights.trained is None]
     for model in facts.models:
         lines += model.notes
     return list(dict.fromkeys(lines))
+
+
+def _without_f32(facts: WorkerFacts, options: StudyOptions) -> list[str]:
+    """Say of the models of which no f32 was run what there is nothing of, in one line for all that are alike."""
+    models: dict[str, list[str]] = {}
+    for model in facts.models:
+        if "f32" not in model.deployed and model.deployed:
+            held = any(entry.name == "f32" for entry in model.bundle.precisions)
+            told = "f32 was not run" if held else "no f32 in the bundle"
+            told += ": nothing is held against it"
+            if options.null_row:
+                told += f"; the null row is {null_precision(model.deployed)} against itself"
+            models.setdefault(told, []).append(model.bundle.model_id)
+    return [f"{', '.join(names)}: {told}" for told, names in models.items()]
 
 
 def warnings(facts: WorkerFacts, workers: Sequence[WorkerRecord] = ()) -> list[str]:
@@ -104,7 +122,7 @@ def warnings(facts: WorkerFacts, workers: Sequence[WorkerRecord] = ()) -> list[s
         facts: What evaluates.
         workers: What evaluated the parts, with the number of these.
     """
-    told = [random_weights(model.bundle) for model in facts.models if not model.bundle.trained]
+    told = [random_weights(model.bundle) for model in facts.models if model.bundle.weights.trained is False]
     fallbacks: dict[str, str] = {}
     for reason in (*fallback_reasons(facts.models), *(text for worker in workers for text in worker.fallback)):
         fallbacks.setdefault(in_options(reason), reason)  # what a part says of its worker has no tokens

@@ -20,7 +20,7 @@ from qcam.evaluate.engine.requirements import check_requirements, refuse_missing
 from qcam.evaluate.engine.worker import SaliencyRequest
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
-from qcam.evaluate.run.evaluator import fitting_precisions, told_left_out, wanted_precisions
+from qcam.evaluate.run.evaluator import fitting_precisions, settle_target, told_left_out, wanted_precisions
 from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency.masks import MaskSaliency
@@ -59,6 +59,7 @@ class StudyRequest:
         output: Where results go, a path or a URL; None for a folder below out/, named after the image set.
         force: Whether results that exist are replaced.
         profile: Whether to keep every span of time.
+        target_named: Whether the target in the options was asked for by name: then it is refused where it cannot be had.
     """
 
     bundles: tuple[str | Path | Bundle, ...]
@@ -75,6 +76,7 @@ class StudyRequest:
     output: str | None = None
     force: bool = False
     profile: bool = False
+    target_named: bool = True
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing.
@@ -174,6 +176,9 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     bundles = load_bundles(request.bundles)
     for bundle in bundles:
         wanted_precisions(bundle, request.options.precisions)
+    options = request.options
+    if not request.paper:
+        options = settle_target(options, bundles, named=request.target_named)
     refuse_overlap(request.place, read_places(request.bundles, bundles, request.images, request.options.saliency))
     account = Account()
     if not request.paper:
@@ -183,7 +188,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     on_cpu = provider == "CPU" and not on_gpu
     alone = request.paper or request.profile
     spread, threads = settle(request.engine, request.threads, 0 if alone else len(photographs), bundles, on_cpu=on_cpu)
-    options = replace(request.options, settings=replace(request.options.settings, threads=threads))
+    options = replace(options, settings=replace(options.settings, threads=threads))
     on_device = partial(torch_device, threads=threads, tf32=options.settings.tf32, index=options.settings.device_index)
     saliency_device = "cpu"
     if request.saliency.text.startswith("birefnet") and request.saliency.trust_remote_code:
@@ -252,8 +257,8 @@ def _require_comparison(options: StudyOptions, bundles: list[Bundle]) -> None:
             precisions = wanted_precisions(bundle, options.precisions, reference=True)
         else:
             precisions = fitting_precisions(bundle, options.precisions, options.settings)
-        with_f32 = "f32" in precisions and (len(precisions) > 1 or options.null_row or options.protocol == Protocol.PAPER)
-        if not (with_f32 or options.fake_quant or options.faithfulness):
+        with_f32 = "f32" in precisions and (len(precisions) > 1 or options.protocol == Protocol.PAPER)
+        if not (with_f32 or options.null_row or options.fake_quant or options.faithfulness):
             raise QcamError(
                 f"{bundle.folder}: there is nothing to compare {', '.join(precisions)} with; "
                 "take another precision along, salient-object maps, or the simulation"

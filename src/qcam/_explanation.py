@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
 
 
+#: What is explained of a bundle that holds both, unless told otherwise.
+_USUAL = ("f32", "int8")
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Maps, classes and logits of one picture, by precision, all of deployed runs.
@@ -101,14 +105,14 @@ class Explanation:
 def explain(
     bundle: Bundle | str | Path,
     image: str | Path | Image.Image | NDArray[np.uint8],
-    precisions: str | Sequence[str] = ("f32", "int8"),
+    precisions: str | Sequence[str] | None = None,
     *,
     provider: str = "CPU",
     allow_fallback: bool = False,
     session_config: dict[str, str] | None = None,
     provider_options: Mapping[str, str] | None = None,
     tf32: bool = False,
-    target: str = "f32-top1",
+    target: str | None = None,
     method: str = "gradcam++",
     threads: int | None = None,
     device: str = "auto",
@@ -118,13 +122,15 @@ def explain(
     Args:
         bundle: A bundle, or the path or URL of its folder.
         image: A file, a PIL image, or an array of 8-bit RGB, height × width × 3.
-        precisions: Those to explain; empty for all of the bundle that the provider can run.
+        precisions: Those to explain; empty for all of the bundle that the provider can run. None for f32 and int8 of a bundle
+            that holds both, for all of another.
         provider: ONNX Runtime's execution provider. Strict: never silently another one.
         allow_fallback: Whether nodes on another provider are accepted.
         session_config: ONNX Runtime's session configuration entries.
         provider_options: What the provider is told, as device_id or gpu_mem_limit (docs/gpu.md).
         tf32: Whether a GPU may compute float32 in TF32.
-        target: The class that is explained: f32-top1, or own-top1.
+        target: The class that is explained: f32-top1, or own-top1; None for f32-top1, and for own-top1 of a bundle that holds
+            no f32, which is told. f32-top1 by name is refused there.
         method: CAM method: gradcam++, gradcam, or gradcam++-torchcam.
         threads: Of ONNX Runtime and PyTorch; None for all cores.
         device: Where PyTorch computes the gradients: auto, cpu or cuda.
@@ -139,17 +145,33 @@ def explain(
     require_packages("qcam.explain", "onnxruntime", "torch")
     from qcam.common import machine, telling
     from qcam.common.vocabulary import Target
-    from qcam.evaluate.run.evaluator import BundleEvaluator, fitting_precisions, told_left_out, wanted_precisions
+    from qcam.evaluate.run.evaluator import (
+        BundleEvaluator,
+        fitting_precisions,
+        needs_f32,
+        own_choice,
+        told_left_out,
+        wanted_precisions,
+    )
     from qcam.evaluate.run.inputs import load_bundles
     from qcam.evaluate.run.protocol import Sample
     from qcam.runtime.deployed import SessionSettings, provider_name, require_provider
     from qcam.runtime.devices import torch_device
 
-    asked = names(precisions, "{precision}")
+    asked = names(() if precisions is None else precisions, "{precision}")
     count = whole_or_none(threads, "{threads}") or machine.available_cores()
     if target == Target.LABEL:
         raise QcamError("target label needs a labelled image set; use f32-top1 or own-top1, or qcam.study")
     (loaded,) = load_bundles([bundle])
+    held = {entry.name for entry in loaded.precisions}
+    if precisions is None and held >= set(_USUAL):
+        asked = _USUAL
+    named, target = target is not None, target or Target.F32_TOP1.value
+    if target == Target.F32_TOP1 and "f32" not in held:
+        if named:
+            raise needs_f32(loaded)
+        telling.note(own_choice([loaded]))
+        target = Target.OWN_TOP1.value
     picture = _picture(image)
     settings = SessionSettings(
         provider_name(provider),

@@ -142,7 +142,7 @@ def study(
     session_config: Mapping[str, str] | None = None,
     provider_options: Mapping[str, str] | None = None,
     tf32: bool = False,
-    target: str = "f32-top1",
+    target: str | None = None,
     method: str = "gradcam++",
     batch_size: int = 8,
     threads: int | None = None,
@@ -192,7 +192,8 @@ def study(
         session_config: ONNX Runtime's session configuration entries.
         provider_options: What the provider is told, as device_id or gpu_mem_limit (docs/gpu.md).
         tf32: Whether a GPU may compute float32 in TF32.
-        target: The class that is explained: f32-top1, own-top1, or label.
+        target: The class that is explained: f32-top1, own-top1, or label; None for f32-top1, and for own-top1 of a bundle that
+            holds no f32, which is told. f32-top1 by name is refused there.
         method: CAM method: gradcam++, gradcam, or gradcam++-torchcam.
         batch_size: Images at a time.
         threads: Of each worker; None for the cores, shared among the workers.
@@ -206,7 +207,7 @@ def study(
         patience: Seconds without a finished shard after which a worker counts as hung; None for what its shards suggest.
         device: Where PyTorch computes: auto, cpu or cuda.
         fake_quant: Whether to simulate for comparison.
-        null_row: Whether f32 is run twice and compared with itself.
+        null_row: Whether f32, or the first precision of a bundle without it, is run twice and compared with itself.
         faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
         protocol: deployed, or paper: what the authors' code ran, in PyTorch, slip by slip (docs/paper.md).
         paper_fixes: With protocol paper, slips to switch off.
@@ -296,7 +297,7 @@ def study_request(
     provider_options: Mapping[str, str] | None,
     tf32: bool,
     io_binding: bool | None,
-    target: str,
+    target: str | None,
     method: str,
     batch_size: int,
     threads: int | None,
@@ -316,6 +317,7 @@ def study_request(
     profile: bool,
 ) -> StudyRequest:
     """Return what `study` was asked for as one record; arguments and errors as there."""
+    from qcam.common.vocabulary import Target
     from qcam.evaluate.engine.choice import EngineOptions
     from qcam.evaluate.engine.worker import SaliencyRequest
     from qcam.evaluate.run.options import StudyOptions
@@ -341,7 +343,7 @@ def study_request(
                 tf32=tf32,
             ),
             saliency=saliency,
-            target=target,
+            target=Target.F32_TOP1.value if target is None else target,
             method=method,
             batch_size=batch_size,
             fake_quant=fake_quant and protocol != "paper",
@@ -376,6 +378,7 @@ def study_request(
         output=None if output is None else str(output),
         force=force,
         profile=profile,
+        target_named=target is not None,
     )
 
 

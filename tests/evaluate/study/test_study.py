@@ -433,7 +433,7 @@ def test_a_bundle_without_f32_is_not_compared_with_it(tiny_bundle, photographs, 
     bundle = replace(tiny_bundle, precisions=tuple(entry for entry in tiny_bundle.precisions if entry.name != "f32"))
     with pytest.raises(QcamError, match="target f32-top1 needs precision f32"):
         Study([bundle], images, None, StudyOptions(precisions=("int8",)), tmp_path / "out")
-    options = StudyOptions(precisions=("int8",), target="own-top1", fake_quant=False)
+    options = StudyOptions(precisions=("int8",), target="own-top1", fake_quant=False, null_row=False)
     rows = finish(Study([bundle], images, None, options, tmp_path / "out"))
     assert {row.comparison for row in rows} == {"vs_saliency"}
 
