@@ -98,6 +98,28 @@ class Interpolation(StrEnum):
     LANCZOS = "lanczos"
 
 
+class Layout(StrEnum):
+    """The order of the axes of a file's input: channels before or behind height and width."""
+
+    NCHW = "NCHW"
+    NHWC = "NHWC"
+
+
+class InputType(StrEnum):
+    """The type of a file's input."""
+
+    FLOAT32 = "float32"
+    UINT8 = "uint8"
+
+
+class InputValues(StrEnum):
+    """What a file's input holds: normalised values, or pixels on 0..1 or 0..255 that the graph normalises itself."""
+
+    NORMALISED = "normalised"
+    UNIT = "unit"
+    PIXELS = "pixels"
+
+
 class ColourMap(StrEnum):
     """Colours of CAMs. All but jet, the paper's, are perceptually even and readable for colour-blind people."""
 

@@ -25,9 +25,10 @@ from qcam.exporters.tap import expose_tap
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 from qcam.models.sources import LoadedModel
-from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry
+from qcam.runtime.bundle import MANIFEST, Bundle, Input, PrecisionEntry
 from qcam.runtime.described import Calibration, CamLayer, Quantization, Weights
 from qcam.runtime.graph import Graph
+from qcam.runtime.session_config import S8_AS_IT_IS
 
 #: Largest ONNX file with its weights inside; protobuf holds no more.
 _MAX_FILE_BYTES = 2**31 - 1
@@ -134,14 +135,16 @@ def export_bundle(
             if precision not in options.precisions:
                 continue
             if precision == "f32":
-                entries.append(_write_precision(folder, precision, model, tensor, Quantization()))
+                entries.append(_write_precision(folder, precision, model, tensor, Quantization(), loaded.preprocessing))
                 del model.graph.output[1:]  # the tap
                 continue
             on_stage(f"quantizing to {precision}")
             how = QuantizationOptions(precision, options.scheme, options.per_channel, options.reduce_range)
             # The weights are large: the last one to be made may have the only copy.
             quantized_model = quantize(model, ranges, how, tensor, consume=precision == quantized[-1])
-            entries.append(_write_precision(folder, precision, quantized_model, tensor, how.described()))
+            entries.append(
+                _write_precision(folder, precision, quantized_model, tensor, how.described(), loaded.preprocessing)
+            )
             del quantized_model
         bundle = Bundle(
             folder=folder,
@@ -242,7 +245,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _write_precision(
-    folder: Path, precision: str, model: onnx.ModelProto, tensor: str, how: Quantization
+    folder: Path, precision: str, model: onnx.ModelProto, tensor: str, how: Quantization, preprocessing: Preprocessing
 ) -> PrecisionEntry:
     logits = model.graph.output[0].name
     tap, skips = expose_tap(model, tensor, precision)
@@ -252,4 +255,9 @@ def _write_precision(
     data = model.SerializeToString(deterministic=True)
     file = f"{precision}.onnx"
     write_atomically(folder / file, data)
-    return PrecisionEntry(precision, file, sha256_bytes(data), logits, tap, skips, how)
+    return PrecisionEntry(
+        precision, file, sha256_bytes(data), logits, tap, skips, how,
+        input=Input(Graph(model).image_input, size=preprocessing.crop, channels=preprocessing.channels),
+        # Signed 8-bit activations are otherwise only partly run by integer kernels.
+        session={S8_AS_IT_IS: "1"} if how.activation == "INT8" else {},
+    )  # fmt: skip

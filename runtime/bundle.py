@@ -15,10 +15,12 @@ from qcam.common.storage import Location, open_location
 from qcam.common.vocabulary import PRECISIONS
 from qcam.runtime.agreement import check_agreement
 from qcam.runtime.external import load_external, parse_onnx, refuse_unhashed
+from qcam.runtime.feeding import Input
 from qcam.runtime.fetch import fetch_bundle
 from qcam.runtime.manifest import (
     MANIFEST,
     Bundle,
+    Original,
     PrecisionEntry,
     Tap,
     changed,
@@ -33,6 +35,8 @@ __all__ = [
     "MANIFEST",
     "PRECISIONS",
     "Bundle",
+    "Input",
+    "Original",
     "PrecisionEntry",
     "Tap",
     "load_bundle",

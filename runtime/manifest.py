@@ -7,7 +7,7 @@ tools come under names of their own, which `precision_order` puts behind them in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,22 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common import html
-from qcam.common.errors import BundleError
+from qcam.common.errors import BundleError, QcamError
 from qcam.common.files import fingerprint, readable_json
 from qcam.common.places import refuse_unprintable
 from qcam.common.records import as_record, read_record
-from qcam.common.vocabulary import PRECISION_NAME, PRECISIONS
+from qcam.common.vocabulary import PRECISION_NAME, PRECISIONS, InputValues
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.described import Calibration, CamLayer, Quantization, Weights
 from qcam.runtime.external import normal_location
+from qcam.runtime.feeding import Input, refuse_lost_pixels
+from qcam.runtime.session_config import session_of_schema_1, wrong_in_session
 from qcam.runtime.tables import CODE_BITS
 
-#: Version of the manifest; a reader refuses another major number.
-SCHEMA_VERSION = 1
+#: Version of the manifests that are written; those of `SCHEMAS` are read.
+SCHEMA_VERSION = 2
+SCHEMAS = (1, 2)
 #: Name of the manifest in a bundle's folder.
 MANIFEST = "bundle.json"
 
+#: What the manifest says of a copy with a tap: its logits are bitwise those of the original, or they are not.
+BITWISE, DIFFERS = "bitwise", "differs"
+
 _AGAIN = "export the bundle again with {force}"
+#: What a precision has from schema 2 on.
+_SINCE_2 = ("input", "session", "original", "proof")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -61,6 +69,36 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class Original:
+    """A file that somebody else made, byte for byte, beside the copy that also hands out the tap.
+
+    Attributes:
+        file: File name in the bundle's folder.
+        sha256: Fingerprint of the file.
+        external: Files that it keeps weights in: location relative to its folder → SHA-256; empty for most.
+    """
+
+    file: str
+    sha256: str
+    external: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse files that are none.
+
+        Raises:
+            ValueError: Names what is wrong.
+        """
+        if not self.file or not _SHA256.fullmatch(self.sha256):
+            raise ValueError("it has to give a file name and its SHA-256")
+        _refuse_external(self.external)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready values; without external files there is no word of them."""
+        value = {"file": self.file, "sha256": self.sha256}
+        return value | {"external": self.external} if self.external else value
+
+
+@dataclass(frozen=True)
 class PrecisionEntry:
     """One precision of a bundle.
 
@@ -73,6 +111,11 @@ class PrecisionEntry:
         skips: Further outputs that the tail from tap to logits reads.
         quantization: How it was quantized (scheme, types, options); empty for f32.
         external: Files that the ONNX file keeps weights in: location relative to its folder → SHA-256; empty for most.
+        input: How the file takes pictures.
+        session: ONNX Runtime's session configuration that the user deploys with, name → value; what is not in it is ONNX
+            Runtime's default.
+        original: What the user deploys, where `file` is a copy of it with the tap; None where `file` itself is deployed.
+        proof: Whether the copy's logits are the original's: `bitwise` or `differs`; empty without an original.
     """
 
     name: str
@@ -83,11 +126,38 @@ class PrecisionEntry:
     skips: tuple[Tap, ...] = ()
     quantization: Quantization = field(default_factory=Quantization)
     external: dict[str, str] = field(default_factory=dict)
+    input: Input = field(default_factory=Input)
+    session: dict[str, str] = field(default_factory=dict)
+    original: Original | None = None
+    proof: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the precision as JSON-ready values; without external files there is no word of them."""
-        value = asdict(self) | {"skips": [asdict(skip) for skip in self.skips], "quantization": self.quantization.to_json()}
-        return {key: item for key, item in value.items() if key != "external" or item}
+    @property
+    def promised(self) -> bool:
+        """Tell whether logits and codes are both of what the user deploys; otherwise nothing is promised of the two."""
+        return self.original is None or self.proof == BITWISE
+
+    def to_json(self, schema: int = SCHEMA_VERSION) -> dict[str, Any]:
+        """Return the precision as JSON-ready values; of what is empty with most precisions there is no word.
+
+        Args:
+            schema: Version of the manifest.
+        """
+        value = {
+            "name": self.name,
+            "file": self.file,
+            "sha256": self.sha256,
+            "logits": self.logits,
+            "tap": asdict(self.tap),
+            "skips": [asdict(skip) for skip in self.skips],
+            "quantization": self.quantization.to_json(),
+        }
+        if self.external:
+            value["external"] = self.external
+        if schema > 1:
+            value |= {"input": self.input.to_json(), "session": self.session}
+            if self.original is not None:
+                value |= {"original": self.original.to_json(), "proof": self.proof}
+        return value
 
 
 @dataclass(frozen=True)
@@ -105,6 +175,7 @@ class Bundle:
         calibration: Method, images and fingerprint; nothing without an integer precision.
         precisions: The precisions it holds, in the manifest's order.
         versions: Versions of the packages that made it.
+        schema: Version of the manifest.
     """
 
     folder: Path
@@ -117,11 +188,15 @@ class Bundle:
     calibration: Calibration
     precisions: tuple[PrecisionEntry, ...]
     versions: dict[str, str]
+    schema: int = SCHEMA_VERSION
 
     @property
-    def trained(self) -> bool:
-        """Tell whether the weights are trained; with random ones no figure means anything."""
-        return self.weights.trained is True
+    def trained(self) -> bool | None:
+        """Tell whether the weights are trained; None if that is not known. With random ones no figure means anything.
+
+        In a manifest of schema 1, weights of which nobody says that they are trained count as random, as they always did.
+        """
+        return self.weights.trained is True if self.schema == 1 else self.weights.trained
 
     @property
     def fingerprint(self) -> str:
@@ -143,26 +218,32 @@ class Bundle:
         """Return the ONNX file of a precision."""
         return self.folder / self.precision(precision).file
 
+    def deployed_path(self, precision: str) -> Path:
+        """Return the ONNX file that the user deploys: of most precisions its own file, otherwise the original beside it."""
+        entry = self.precision(precision)
+        return self.folder / (entry.file if entry.original is None else entry.original.file)
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready values."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema,
             "model": {"id": self.model_id, "source": self.source, "weights": self.weights.to_json()},
             "preprocessing": self.preprocessing.to_json(),
             "cam_layer": self.cam_layer.to_json(),
             "calibration": self.calibration.to_json(),
-            "precisions": [entry.to_json() for entry in self.precisions],
+            "precisions": [entry.to_json(self.schema) for entry in self.precisions],
             "versions": self.versions,
             "classes": list(self.classes),
         }
 
     def _repr_html_(self) -> str:
         """Return the bundle as a notebook shows it."""
+        meaning = {True: "", None: " (trained: unknown)", False: ", RANDOM: no figure means anything"}[self.trained]
         return html.facts(
             f"{self.model_id} ({self.folder})",
             {
                 "precisions": ", ".join(entry.name for entry in self.precisions),
-                "weights": f"{self.weights.name}{'' if self.trained else ', RANDOM: no figure means anything'}",
+                "weights": f"{self.weights.name}{meaning}",
                 "classes": len(self.classes),
                 "CAM layer": self.cam_layer.tensor,
                 "input": f"{self.preprocessing.crop[0]} × {self.preprocessing.crop[1]}",
@@ -202,8 +283,9 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
     """
     value = read_record(data, dict[str, Any], where, error=BundleError, advice=_AGAIN)
     version = value.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise BundleError(f"{where} has schema version {version}, this qcam reads {SCHEMA_VERSION}; export the bundle again")
+    if type(version) is not int or version not in SCHEMAS:
+        known = " and ".join(map(str, SCHEMAS))
+        raise BundleError(f"{where} has schema version {ascii(version)[:80]}, this qcam reads {known}; export the bundle again")
     told = as_record(value, _Manifest, where, error=BundleError, advice=_AGAIN)
     for tap in (tap for entry in value["precisions"] for tap in (entry["tap"], *entry["skips"])):
         if unknown := sorted(tap.keys() - {part.name for part in fields(Tap)}):
@@ -218,10 +300,11 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
         cam_layer=told.cam_layer.with_further(value["cam_layer"]),
         calibration=told.calibration.with_further(value["calibration"]),
         precisions=tuple(
-            PrecisionEntry(**vars(entry) | {"quantization": entry.quantization.with_further(said["quantization"])})
-            for entry, said in zip(told.precisions, value["precisions"], strict=True)
+            _entry(entry, said, version, f"{where}: precisions[{place}]")
+            for place, (entry, said) in enumerate(zip(told.precisions, value["precisions"], strict=True))
         ),
         versions=told.versions,
+        schema=version,
     )
     refuse_unprintable([bundle.model_id], where)
     _refuse_names([entry.name for entry in bundle.precisions], where)
@@ -230,6 +313,8 @@ def parse_manifest(data: bytes, folder: Path, where: str) -> Bundle:
             raise BundleError(
                 f"{where} describes tap {tap.output} with dtype {tap.dtype}, scale {tap.scale}; export the bundle again"
             )
+    if version > 1:
+        _refuse_inputs(bundle, where)
     return bundle
 
 
@@ -247,8 +332,7 @@ def files_of(bundle: Bundle, where: str) -> dict[str, str]:
     files: dict[str, str] = {}
     known: dict[Path, str] = {}
     for entry in bundle.precisions:
-        beside = PurePosixPath(entry.file).parent
-        for name, sha256 in ((entry.file, entry.sha256), *((str(beside / file), sha) for file, sha in entry.external.items())):
+        for name, sha256 in [found for held in (entry, entry.original) if held is not None for found in _held(held)]:
             path = (root / name).resolve()
             if not path.is_relative_to(root):
                 raise BundleError(
@@ -258,6 +342,13 @@ def files_of(bundle: Bundle, where: str) -> dict[str, str]:
                 raise BundleError(f"{where} gives two SHA-256 of {name}; export the bundle again with {{force}}")
             files[name] = sha256
     return files
+
+
+def _held(file: PrecisionEntry | Original) -> Iterator[tuple[str, str]]:
+    """Return an ONNX file of a bundle and the files that it keeps weights in: name relative to the bundle's folder, SHA-256."""
+    yield file.file, file.sha256
+    beside = PurePosixPath(file.file).parent
+    yield from ((str(beside / location), sha256) for location, sha256 in file.external.items())
 
 
 def no_bundle(where: str) -> str:
@@ -282,6 +373,73 @@ def _refuse_names(names: list[str], where: str) -> None:
             raise BundleError(f"{where} holds precision {name} twice; give every precision its own name")
 
 
+def _entry(told: _Entry, said: Mapping[str, Any], schema: int, where: str) -> PrecisionEntry:
+    """Return a precision as it is meant.
+
+    Args:
+        told: What the manifest says, with types.
+        said: The same, as it stands there.
+        schema: Version of the manifest.
+        where: What messages call the place.
+
+    Raises:
+        BundleError: If what came with schema 2 is missing, cannot be, or stands in a manifest of schema 1.
+    """
+    values = {part.name: getattr(told, part.name) for part in fields(PrecisionEntry)}
+    values["quantization"] = told.quantization.with_further(said["quantization"])
+    if schema == 1:
+        if early := [name for name in _SINCE_2 if name in said]:
+            raise BundleError(f"{where}.{early[0]} has a meaning from schema version 2 on, and the manifest has 1; {_AGAIN}")
+        return PrecisionEntry(**values | {"input": Input(), "session": session_of_schema_1(told.tap.dtype)})
+    for name, value in (("input", told.input), ("session", told.session)):
+        if value is None:
+            raise BundleError(f"{where}.{name} is missing; {_AGAIN}")
+    if wrong := wrong_in_session(values["session"]):
+        raise BundleError(f"{where}.session: {wrong}; {_AGAIN}")
+    if (told.original is None) != (told.proof == "") or told.proof not in ("", BITWISE, DIFFERS):
+        raise BundleError(
+            f"{where}: beside an original, proof is {BITWISE} or {DIFFERS}, and there is none without; it is "
+            f"{ascii(told.proof)[:80]}; {_AGAIN}"
+        )
+    if told.original is not None and told.original.file == told.file:
+        raise BundleError(f"{where} names one file as the original and as its copy; {_AGAIN}")
+    return PrecisionEntry(**values | {"input": Input.from_json(told.input, f"{where}.input", _AGAIN)})
+
+
+def _refuse_inputs(bundle: Bundle, where: str) -> None:
+    """Refuse precisions that do not take what the preprocessing of the bundle gives."""
+    size, channels = tuple(bundle.preprocessing.crop), bundle.preprocessing.channels
+    for entry in bundle.precisions:
+        taken = entry.input
+        if (taken.size, taken.channels) != (size, channels):
+            raise BundleError(
+                f"{where}: the input of {entry.name} has {taken.channels} channels of {taken.size[0]} × {taken.size[1]}, and "
+                f"preprocessing gives {channels} of {size[0]} × {size[1]}; {_AGAIN}"
+            )
+        if taken.values != InputValues.NORMALISED:
+            try:
+                refuse_lost_pixels(bundle.preprocessing)
+            except QcamError as error:
+                raise BundleError(f"{where}: {entry.name} takes pixels, but {error.template}; {_AGAIN}") from error
+
+
+def _refuse_external(external: Mapping[str, str]) -> None:
+    """Refuse external files that are none.
+
+    Raises:
+        ValueError: Names what is wrong.
+    """
+    for location, sha256 in external.items():
+        try:
+            normal = normal_location(location)
+        except ValueError as error:
+            raise ValueError(f"external file {location!r}: {error}") from error
+        if normal != location:
+            raise ValueError(f"external file {location!r}: it is written {normal!r}")
+        if not _SHA256.fullmatch(sha256):
+            raise ValueError(f"external file {location!r}: {sha256!r} is no SHA-256")
+
+
 @dataclass(frozen=True)
 class _Model:
     """What a manifest says of the model."""
@@ -293,7 +451,7 @@ class _Model:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A precision as it stands in a manifest, which has to say all but external files; fields as in `PrecisionEntry`."""
+    """A precision as it stands in a manifest; what it need not say is in its own way for each version (`_entry`)."""
 
     name: str
     file: str
@@ -303,6 +461,10 @@ class _Entry:
     skips: tuple[Tap, ...]
     quantization: Quantization
     external: dict[str, str] = field(default_factory=dict)
+    input: dict[str, Any] | None = None
+    session: dict[str, str] | None = None
+    original: Original | None = None
+    proof: str = ""
 
     def __post_init__(self) -> None:
         """Refuse external files that are none.
@@ -310,15 +472,7 @@ class _Entry:
         Raises:
             ValueError: Names what is wrong.
         """
-        for location, sha256 in self.external.items():
-            try:
-                normal = normal_location(location)
-            except ValueError as error:
-                raise ValueError(f"external file {location!r}: {error}") from error
-            if normal != location:
-                raise ValueError(f"external file {location!r}: it is written {normal!r}")
-            if not _SHA256.fullmatch(sha256):
-                raise ValueError(f"external file {location!r}: {sha256!r} is no SHA-256")
+        _refuse_external(self.external)
 
 
 @dataclass(frozen=True)

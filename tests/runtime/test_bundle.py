@@ -99,7 +99,7 @@ def test_what_a_manifest_does_not_say_is_not_put_into_it(copy):
 
 def test_another_schema_is_refused(copy):
     edit(copy, lambda value: value.update(schema_version=99))
-    with pytest.raises(QcamError, match="schema version 99, this qcam reads 1"):
+    with pytest.raises(QcamError, match="schema version 99, this qcam reads 1 and 2"):
         load_bundle(copy)
 
 
@@ -184,6 +184,7 @@ def test_without_external_files_a_fingerprint_is_what_it_always_was():
         calibration=Calibration(),
         precisions=(entry,),
         versions={"qcam": "1"},
+        schema=1,
     )
     assert bundle.fingerprint == "5faf0b6051dae64c9b418ada9e271e3d795a505e0395d6d0c7ffc7fc38b1c8cb"
     assert "external" not in bundle.manifest_text()
