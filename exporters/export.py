@@ -142,9 +142,7 @@ def export_bundle(
             how = QuantizationOptions(precision, options.scheme, options.per_channel, options.reduce_range)
             # The weights are large: the last one to be made may have the only copy.
             quantized_model = quantize(model, ranges, how, tensor, consume=precision == quantized[-1])
-            entries.append(
-                _write_precision(folder, precision, quantized_model, tensor, how.described(), loaded.preprocessing)
-            )
+            entries.append(_write_precision(folder, precision, quantized_model, tensor, how.described(), loaded.preprocessing))
             del quantized_model
         bundle = Bundle(
             folder=folder,

@@ -12,6 +12,8 @@ from math import prod
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from qcam.common.errors import BundleError, first_line
+from qcam.common.vocabulary import Layout
+from qcam.runtime.feeding import Input
 from qcam.runtime.graph import attribute
 from qcam.runtime.manifest import PrecisionEntry, Tap
 from qcam.runtime.tables import (
@@ -81,11 +83,12 @@ def check_agreement(model: ModelProto, entry: PrecisionEntry, where: str) -> Non
         where: What messages call the file.
 
     Raises:
-        BundleError: If two constants or results share a name, the file is of another precision than its name says, an output
-            is missing, or the codes of tap or skip tensors mean something else.
+        BundleError: If two constants or results share a name, the file is of another precision than its name says, it takes
+            pictures otherwise, an output is missing, or the codes of tap or skip tensors mean something else.
     """
     parts = _parts(model, where)
     _check_name(parts, entry.name, where)
+    _check_input(model, entry.input, where)
     taps = (entry.tap, *entry.skips)
     outputs = {output.name for output in model.graph.output}
     for name in (entry.logits, *(tap.output for tap in taps)):
@@ -95,6 +98,23 @@ def check_agreement(model: ModelProto, entry: PrecisionEntry, where: str) -> Non
         if entry.name == "f32" and tap.dtype != "float32":
             raise BundleError(f"bundle.json says that f32 hands out {tap.output} as {tap.dtype}, not as float32; {_NEXT}")
         _check_codes(parts[0], tap, where)
+
+
+def check_original(model: ModelProto, entry: PrecisionEntry, where: str) -> None:
+    """Hold the original of a precision, which hands out no tap, against its manifest.
+
+    Args:
+        model: The original; its weights are not looked at.
+        entry: What the manifest says.
+        where: What messages call the file.
+
+    Raises:
+        BundleError: If a name in it means two things, it takes pictures otherwise than the copy, or lacks the logits.
+    """
+    refuse_duplicates(model, where)
+    _check_input(model, entry.input, where)
+    if entry.logits not in {output.name for output in model.graph.output}:
+        raise BundleError(f"{where} has no output {entry.logits}, which bundle.json names for {entry.name}; {_NEXT}")
 
 
 def refuse_duplicates(model: ModelProto, where: str) -> None:
@@ -150,6 +170,31 @@ def _part(
             if value is not None:
                 constants[node.output[0]] = value
     return _Part(nodes, constants, producer, outer)
+
+
+def _check_input(model: ModelProto, told: Input, where: str) -> None:
+    """Hold the input of a file against the manifest, as far as the file tells; one of schema 1 does not name it."""
+    if not told.name:
+        return
+    held = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in held]
+    if [value.name for value in inputs] != [told.name]:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise BundleError(f"{where} has the inputs {names}, bundle.json names {told.name} as the only one; {_NEXT}")
+    tensor = inputs[0].type.tensor_type
+    kind = _numpy_name(tensor.elem_type)
+    if kind != told.dtype:
+        raise BundleError(f"input {told.name} of {where} is {kind}, bundle.json says {told.dtype}; {_NEXT}")
+    if not tensor.HasField("shape"):
+        return
+    sizes = [dimension.dim_value if dimension.HasField("dim_value") else None for dimension in tensor.shape.dim]
+    image = (told.channels, *told.size) if told.layout == Layout.NCHW else (*told.size, told.channels)
+    fits = len(sizes) == 1 + len(image) and all(size in (None, wanted) for size, wanted in zip(sizes[1:], image, strict=False))
+    # A file that leaves the batch open may fix it inside: that one is the manifest's to say.
+    if not fits or (sizes[0] is not None and sizes[0] != told.batch):
+        shape = " × ".join("any" if size is None else str(size) for size in sizes)
+        wanted = " × ".join(map(str, ("any" if told.batch is None else told.batch, *image)))
+        raise BundleError(f"input {told.name} of {where} is {shape}, bundle.json says {wanted} ({told.layout}); {_NEXT}")
 
 
 def _check_name(parts: Sequence[_Part], name: str, where: str) -> None:
@@ -248,6 +293,12 @@ def _type_name(number: int) -> str:
         return str(TensorProto.DataType.Name(number)).lower()
     except ValueError:
         return f"type {number}"
+
+
+def _numpy_name(number: int) -> str:
+    """Return what numpy calls a type; ONNX's own name where it has none."""
+    name = _type_name(number)
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def _codes(dtype: str, scale: float, zero_point: float) -> str:

@@ -55,9 +55,9 @@ def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
         with telling.status(f"fetching {shown(place)}"), new_folder(folder, replace=folder.exists()) as temporary:
             for name, sha256 in files.items():
                 _fetch_file(place / name, temporary / name, sha256)
-            for entry in bundle.precisions:
-                source = shown(place / entry.file)
-                refuse_unhashed(parse_onnx(temporary / entry.file, source), source, entry.external)
+            for held in (file for entry in bundle.precisions for file in (entry, entry.original) if file is not None):
+                source = shown(place / held.file)
+                refuse_unhashed(parse_onnx(temporary / held.file, source), source, held.external)
             (temporary / MANIFEST).write_bytes(manifest)
     except QcamError:
         if not _is_whole(folder, manifest, files):  # otherwise another process has fetched it meanwhile

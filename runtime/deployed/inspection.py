@@ -17,6 +17,7 @@ from qcam.common.errors import BundleError, QcamError, first_line
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx, read_onnx
 from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
 from qcam.runtime.graph import Graph
+from qcam.runtime.session_config import session_of_schema_1
 from qcam.runtime.tables import CODE_BITS
 
 
@@ -77,7 +78,7 @@ class InspectedModel:
             model = load_onnx(bundle, precision) if file is None else read_onnx(file)
         entry = bundle.precision(precision)
         if file is not None:
-            entry = _entry_of(model, entry, file)
+            entry = _entry_of(model, entry, file, bundle.schema)
         graph = Graph(model)
         known = [name for name in tensors if name in graph.producer and name not in graph.fixed]
         self.missing = tuple(name for name in tensors if name not in known)
@@ -115,7 +116,8 @@ class InspectedModel:
                 return Inspected(outputs, {}, True)
             entry = self._everything.entry
             values = self._everything.values(images, [entry.logits, entry.tap.output, *self.tensors])
-        undisturbed = np.array_equal(values[0], outputs.logits) and np.array_equal(values[1], outputs.tap)
+            plain = outputs if self.deployed.copy is None else self.deployed.copy.run(images)
+        undisturbed = np.array_equal(values[0], plain.logits) and np.array_equal(values[1], plain.tap)
         return Inspected(outputs, dict(zip(self.tensors, values[2:], strict=True)), undisturbed)
 
     def _write(self, path: Path, model: onnx.ModelProto) -> None:
@@ -151,8 +153,8 @@ def exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return opened
 
 
-def _entry_of(model: onnx.ModelProto, entry: PrecisionEntry, file: Path) -> PrecisionEntry:
-    """Describe another file's outputs: the bundle's names, the file's own scales."""
+def _entry_of(model: onnx.ModelProto, entry: PrecisionEntry, file: Path, schema: int) -> PrecisionEntry:
+    """Describe another file's outputs: the bundle's names, the file's own scales; it is run as the bundle's own would be."""
     graph = Graph(model)
     if not graph.outputs:
         raise BundleError(f"{file} has no output; it is no network")
@@ -176,4 +178,7 @@ def _entry_of(model: onnx.ModelProto, entry: PrecisionEntry, file: Path) -> Prec
             raise BundleError(f"{file} quantizes {tap.tensor} per channel or to {zero_point.dtype}; a tap needs one scale")
         return Tap(node.input[0], tap.output, str(zero_point.dtype), float(scale.reshape(())), int(zero_point.reshape(())))
 
-    return replace(entry, logits=logits, tap=own(entry.tap), skips=tuple(own(skip) for skip in entry.skips))
+    tap = own(entry.tap)
+    session = session_of_schema_1(tap.dtype) if schema == 1 else entry.session
+    skips = tuple(own(skip) for skip in entry.skips)
+    return replace(entry, logits=logits, tap=tap, skips=skips, session=session, original=None, proof="")

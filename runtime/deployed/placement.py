@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,14 @@ class Placement:
         expected: Number of Conv, Gemm and MatMul nodes in the file.
         fallback: Why the session is not what was asked for, with tokens for options; empty if it is.
         nodes: Every kernel that ran, in order; empty where only counts are known.
+        config: The session configuration entries that can change a code, name → value.
     """
 
     kernels: dict[tuple[str, str], int]
     expected: int
     fallback: str = ""
     nodes: tuple[NodePlacement, ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def integer_kernels(self) -> int:
@@ -187,6 +189,8 @@ class Placement:
             ],
             "fallback": in_options(self.fallback),
         }
+        if self.config:
+            value["session_config"] = dict(self.config)
         return value | ({"nodes": [asdict(node) for node in self.nodes]} if nodes else {})
 
     @classmethod
@@ -202,7 +206,7 @@ class Placement:
         """
         told = as_record(value, _Told, where)
         kernels = {(item.operator, item.provider): item.count for item in told.kernels}
-        return cls(kernels, told.compute_nodes, told.fallback, told.nodes)
+        return cls(kernels, told.compute_nodes, told.fallback, told.nodes, told.session_config)
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,7 @@ class _Told:
     compute_nodes: int
     fallback: str
     nodes: tuple[NodePlacement, ...] = ()
+    session_config: dict[str, str] = field(default_factory=dict)
 
 
 #: Tensors in a profile, each as type → shape.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -20,8 +20,9 @@ from qcam.common import telling
 from qcam.common.arguments import truth, whole
 from qcam.common.errors import BundleError, OutOfMemoryError, ProviderError, first_line
 from qcam.common.files import sha256_file
-from qcam.runtime.agreement import check_agreement, refuse_duplicates
-from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap
+from qcam.common.vocabulary import InputValues
+from qcam.runtime.agreement import check_agreement, check_original, refuse_duplicates
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx
 from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.fitness import refuse_unfit
 from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
@@ -43,22 +44,17 @@ from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, checked_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload, require_provider
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
+from qcam.runtime.session_config import ASSIGNMENT, NO_CPU, NO_SPINNING, SHARED_ARENA, changing, merged
 from qcam.runtime.tables import COMPUTE_OPERATORS
 
-#: Makes a session tell which provider each node was assigned to.
-_OWN_CONFIG = "session.record_ep_graph_assignment_info"
-#: Makes a session's threads rest when a run ends: other sessions and the gradients of the tail need the cores then.
-_NO_SPINNING = "session.force_spinning_stop"
-#: Makes sessions share one arena of memory: they run one after another, and each would keep its largest batch's for itself.
-_SHARED_ARENA = "session.use_env_allocators"
-#: Makes ONNX Runtime refuse a session in which any node was left to the CPU.
-_NO_CPU = "session.disable_cpu_ep_fallback"
-#: What it says then.
+#: What ONNX Runtime says of a session in which a node was left to the CPU, where that is refused.
 _LEFT_TO_CPU = "assigned to the default CPU EP"
 #: How many operators are named of nodes that are elsewhere.
 _NAMED_OPERATORS = 4
 #: Most characters of what Python code printed that a message repeats.
 _LONGEST_PRINT = 400
+#: Takes the name of a part of a run; the block under what it returns is that part.
+Timed = Callable[[str], AbstractContextManager[object]]
 #: Most bytes of a constant that is read from another file to hold the file against the manifest: no scale has more.
 _SCALAR = 16
 
@@ -134,11 +130,16 @@ class DeployedOutputs:
 
 
 class DeployedModel:
-    """A session over one precision of a bundle.
+    """A session over one precision of a bundle: of what the user deploys.
+
+    Where that is an original without a tap, and the logits of the copy that has one are not the original's, logits, time and
+    placement are those of the original, and the tap's values come from a second session, of the copy.
 
     Attributes:
         entry: The precision.
-        placement: Which kernels run where, from a profiled run of one blank image.
+        config: The session configuration that can change a code: the manifest's, and over it what the settings say.
+        copy: The session of the copy; None where one session gives everything.
+        placement: Which kernels run where, from a profiled run of one blank image, or of as many as the file takes.
         folded: How many int32 biases were put into the session as floats; 0 on providers that take them as they are.
     """
 
@@ -169,10 +170,21 @@ class DeployedModel:
             ProviderError: If the provider cannot be had, cannot run the file, or runs only a part of it.
         """
         self.entry: PrecisionEntry = entry or bundle.precision(precision)
+        self.copy: DeployedModel | None = None
+        own = file is None
+        original = self.entry.original if own and not self.entry.promised else None
+        if original is not None:
+            single = replace(self.entry, original=None, proof="")
+            copied = load_onnx(bundle, precision) if model is None else model
+            self.copy = DeployedModel(bundle, precision, settings, file=bundle.path(precision), entry=single, model=copied)
+            file, model = bundle.folder / original.file, None
         self._path = file or bundle.path(precision)
         self._settings = settings
+        self._preprocessing = bundle.preprocessing
+        self._config = merged(self.entry.session, settings.config)
+        self.config = changing(self._config)
         refuse_unfit(self._path, self.entry, settings.provider, allow_fallback=settings.allow_fallback)
-        nodes = _read_nodes(self._path, self.entry if file is None else None, model)
+        nodes = _read_nodes(self._path, self.entry if own else None, model)
         self._readable = nodes is not None
         self.folded = 0
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
@@ -189,14 +201,15 @@ class DeployedModel:
         fallback = self._open()
         self._input = self._session.get_inputs()[0].name
         taps = (self.entry.tap, *self.entry.skips)
-        self._outputs = [self.entry.logits, *(tap.output for tap in taps)]
+        self._outputs = [self.entry.logits, *(tap.output for tap in taps if self.copy is None)]
         self._bind = settings.on_gpu if settings.io_binding is None else settings.io_binding
         # An engine for one image says nothing of another: where there are engines, the batch that will run is proven.
-        proven = settings.batch if settings.provider in ENGINES else 1
-        blank = self._first_run(np.zeros((proven, *image), np.float32))
+        fixed = self.entry.input.batch
+        proven = fixed or (settings.batch if settings.provider in ENGINES else 1)
+        blank = self._first_run(self._blank(proven, image))
         if blank.logits.ndim != 2 or not _names_fit(blank.logits.shape[1], len(bundle.classes)):
             raise BundleError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
-        for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if file is None else ():
+        for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if own else ():
             if value.dtype != tap.dtype:
                 raise BundleError(
                     f"{self._path} returns {tap.output} as {value.dtype}, bundle.json says {tap.dtype}; export the bundle again"
@@ -205,12 +218,14 @@ class DeployedModel:
             profile = Path(self._session.end_profiling())
             placement = read_profile(profile, self._compute_nodes, fallback, nodes)
         each = tuple(replace(node, macs=node.macs // proven) for node in placement.nodes)
-        self.placement: Placement = replace(placement, nodes=each)
+        self.placement: Placement = replace(placement, nodes=each, config=self.config)
         self._profiled = False
 
     def close(self) -> None:
         """Give the session and its memory back; what is known of it stays."""
         self._session = None
+        if self.copy is not None:
+            self.copy.close()
 
     def open(self) -> None:
         """Make the session again if it was closed: of the same file, by the same settings.
@@ -218,6 +233,8 @@ class DeployedModel:
         Raises:
             ProviderError: If that cannot be done, or the session is not what it was.
         """
+        if self.copy is not None:
+            self.copy.open()
         if self._session is not None:
             return
         before_name, before_nodes, before_all = self._name, self._where, self._all_nodes
@@ -227,25 +244,52 @@ class DeployedModel:
             before, now = (text or "wholly on its provider" for text in (self.placement.fallback, fallback))
             raise ProviderError(f"{self._path}: the session that was opened again is another one: {before} before, {now} now")
 
-    def run(self, images: NDArray[np.float32]) -> DeployedOutputs:
+    def run(self, images: NDArray[np.float32], timed: Timed = lambda _part: nullcontext()) -> DeployedOutputs:
         """Run one batch of any size.
 
         Args:
             images: float32, batch × channels × height × width, preprocessed.
+            timed: Takes `deployed`, or `copy of` for a second session; the block under what it returns is that part.
 
         Raises:
             ProviderError: If the provider fails while running (out of memory, a kernel that is missing).
+            BundleError: If the file does not return as many results as it takes images.
         """
-        values = self.values(images, self._outputs)
+        with timed("deployed"):
+            values = self.values(images, self._outputs)
+        if self.copy is not None:
+            with timed("copy of"):
+                values += self.copy.values(images, [tap.output for tap in self.taps])
         return DeployedOutputs(values[0], values[1], tuple(values[2:]))
 
     def values(self, images: NDArray[np.float32], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Run one batch and return the named graph outputs; arguments and errors as in `run`."""
-        if self._settings.provider in ENGINES and len(images) > self._settings.batch:
+        """Run one batch and return the named graph outputs; arguments and errors as in `run`.
+
+        A file of a fixed batch runs as often as it takes; what fills its last run up does not come back.
+        """
+        told = self.entry.input
+        if self._settings.provider in ENGINES and told.batch is None and len(images) > self._settings.batch:
             raise ProviderError(
                 f"{self._path} was built for batches of at most {self._settings.batch} on {self._settings.provider}, and was "
                 f"given {len(images)}: another engine may compute otherwise; open it with that batch"
             )
+        fed = told.feed(images, self._preprocessing)
+        if told.batch is None:
+            return self._values(fed, outputs)
+        parts = [self._values(told.filled(fed[part]), outputs) for part in told.chunks(len(fed))]
+        joined = []
+        for name, *values in zip(outputs, *parts, strict=True):
+            by_image = all(value.shape[:1] == (told.batch,) for value in values)
+            if not by_image and (len(values) > 1 or name in self._outputs):
+                raise BundleError(
+                    f"{self._path} takes {told.batch} images at a time and returns {name} of shape {values[0].shape}, which is "
+                    "not one result for each image; save it for batches of any size"
+                )
+            joined.append(np.concatenate(values)[: len(fed)] if by_image else values[0])
+        return joined
+
+    def _values(self, images: NDArray[Any], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Run what the file takes at a time, as it takes it."""
         try:
             if self._bind:
                 binding = self._session.io_binding()
@@ -282,7 +326,7 @@ class DeployedModel:
         return (self.entry.tap, *self.entry.skips)
 
     def _first_run(self, image: NDArray[np.float32]) -> DeployedOutputs:
-        """Run one blank image; what Python code prints meanwhile belongs to the error, if there is one."""
+        """Run blank images; what Python code prints meanwhile belongs to the error, if there is one."""
         printed = io.StringIO()
         try:
             with redirect_stdout(printed):
@@ -292,6 +336,12 @@ class DeployedModel:
             if not said:
                 raise
             raise type(error)(f"{error.template}; ONNX Runtime printed: {said[:_LONGEST_PRINT]}") from error
+
+    def _blank(self, count: int, image: tuple[int, int, int]) -> NDArray[np.float32]:
+        """Return images of nothing: zeros, or where the file takes pixels black ones."""
+        if self.entry.input.values == InputValues.NORMALISED:
+            return np.zeros((count, *image), np.float32)
+        return self._preprocessing.normalise(np.zeros((count, *image[1:], 3), np.uint8))
 
     def _open(self) -> str:
         """Open the session; return why it is not what was asked for, or an empty text."""
@@ -385,8 +435,8 @@ class DeployedModel:
         more = {"disabled_optimizers": [REQUANTIZER]} if on_cuda else {}
         if folded is not None:
             options.add_session_config_entry(EXTERNAL_FOLDER, str(self._path.parent))
-        if strict and _NO_CPU not in self._settings.config:
-            options.add_session_config_entry(_NO_CPU, "1")
+        if strict and NO_CPU not in self._config:
+            options.add_session_config_entry(NO_CPU, "1")
         failure = None
         with captured_output() as captured:
             try:
@@ -404,21 +454,20 @@ class DeployedModel:
         options.enable_profiling = self._profiled
         if self._profiled:
             options.profile_file_prefix = str(Path(self._folder.name) / "profile")
-        options.add_session_config_entry(_OWN_CONFIG, "1")
-        if _NO_SPINNING not in self._settings.config:
-            options.add_session_config_entry(_NO_SPINNING, "1")
-        if self._settings.provider == "CPU" and _SHARED_ARENA not in self._settings.config and _share_arena():
-            options.add_session_config_entry(_SHARED_ARENA, "1")
-        if self.entry.tap.dtype == "int8":
-            # Signed 8-bit activations are otherwise only partly run by integer kernels.
-            options.add_session_config_entry("session.qdqisint8allowed", "1")
-        for key, value in self._settings.config.items():
-            if key == _OWN_CONFIG:
-                raise ProviderError(f"{{session_config}} {key}: qcam needs this one itself")
+        options.add_session_config_entry(ASSIGNMENT, "1")
+        if NO_SPINNING not in self._config:
+            options.add_session_config_entry(NO_SPINNING, "1")
+        if self._settings.provider == "CPU" and SHARED_ARENA not in self._config and _share_arena():
+            options.add_session_config_entry(SHARED_ARENA, "1")
+        for key, value in self._config.items():
+            given = key in self._settings.config
+            told = f"{{session_config}} {key[:80]}" if given else f"the session configuration of {self.entry.name}, {key}"
+            if key == ASSIGNMENT:
+                raise ProviderError(f"{told}: qcam needs this one itself")
             try:
                 options.add_session_config_entry(key, value)
             except Exception as error:  # ONNX Runtime's exceptions share no base class
-                raise ProviderError(f"{{session_config}} {key[:80]}: {first_line(error)}") from error
+                raise ProviderError(f"{told}: {first_line(error)}") from error
         return options
 
     def _elsewhere(self) -> dict[str, tuple[str, str]]:
@@ -480,7 +529,10 @@ def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto
     except BundleError:
         return None
     where = str(path)
-    if entry is None:
+    if entry is not None and entry.original is not None and not entry.promised:
+        refuse_unhashed(model, where, entry.original.external)
+        check_original(model, entry, where)
+    elif entry is None:
         external_files(model, path.parent, where)
         refuse_duplicates(model, where)
     else:
