@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from qcam.common.vocabulary import PRECISIONS
 from qcam.runtime.described import Quantization
@@ -41,9 +41,8 @@ def described(graph: Graph, file: ModelProto, logits: str) -> Quantization:
     if not activations and not weights:
         return Quantization()
     kernels = any(is_integer_kernel(node.op_type) for node in file.graph.node)
-    pairs = any(node.op_type == "QuantizeLinear" and node.input[0] in graph.producer for node in file.graph.node)
     return Quantization(
-        format="QOperator" if kernels else "QDQ" if pairs or not kernels else None,
+        format="QOperator" if kernels else "QDQ",
         activation=_words(activations),
         activation_symmetric=symmetric if activations else None,
         weight=_words(weights),
@@ -61,7 +60,7 @@ def name_for(how: Quantization) -> str:
     return "f32" if not how.weight else "weights-only"
 
 
-def bits_of(how: Quantization, name: str) -> str:
+def nearest(how: Quantization) -> str:
     """Return which of qcam's own precisions a file is nearest to: `f32`, `int16` or `int8`, for what is accepted of its mirror."""
     known = name_for(how)
     return known if known in PRECISIONS else "int8"
@@ -89,8 +88,3 @@ def producer_of(model: ModelProto) -> str:
     """Return which tool says that it wrote a file; empty if none does."""
     text = " ".join(part for part in (model.producer_name, model.producer_version) if part)
     return "".join(letter for letter in text if letter.isprintable())[:80]
-
-
-def bytes_of(model: ModelProto) -> int:
-    """Return the bytes of a model's constants."""
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer if tensor.data_type != TensorProto.STRING)
