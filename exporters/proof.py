@@ -52,7 +52,7 @@ def prove(bundle: Bundle, module: torch.nn.Module, calibration: CalibrationSet |
             with torch.no_grad():
                 logits = module(torch.from_numpy(images)).numpy()
             _compare(bundle, entry, "PyTorch's", logits, outputs.logits, name)
-        mirror = Mirror(model, entry)
+        mirror = Mirror(model, entry, preprocessing=bundle.preprocessing)
         simulated = mirror.forward(images)
         _compare(bundle, entry, "the mirror's", simulated.logits.numpy(), outputs.logits, name)
         column = 0 if outputs.logits.shape[1] == 1 else int(outputs.logits[0].argmax())

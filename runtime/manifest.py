@@ -136,6 +136,16 @@ class PrecisionEntry:
         """Tell whether logits and codes are both of what the user deploys; otherwise nothing is promised of the two."""
         return self.original is None or self.proof == BITWISE
 
+    @property
+    def remark(self) -> str:
+        """Return what has to be said wherever results of it are told; empty for most."""
+        if self.promised:
+            return ""
+        return (
+            "logits come from the file as it was given, codes from a copy that also hands out the CAM layer and whose logits "
+            "differ: nothing is promised"
+        )
+
     def to_json(self, schema: int = SCHEMA_VERSION) -> dict[str, Any]:
         """Return the precision as JSON-ready values; of what is empty with most precisions there is no word.
 

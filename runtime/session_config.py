@@ -59,6 +59,16 @@ def merged(session: Mapping[str, str], given: Mapping[str, str]) -> dict[str, st
     return {**session, **given}
 
 
+def probed(session: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the configuration under which this CPU's kernels are asked for a file: what runs signed codes is not asked with.
+
+    Args:
+        session: What the file is deployed with.
+        given: What a command was given.
+    """
+    return {key: value for key, value in changing(session).items() if key != S8_AS_IT_IS} | dict(given)
+
+
 def changing(config: Mapping[str, str]) -> dict[str, str]:
     """Return the entries that can change a code, by name."""
     return {key: value for key, value in sorted(config.items()) if key not in HARMLESS}

@@ -145,6 +145,12 @@ class Checked:
             "other_cpus": [result_json(Judged(result)) for result in self.elsewhere],
             "results": [result_json(item) for item in self.judged],
         }
+        sessions = {
+            model: {name: config for name, ran in precisions.items() if (config := ran.get("session_config"))}
+            for model, precisions in self.placements.items()
+        }
+        if any(sessions.values()):
+            value["sessions"] = {model: told for model, told in sessions.items() if told}
         if told := options.settings.to_json().get("provider_options"):
             value["provider_options"] = told
         if self.gpu is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -136,7 +136,7 @@ class Checker:
         ]
         tensors = {tensor.name: tensor for tensor in result.tensors}
         undisturbed = True
-        for image_names, images in batches():
+        for image_names, images in self._at_a_time(batches()):
             inspected = self._runtime.run(images)
             undisturbed &= inspected.undisturbed
             self._compare(mirror, image_names, images, inspected, tensors, result)
@@ -149,10 +149,18 @@ class Checker:
             result.remarks.append("exposing every tensor changed the deployed run: codes over all tensors are that other run's")
         return result
 
+    def _at_a_time(
+        self, batches: Iterable[tuple[Sequence[str], NDArray[np.float32]]]
+    ) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
+        """Cut batches into what a file of a fixed batch takes: all of its tensors are looked at, not only those of an image."""
+        for names, images in batches:
+            for part in self.entry.input.chunks(len(images)):
+                yield names[part], images[part]
+
     def _mirror(self, arithmetic: str, family: KernelFamily | None) -> Mirror:
         if family is None:
-            return Mirror(self._model, self.entry, self._device, arithmetic)
-        return Mirror(self._model, self.entry, self._device, arithmetic, family)
+            return Mirror(self._model, self.entry, self._device, arithmetic, preprocessing=self.bundle.preprocessing)
+        return Mirror(self._model, self.entry, self._device, arithmetic, family, preprocessing=self.bundle.preprocessing)
 
     def _compare(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qcam.evaluate.check.options import AUTO, CheckOptions
 from qcam.runtime.deployed import probe
 from qcam.runtime.kernels import KERNELS, KernelFamily, kernel_family
 from qcam.runtime.mirror.integer.exposure import Exposure
+from qcam.runtime.session_config import probed
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,15 @@ class Kernels:
     family: KernelFamily
 
     @classmethod
-    def of(cls, options: CheckOptions) -> Kernels:
-        """Ask this machine's ONNX Runtime, if it is what runs."""
+    def of(cls, options: CheckOptions, session: Mapping[str, str] | None = None) -> Kernels:
+        """Ask this machine's ONNX Runtime, if it is what runs.
+
+        Args:
+            options: What was asked for.
+            session: The session configuration that a file is deployed with.
+        """
         settings = options.settings
-        answers = probe.probe_kernels(settings.config) if settings.provider == "CPU" else None
+        answers = probe.probe_kernels(probed(session or {}, settings.config)) if settings.provider == "CPU" else None
         own = answers.family if answers is not None else None
         return cls(answers, kernel_family(options.kernel) if options.kernel != AUTO else own or KERNELS["vnni"])
 

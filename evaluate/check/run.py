@@ -34,6 +34,7 @@ from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import disagreements, find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror.integer.exposure import Exposure, exposure
+from qcam.runtime.session_config import described
 
 
 def run_check(bundles: Sequence[Bundle], photographs: Sequence[ImageFile], options: CheckOptions | None = None) -> Checked:
@@ -106,17 +107,19 @@ class _Check:
         risks = None
         if options.settings.provider == "CPU" and precision == "int8":
             risks = self._risks(f"{bundle.model_id} {precision}", bundle, graph, runtime.deployed.placement)
-        trusted = risks is not None and self._kernels.trusted(risks)
+        kernels = Kernels.of(options, runtime.deployed.entry.session)
+        promised = options.deployed is not None or bundle.precision(precision).promised
+        trusted = risks is not None and promised and kernels.trusted(risks)
         results = []
         for arithmetic in options.arithmetics if tensors else (Arithmetic.FAKE_QUANT,):
             exact = trusted and arithmetic == Arithmetic.INTEGER
             result = self._run(
-                checker, bundle, arithmetic, self._kernels.family, exact=exact, every_tensor=options.every_tensor
+                checker, bundle, arithmetic, kernels.family, exact=exact, every_tensor=options.every_tensor
             )
             self._judged.append(Judged(result, self._gates(result)))
             results.append(result)
-        if risks is not None and options.other_cpus and self._kernels.own is not None and options.deployed is None:
-            self._other_cpus(checker, bundle, risks, self._kernels.own, results)
+        if risks is not None and options.other_cpus and kernels.own is not None and options.deployed is None:
+            self._other_cpus(checker, bundle, risks, kernels.own, results)
 
     def finish(self) -> Checked:
         """Return what was found, with warnings of what is incomplete."""
@@ -157,7 +160,11 @@ class _Check:
         if placement.fallback:
             self._warn(f"{bundle.model_id} {precision}: fallback accepted: {placement.fallback}")
         what = "float" if precision == "f32" and placement.float_kernels else placement.describe()
+        if told := described(placement.config):
+            what = f"{what}; {told}"
         self._remarks.append(f"{bundle.model_id} {precision} on {self._options.settings.provider}: {what}")
+        if (remark := bundle.precision(precision).remark) and self._options.deployed is None:
+            self._warn(f"{bundle.model_id} {precision}: {remark}")
 
     def _risks(self, name: str, bundle: Bundle, graph: Graph, placement: Placement) -> Exposure:
         """Return what a file of integer kernels risks; warn of kernels and weights that are not what the mirror expects."""

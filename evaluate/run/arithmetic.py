@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qcam.evaluate.run.facts import ModelFacts
+from qcam.evaluate.run.ran import Deployed
 from qcam.runtime.deployed import Placement, SessionSettings
 from qcam.runtime.deployed.providers import PROVIDERS
+from qcam.runtime.session_config import described
 
 #: Options of a provider that make float32 something else → what.
 _NARROW = {"trt_fp16_enable": "float16", "trt_bf16_enable": "bfloat16"}
@@ -36,11 +38,17 @@ def arithmetic_lines(models: Sequence[ModelFacts], provider: str) -> list[str]:
     for model in models:
         if not model.deployed:
             continue
-        said = [f"{name}: {_arithmetic(name, session.placement)}" for name, session in model.deployed.items()]
+        said = [f"{name}: {_told(name, session)}" for name, session in model.deployed.items()]
         ran = {name for session in model.deployed.values() for _, name in session.placement.kernels}
         where = provider if not fallback_reasons([model]) else f"{', '.join(sorted(ran))} (asked for {provider})"
         lines.append(f"{model.bundle.model_id} on {where} — " + "; ".join(said))
     return lines
+
+
+def _told(precision: str, session: Deployed) -> str:
+    """Say what a session computes in, under which settings, and what nobody may take for granted."""
+    parts = (_arithmetic(precision, session.placement), described(session.placement.config), session.entry.remark)
+    return "; ".join(filter(None, parts))
 
 
 def _arithmetic(precision: str, placement: Placement) -> str:

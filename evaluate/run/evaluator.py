@@ -141,7 +141,9 @@ class BundleEvaluator:
 
         for name, session in self.deployed.items():
             model = load_onnx(self.bundle, name)
-            self._mirrors[name] = Mirror(model, session.entry, device, tail_only=not self._fake_quant)
+            self._mirrors[name] = Mirror(
+                model, session.entry, device, tail_only=not self._fake_quant, preprocessing=self.preprocessing
+            )
 
     def state(self) -> str:
         """Return nothing: images do not depend on each other."""
@@ -253,8 +255,8 @@ class BundleEvaluator:
         again: bool = False,
     ) -> tuple[Run, Run | None, NDArray[np.int64]]:
         session, mirror = self.deployed[precision], self._mirrors[precision]
-        with clock.stage(f"deployed {precision} again" if again else f"deployed {precision}"):
-            outputs = session.run(images)
+        second = f"{precision} again" if again else precision
+        outputs = session.run(images, lambda part: clock.stage(f"{part} {second}"))
         targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
         taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)]
         score = columns(targets, outputs.logits.shape[1])

@@ -18,6 +18,7 @@ from qcam.runtime.deployed.probe import KernelProbe, probe_kernels, saturates_in
 from qcam.runtime.deployed.provider_options import NVIDIA
 from qcam.runtime.deployed.providers import PROVIDERS
 from qcam.runtime.gpu import Gpu, read_gpu
+from qcam.runtime.session_config import probed
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,21 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings, dev
     models = tuple(_model_facts(evaluator) for evaluator in evaluators)
     sessions = [session for model in models for session in model.deployed.values()]
     on_cpu = settings.provider == "CPU" or any(session.placement.fallback for session in sessions)
-    kernels = probe_kernels(settings.config) if sessions and on_cpu else None
-    exposed = any(
+    # What sessions are deployed with counts for the machine's answer where all of them agree.
+    asked = [probed(session.entry.session, settings.config) for session in sessions]
+    alike = asked[0] if asked and all(config == asked[0] for config in asked) else settings.config
+    kernels = probe_kernels(alike) if sessions and on_cpu else None
+    saturates = kernels is not None and any(
         session.placement.integer_kernels
         and session.entry.quantization.activation == "UINT8"
         and not session.entry.quantization.weight_reduced_range
-        for session in sessions
+        and saturates_in_pairs(config)
+        for session, config in zip(sessions, asked, strict=True)
     )
     return WorkerFacts(
         models=models,
         kernels=kernels,
-        saturates=kernels is not None and exposed and saturates_in_pairs(settings.config),
+        saturates=saturates,
         provider=settings.provider,
         node=platform.node(),
         cpu_features=machine.cpu_features(),

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
 from qcam.common.errors import QcamError, UnsupportedGraphError
+from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
@@ -69,6 +70,7 @@ class Mirror:
         family: KernelFamily = KERNELS["vnni"],
         *,
         tail_only: bool = False,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
 
@@ -79,6 +81,7 @@ class Mirror:
             arithmetic: One of `ARITHMETICS`.
             family: Kernel family, for `integer`.
             tail_only: Whether only `gradient` will be asked for: the weights in front of the tap are not even read then.
+            preprocessing: What images were normalised by; needed for a file that normalises by itself.
 
         Raises:
             QcamError: If the arithmetic is unknown.
@@ -87,6 +90,7 @@ class Mirror:
         if arithmetic not in ARITHMETICS:
             raise QcamError(f"mirror arithmetic {arithmetic!r} is unknown; choose one of {', '.join(ARITHMETICS)}")
         self.entry = entry
+        self._preprocessing = preprocessing
         self.device = torch.device(device)
         self.arithmetic = arithmetic
         self.family = family
@@ -138,9 +142,33 @@ class Mirror:
         Args:
             images: float32, batch × 3 × height × width, preprocessed.
             observe: Called with each tensor of `quantized` as it is computed; what it returns, if anything, takes its place.
+                With a file of a fixed batch, it sees the images given, and no more than such a batch can be given.
+
+        Raises:
+            QcamError: If there are more images than can be observed, or the file takes pixels that the images are not made of.
         """
+        told = self.entry.input
+        if told.plain and told.batch is None:
+            return self._forward_once(torch.as_tensor(images), observe)
+        given = images.cpu().numpy() if isinstance(images, torch.Tensor) else images
+        fed = told.feed(given, self._preprocessing)
+        parts = list(told.chunks(len(fed)))
+        if observe is not None and len(parts) > 1:
+            raise QcamError(f"a file of {told.batch} images at a time shows its tensors for no more, and was given {len(fed)}")
+        found = []
+        for part in parts:
+            chunk = torch.as_tensor(told.filled(fed[part]))
+            count = part.stop - part.start
+            seen = observe if observe is None or count == len(chunk) else _without_filling(observe, count, len(chunk))
+            outputs = self._forward_once(chunk, seen)
+            found.append([value[:count] for value in (outputs.logits, outputs.tap, *outputs.skips)])
+        logits, tap, *skips = (values[0] if len(values) == 1 else torch.cat(values) for values in zip(*found, strict=True))
+        return MirrorOutputs(logits, tap, tuple(skips))
+
+    def _forward_once(self, images: torch.Tensor, observe: Observer | None) -> MirrorOutputs:
+        """Run as many images as the file takes at a time, as it takes them."""
         with torch.no_grad():
-            values = {self._input: torch.as_tensor(images).to(self.device)}
+            values = {self._input: images.to(self.device)}
             if observe is None:
                 values = self._forward.run(values, self._placed)
             else:
@@ -165,6 +193,9 @@ class Mirror:
             d logit[target] / d activation, float32, the shape of `activation`; where the tail begins with the mean over all
             positions, a view that repeats one value for each channel.
         """
+        fixed = self.entry.input.batch
+        if fixed is not None and len(activation) != fixed:
+            return self._gradient_by_chunks(activation, torch.as_tensor(targets), tuple(skips))
         given = activation.detach().to(self.device)
         values: dict[str, torch.Tensor] = {}
         by_source = {skip.output: value.detach() for skip, value in zip(self.entry.skips, skips, strict=True)}
@@ -175,6 +206,17 @@ class Mirror:
                 if tap.dtype != "float32":
                     values[tap.output] = (value.to(self.device) / float(np.float32(tap.scale))).round_() + tap.zero_point
         return self._tail.gradient(given, torch.as_tensor(targets, device=self.device).long(), values, self._placed)
+
+    def _gradient_by_chunks(
+        self, activation: torch.Tensor, targets: torch.Tensor, skips: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        """Return the gradients of any number of images where the file takes so many at a time; arguments as of `gradient`."""
+        told, found = self.entry.input, []
+        for part in told.chunks(len(activation)):
+            count = part.stop - part.start
+            chunk, wanted, *others = (_filled(value[part], told.batch or count) for value in (activation, targets, *skips))
+            found.append(self.gradient(chunk, wanted, others)[:count])
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def dequantize(self, tap: Tap, values: torch.Tensor | NDArray[Any]) -> torch.Tensor:
         """Return the activation that codes stand for, float32 on the mirror's device, as `Tap.dequantize` does."""
@@ -275,6 +317,23 @@ class Mirror:
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         """Put a value where it is read: shapes and axes are read by Python, not by the device."""
         return value if value.dtype == torch.int64 else value.to(self.device)
+
+
+def _filled(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Fill a chunk up with copies of its last image."""
+    return torch.cat([values, values[-1:].expand(count - len(values), *values.shape[1:])])
+
+
+def _without_filling(observe: Observer, count: int, whole: int) -> Observer:
+    """Return an observer that is shown the images given, not the copies that fill them up, in tensors that begin with them."""
+
+    def seen(name: str, codes: torch.Tensor) -> torch.Tensor | None:
+        if codes.shape[:1] != (whole,):
+            return observe(name, codes)
+        given = observe(name, codes[:count])
+        return None if given is None else torch.cat([given, codes[count:].to(given)])
+
+    return seen
 
 
 def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
