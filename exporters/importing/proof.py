@@ -64,6 +64,31 @@ def pictures(preprocessing: Preprocessing) -> Shown:
     return Shown(tuple(name for name, _ in found), preprocessing.normalise(np.stack([crop for _, crop in found])))
 
 
+def with_batch(path: Path, entry: PrecisionEntry, preprocessing: Preprocessing, shown: Shown) -> PrecisionEntry:
+    """Return a precision as its file really takes pictures: some leave the batch open and yet run with one picture alone.
+
+    Args:
+        path: The user's file.
+        entry: The precision.
+        preprocessing: How the pictures were normalised.
+        shown: The pictures.
+
+    Raises:
+        ProviderError: If ONNX Runtime does not run the file.
+    """
+    if entry.input.batch is not None or len(shown.names) == 1:
+        return entry
+    single = replace(entry, input=replace(entry.input, batch=1))
+    try:
+        values, _ = _outputs(path, entry, None, preprocessing, shown)
+        if any(value.shape[:1] == (len(shown.names),) for value in values):
+            return entry
+    except ProviderError:
+        pass
+    _outputs(path, single, None, preprocessing, Shown(shown.names[:1], shown.images[:1]))
+    return single
+
+
 def same_outputs(
     original: Path, copy: Path, entry: PrecisionEntry, returned: str, preprocessing: Preprocessing, shown: Shown
 ) -> str:
