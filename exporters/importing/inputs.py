@@ -117,7 +117,7 @@ def _layout(graph: Graph, name: str, sizes: list[int | None], asked: Asked, wher
     """Return the layout, and what says so: the operators behind the input, else its sizes."""
     follows = {"first": Layout.NCHW, "last": Layout.NHWC}.get(layout_of(graph, name) or "")
     fits = [layout for layout, axes in _AXES.items() if sizes[axes[0]] in (*_CHANNELS, None)]
-    if follows is not None and follows not in fits:
+    if follows is not None and fits and follows not in fits:
         follows = None  # operators that treat other axes so
     found = follows or (fits[0] if len(fits) == 1 else None)
     if asked.layout is not None:

@@ -245,3 +245,96 @@ def variant(name: str, **options: object) -> ModelProto:
     model = quantized(**options)  # type: ignore[arg-type]
     VARIANTS[name](model)
     return model
+
+
+def before_input(
+    model: ModelProto, *nodes: NodeProto, held: dict[str, np.ndarray] | None = None, kind: int = TensorProto.FLOAT,
+    shape: tuple[int | str | None, ...] = ("batch", 3, SIDE, SIDE),
+) -> ModelProto:  # fmt: skip
+    """Put operators in front of a graph's input: they read `picture`, the new input, and write `image`."""
+    graph = model.graph
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in (held or {}).items())
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+    del graph.input[0]
+    graph.input.insert(0, helper.make_tensor_value_info("picture", kind, shape))
+    return model
+
+
+def operator(kind: str, inputs: list[str], output: str, **attributes: object) -> NodeProto:
+    return helper.make_node(kind, inputs, [output], name=f"node_{output}", **attributes)
+
+
+def channelwise(*values: float) -> np.ndarray:
+    return np.array(values, np.float32).reshape(1, 3, 1, 1)
+
+
+#: What normalises inside a graph → what its values are, the nodes, what they read, and the type of the input.
+INSIDE: dict[str, tuple[str, list[NodeProto], dict[str, np.ndarray], int]] = {
+    "pixels, Sub and Div": (
+        "pixels", [operator("Sub", ["picture", "m"], "less"), operator("Div", ["less", "d"], "image")],
+        {"m": channelwise(123.675, 116.28, 103.53), "d": channelwise(58.395, 57.12, 57.375)}, TensorProto.FLOAT,
+    ),
+    "pixels of uint8, Cast, Div, Sub and Div": (
+        "pixels",
+        [operator("Cast", ["picture"], "float", to=1), operator("Div", ["float", "f"], "unit"),
+         operator("Sub", ["unit", "m"], "less"), operator("Div", ["less", "d"], "image")],
+        {"f": np.float32(255), "m": channelwise(0.485, 0.456, 0.406), "d": channelwise(0.229, 0.224, 0.225)},
+        TensorProto.UINT8,
+    ),
+    "pixels of uint8, dequantized": (
+        "pixels", [operator("DequantizeLinear", ["picture", "f", "z"], "image")],
+        {"f": np.float32(1 / 64), "z": np.uint8(128)}, TensorProto.UINT8,
+    ),
+    "pixels, BatchNormalization": (
+        "pixels", [operator("BatchNormalization", ["picture", "g", "b", "m", "v"], "image")],
+        {"g": np.ones(3, np.float32), "b": np.zeros(3, np.float32), "m": np.full(3, 127.5, np.float32),
+         "v": np.full(3, 64.0**2, np.float32)}, TensorProto.FLOAT,
+    ),
+    "pixels, mean alone": ("pixels", [operator("Sub", ["picture", "m"], "image")], {"m": channelwise(104, 117, 123)},
+                           TensorProto.FLOAT),
+    "0..1, Sub and Mul": (
+        "unit", [operator("Sub", ["picture", "m"], "less"), operator("Mul", ["less", "d"], "image")],
+        {"m": channelwise(0.5, 0.5, 0.5), "d": channelwise(4, 4, 4)}, TensorProto.FLOAT,
+    ),
+}  # fmt: skip
+
+
+def normalising(name: str, model: ModelProto | None = None) -> ModelProto:
+    """The QDQ file with its normalisation inside."""
+    _, nodes, held, kind = INSIDE[name]
+    return before_input(model or quantized(), *nodes, held=held, kind=kind)
+
+
+def with_outputs(model: ModelProto, *names: str, first: bool = False) -> ModelProto:
+    """Add outputs, behind or in front of those there are."""
+    before = list(model.graph.output)
+    del model.graph.output[:]
+    added = [helper.make_empty_tensor_value_info(name) for name in names]
+    model.graph.output.extend([*added, *before] if first else [*before, *added])
+    return model
+
+
+def returning_codes(model: ModelProto, dtype: type = np.uint8) -> ModelProto:
+    """The scores are quantized, and the codes are returned."""
+    graph = model.graph
+    zero = np.array(120 if dtype == np.uint8 else 0, dtype)
+    graph.initializer.extend([numpy_helper.from_array(np.float32(1 / 8), "out_scale"), numpy_helper.from_array(zero, "out_zero")])
+    graph.node.append(operator("QuantizeLinear", ["scores", "out_scale", "out_zero"], "scores_codes"))
+    del graph.output[:]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph.output.append(helper.make_tensor_value_info("scores_codes", kind, ["batch", CLASSES]))
+    return model
+
+
+def with_softmax(model: ModelProto) -> ModelProto:
+    model.graph.node.append(operator("Softmax", ["scores"], "probabilities", axis=-1))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", CLASSES]))
+    return model
+
+
+def fixed_batch(model: ModelProto, count: int) -> ModelProto:
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = count
+    return model
