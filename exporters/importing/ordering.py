@@ -16,7 +16,7 @@ from qcam.exporters.importing.copies import hand_out_scores, hand_out_taps, stor
 from qcam.exporters.importing.decisions import Decisions
 from qcam.exporters.importing.inputs import Asked, find_input
 from qcam.exporters.importing.outputs import find_scores
-from qcam.exporters.importing.proof import Shown, pictures, prove, same_outputs, with_batch
+from qcam.exporters.importing.proof import Shown, mirrors_of, pictures, prove, same_outputs, with_batch
 from qcam.exporters.importing.quantization import described, name_for, producer_of
 from qcam.exporters.importing.reading import ForeignFile, analysed, read_foreign
 from qcam.exporters.importing.taps import find_taps, map_size
@@ -186,12 +186,13 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
         on_stage("writing the copy with the CAM layer")
         entries = [_written(order, part, folder) for part in parts]
         bundle = _bundle(order, folder, preprocessing, classes, parts, entries)
+        mirrors = mirrors_of(bundle)  # what they do not know is refused before any session
         shown = pictures(preprocessing)
         on_stage(f"running {shown.words}")
         bundle = _proven(bundle, parts, shown)
         write_atomically(folder / MANIFEST, bundle.manifest_text())
         bundle = load_bundle(str(folder), verify=False)
-        logits = prove(bundle, shown)
+        logits = prove(bundle, mirrors, shown)
         if len(logits) > 1:
             bundle = _with_agreement(bundle, parts, logits, shown)
             write_atomically(folder / MANIFEST, bundle.manifest_text())
@@ -373,14 +374,16 @@ def _proven(bundle: Bundle, parts: list[_Part], shown: Shown) -> Bundle:
     for entry in bundle.precisions:
         part = next(part for part in parts if part.name == entry.name)
         path = bundle.folder / (entry.file if entry.original is None else entry.original.file)
-        batch = with_batch(path, entry, bundle.preprocessing, shown)
+        batch = with_batch(path, entry, bundle.preprocessing, shown, part.file.path.name)
         if batch.input.batch != entry.input.batch:
             part.noted.note("batch", f"fixed to {batch.input.batch}", "it does not run with more, though its input says any")
         entry = batch
         if entry.original is None:
             part.noted.note("proof", "the file hands out everything itself", "no copy is needed")
         else:
-            told = same_outputs(path, bundle.folder / entry.file, entry, part.returned, bundle.preprocessing, shown)
+            told = same_outputs(
+                path, bundle.folder / entry.file, entry, part.returned, bundle.preprocessing, shown, part.file.path.name
+            )
             entry = replace(entry, proof=told)
             if told == BITWISE:
                 part.noted.note("proof", "the copy's logits are the file's, bit for bit", shown.words)

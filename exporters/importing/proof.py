@@ -64,7 +64,9 @@ def pictures(preprocessing: Preprocessing) -> Shown:
     return Shown(tuple(name for name, _ in found), preprocessing.normalise(np.stack([crop for _, crop in found])))
 
 
-def with_batch(path: Path, entry: PrecisionEntry, preprocessing: Preprocessing, shown: Shown) -> PrecisionEntry:
+def with_batch(
+    path: Path, entry: PrecisionEntry, preprocessing: Preprocessing, shown: Shown, called: str
+) -> PrecisionEntry:
     """Return a precision as its file really takes pictures: some leave the batch open and yet run with one picture alone.
 
     Args:
@@ -72,6 +74,7 @@ def with_batch(path: Path, entry: PrecisionEntry, preprocessing: Preprocessing, 
         entry: The precision.
         preprocessing: How the pictures were normalised.
         shown: The pictures.
+        called: What messages call the file.
 
     Raises:
         ProviderError: If ONNX Runtime does not run the file.
@@ -80,17 +83,17 @@ def with_batch(path: Path, entry: PrecisionEntry, preprocessing: Preprocessing, 
         return entry
     single = replace(entry, input=replace(entry.input, batch=1))
     try:
-        values, _ = _outputs(path, entry, None, preprocessing, shown)
+        values, _ = _outputs(path, entry, None, preprocessing, shown, called)
         if any(value.shape[:1] == (len(shown.names),) for value in values):
             return entry
     except ProviderError:
         pass
-    _outputs(path, single, None, preprocessing, Shown(shown.names[:1], shown.images[:1]))
+    _outputs(path, single, None, preprocessing, Shown(shown.names[:1], shown.images[:1]), called)
     return single
 
 
 def same_outputs(
-    original: Path, copy: Path, entry: PrecisionEntry, returned: str, preprocessing: Preprocessing, shown: Shown
+    original: Path, copy: Path, entry: PrecisionEntry, returned: str, preprocessing: Preprocessing, shown: Shown, called: str
 ) -> str:
     """Hold a copy against the file that it was made of, under the session settings that the user deploys with.
 
@@ -101,6 +104,7 @@ def same_outputs(
         returned: The output of the file that is compared; empty: all of them.
         preprocessing: How the pictures were normalised.
         shown: The pictures.
+        called: What messages call the user's file.
 
     Returns:
         `bitwise`, or `differs`.
@@ -108,8 +112,8 @@ def same_outputs(
     Raises:
         ProviderError: If ONNX Runtime does not run the user's file, or the copy.
     """
-    first, names = _outputs(original, entry, [returned] if returned else None, preprocessing, shown)
-    second, _ = _outputs(copy, entry, names, preprocessing, shown)
+    first, names = _outputs(original, entry, [returned] if returned else None, preprocessing, shown, called)
+    second, _ = _outputs(copy, entry, names, preprocessing, shown, f"the copy of {called}")
     equal = all(
         left.dtype == right.dtype and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
         for left, right in zip(first, second, strict=True)
@@ -118,7 +122,7 @@ def same_outputs(
 
 
 def _outputs(
-    path: Path, entry: PrecisionEntry, names: list[str] | None, preprocessing: Preprocessing, shown: Shown
+    path: Path, entry: PrecisionEntry, names: list[str] | None, preprocessing: Preprocessing, shown: Shown, called: str
 ) -> tuple[list[NDArray[Any]], list[str]]:
     """Run pictures through a file; return the values of its outputs, run by run, and their names."""
     import onnxruntime
@@ -136,39 +140,50 @@ def _outputs(
             found += session.run(wanted, {entry.input.name: entry.input.filled(fed[part])})
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise ProviderError(
-            f"ONNX Runtime does not run {path.name} on the CPU: {first_line(error)}; the file has to run before it can be judged"
+            f"ONNX Runtime does not run {called} on the CPU: {first_line(error)}; the file has to run before it can be judged"
         ) from error
     return found, wanted
 
 
-def prove(bundle: Bundle, shown: Shown) -> dict[str, Images]:
+def mirrors_of(bundle: Bundle) -> dict[str, Mirror]:
+    """Build the mirror of every precision of a bundle; nothing of it runs in ONNX Runtime.
+
+    Args:
+        bundle: The bundle, all of its files written.
+
+    Raises:
+        UnsupportedGraphError: If a mirror lacks an operator.
+    """
+    return {
+        entry.name: Mirror(normalised(load_onnx(bundle, entry.name)), entry, preprocessing=bundle.preprocessing)
+        for entry in bundle.precisions
+    }
+
+
+def prove(bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown) -> dict[str, Images]:
     """Run pictures through every precision of a bundle: in ONNX Runtime on the CPU, in the mirror, and up to their CAM.
 
     Args:
         bundle: The bundle, all of its files written.
+        mirrors: Their mirrors.
         shown: The pictures; the mirror and the CAM see the first.
 
     Returns:
         Precision → logits of all pictures, from ONNX Runtime.
 
     Raises:
-        QcamError: If a file does not run, the mirror lacks an operator, logits are not finite or not the mirror's, or a CAM is
-            undefined.
+        QcamError: If a file does not run, logits are not finite or not the mirror's, or a CAM is undefined.
     """
-    models = {entry.name: load_onnx(bundle, entry.name) for entry in bundle.precisions}
-    # All mirrors first: what they do not know is refused before any session.
-    mirrors = {
-        entry.name: Mirror(normalised(models[entry.name]), entry, preprocessing=bundle.preprocessing)
-        for entry in bundle.precisions
-    }
     logits = {}
     for entry in bundle.precisions:
-        session = DeployedModel(bundle, entry.name, SessionSettings(), model=models[entry.name])
+        session = DeployedModel(bundle, entry.name, SessionSettings())
         outputs = session.run(shown.images)
         first = replace(
             outputs, logits=outputs.logits[:1], tap=outputs.tap[:1], skips=tuple(skip[:1] for skip in outputs.skips)
         )
-        _prove_one(bundle, entry, mirrors[entry.name], shown, first.logits, (first.tap, *first.skips))
+        mirror = mirrors[entry.name]
+        mirror.entry = entry  # of which the batch and the proof were found out meanwhile
+        _prove_one(bundle, entry, mirror, shown, first.logits, (first.tap, *first.skips))
         if not np.isfinite(outputs.logits).all():
             raise QcamError(f"{bundle.model_id}: {entry.name} returns NaN or infinity on a photograph; check {{mean}} and {{std}}")
         logits[entry.name] = outputs.logits
