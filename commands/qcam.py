@@ -9,7 +9,11 @@ import click
 from qcam.commands import console
 
 #: Command → its module; `qcam export` is `qcam-export`.
-_COMMANDS = {name: f"qcam.commands.{name}" for name in ("export", "eval", "check", "report", "fetch")}
+_COMMANDS = {
+    "export": "qcam.commands.export",
+    "import": "qcam.commands.importing",
+    **{name: f"qcam.commands.{name}" for name in ("eval", "check", "report", "fetch")},
+}
 
 
 class _Lazy(console.Group):

@@ -23,6 +23,8 @@ OPTIONS = {
     "crop": "crop",
     "device": "device",
     "engine": "engine",
+    "float": "float_file",
+    "float_cam_layer": "float_cam_layer",
     "force": "force=True",
     "gpus_per_worker": "gpus_per_worker",
     "grid_rows": "grid_rows",
@@ -30,11 +32,15 @@ OPTIONS = {
     "keep": "keep=True",
     "label_format": "label_format",
     "labels": "labels",
+    "layout": "layout",
+    "like": "like",
     "limit": "limit",
+    "logits": "logits",
     "mask_classes": "mask_classes",
     "mask_void": "mask_void",
     "mean": "mean",
     "method": "method",
+    "name": "name",
     "names": "names",
     "opset": "opset",
     "output": "output",
@@ -55,17 +61,20 @@ OPTIONS = {
     "saliency_preset": "saliency_preset",
     "scheme": "scheme",
     "session_config": "session_config",
+    "size": "size",
     "std": "std",
     "target": "target",
     "tf32": "tf32=True",
     "threads": "threads",
+    "trained": "trained",
     "trust_remote_code": "trust_remote_code=True",
+    "values": "values",
     "weights": "weights",
     "weights_key": "weights_key",
     "workers": "workers",
 }
 #: Command → the function that does the same.
-COMMANDS = {"qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export", "qcam-report": "qcam.report"}
+COMMANDS = {"qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export", "qcam-import": "qcam.import_onnx", "qcam-report": "qcam.report"}
 
 _IN_PYTHON = OPTIONS | COMMANDS
 _IN_OPTIONS = {name: "--" + name.replace("_", "-") for name in OPTIONS} | {name: name for name in COMMANDS}

@@ -151,7 +151,7 @@ def calibration_images(order: ExportOrder) -> list[ImageFile]:
 
 
 @contextmanager
-def _stages(name: str) -> Generator[Callable[[str], None], None, None]:
+def stages(name: str) -> Generator[Callable[[str], None], None, None]:
     """Tell the stages of a model's export."""
     with ExitStack() as shown:
 
@@ -193,7 +193,7 @@ def export_models(
         if name not in todo:
             yield place, None
             continue
-        with _stages(name) as on_stage:
+        with stages(name) as on_stage:
             bundle = export_model(name, order, images, on_stage)
         yield place, bundle
 

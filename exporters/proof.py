@@ -94,10 +94,10 @@ def _photograph(preprocessing: Preprocessing, calibration: CalibrationSet | None
     for file, decoded in zip(files, decode_all([file.path for file in files]), strict=True):
         if decoded.image is not None:
             return file.name, preprocessing.normalise(preprocessing.crop_image(decoded.image)[None])
-    return "a drawn picture", preprocessing.normalise(_drawn(preprocessing)[None])
+    return "a drawn picture", preprocessing.normalise(drawn(preprocessing)[None])
 
 
-def _drawn(preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def drawn(preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Draw a picture: slopes, and noise as in a photograph; of the three channels equal ones for grey pictures."""
     height, width = preprocessing.crop
     rows, columns = np.mgrid[0:height, 0:width]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qcam._explanation import Explanation, explain
     from qcam._export import export
+    from qcam._importing import import_onnx
     from qcam._results import StudyResults, load_results, report, study
     from qcam._verdict import CheckVerdict, check
     from qcam.common.errors import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("Bundle", "load_bundle"), "qcam.runtime.bundle"),
     "export": "qcam._export",
+    "import_onnx": "qcam._importing",
     **dict.fromkeys(("StudyResults", "load_results", "report", "study"), "qcam._results"),
     **dict.fromkeys(("CheckVerdict", "check"), "qcam._verdict"),
     "Verdict": "qcam.evaluate.check.verdicts",
@@ -72,6 +74,7 @@ __all__ = [
     "check",
     "explain",
     "export",
+    "import_onnx",
     "load_bundle",
     "load_results",
     "report",

@@ -1,0 +1,218 @@
+"""The proof of an imported bundle: the copy's logits are the file's, and a photograph goes through session, mirror and CAM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qcam.common import telling
+from qcam.common.errors import ProviderError, QcamError, first_line
+from qcam.common.norms import logit_error
+from qcam.exporters.importing.quantization import nearest
+from qcam.exporters.proof import BOUNDS, drawn
+from qcam.images.decoding import decode_all
+from qcam.images.embedded import calibration_photographs
+from qcam.images.preprocessing import Preprocessing
+from qcam.runtime.bundle import Bundle, PrecisionEntry, load_onnx
+from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.manifest import BITWISE, DIFFERS
+from qcam.runtime.mirror import Mirror
+from qcam.runtime.normal import normalised
+from qcam.runtime.session_config import NO_SPINNING
+
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures that are shown to every file.
+
+    Attributes:
+        names: Their names.
+        images: float32, batch × channels × height × width, as preprocessing gives them.
+    """
+
+    names: tuple[str, ...]
+    images: Images
+
+    @property
+    def words(self) -> str:
+        """Return how many they are, and what."""
+        count = len(self.names)
+        return f"{count} photograph{'s' * (count > 1)}" if self.names[0] != _DRAWN else "a drawn picture"
+
+
+_DRAWN = "a drawn picture"
+
+
+def pictures(preprocessing: Preprocessing) -> Shown:
+    """Return the photographs that installed packages ship, as network inputs; where there are none, a drawn picture."""
+    try:
+        files = calibration_photographs()
+    except QcamError:  # the packages that ship some are not installed
+        files = []
+    found = [
+        (file.name, preprocessing.crop_image(decoded.image))
+        for file, decoded in zip(files, decode_all([file.path for file in files]), strict=True)
+        if decoded.image is not None
+    ] or [(_DRAWN, drawn(preprocessing))]
+    return Shown(tuple(name for name, _ in found), preprocessing.normalise(np.stack([crop for _, crop in found])))
+
+
+def with_batch(
+    path: Path, entry: PrecisionEntry, preprocessing: Preprocessing, shown: Shown, called: str
+) -> PrecisionEntry:
+    """Return a precision as its file really takes pictures: some leave the batch open and yet run with one picture alone.
+
+    Args:
+        path: The user's file.
+        entry: The precision.
+        preprocessing: How the pictures were normalised.
+        shown: The pictures.
+        called: What messages call the file.
+
+    Raises:
+        ProviderError: If ONNX Runtime does not run the file.
+    """
+    if entry.input.batch is not None or len(shown.names) == 1:
+        return entry
+    single = replace(entry, input=replace(entry.input, batch=1))
+    try:
+        values, _ = _outputs(path, entry, None, preprocessing, shown, called)
+        if any(value.shape[:1] == (len(shown.names),) for value in values):
+            return entry
+    except ProviderError:
+        pass
+    _outputs(path, single, None, preprocessing, Shown(shown.names[:1], shown.images[:1]), called)
+    return single
+
+
+def same_outputs(
+    original: Path, copy: Path, entry: PrecisionEntry, returned: str, preprocessing: Preprocessing, shown: Shown, called: str
+) -> str:
+    """Hold a copy against the file that it was made of, under the session settings that the user deploys with.
+
+    Args:
+        original: The user's file.
+        copy: The copy that hands out more.
+        entry: The precision.
+        returned: The output of the file that is compared; empty: all of them.
+        preprocessing: How the pictures were normalised.
+        shown: The pictures.
+        called: What messages call the user's file.
+
+    Returns:
+        `bitwise`, or `differs`.
+
+    Raises:
+        ProviderError: If ONNX Runtime does not run the user's file, or the copy.
+    """
+    first, names = _outputs(original, entry, [returned] if returned else None, preprocessing, shown, called)
+    second, _ = _outputs(copy, entry, names, preprocessing, shown, f"the copy of {called}")
+    equal = all(
+        left.dtype == right.dtype and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+        for left, right in zip(first, second, strict=True)
+    )
+    return BITWISE if equal else DIFFERS
+
+
+def _outputs(
+    path: Path, entry: PrecisionEntry, names: list[str] | None, preprocessing: Preprocessing, shown: Shown, called: str
+) -> tuple[list[NDArray[Any]], list[str]]:
+    """Run pictures through a file; return the values of its outputs, run by run, and their names."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    found: list[NDArray[Any]] = []
+    try:
+        for key, value in ({NO_SPINNING: "1"} | entry.session).items():
+            options.add_session_config_entry(key, value)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        wanted = names or [output.name for output in session.get_outputs()]
+        fed = entry.input.feed(shown.images, preprocessing)
+        for part in entry.input.chunks(len(fed)):
+            found += session.run(wanted, {entry.input.name: entry.input.filled(fed[part])})
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise ProviderError(
+            f"ONNX Runtime does not run {called} on the CPU: {first_line(error)}; the file has to run before it can be judged"
+        ) from error
+    return found, wanted
+
+
+def mirrors_of(bundle: Bundle) -> dict[str, Mirror]:
+    """Build the mirror of every precision of a bundle; nothing of it runs in ONNX Runtime.
+
+    Args:
+        bundle: The bundle, all of its files written.
+
+    Raises:
+        UnsupportedGraphError: If a mirror lacks an operator.
+    """
+    return {
+        entry.name: Mirror(normalised(load_onnx(bundle, entry.name)), entry, preprocessing=bundle.preprocessing)
+        for entry in bundle.precisions
+    }
+
+
+def prove(bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown) -> dict[str, Images]:
+    """Run pictures through every precision of a bundle: in ONNX Runtime on the CPU, in the mirror, and up to their CAM.
+
+    Args:
+        bundle: The bundle, all of its files written.
+        mirrors: Their mirrors.
+        shown: The pictures; the mirror and the CAM see the first.
+
+    Returns:
+        Precision → logits of all pictures, from ONNX Runtime.
+
+    Raises:
+        QcamError: If a file does not run, logits are not finite or not the mirror's, or a CAM is undefined.
+    """
+    logits = {}
+    for entry in bundle.precisions:
+        session = DeployedModel(bundle, entry.name, SessionSettings())
+        outputs = session.run(shown.images)
+        first = replace(
+            outputs, logits=outputs.logits[:1], tap=outputs.tap[:1], skips=tuple(skip[:1] for skip in outputs.skips)
+        )
+        mirror = mirrors[entry.name]
+        mirror.entry = entry  # of which the batch and the proof were found out meanwhile
+        _prove_one(bundle, entry, mirror, shown, first.logits, (first.tap, *first.skips))
+        if not np.isfinite(outputs.logits).all():
+            raise QcamError(f"{bundle.model_id}: {entry.name} returns NaN or infinity on a photograph; check {{mean}} and {{std}}")
+        logits[entry.name] = outputs.logits
+    return logits
+
+
+def _prove_one(
+    bundle: Bundle, entry: PrecisionEntry, mirror: Mirror, shown: Shown, logits: Images, taps: tuple[NDArray[Any], ...]
+) -> None:
+    name, images = shown.names[0], shown.images[:1]
+    simulated = mirror.forward(images).logits.numpy()
+    error = logit_error(simulated, logits, logits)
+    bound = BOUNDS[nearest(entry.quantization)]
+    if not error <= bound:  # NaN included
+        said = "undefined" if error != error else f"{error:.2g}"
+        raise QcamError(
+            f"{bundle.model_id}: the logits of {entry.name} in ONNX Runtime are not the mirror's on {name}: relative error "
+            f"{said}, at most {bound:g} is accepted; the file would not be explained as it runs, so no bundle is made"
+        )
+    column = 0 if logits.shape[1] == 1 else int(logits[0].argmax())
+    values = [mirror.dequantize(tap, value) for tap, value in zip((entry.tap, *entry.skips), taps, strict=True)]
+    gradient = mirror.gradient(values[0], np.array([column], np.int64), values[1:])
+    if not bool(torch.isfinite(values[0]).all()) or not bool(torch.isfinite(gradient).all()):
+        raise QcamError(
+            f"{bundle.model_id}: the CAM of {entry.name} is undefined on {name}: the activation at {entry.tap.tensor} or its "
+            "gradient is not finite; choose another layer with {cam_layer}"
+        )
+    if not bool(gradient.any()) and bundle.trained is not False:
+        telling.warn(
+            f"{bundle.model_id}: the CAM of {entry.name} is zero on {name}: no part of {entry.tap.tensor} changes the score "
+            "there, as where a quantized score is at the end of its range"
+        )
