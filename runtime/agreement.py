@@ -54,7 +54,9 @@ class _Part:
     def constant(self, name: str) -> TensorProto | None:
         """Return a constant by its name, also behind Identity; None if it is computed."""
         passed: set[str] = set()
-        while name not in passed and (node := self.producer.get(name)) is not None and node.op_type == "Identity" and node.input:
+        while (
+            name not in passed and (node := self.producer.get(name)) is not None and node.op_type == "Identity" and node.input
+        ):
             passed.add(name)
             name = node.input[0]
         found = self.constants.get(name)

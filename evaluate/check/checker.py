@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from qcam.common.errors import BundleError, ImageSetError
 from qcam.common.norms import logit_error
+from qcam.common.vocabulary import Arithmetic
+from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult
+from qcam.evaluate.check.words import some
 from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
 from qcam.evaluate.maps.scores import columns, top_classes
@@ -21,11 +24,11 @@ from qcam.runtime.bundle import Bundle, Tap, load_onnx
 from qcam.runtime.deployed.inspection import Inspected
 from qcam.runtime.devices import telling_full_gpu
 from qcam.runtime.graph import Graph, attribute
-from qcam.runtime.grouping import find_groups, source_label
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror import Mirror
 
 _EIGHT_BITS = ("uint8", "int8")
+_X86 = frozenset({"vnni", "avx2"})
 #: Batches of (names, preprocessed images).
 Batches = Callable[[], Iterable[tuple[Sequence[str], NDArray[np.float32]]]]
 
@@ -51,7 +54,12 @@ class Runtime(Protocol):
 
 
 class Checker:
-    """The deployed run of one precision, to be held against mirrors of the bundle's file."""
+    """The deployed run of one precision, to be held against mirrors of the bundle's file.
+
+    Attributes:
+        float_operators: How many float operators between quantizers ONNX Runtime's own kernels computed for the mirror, in the
+            last run that had any.
+    """
 
     def __init__(
         self,
@@ -60,7 +68,8 @@ class Checker:
         runtime: Runtime,
         *,
         device: str = "cpu",
-        model: onnx.ModelProto | None = None,
+        reading: Reading | None = None,
+        own: KernelFamily | None = None,
     ) -> None:
         """Take both sides.
 
@@ -69,7 +78,9 @@ class Checker:
             precision: The precision.
             runtime: The deployed side.
             device: PyTorch device of the mirrors.
-            model: The precision's file, parsed before (`load_onnx`); None: it is read.
+            reading: The precision's file, read before; None: it is read.
+            own: The kernel family of this CPU, if the deployed side runs on it: its own float kernels then compute the float
+                operators of which the mirror does not know the order of additions.
 
         Raises:
             BundleError: If no tensor of the deployed side matches.
@@ -78,16 +89,15 @@ class Checker:
         self.entry = bundle.precision(precision)
         self._runtime = runtime
         self._device = device
-        self._model = load_onnx(bundle, precision) if model is None else model
+        self._reading = reading or Reading(load_onnx(bundle, precision), self.entry.session, own)
+        self._own = own
+        self.float_operators = 0
         if runtime.missing and not runtime.tensors:
             count = len(runtime.missing)
             raise BundleError(f"none of the {count} quantized tensors of {bundle.path(precision)} is in the file that was run")
-        graph = Graph(self._model)
-        groups = {group.result: group for group in find_groups(graph)}
-        sources = [*runtime.tensors, self.entry.logits]
-        names = [*runtime.tensors, LOGITS]
-        self._sources = {name: source_label(graph, groups, source) for name, source in zip(names, sources, strict=True)}
-        self._types = {name: _code_type(graph, name) for name in runtime.tensors}
+        labels = self._reading.labels((*runtime.tensors, self.entry.logits))
+        self._sources = {name: labels[name] for name in runtime.tensors} | {LOGITS: labels[self.entry.logits]}
+        self._types = {name: _code_type(self._reading.graph, name) for name in runtime.tensors}
 
     @property
     def quantized(self) -> bool:
@@ -134,6 +144,10 @@ class Checker:
             OutOfMemoryError: If the memory of a GPU does not hold a batch.
         """
         mirror = self._mirror(arithmetic, family)
+        own = self._own is not None and family == self._own
+        # Alone, float kernels were found to compute what they compute in the whole graph; measured on x86.
+        known = not mirror.unordered and (not mirror.delegated or (own and str(family) in _X86))
+        self.float_operators = len(mirror.delegated) or self.float_operators
         quantized = bool(mirror.quantized)
         # Codes of 16 bits have no kernel family: their integer result is the same everywhere.
         followed = family is not None and arithmetic == "integer" and self.eight_bit
@@ -143,25 +157,37 @@ class Checker:
             arithmetic=arithmetic if quantized else "float",
             kernel=family.name if family is not None and followed else "",
             provider=self._runtime.provider,
-            exact=exact and quantized,
+            exact=exact and quantized and known,
             missing=self._runtime.missing,
         )
         result.tensors = [
             TensorResult(name, source) for name, source in self._sources.items() if name == LOGITS or name in mirror.quantized
         ]
         tensors = {tensor.name: tensor for tensor in result.tensors}
-        undisturbed = True
+        disturbed = 0
         for image_names, images in self._at_a_time(batches()):
             inspected = self._runtime.run(images)
-            undisturbed &= inspected.undisturbed
+            disturbed += 0 if inspected.undisturbed else len(image_names)
             self._compare(mirror, image_names, images, inspected, tensors, result)
-            if every_tensor:
+            if every_tensor and inspected.undisturbed:
                 self._force(mirror, images, inspected, tensors)
             advance(len(image_names))
         if not result.images:
             raise ImageSetError("no image could be read; nothing was compared")
-        if not undisturbed:
-            result.remarks.append("exposing every tensor changed the deployed run: codes over all tensors are that other run's")
+        if disturbed:
+            result.remarks.append(
+                f"exposing every tensor changed the deployed run of {disturbed} of {len(result.images)} images: of those, only tap "
+                "and logits were compared"
+            )
+        unseen = [name for name in self._reading.tensors if name not in tensors or not tensors[name].elements]
+        if unseen and quantized and not result.missing:
+            result.remarks.append(
+                f"{len(unseen)} of {len(self._reading.tensors)} quantized tensors of the file cannot be observed as they are "
+                f"deployed: {some(unseen)}"
+            )
+        result.tensors = [tensor for tensor in result.tensors if tensor.elements]
+        if arithmetic == Arithmetic.INTEGER and quantized:
+            result.remarks += _float_remarks(mirror, here=own)
         return result
 
     def _at_a_time(
@@ -173,9 +199,20 @@ class Checker:
                 yield names[part], images[part]
 
     def _mirror(self, arithmetic: str, family: KernelFamily | None) -> Mirror:
-        if family is None:
-            return Mirror(self._model, self.entry, self._device, arithmetic, preprocessing=self.bundle.preprocessing)
-        return Mirror(self._model, self.entry, self._device, arithmetic, family, preprocessing=self.bundle.preprocessing)
+        file, preprocessing = self._reading.file, self.bundle.preprocessing
+        if family is None or arithmetic != Arithmetic.INTEGER or not self._reading.tensors:
+            return Mirror(file, self.entry, self._device, arithmetic, preprocessing=preprocessing)
+        return Mirror(
+            file,
+            self.entry,
+            self._device,
+            arithmetic,
+            family,
+            preprocessing=preprocessing,
+            loaded=self._reading.loaded(family),
+            settings=self._reading.settings,
+            float_kernels=family == self._own,
+        )
 
     def _compare(
         self,
@@ -186,9 +223,15 @@ class Checker:
         tensors: dict[str, TensorResult],
         result: CheckResult,
     ) -> None:
+        tap = self.entry.tap.output
+
         def see(name: str, codes: torch.Tensor) -> None:
-            if name in tensors:
+            if name not in tensors:
+                return
+            if inspected.undisturbed:
                 tensors[name].add(codes, self._codes(inspected, name))
+            elif name == tap:
+                tensors[name].add(codes, torch.from_numpy(inspected.outputs.tap.astype(np.float32)).to(self._device))
 
         simulated = mirror.forward(images, see)
         deployed = inspected.outputs
@@ -250,6 +293,20 @@ class Checker:
                 f"{self.entry.name}: their codes cannot be compared; is it another precision?"
             )
         return torch.from_numpy(codes.astype(np.float32)).to(self._device)
+
+
+def _float_remarks(mirror: Mirror, *, here: bool) -> list[str]:
+    """Say whose arithmetic float operators between quantizers had."""
+    if mirror.delegated:
+        count = len(mirror.delegated)
+        return [f"float kernels: the runtime's own, for {count} float operators between quantizers ({some(mirror.delegated)})"]
+    if mirror.unordered:
+        where = "here" if here else f"on CPUs of family {mirror.family}"
+        return [
+            f"{len(mirror.unordered)} float operators between quantizers add in an order that is not known {where} "
+            f"({some(mirror.unordered)}): codes behind them may be one apart, and equal codes are not promised"
+        ]
+    return []
 
 
 def _representable(tap: Tap, activation: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,6 @@ class Kernels:
         """Tell whether this CPU's kernels overflow on weights of -128."""
         return self.probe is not None and bool(self.probe.wraps_lowest_weight)
 
-    def trusted(self, risks: Exposure) -> bool:
+    def trusted(self, risks: Exposure | None) -> bool:
         """Tell whether a mirror of a file with these risks computes what this CPU computes, code for code."""
-        return self.own is not None and self.family == self.own and not (self.wraps and risks.lowest)
+        return self.own is not None and self.family == self.own and not (self.wraps and risks is not None and risks.lowest)

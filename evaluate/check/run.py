@@ -18,6 +18,7 @@ from qcam.evaluate.check.gates import CODE_GATES, default_gates
 from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.plan import left_out, plan
+from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
@@ -25,17 +26,15 @@ from qcam.evaluate.run.arithmetic import float_arithmetic
 from qcam.evaluate.run.inputs import unknown_weights
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
-from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed.inspection import InspectedModel
 from qcam.runtime.deployed.placement import Placement
 from qcam.runtime.deployed.provider_options import NVIDIA
 from qcam.runtime.deployed.providers import PROVIDERS
 from qcam.runtime.gpu import Gpu, read_gpu
-from qcam.runtime.graph import Graph
-from qcam.runtime.grouping import disagreements, find_groups
+from qcam.runtime.grouping import disagreements
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror.integer.exposure import Exposure, exposure
-from qcam.runtime.session_config import described
+from qcam.runtime.session_config import described, merged
 
 
 def run_check(bundles: Sequence[Bundle], photographs: Sequence[ImageFile], options: CheckOptions | None = None) -> Checked:
@@ -94,13 +93,15 @@ class _Check:
     def judge(self, bundle: Bundle, precision: str) -> None:
         """Judge one precision of one bundle; its file is read here and nowhere else."""
         options = self._options
-        model = load_onnx(bundle, precision)
-        graph = Graph(model)
-        tensors = quantized_tensors(graph)
-        own = model if options.deployed is None else None
+        session = bundle.precision(precision).session
+        kernels = Kernels.of(options, session)
+        reading = Reading(load_onnx(bundle, precision), merged(session, options.settings.config), kernels.own)
         settings = replace(options.settings, batch=options.batch_size)
-        runtime = InspectedModel(bundle, precision, settings, tensors, options.deployed, model=own)
-        checker = Checker(bundle, precision, runtime, device=options.device, model=model)
+        if options.deployed is None:
+            runtime = InspectedModel(bundle, precision, settings, reading.kept, model=reading.file)
+        else:
+            runtime = InspectedModel(bundle, precision, settings, reading.tensors, options.deployed)
+        checker = Checker(bundle, precision, runtime, device=options.device, reading=reading, own=kernels.own)
         self._bundles[bundle.model_id] = {
             "folder": str(bundle.folder), "trained": bundle.weights.trained, "fingerprint": bundle.fingerprint,
         }  # fmt: skip
@@ -109,12 +110,11 @@ class _Check:
         self._note_placement(bundle, precision, runtime.deployed.placement)
         risks = None
         if options.settings.provider == "CPU" and checker.eight_bit:
-            risks = self._risks(bundle, precision, graph, runtime.deployed.placement)
-        kernels = Kernels.of(options, runtime.deployed.entry.session)
+            risks = self._risks(bundle, precision, reading, runtime.deployed.placement)
         promised = options.deployed is not None or bundle.precision(precision).promised
-        trusted = risks is not None and promised and checker.only_eight_bit and kernels.trusted(risks)
+        trusted = promised and reading.deployed is not None and kernels.trusted(risks)
         results = []
-        for arithmetic in options.arithmetics if tensors else (Arithmetic.FAKE_QUANT,):
+        for arithmetic in options.arithmetics if reading.tensors else (Arithmetic.FAKE_QUANT,):
             exact = trusted and arithmetic == Arithmetic.INTEGER
             result = self._run(checker, bundle, arithmetic, kernels.family, exact=exact, every_tensor=options.every_tensor)
             self._judged.append(Judged(result, self._gates(result)))
@@ -167,16 +167,21 @@ class _Check:
         if (remark := bundle.precision(precision).remark) and self._options.deployed is None:
             self._warn(f"{bundle.model_id} {precision}: {remark}")
 
-    def _risks(self, bundle: Bundle, precision: str, graph: Graph, placement: Placement) -> Exposure:
+    def _risks(self, bundle: Bundle, precision: str, reading: Reading, placement: Placement) -> Exposure:
         """Return what a file of integer kernels risks; warn of kernels and weights that are not what the mirror expects."""
         name = f"{bundle.model_id} {precision}"
-        groups = find_groups(graph)
+        graph, groups = reading.followed
         risks = exposure(graph, groups)
         if self._options.deployed is None:
-            wrong = disagreements(groups, graph, placement.kernel_of)
+            known = reading.deployed
+            wrong = disagreements(groups, graph, placement.kernel_of) if known is None else known.differing(placement.kernel_of)
             self._placements[bundle.model_id][precision]["disagreements"] = wrong
             if wrong:
                 self._warn(f"{name}: kernels are not those that the mirror takes for granted: {some(wrong)}")
+            if others := reading.second_opinion():
+                self._remarks.append(
+                    f"{name}: ONNX Runtime's own graph is followed where the file reads otherwise: {some(others)}"
+                )
         if risks.lowest and (self._options.other_cpus or self._kernels.wraps):
             self._warn(lowest_weight_warning(name, risks, here=self._kernels.wraps))
         return risks
@@ -216,12 +221,13 @@ class _Check:
     ) -> None:
         """Tell what other families' kernels would change; a family that was judged anyway is not run again."""
         done = {result.kernel: result for result in results if result.arithmetic == Arithmetic.INTEGER}
-        same = []
+        same: list[str] = []
+        unknown: list[str] = []
         for other in KERNELS.values():
             if other == own:
                 continue
             if not risks.differs(own, other):
-                same.append(other.name)
+                (unknown if checker.float_operators else same).append(other.name)
                 continue
             result = done.get(other.name)
             if result is None:
@@ -229,6 +235,11 @@ class _Check:
             self._elsewhere.append(result)
             if other.pairs_saturate != own.pairs_saturate:
                 self._warn(saturation_warning(result, other, risks))
+        if unknown:
+            self._remarks.append(
+                f"{bundle.model_id} {checker.entry.name}: {' and '.join(unknown)} CPUs compute the integer operators as this one "
+                f"({own}); how they round {checker.float_operators} float operators between quantizers is not foretold"
+            )
         if same:
             self._remarks.append(
                 f"{bundle.model_id} {checker.entry.name}: {' and '.join(same)} CPUs compute the same codes as this one "

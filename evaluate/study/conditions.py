@@ -62,15 +62,19 @@ class Conditions:
         """
         gpu = {} if self.gpu is None else {"gpu": self.gpu.to_json()}
         tf32 = {} if self.tf32 is None else {"tf32": self.tf32}
-        return gpu | tf32 | {
-            "bundles": dict(self.bundles),
-            "images": asdict(self.images),
-            "saliency": self.saliency,
-            "options": self.options.to_json(),
-            "device": self.device,
-            "shard_size": self.shard_size,
-            "reading": self.reading,
-            "cpu_features": None if self.cpu_features is None else list(self.cpu_features),
-            "kernels": self.kernels,
-            "versions": dict(self.versions),
-        }
+        return (
+            gpu
+            | tf32
+            | {
+                "bundles": dict(self.bundles),
+                "images": asdict(self.images),
+                "saliency": self.saliency,
+                "options": self.options.to_json(),
+                "device": self.device,
+                "shard_size": self.shard_size,
+                "reading": self.reading,
+                "cpu_features": None if self.cpu_features is None else list(self.cpu_features),
+                "kernels": self.kernels,
+                "versions": dict(self.versions),
+            }
+        )

@@ -78,9 +78,7 @@ def estimate(study: PlannedStudy) -> Estimate:
             part = PlannedPart(0, "0" * 64, tuple(image.name for image in probe))
             path = write_part(PartStore(Path(folder)), part, outcomes)
             weight = path.stat().st_size / len(probe)
-    return Estimate(
-        len(study.plan.shards), len(todo), len(images), len(probe), seconds, weight, len(study.plan.images)
-    )
+    return Estimate(len(study.plan.shards), len(todo), len(images), len(probe), seconds, weight, len(study.plan.images))
 
 
 def describe(study: PlannedStudy, found: Estimate, workers: int = 1) -> list[str]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import onnx
 
 from qcam.common.errors import UnsupportedGraphError, first_line
+from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded.writing_back import LoadedGraph, write_back
 from qcam.runtime.session_config import S8_AS_IT_IS
@@ -43,6 +45,19 @@ def as_loaded(
         UnsupportedGraphError: If ONNX Runtime cannot load the file, or an operator of its optimized graph is not known here.
     """
     return write_back(optimized(model, settings_of(settings, family)))
+
+
+def followed(
+    model: onnx.ModelProto, settings: Mapping[str, str] | None = None, family: KernelFamily = KERNELS["vnni"]
+) -> LoadedGraph:
+    """Return the graph that integer arithmetic follows: as loaded, or the file's own where all of its operands have 16 bits.
+
+    ONNX Runtime has no integer kernels of 16 bits on the CPU; what an integer accelerator would compute follows from the file.
+    Arguments and errors as in `as_loaded`.
+    """
+    graph = Graph(model)
+    wide = find_groups(graph, bits=16)
+    return LoadedGraph(model, wide, wide=True) if wide and not find_groups(graph) else as_loaded(model, settings, family)
 
 
 def settings_of(settings: Mapping[str, str] | None, family: KernelFamily) -> dict[str, str]:

@@ -48,11 +48,13 @@ class LoadedGraph:
         model: The graph; all of its integer operators are DequantizeLinear → operator → QuantizeLinear.
         groups: What runs as one integer kernel each, in graph order.
         kernels: Node name → operator, as ONNX Runtime wrote it; of nodes that have a name.
+        wide: Whether it is the file's own graph, computed as an integer accelerator for 16 bits would.
     """
 
     model: onnx.ModelProto
     groups: tuple[KernelGroup, ...]
     kernels: dict[str, str] = field(default_factory=dict)
+    wide: bool = False
 
     def differing(self, ran: Mapping[str, str]) -> list[str]:
         """Hold the graph against what a session really ran.
@@ -256,7 +258,7 @@ def _biased(writing: _Writing, node: NodeProto, bias: str) -> None:
 
 def _convolution(writing: _Writing, node: NodeProto) -> None:
     x = writing.dequantize(*node.input[:3])
-    w = writing.dequantize(*node.input[3:6], axis=0)
+    w = writing.dequantize(node.input[3], node.input[4], node.input[5], axis=0)
     operands, bias = [x, w], _given(node, 8)
     _biased(writing, node, bias)
     if bias:
@@ -267,7 +269,7 @@ def _convolution(writing: _Writing, node: NodeProto) -> None:
 def _gemm(writing: _Writing, node: NodeProto) -> None:
     settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     a = writing.dequantize(*node.input[:3])
-    b = writing.dequantize(*node.input[3:6], axis=0 if settings.get("transB", 0) else 1)
+    b = writing.dequantize(node.input[3], node.input[4], node.input[5], axis=0 if settings.get("transB", 0) else 1)
     operands, bias = [a, b], _given(node, 6)
     _biased(writing, node, bias)
     if bias:
@@ -284,7 +286,7 @@ def _columns(writing: _Writing, tensor: str) -> int | None:
 
 def _product(writing: _Writing, node: NodeProto) -> None:
     a = writing.dequantize(*node.input[:3])
-    b = writing.dequantize(*node.input[3:6], axis=_columns(writing, node.input[3]))
+    b = writing.dequantize(node.input[3], node.input[4], node.input[5], axis=_columns(writing, node.input[3]))
     _finish(writing, node, (a, b), (node.input[6], node.input[7]), writing.kind(node.input[0]))
 
 

@@ -19,9 +19,9 @@ from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph
-from qcam.runtime.grouping import KernelGroup, find_groups
+from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KERNELS, KernelFamily
-from qcam.runtime.loaded import LoadedGraph, as_loaded
+from qcam.runtime.loaded import LoadedGraph, followed
 from qcam.runtime.loaded.islands import Island, IslandSession, find_islands, rounds_once
 from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
@@ -29,6 +29,7 @@ from qcam.runtime.mirror.integer.kernel import Setting, straight_through
 from qcam.runtime.mirror.registry import Resolved, resolve
 from qcam.runtime.mirror.steps import Observer, Program, Step, in_order
 from qcam.runtime.mirror.tail import Tail
+from qcam.runtime.normal import normalised
 from qcam.runtime.tables import PASSING_OPERATORS, SHAPE_OPERATORS
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
@@ -93,7 +94,7 @@ class Mirror:
             arithmetic: One of `ARITHMETICS`.
             family: Kernel family, for `integer`.
             tail_only: Whether only `gradient` will be asked for: the weights in front of the tap are not even read then.
-            loaded: The graph as loaded, asked for before (`as_loaded`); None: it is asked for where `integer` needs it.
+            loaded: The graph that `integer` follows, asked for before (`followed`); None: it is asked for where that is needed.
             settings: Session configuration of the deployed session, for `integer`; None: what the precision says.
             float_kernels: Whether, for `integer`, ONNX Runtime's own float kernels compute float operators of which the order
                 of additions is not known here: right for this processor, and for no other.
@@ -111,13 +112,15 @@ class Mirror:
         self.device = torch.device(device)
         self.arithmetic = arithmetic
         self.family = family
+        given, file = model, normalised(model)
+        model = file
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         self._settings = dict(entry.session if settings is None else settings)
         self.groups: tuple[KernelGroup, ...] = ()
-        of_file = {name for node in model.graph.node for name in node.output}
+        of_file = {name for node in given.graph.node for name in node.output}
         if arithmetic == "integer" and quantized:
-            followed = loaded or _followed(model, self._settings, family)
-            model, self.groups = followed.model, followed.groups
+            loaded = loaded or followed(given, self._settings, family)
+            model, self.groups = loaded.model, loaded.groups
         self._graph = graph = Graph(model)
         self._input = graph.image_input
         opsets = {imported.domain if imported.domain != "ai.onnx" else "": imported.version for imported in model.opset_import}
@@ -162,6 +165,14 @@ class Mirror:
             self._observed = frozenset(self.quantized)
         steps = self._steps(behind, straight_through=True)
         self._tail = Tail(steps, self._entries, entry.logits, constants, whole=arithmetic == "integer")
+        self._instead: Mirror | None = None
+        if set(tail.skips.values()) - {skip.output for skip in entry.skips}:
+            if loaded is None:
+                raise UnsupportedGraphError(
+                    f"the tail from {entry.tap.output} to the logits reads more than the bundle describes"
+                )
+            # ONNX Runtime has moved what the tail reads: the file's own tail has the gradient.
+            self._instead = Mirror(file, entry, device, tail_only=True, preprocessing=preprocessing)
 
     def forward(self, images: torch.Tensor | NDArray[np.float32], observe: Observer | None = None) -> MirrorOutputs:
         """Run the whole graph, without gradients.
@@ -220,6 +231,8 @@ class Mirror:
             d logit[target] / d activation, float32, the shape of `activation`; where the tail begins with the mean over all
             positions, a view that repeats one value for each channel.
         """
+        if self._instead is not None:
+            return self._instead.gradient(activation, targets, skips)
         fixed = self.entry.input.batch
         if fixed is not None and len(activation) != fixed:
             return self._gradient_by_chunks(activation, torch.as_tensor(targets), tuple(skips))
@@ -370,13 +383,6 @@ class Mirror:
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         """Put a value where it is read: shapes and axes are read by Python, not by the device."""
         return value if value.dtype == torch.int64 else value.to(self.device)
-
-
-def _followed(model: onnx.ModelProto, settings: Mapping[str, str], family: KernelFamily) -> LoadedGraph:
-    """Return the graph that `integer` follows: as loaded, or the file's own where all of its operands have 16 bits."""
-    graph = Graph(model)
-    wide = find_groups(graph, bits=16)
-    return LoadedGraph(model, wide) if wide and not find_groups(graph) else as_loaded(model, settings, family)
 
 
 def _last_quantizer(graph: Graph, logits: str) -> onnx.NodeProto | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,10 @@ from qcam.runtime.mirror.operators.activation import hard_sigmoid, leaky_relu
 from qcam.runtime.mirror.operators.convolution import conv
 from qcam.runtime.mirror.operators.matrix import gemm
 from qcam.runtime.mirror.registry import MICROSOFT, operator
+
+_PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "": lambda x: x, "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh,
+}  # fmt: skip
 
 
 @operator("FusedConv", versions=(1,), domain=MICROSOFT)
@@ -31,7 +36,7 @@ def fused_convolution(
     strides: list[int] | None = None,
 ) -> torch.Tensor:
     """Return activation(convolution + added)."""
-    settings = {"auto_pad": auto_pad, "dilations": dilations, "group": group, "pads": pads, "strides": strides}
+    settings: dict[str, Any] = {"auto_pad": auto_pad, "dilations": dilations, "group": group, "pads": pads, "strides": strides}
     result = conv(x, weight, bias, **settings)
     return _activated(result if added is None else result + added, activation, activation_params or [])
 
@@ -100,14 +105,15 @@ def quick_gelu(x: torch.Tensor, *, alpha: float = 1.702) -> torch.Tensor:
 
 
 def _activated(x: torch.Tensor, activation: str, parameters: list[float]) -> torch.Tensor:
+    result: torch.Tensor
     if activation == "HardSigmoid":
-        return hard_sigmoid(x, alpha=parameters[0], beta=parameters[1])
-    if activation == "LeakyRelu":
-        return leaky_relu(x, alpha=parameters[0])
-    if activation == "Clip":
-        return torch.clamp(x, parameters[0], parameters[1])
-    plain: dict[str, Any] = {"": lambda value: value, "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh}
-    if activation not in plain:
+        result = hard_sigmoid(x, alpha=parameters[0], beta=parameters[1])
+    elif activation == "LeakyRelu":
+        result = leaky_relu(x, alpha=parameters[0])
+    elif activation == "Clip":
+        result = torch.clamp(x, parameters[0], parameters[1])
+    elif activation in _PLAIN:
+        result = _PLAIN[activation](x)
+    else:
         raise UnsupportedGraphError(f"an activation {activation} that is fused into an operator is not supported")
-    result: torch.Tensor = plain[activation](x)
     return result

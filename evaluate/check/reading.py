@@ -1,0 +1,113 @@
+"""A precision's file as a check reads it: written in one way, and the graphs that ONNX Runtime makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from qcam.common.errors import UnsupportedGraphError
+from qcam.runtime.codes import quantized_tensors
+from qcam.runtime.graph import Graph
+from qcam.runtime.grouping import KernelGroup, find_groups, source_label
+from qcam.runtime.kernels import KernelFamily
+from qcam.runtime.loaded import LoadedGraph, followed
+from qcam.runtime.normal import normalised
+from qcam.runtime.rewrites import not_followed
+
+
+class Reading:
+    """One file, and what is known of its graph.
+
+    Attributes:
+        file: The file, parsed.
+        normal: The same, written in one way (`normalised`).
+        graph: An index over `normal`.
+        settings: Session configuration that it is deployed with.
+        tensors: Names of the file's tensors of codes, in graph order.
+    """
+
+    def __init__(self, file: onnx.ModelProto, settings: Mapping[str, str], own: KernelFamily | None = None) -> None:
+        """Read the file.
+
+        Args:
+            file: The file, parsed, with its weights.
+            settings: Session configuration that it is deployed with, name → value.
+            own: The kernel family of the CPU that it is deployed on; None if it runs on something else, or fits no family.
+        """
+        self.file = file
+        self.normal = normalised(file)
+        self.graph = Graph(self.normal)
+        self.settings = dict(settings)
+        self.tensors = quantized_tensors(self.graph)
+        self._own = own
+        self._loaded: dict[str, LoadedGraph | UnsupportedGraphError] = {}
+
+    def loaded(self, family: KernelFamily) -> LoadedGraph:
+        """Return the graph that integer arithmetic of a family follows.
+
+        Raises:
+            UnsupportedGraphError: If ONNX Runtime does not load the file, or its graph is not known here.
+        """
+        if family.name not in self._loaded:
+            try:
+                self._loaded[family.name] = followed(self.file, self.settings, family)
+            except UnsupportedGraphError as error:
+                self._loaded[family.name] = error
+        found = self._loaded[family.name]
+        if isinstance(found, UnsupportedGraphError):
+            raise found
+        return found
+
+    @property
+    def deployed(self) -> LoadedGraph | None:
+        """Return the graph that the CPU here really runs; None if something else runs, or the graph is not known."""
+        if self._own is None or not self.tensors:
+            return None
+        try:
+            found = self.loaded(self._own)
+        except UnsupportedGraphError:
+            return None
+        return None if found.wide else found
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Return those of the tensors of codes that are in the graph as it is deployed, as far as that is known."""
+        if self.deployed is None:
+            return self.tensors
+        there = {name for node in self.deployed.model.graph.node for name in node.output}
+        return tuple(name for name in self.tensors if name in there)
+
+    @property
+    def followed(self) -> tuple[Graph, tuple[KernelGroup, ...]]:
+        """Return the graph as deployed with its groups; where it is not known, the file's own."""
+        if self.deployed is None:
+            return self.graph, find_groups(self.graph)
+        return Graph(self.deployed.model), self.deployed.groups
+
+    def labels(self, tensors: tuple[str, ...]) -> dict[str, str]:
+        """Return the operator that each tensor comes from, in words: of the graph as deployed, where it has the tensor."""
+        known = [] if self.deployed is None else [(Graph(self.deployed.model), self.deployed.groups)]
+        graphs = [*known, (self.graph, find_groups(self.graph))]
+        found = {}
+        for name in tensors:
+            graph, groups = next((each for each in graphs if name in each[0].producer), graphs[-1])
+            found[name] = source_label(graph, {group.result: group for group in groups}, name)
+        return found
+
+    def second_opinion(self) -> list[str]:
+        """Hold the groups of the graph as deployed against those that the file's own quantizers foretell.
+
+        Returns:
+            One sentence for each operator of which the two do not say the same; empty where all agree.
+        """
+        if self.deployed is None:
+            return []
+        ran = {group.node.name: group.kernel for group in self.deployed.groups if group.node.name}
+        read = {group.node.name: group.kernel for group in find_groups(self.graph) if group.node.name}
+        differing = [
+            f"{name}: {ran.get(name, 'float')} in ONNX Runtime's own graph, {read.get(name, 'float')} by the file's quantizers"
+            for name in {**read, **ran}
+            if ran.get(name) != read.get(name)
+        ]
+        return differing + (not_followed(self.graph) if differing else [])
