@@ -176,8 +176,8 @@ class Checker:
             raise ImageSetError("no image could be read; nothing was compared")
         if disturbed:
             result.remarks.append(
-                f"exposing every tensor changed the deployed run of {disturbed} of {len(result.images)} images: of those, only tap "
-                "and logits were compared"
+                f"exposing every tensor changed the deployed run of {disturbed} of {len(result.images)} images: of those, only "
+                "tap and logits were compared"
             )
         unseen = [name for name in self._reading.tensors if name not in tensors or not tensors[name].elements]
         if unseen and quantized and not result.missing:

@@ -14,6 +14,7 @@ from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.loaded import LoadedGraph, followed
 from qcam.runtime.normal import normalised
 from qcam.runtime.rewrites import not_followed
+from qcam.runtime.tables import PASSING_OPERATORS
 
 
 class Reading:
@@ -99,12 +100,15 @@ class Reading:
         """Hold the groups of the graph as deployed against those that the file's own quantizers foretell.
 
         Returns:
-            One sentence for each operator of which the two do not say the same; empty where all agree.
+            One sentence for each operator of which the two do not say the same; empty where all agree. Operators that only
+            rearrange codes are left out: with codes or floats, they do the same.
         """
         if self.deployed is None:
             return []
-        ran = {group.node.name: group.kernel for group in self.deployed.groups if group.node.name}
-        read = {group.node.name: group.kernel for group in find_groups(self.graph) if group.node.name}
+        ran, read = (
+            {group.node.name: group.kernel for group in groups if group.node.name and group.kernel not in PASSING_OPERATORS}
+            for groups in (self.deployed.groups, find_groups(self.graph))
+        )
         differing = [
             f"{name}: {ran.get(name, 'float')} in ONNX Runtime's own graph, {read.get(name, 'float')} by the file's quantizers"
             for name in {**read, **ran}

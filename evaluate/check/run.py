@@ -237,8 +237,8 @@ class _Check:
                 self._warn(saturation_warning(result, other, risks))
         if unknown:
             self._remarks.append(
-                f"{bundle.model_id} {checker.entry.name}: {' and '.join(unknown)} CPUs compute the integer operators as this one "
-                f"({own}); how they round {checker.float_operators} float operators between quantizers is not foretold"
+                f"{bundle.model_id} {checker.entry.name}: {' and '.join(unknown)} CPUs compute the integer operators as this "
+                f"one ({own}); how they round {checker.float_operators} float operators between quantizers is not foretold"
             )
         if same:
             self._remarks.append(
