@@ -26,7 +26,7 @@ PLAIN: dict[str, Any] = {
 
 
 def network(*, tapped: bool = True, bias: float = 0.0, **taken: Any) -> onnx.ModelProto:
-    """Return an int8 QDQ network: quantized input, Conv, Relu, quantized tap, mean, Gemm; its input as `taken` says (`PLAIN`)."""
+    """Return an int8 QDQ network: quantized input, Conv, Relu, quantized tap, mean, Gemm; its input as `taken` says."""
     told = PLAIN | taken
     numbers = np.random.default_rng(3)
     made: list[onnx.NodeProto] = []
