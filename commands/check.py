@@ -40,10 +40,10 @@ Gates, each a figure from 0 to 1 (CC from -1):
   top1             share of images with the same top-1 class
   cc, cc_min       CC of simulated v. deployed CAM: mean, smallest
   sim, sim_min     SIM likewise
-Without --fail-under: cc=0.99 for all. Where equal codes are promised (codes of
-8 bits on the CPU provider, arithmetic integer, this CPU's own kernels) codes=1,
-and logits=1, or logits_close=1 if float operators compute the logits. For f32
-on the CPU provider logits_close=1.
+Without --fail-under: cc=0.99 for all. Where equal codes are promised (8 bits
+on the CPU provider, arithmetic integer, this CPU's own kernels) codes=1, and
+logits=1, or logits_close=1 if float operators compute the logits. For f32 on
+the CPU provider logits_close=1.
 
 \b
 Exit code: 0 every gate holds, 1 one falls short, 2 nothing could be compared
@@ -208,7 +208,7 @@ def _tell(checked: Checked) -> None:
     others = [Judged(result) for result in checked.elsewhere]
     for table in [*as_tables(checked.judged, title, width), *as_tables(others, elsewhere, width)]:
         console.out.print(table)
-    for remark in checked.remarks:
+    for remark in [*checked.remarks, *checked.unknown_weights]:
         console.out.print(remark, style="dim", markup=False)
     for item in checked.judged:
         _tell_result(item, every_tensor=checked.options.every_tensor)

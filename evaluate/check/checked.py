@@ -22,6 +22,7 @@ from qcam.evaluate.check.pictures import depth_picture
 from qcam.evaluate.check.result import CheckResult, TensorResult
 from qcam.evaluate.check.verdicts import Judged, Verdict, together
 from qcam.evaluate.check.words import blame
+from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.showing.canvas import colours_of
 from qcam.runtime.gpu import Gpu
 
@@ -105,6 +106,11 @@ class Checked:
     def verdict(self) -> Verdict:
         """Return the verdict of all results together; undecided where nothing was judged."""
         return together(item.verdict for item in self.judged) or Verdict.UNDECIDED
+
+    @property
+    def unknown_weights(self) -> list[str]:
+        """Return a line for each model of whose weights nobody knows whether they are trained."""
+        return [f"{model}: {UNKNOWN_WEIGHTS}" for model, of in self.bundles.items() if of["trained"] is None]
 
     @property
     def holds(self) -> bool:

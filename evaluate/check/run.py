@@ -23,7 +23,6 @@ from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
 from qcam.evaluate.run.arithmetic import float_arithmetic
-from qcam.evaluate.run.inputs import unknown_weights
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.deployed.inspection import InspectedModel
@@ -105,8 +104,6 @@ class _Check:
         self._bundles[bundle.model_id] = {
             "folder": str(bundle.folder), "trained": bundle.weights.trained, "fingerprint": bundle.fingerprint,
         }  # fmt: skip
-        if bundle.weights.trained is None and unknown_weights(bundle) not in self._remarks:
-            self._remarks.append(unknown_weights(bundle))
         self._note_placement(bundle, precision, runtime.deployed.placement)
         risks = None
         if options.settings.provider == "CPU" and checker.eight_bit:

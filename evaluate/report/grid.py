@@ -113,9 +113,12 @@ class _Grid:
             self.figure.text(x, 1 - (_TITLE + 0.14) / self._height, heading, ha="center", va="center", fontsize=8)
 
     def title(self, text: str) -> None:
-        """Write the title above the headings."""
-        y = 1 - 0.16 / self._height
-        self.figure.text(_GAP / self._width, y, text, ha="left", va="center", fontsize=9, fontweight="bold")
+        """Write the title above the headings, smaller where it would leave the picture."""
+        y, room = 1 - 0.16 / self._height, (self._width - 2 * _GAP) * self.figure.dpi
+        drawn = self.figure.text(_GAP / self._width, y, text, ha="left", va="center", fontsize=9, fontweight="bold")
+        width = drawn.get_window_extent().width
+        if width > room:
+            drawn.set_fontsize(9 * room / width)
 
     def row(
         self,

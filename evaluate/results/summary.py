@@ -44,7 +44,7 @@ def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
     }
 
 
-def tested_pairs(precisions: Iterable[str]) -> list[tuple[str, str]]:
+def compared_pairs(precisions: Iterable[str]) -> list[tuple[str, str]]:
     """Return the pairs of precisions that are tested against each other: f32 v. every other, and each other v. the next.
 
     In vs_f32, f32 is the null row.
@@ -52,9 +52,9 @@ def tested_pairs(precisions: Iterable[str]) -> list[tuple[str, str]]:
     Args:
         precisions: Those that were run.
 
-    >>> tested_pairs(["int8", "f32", "int16"])
+    >>> compared_pairs(["int8", "f32", "int16"])
     [('f32', 'int16'), ('f32', 'int8'), ('int16', 'int8')]
-    >>> tested_pairs(["vendor", "int8"])
+    >>> compared_pairs(["vendor", "int8"])
     [('int8', 'vendor')]
     """
     every = ordered_precisions(precisions)
@@ -114,7 +114,7 @@ def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
     """Test precisions against each other, image by image; Holm's correction over all tests of the model."""
     told: list[dict[str, Any]] = []
     differences: list[NDArray[np.float64]] = []
-    pairs = tested_pairs(precision for precision, _ in columns)
+    pairs = compared_pairs(precision for precision, _ in columns)
     for comparison in ("vs_saliency", "vs_f32"):
         for first, second in pairs:
             one, other = columns.get((first, comparison)), columns.get((second, comparison))

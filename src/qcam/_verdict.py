@@ -81,7 +81,8 @@ class CheckVerdict:
             values = item.result.figures
             shown = [four_digits(values[name]) for name in ("codes", "tap", "top1", "cc", "cc_min")]
             rows.append([*_key(item.result), *shown, "–" if item.verdict is None else item.verdict.value])
-        notes = "".join(f"<p>{html.escaped(line)}</p>" for line in (*self.reason.splitlines(), *self.warnings))
+        lines = (*self.reason.splitlines(), *self.warnings, *self.checked.unknown_weights)
+        notes = "".join(f"<p>{html.escaped(line)}</p>" for line in lines)
         return f"<div><b>{html.escaped(self.verdict.value)}</b>{html.table(head, rows)}{notes}</div>"
 
 

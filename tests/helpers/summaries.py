@@ -50,7 +50,7 @@ def summary_record(value: Any) -> Summary:
     return as_record(value, Summary, "summary.json")
 
 
-def run_of(entries: list[dict[str, Any]], *, trained: bool = True, **further: Any) -> Run:
+def run_of(entries: list[dict[str, Any]], *, trained: bool | None = True, **further: Any) -> Run:
     models = list(dict.fromkeys(entry["model"] for entry in entries))
     facts = {"weights": {"trained": trained}, "precisions": {}}
     told = {"complete": True, "plan": {}, "models": dict.fromkeys(models, facts), "warnings": [], **further.pop("run", {})}

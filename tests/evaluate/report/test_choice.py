@@ -43,3 +43,11 @@ def test_names_of_somebodys_own_rank_where_there_is_neither_int8_nor_int16_and_f
     assert [item.image for item in choose(columns, 2)] == ["b", "a"]
     assert ranked_by({("f32", "vs_f32"): null}) == ("f32", "vs_f32")
     assert ranked_by({}) is None
+
+
+def test_without_f32_and_salient_objects_the_simulation_ranks() -> None:
+    figures, nothing = (ranked({"a": value, "b": value})[("int8", "vs_f32")] for value in (0.9, np.nan))
+    columns = {("a8", "vs_saliency"): nothing, ("a8", "vs_itself"): figures, ("a8", "fake_quant_vs_deployed"): figures}
+    assert ranked_by(columns) == ("a8", "fake_quant_vs_deployed")
+    assert ranked_by(columns | {("a8", "vs_saliency"): figures}) == ("a8", "vs_saliency")
+    assert ranked_by({("a8", "vs_saliency"): nothing}) == ("a8", "vs_saliency")  # all undefined, all shown

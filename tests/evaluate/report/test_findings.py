@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from summaries import figure_of, run_of
 
-from qcam.evaluate.report.findings import findings
-from qcam.evaluate.report.html_tables import main_table
+from qcam.evaluate.report.findings import alarms, findings
+from qcam.evaluate.report.html_tables import main_table, paper_remarks
 from qcam.evaluate.report.runs import Column
 
 
@@ -17,6 +17,31 @@ def test_a_null_row_that_is_not_1_is_marked_and_said() -> None:
         assert row.line.null
         assert row.cells[0].odd is odd
         assert words in findings([column])[0]
+
+
+def test_a_null_row_without_f32_that_is_not_1_is_marked_and_said() -> None:
+    for mean, odd, words in (
+        (1.0, False, "int8 run a second time gives the very same"),
+        (0.7, True, "int8 differs from itself"),
+    ):
+        run = run_of([figure_of("int8", mean, comparison="vs_itself")])
+        column = Column(run, "mobilenet_v2", "mobilenet_v2")
+        ((row,),) = (group.rows for group in main_table([column]))
+        assert (row.line.title, row.line.null, row.cells[0].odd) == ("int8 again v. int8", True, odd)
+        first, null = findings([column])
+        assert first == "No f32 in the bundle: nothing is held against it (mobilenet_v2)."
+        assert words in null
+
+
+def test_what_nobody_knows_to_be_trained_is_told_and_not_held_against_the_paper() -> None:
+    unknown = Column(run_of([figure_of("int8", 0.5)], trained=None), "mobilenet_v2", "unknown")
+    random = Column(run_of([figure_of("int8", 0.4)], trained=False), "mobilenet_v2", "random")
+    assert findings([unknown, random])[0] == "int8 against f32: mean CC 0.500 (unknown)."
+    (row,) = main_table([unknown])[0].rows
+    assert (row.cells[0].text[:5], row.cells[0].published) == ("0.500", "")
+    assert paper_remarks([unknown]) == []
+    ((head, told),) = alarms([unknown.run])
+    assert (head, told.partition(". ")[0]) == ("Warning", "mobilenet_v2: weights: not known whether trained")
 
 
 def test_the_main_results_come_in_words() -> None:

@@ -66,8 +66,14 @@ def test_a_placement_of_other_types_is_refused_by_file_and_field(tmp_path):
 def test_what_is_not_told_is_not_made_up(tmp_path):
     told = results_of(tmp_path).record
     assert (told.complete, told.provider, told.plan.images.count, told.files) == (False, "?", None, None)
-    assert (told.models["m"].weights.name, told.models["m"].weights.trained) == ("?", False)
+    assert (told.models["m"].weights.name, told.models["m"].weights.word) == ("?", "random")  # as earlier versions meant it
     assert summary_record({}).entries == ()
+
+
+@pytest.mark.parametrize(("trained", "word"), [(None, "unknown"), (False, "random"), (True, "trained")])
+def test_weights_are_what_is_recorded_of_them(tmp_path, trained, word):
+    told = results_of(tmp_path, BARE | {"models": {"m": {"weights": {"trained": trained}}}}).record
+    assert told.models["m"].weights.word == word
 
 
 def test_classes_that_are_not_told_are_a_refusal(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from summaries import CCS, columns_of, entry, rows
 
 from qcam.evaluate.maps.statistics import paired_test
-from qcam.evaluate.results.summary import summarise
+from qcam.evaluate.results.summary import compared_pairs, summarise
 
 
 @pytest.fixture
@@ -22,6 +22,21 @@ def test_a_precision_of_another_tool_comes_behind_those_of_qcam():
     named = [e["precision"] for e in told["entries"] if (e["comparison"], e["metric"]) == ("vs_f32", "CC")]
     assert named == ["f32", "int16", "int8", "int8-vendor"]
     assert [flips["precision"] for flips in told["flips"]] == ["int16", "int8", "int8-vendor"]
+
+
+def test_f32_is_tested_against_every_precision_and_each_of_these_against_the_next():
+    three = [("f32", "int16"), ("f32", "int8"), ("int16", "int8")]
+    assert compared_pairs(["int8", "int16", "f32", "int8"]) == three
+    assert compared_pairs(["b", "f32", "int8", "a"]) == [("f32", "int8"), ("f32", "a"), ("f32", "b"), ("int8", "a"), ("a", "b")]
+    assert compared_pairs(["b", "a"]) == [("a", "b")]
+    assert compared_pairs(["f32"]) == compared_pairs(["vendor"]) == []
+
+
+def test_a_tap_without_codes_has_no_share_of_equal_ones():
+    made = [replace(row, comparison="fake_quant_vs_deployed") for row in rows() if row.comparison == "vs_f32"]
+    made = [replace(row, codes_equal=1.0 if row.precision == "int8" else None) for row in made]
+    entries = summarise(columns_of(made).items())["entries"]
+    assert [e["precision"] for e in entries if e["metric"] == "codes_equal"] == ["int8"]
 
 
 def test_entries_have_mean_deviation_interval_and_counts(summary):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from qcam.evaluate.run.arithmetic import float_arithmetic
+from qcam.evaluate.run.arithmetic import arithmetic_lines, float_arithmetic
 from qcam.runtime.deployed import SessionSettings
 
 
@@ -34,3 +35,18 @@ from qcam.runtime.deployed import SessionSettings
 )  # fmt: skip
 def test_words_follow_what_the_provider_is_told(provider: str, told: dict[str, str], tf32: Any, said: str) -> None:
     assert float_arithmetic(SessionSettings(provider, provider_options=told, tf32=tf32)) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "said"), [("a16", "uint16", True), ("int16", "float32", True), ("a8", "uint8", False)]
+)
+def test_what_has_no_16_bit_kernels_is_told_by_the_tap_and_not_by_the_name_alone(name: str, dtype: str, said: bool) -> None:
+    kernels = (("Conv", "CPUExecutionProvider"),)
+    placement = SimpleNamespace(
+        float_kernels=4, integer_kernels=0, copies=0, providers={"CPUExecutionProvider"}, kernels=kernels, fallback="",
+        describe=lambda: "float arithmetic between Q and DQ",
+    )  # fmt: skip
+    session = SimpleNamespace(entry=SimpleNamespace(name=name, tap=SimpleNamespace(dtype=dtype)), placement=placement)
+    model = SimpleNamespace(bundle=SimpleNamespace(model_id="net"), deployed={name: session})
+    (line,) = arithmetic_lines([model], "CPU")  # type: ignore[list-item]
+    assert ("the CPU provider has no 16-bit integer kernels" in line) is said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,15 @@ def test_a_plan_and_its_shards_have_the_fingerprints_that_earlier_versions_gave_
     plan = plan_of(**changes)
     assert plan.fingerprint[:16] == of_the_plan
     assert [key[:16] for key in plan.keys] == ["7738117120bd51ad", of_the_last_shard]
+
+
+def test_models_without_f32_are_in_the_plan_only_where_there_are_any(plan_of):
+    mixed = plan_of(options=replace(OPTIONS, without_f32=("net",)))
+    assert mixed.fingerprint != plan_of().fingerprint
+    assert mixed.conditions.to_json()["options"]["without_f32"] == ["net"]
+    assert "without_f32" not in plan_of().conditions.to_json()["options"]
+    assert planning.told_differences(plan_of().conditions.to_json(), mixed, Path()) == ["models without f32 (not said) → net"]
+    assert (mixed.conditions.options.target_of("net"), mixed.conditions.options.target_of("other")) == ("own-top1", "f32-top1")
 
 
 def test_a_plan_is_kept_in_the_words_of_earlier_versions(plan_of):
