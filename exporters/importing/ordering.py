@@ -16,7 +16,7 @@ from qcam.exporters.importing.copies import hand_out_scores, hand_out_taps, stor
 from qcam.exporters.importing.decisions import Decisions
 from qcam.exporters.importing.inputs import Asked, find_input
 from qcam.exporters.importing.outputs import find_scores
-from qcam.exporters.importing.proof import Shown, mirrors_of, pictures, prove, same_outputs, with_batch
+from qcam.exporters.importing.proof import Held, Shown, hold, mirrors_of, pictures, prove
 from qcam.exporters.importing.quantization import described, name_for, producer_of
 from qcam.exporters.importing.reading import ForeignFile, analysed, read_foreign
 from qcam.exporters.importing.taps import find_taps, map_size
@@ -189,13 +189,15 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
         mirrors = mirrors_of(bundle)  # what they do not know is refused before any session
         shown = pictures(preprocessing)
         on_stage(f"running {shown.words}")
-        bundle = _proven(bundle, parts, shown)
+        held = {
+            part.name: hold(folder, bundle.precision(part.name), part.returned, preprocessing, shown, part.file.path.name)
+            for part in parts
+        }
+        _note_agreement(bundle, parts, held, shown)
+        bundle = _proven(bundle, parts, held, shown)
         write_atomically(folder / MANIFEST, bundle.manifest_text())
         bundle = load_bundle(str(folder), verify=False)
-        logits = prove(bundle, mirrors, shown)
-        if len(logits) > 1:
-            bundle = _with_agreement(bundle, parts, logits, shown)
-            write_atomically(folder / MANIFEST, bundle.manifest_text())
+        prove(bundle, mirrors, shown, {name: found.logits for name, found in held.items()})
     return replace(bundle, folder=target)
 
 
@@ -368,34 +370,30 @@ def _bundle(
     )
 
 
-def _proven(bundle: Bundle, parts: list[_Part], shown: Shown) -> Bundle:
-    """Hold every copy against its file; note what came of it, and what was decided."""
-    entries = []
-    for entry in bundle.precisions:
-        part = next(part for part in parts if part.name == entry.name)
-        path = bundle.folder / (entry.file if entry.original is None else entry.original.file)
-        batch = with_batch(path, entry, bundle.preprocessing, shown, part.file.path.name)
-        if batch.input.batch != entry.input.batch:
-            part.noted.note("batch", f"fixed to {batch.input.batch}", "it does not run with more, though its input says any")
-        entry = batch
-        if entry.original is None:
-            part.noted.note("proof", "the file hands out everything itself", "no copy is needed")
-        else:
-            told = same_outputs(
-                path, bundle.folder / entry.file, entry, part.returned, bundle.preprocessing, shown, part.file.path.name
+def _proven(bundle: Bundle, parts: list[_Part], held: dict[str, Held], shown: Shown) -> Bundle:
+    """Note what came of holding every copy against its file, and what was decided besides."""
+    entries = {}
+    for part in parts:
+        found = held[part.name]
+        if found.entry.input.batch != part.entry.input.batch:
+            part.noted.note(
+                "batch", f"fixed to {found.entry.input.batch}", "it does not run with more, though its input says any"
             )
-            entry = replace(entry, proof=told)
-            if told == BITWISE:
-                part.noted.note("proof", "the copy's logits are the file's, bit for bit", shown.words)
-            else:
-                _refuse_without_logits(part)
-                part.noted.note("proof", "the copy's logits differ from the file's", f"{shown.words}; nothing is promised")
-                telling.warn(
-                    f"{part.file.path.name}: the logits of the copy with the CAM layer differ from the file's: the file itself "
-                    "gives logits, time and placement, the copy the CAM layer, and nothing is promised of the two"
-                )
-        entries.append(_noted(entry, part.noted))
-    return replace(bundle, precisions=tuple(entries))
+        if not found.proof:
+            part.noted.note("proof", "the file hands out everything itself", "no copy is needed")
+        elif found.proof == BITWISE:
+            part.noted.note("proof", "the copy's logits are the file's, bit for bit", shown.words)
+        else:
+            _refuse_without_logits(part)
+            part.noted.note("proof", "the copy's logits differ from the file's", f"{shown.words}; nothing is promised")
+            telling.warn(
+                f"{part.file.path.name}: the logits of the copy with the CAM layer differ from the file's: the file itself "
+                "gives logits, time and placement, the copy the CAM layer, and nothing is promised of the two"
+            )
+        further = dict(found.entry.quantization.further) | {"imported": part.noted.to_json()}
+        how = replace(found.entry.quantization, further=further)
+        entries[part.name] = replace(found.entry, proof=found.proof, quantization=how)
+    return replace(bundle, precisions=tuple(entries[name] for name in ordered_precisions(entries)))
 
 
 def _refuse_without_logits(part: _Part) -> None:
@@ -407,24 +405,15 @@ def _refuse_without_logits(part: _Part) -> None:
         )
 
 
-def _noted(entry: PrecisionEntry, noted: Decisions) -> PrecisionEntry:
-    further = dict(entry.quantization.further) | {"imported": noted.to_json()}
-    return replace(entry, quantization=replace(entry.quantization, further=further))
-
-
-def _with_agreement(bundle: Bundle, parts: list[_Part], logits: dict[str, object], shown: Shown) -> Bundle:
+def _note_agreement(bundle: Bundle, parts: list[_Part], held: dict[str, Held], shown: Shown) -> None:
     """Note how often the quantized file and the float file choose the same class: files of two networks hardly do."""
-    import numpy as np
-
-    first = parts[0]
-    chosen = {name: np.asarray(values).argmax(axis=1) for name, values in logits.items()}
-    same = int((chosen[first.name] == chosen["f32"]).sum())
-    total = len(shown.names)
-    first.noted.note("top-1", f"{first.name} and f32 agree on {same} of {total}", shown.words)
+    if len(parts) < 2:
+        return
+    one, other = (held[part.name].logits.argmax(axis=1) for part in parts)
+    same, total = int((one == other).sum()), len(shown.names)
+    parts[0].noted.note("top-1", f"{parts[0].name} and f32 agree on {same} of {total}", shown.words)
     if 2 * same < total and bundle.trained is not False:
         telling.warn(
-            f"{first.file.path.name} and {parts[1].file.path.name} choose the same class on {same} of {total} photographs; are "
-            "they one network, and take pictures alike?"
+            f"{parts[0].file.path.name} and {parts[1].file.path.name} choose the same class on {same} of {total} photographs; "
+            "are they one network, do both take pictures so, and did quantization leave anything of it?"
         )
-    entries = tuple(_noted(entry, first.noted) if entry.name == first.name else entry for entry in bundle.precisions)
-    return replace(bundle, precisions=entries)

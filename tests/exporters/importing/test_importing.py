@@ -346,8 +346,8 @@ def changed_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     first = proof._outputs
 
     def outputs(path: Path, *given: object) -> object:
-        values, names = first(path, *given)  # type: ignore[arg-type]
-        return ([value + 1 for value in values] if ".original" not in path.name else values), names
+        found = first(path, *given)  # type: ignore[arg-type]
+        return found if ".original" in path.name else {name: value + 1 for name, value in found.items()}
 
     monkeypatch.setattr(proof, "_outputs", outputs)
 
