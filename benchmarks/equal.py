@@ -235,3 +235,21 @@ def _figure(cell: str) -> bool:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def leave_out_schema_2(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Leave out of a bundle's manifest what came with schema version 2, where the one before has version 1.
+
+    Args:
+        before: The manifest before.
+        now: The manifest now; changed.
+
+    Returns:
+        What was left out, in words.
+    """
+    if (before["schema_version"], now["schema_version"]) != (1, 2):
+        return []
+    now["schema_version"] = 1
+    for entry in now["precisions"]:
+        del entry["input"], entry["session"]
+    return [f"new entry {name} of every precision (schema version 2)" for name in ("input", "session")]

@@ -113,9 +113,7 @@ class _Check:
         results = []
         for arithmetic in options.arithmetics if tensors else (Arithmetic.FAKE_QUANT,):
             exact = trusted and arithmetic == Arithmetic.INTEGER
-            result = self._run(
-                checker, bundle, arithmetic, kernels.family, exact=exact, every_tensor=options.every_tensor
-            )
+            result = self._run(checker, bundle, arithmetic, kernels.family, exact=exact, every_tensor=options.every_tensor)
             self._judged.append(Judged(result, self._gates(result)))
             results.append(result)
         if risks is not None and options.other_cpus and kernels.own is not None and options.deployed is None:
