@@ -10,7 +10,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.exporters.importing import refusals
-from qcam.exporters.importing.refusals import refuse_dropping, refuse_large, refuse_unsupported
+from qcam.exporters.importing.refusals import refuse_codes, refuse_dropping, refuse_large, refuse_unsupported
+from qcam.runtime.graph import Graph
 from qcam.runtime.normal import normalised
 
 
@@ -102,11 +103,21 @@ def test_a_dropout_that_drops_is_refused() -> None:
         refuse_dropping(normalised(model), "x.onnx")
 
 
+def test_codes_of_another_width_than_8_and_16_bits_are_refused() -> None:
+    model = quantized()
+    quantizer = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    model.graph.initializer.append(numpy_helper.from_array(np.int32(0), "wide"))
+    quantizer.input[2] = "wide"
+    with pytest.raises(UnsupportedGraphError, match=f"x.onnx: QuantizeLinear node {quantizer.name} makes codes of int32; codes of 8"):
+        refuse_codes(Graph(normalised(model)), "x.onnx")
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_ways_of_writing_that_mean_the_same_are_not_refused(name: str) -> None:
     model = variant(name)
     refuse_unsupported(model, "x.onnx")
     refuse_dropping(normalised(model), "x.onnx")
+    refuse_codes(Graph(normalised(model)), "x.onnx")
 
 
 @pytest.mark.parametrize("through", [False, True])
