@@ -97,9 +97,7 @@ class ImportOrder:
         if self.interpolation is not None:
             require(Interpolation, self.interpolation, "interpolation")
         if self.precision is not None and not PRECISION_NAME.fullmatch(self.precision):
-            raise QcamError(
-                f"{{precision}} {ascii(self.precision)[:80]}: a name has 1 to 40 letters, digits, '.', '_' and '-'"
-            )
+            raise QcamError(f"{{precision}} {ascii(self.precision)[:80]}: a name has 1 to 40 letters, digits, '.', '_' and '-'")
         if self.precision == "f32" and self.float_file is not None:
             raise QcamError("{precision} f32 is what the file of {float} is called; give the quantized one another name")
         if (self.mean is None) != (self.std is None):
@@ -171,7 +169,9 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
     target = order.place
     for source in filter(None, (order.file, order.float_file)):
         if source.resolve().is_relative_to(target.resolve()):
-            raise QcamError(f"{source} lies in {target}, where its bundle would go; use {{output}} or {{name}} for another place")
+            raise QcamError(
+                f"{source} lies in {target}, where its bundle would go; use {{output}} or {{name}} for another place"
+            )
     if order.force and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise QcamError(f"{target} is no bundle; {{force}} replaces bundles only. Use {{output}} for another place")
     like = None if order.like is None else load_bundle(order.like)
@@ -217,7 +217,9 @@ def _read(order: ImportOrder, path: Path, like: Bundle | None, name: str, cam_la
     how = described(graph, file.model, "as the file has them")
     found = name or name_for(how)
     if found == "f32" and (how.activation or how.weight):
-        raise QcamError(f"{file.where} is quantized ({how.activation or how.weight}), so it is no f32; give another {{precision}}")
+        raise QcamError(
+            f"{file.where} is quantized ({how.activation or how.weight}), so it is no f32; give another {{precision}}"
+        )
     copy = file.model
     before = {output.name for output in copy.graph.output}
     output = hand_out_scores(copy, graph, scores, file.where)
@@ -278,9 +280,9 @@ def _preprocessing(order: ImportOrder, like: Bundle | None, parts: list[_Part]) 
         outside = [part.file.path.name for part in parts if part.entry.input.values == InputValues.NORMALISED]
         if order.mean is None and outside:
             raise QcamError(
-                f"{outside[0]}: nothing in the graph normalises pictures, so it was done before it; give the {{mean}} and {{std}} "
-                "that the network was trained with, or {like} with a bundle of the same network ({mean} 0 {std} 1 for pixels of "
-                "0..1, {values} pixels for pixels of 0..255)"
+                f"{outside[0]}: nothing in the graph normalises pictures, so it was done before it; give the {{mean}} and "
+                "{std} that the network was trained with, or {like} with a bundle of the same network ({mean} 0 {std} 1 for pixels "
+                "of 0..1, {values} pixels for pixels of 0..255)"
             )
         if order.mean is not None and not outside:
             raise QcamError(f"{order.file.name} normalises pictures by itself; leave {{mean}} and {{std}} out")
@@ -290,7 +292,11 @@ def _preprocessing(order: ImportOrder, like: Bundle | None, parts: list[_Part]) 
         found = override_preprocessing(
             base, resize=resize, squash=order.squash, mean=order.mean, std=order.std, interpolation=order.interpolation
         )
-        told = [option for option, value in (("{resize}", order.resize or order.squash), ("{interpolation}", order.interpolation)) if value]
+        told = [
+            option
+            for option, value in (("{resize}", order.resize or order.squash), ("{interpolation}", order.interpolation))
+            if value
+        ]
         assumed = "assumed; give {resize} and {interpolation} where it is another way" if not told else " and ".join(told)
         noted.note("resize", _resize_words(found), assumed)
         noted.note(
@@ -353,8 +359,10 @@ def _bundle(
         trained=order.trained,
     )  # fmt: skip
     first.noted.note("trained", _TRAINED[order.trained], "{trained}" if order.trained is not None else "nobody says")
-    first.noted.note("session", settings_described(order.session) or "ONNX Runtime's defaults", "{session_config}" if order.session
-                     else "no {session_config}")  # fmt: skip
+    first.noted.note(
+        "session", settings_described(order.session) or "ONNX Runtime's defaults",
+        "{session_config}" if order.session else "no {session_config}",
+    )  # fmt: skip
     by_name = {entry.name: entry for entry in entries}
     return Bundle(
         folder=folder,

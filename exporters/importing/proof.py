@@ -173,7 +173,9 @@ def prove(bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown, logits: dict
     """
     for entry in bundle.precisions:
         if not np.isfinite(logits[entry.name]).all():
-            raise QcamError(f"{bundle.model_id}: {entry.name} returns NaN or infinity on a photograph; check {{mean}} and {{std}}")
+            raise QcamError(
+                f"{bundle.model_id}: {entry.name} returns NaN or infinity on a photograph; check {{mean}} and {{std}}"
+            )
         outputs = DeployedModel(bundle, entry.name, SessionSettings()).run(shown.images[:1])
         mirror = mirrors[entry.name]
         mirror.entry = entry  # of which the batch and the proof were found out meanwhile

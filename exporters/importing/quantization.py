@@ -61,7 +61,7 @@ def name_for(how: Quantization) -> str:
 
 
 def nearest(how: Quantization) -> str:
-    """Return which of qcam's own precisions a file is nearest to: `f32`, `int16` or `int8`, for what is accepted of its mirror."""
+    """Return which of qcam's own precisions a file is nearest to, for what is accepted of its mirror."""
     known = name_for(how)
     return known if known in PRECISIONS else "int8"
 

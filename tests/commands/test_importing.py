@@ -53,7 +53,10 @@ def test_what_was_decided_is_printed_in_options_with_what_says_so(given: Path, c
     ("arguments", "said"),
     [
         ((), "so it was done before it; give the --mean and --std that the network was trained with, or --like with a bundle"),
-        (("--mean", "0.5", "--std", "0.25", "--size", "64"), "which is not the size 64,64 that was asked for; leave --size out"),
+        (
+            ("--mean", "0.5", "--std", "0.25", "--size", "64"),
+            "which is not the size 64,64 that was asked for; leave --size out",
+        ),
         (("--mean", "123", "--std", "58"), "is on the scale 0..255, qcam's pixels are between 0 and 1"),
         (("--float-cam-layer", "x"), "--float-cam-layer is of the file of --float, and there is none"),
         (("--session-config", "a"), "--session-config 'a' is not of the form KEY=VALUE"),
@@ -75,7 +78,9 @@ def test_outputs_that_may_be_scores_are_named(given: Path, capsys: pytest.Captur
     (given / "two.onnx").write_bytes(model.SerializeToString())
     assert run("two.onnx", "--mean", "0.5", "--std", "0.25") == 2
     assert "flat (batch×16), scores (batch×5); name one with --logits" in capsys.readouterr().err
-    assert run("two.onnx", "--mean", "0.5", "--std", "0.25", "--logits", "scores", "--resize", "squash", "--trained", "yes") == 0
+    assert (
+        run("two.onnx", "--mean", "0.5", "--std", "0.25", "--logits", "scores", "--resize", "squash", "--trained", "yes") == 0
+    )
     told = " ".join(capsys.readouterr().out.split())
     assert "squashed to 32 × 32, bilinear (--resize)" in told
     assert "trained yes (--trained)" in told
@@ -84,5 +89,11 @@ def test_outputs_that_may_be_scores_are_named(given: Path, capsys: pytest.Captur
 def test_help_groups_options_and_gives_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help-all") == 0
     told = capsys.readouterr().out
-    for text in ("Input:", "How it takes pictures:", "What is what in the file, where it does not tell:", "Examples:", "--values"):
+    for text in (
+        "Input:",
+        "How it takes pictures:",
+        "What is what in the file, where it does not tell:",
+        "Examples:",
+        "--values",
+    ):
         assert text in told

@@ -25,7 +25,8 @@ from qcam.common.wording import COMMANDS, OPTIONS, in_options, in_python
 ROOT = Path(qcam.__file__).parents[2]
 ROOMS = [folder.name for folder in Path(qcam.__file__).parent.iterdir() if folder.is_dir() and folder.name != "__pycache__"]
 MAINS = {f"qcam-{name}": module.main for name, module in
-         {"export": export, "import": importing, "eval": evaluate, "check": check, "report": report, "fetch": fetch}.items()}  # fmt: skip
+         {"export": export, "import": importing, "eval": evaluate, "check": check, "report": report,
+          "fetch": fetch}.items()}  # fmt: skip
 TEXT = "a exists; use {force}, or {cam_layer} {it} of {qcam-export}"
 PYTHON = "a exists; use force=True, or cam_layer {it} of qcam.export"
 DASHES = "a exists; use --force, or --cam-layer {it} of qcam-export"

@@ -319,7 +319,9 @@ def returning_codes(model: ModelProto, dtype: type = np.uint8) -> ModelProto:
     """The scores are quantized, and the codes are returned."""
     graph = model.graph
     zero = np.array(120 if dtype == np.uint8 else 0, dtype)
-    graph.initializer.extend([numpy_helper.from_array(np.float32(1 / 8), "out_scale"), numpy_helper.from_array(zero, "out_zero")])
+    graph.initializer.extend(
+        [numpy_helper.from_array(np.float32(1 / 8), "out_scale"), numpy_helper.from_array(zero, "out_zero")]
+    )
     graph.node.append(operator("QuantizeLinear", ["scores", "out_scale", "out_zero"], "scores_codes"))
     del graph.output[:]
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
