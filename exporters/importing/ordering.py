@@ -17,7 +17,7 @@ from qcam.exporters.importing.decisions import Decisions
 from qcam.exporters.importing.inputs import Asked, find_input
 from qcam.exporters.importing.outputs import find_scores
 from qcam.exporters.importing.proof import Held, Shown, hold, mirrors_of, pictures, prove
-from qcam.exporters.importing.quantization import described, name_for, producer_of
+from qcam.exporters.importing.quantization import codes_of, described, name_for, producer_of
 from qcam.exporters.importing.reading import ForeignFile, analysed, read_foreign
 from qcam.exporters.importing.taps import find_taps, map_size
 from qcam.images.preprocessing import Preprocessing
@@ -30,6 +30,8 @@ from qcam.runtime.manifest import BITWISE, ordered_precisions
 from qcam.runtime.session_config import described as settings_described
 from qcam.runtime.session_config import wrong_in_session
 
+#: Bits of the codes that a precision of this name computes with.
+_BITS = {"int8": 8, "int16": 16}
 #: How trained weights are told.
 _TRAINED = {True: "yes", False: "no: no figure means anything", None: "not known"}
 
@@ -216,6 +218,14 @@ def _read(order: ImportOrder, path: Path, like: Bundle | None, name: str, cam_la
     scores = find_scores(graph, logits, classes, file.where, noted)
     how = described(graph, file.model, "as the file has them")
     found = name or name_for(how)
+    if own and order.float_file is not None and found == "f32":
+        raise QcamError(f"{file.where} is a float file, and so is {{float}}; give the quantized file in its place")
+    bits = codes_of(how)
+    if found in _BITS and _BITS[found] not in bits:
+        raise QcamError(
+            f"{file.where}: its activations are {how.activation or 'floats'}, so it is no {found}; leave {{precision}} out, or "
+            "give a name of its own"
+        )
     if found == "f32" and (how.activation or how.weight):
         raise QcamError(
             f"{file.where} is quantized ({how.activation or how.weight}), so it is no f32; give another {{precision}}"
@@ -281,7 +291,8 @@ def _preprocessing(order: ImportOrder, like: Bundle | None, parts: list[_Part]) 
         if order.mean is None and outside:
             raise QcamError(
                 f"{outside[0]}: nothing in the graph normalises pictures, so it was done before it; give the {{mean}} and "
-                "{std} that the network was trained with, or {like} with a bundle of the same network ({mean} 0 {std} 1 for pixels "
+                "{std} that the network was trained with, or {like} with a bundle of the same network "
+                "({mean} 0 {std} 1 for pixels "
                 "of 0..1, {values} pixels for pixels of 0..255)"
             )
         if order.mean is not None and not outside:

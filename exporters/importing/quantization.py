@@ -51,10 +51,15 @@ def described(graph: Graph, file: ModelProto, logits: str) -> Quantization:
     )
 
 
+def codes_of(how: Quantization) -> set[int]:
+    """Return the bits of the codes that activations have."""
+    kinds = (how.activation or "").lower().split(" + ")
+    return {CODE_BITS[kind] for kind in kinds if kind in CODE_BITS}
+
+
 def name_for(how: Quantization) -> str:
     """Return the name of a precision that nobody named: by the bits of activations, else of weights alone."""
-    kinds = (how.activation or "").lower().split(" + ")
-    bits = {CODE_BITS[kind] for kind in kinds if kind in CODE_BITS}
+    bits = codes_of(how)
     if bits:
         return "int8" if 8 in bits else "int16"
     return "f32" if not how.weight else "weights-only"

@@ -76,10 +76,10 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
 
 
 @functools.cache
-def _quantized(form: str, activation: str, weight: str, opset: int, per_channel: bool) -> bytes:
+def _quantized(form: str, activation: str, weight: str, opset: int, per_channel: bool, softmax: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
-        onnx.save(float_graph(opset=opset), before)
+        onnx.save(float_graph(opset=opset, softmax=softmax), before)
         logging.disable(logging.WARNING)
         try:
             quantize_static(
@@ -92,10 +92,11 @@ def _quantized(form: str, activation: str, weight: str, opset: int, per_channel:
 
 
 def quantized(
-    form: str = "QDQ", activation: str = "QUInt8", weight: str = "QInt8", *, opset: int = 17, per_channel: bool = True
-) -> ModelProto:
+    form: str = "QDQ", activation: str = "QUInt8", weight: str = "QInt8", *, opset: int = 17, per_channel: bool = True,
+    softmax: bool = False,
+) -> ModelProto:  # fmt: skip
     """The small classifier as ONNX Runtime's quantizer writes it."""
-    return onnx.load_from_string(_quantized(form, activation, weight, opset, per_channel))
+    return onnx.load_from_string(_quantized(form, activation, weight, opset, per_channel, softmax))
 
 
 def tapped(model: ModelProto, *names: str) -> ModelProto:

@@ -168,6 +168,17 @@ def test_a_softmax_is_left_behind_the_logits(tmp_path: Path) -> None:
     assert np.allclose(shares / shares.sum(axis=1, keepdims=True), theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_softmax_that_is_quantized_is_left_behind_scores_that_are_dequantized(form: str, tmp_path: Path) -> None:
+    bundle = import_model(quantized(form, softmax=True), tmp_path, **OUTSIDE)
+    entry = bundle.precision("int8")
+    assert entry.proof == "bitwise"
+    assert entry.logits != "probabilities"
+    ours, theirs = held_against_the_file(bundle, "probabilities")
+    assert np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
+    assert len(np.unique(np.round(ours.sum(axis=1), 3))) > 1, "shares, not scores"
+
+
 @pytest.mark.parametrize(("dtype", "step"), [(np.uint8, 120), (np.int8, 0)])
 def test_scores_that_are_codes_are_dequantized_in_the_copy(dtype: type, step: int, tmp_path: Path) -> None:
     bundle = import_model(returning_codes(quantized(), dtype), tmp_path, **OUTSIDE)
@@ -257,6 +268,12 @@ def test_the_float_file_becomes_f32_and_what_both_choose_is_told(tmp_path: Path)
 def test_a_float_file_alone_is_f32(tmp_path: Path) -> None:
     bundle = import_model(float_graph(), tmp_path, **OUTSIDE)
     assert [entry.name for entry in bundle.precisions] == ["f32"]
+
+
+def test_two_float_files_are_refused(tmp_path: Path) -> None:
+    path = save(float_graph(), tmp_path / "given", "float.onnx")
+    with pytest.raises(QcamError, match=r"vendor.onnx is a float file, and so is float_file; give the quantized file"):
+        import_model(float_graph(), tmp_path, float_file=path, **OUTSIDE)
 
 
 def test_a_float_file_of_another_map_is_refused(tmp_path: Path) -> None:
@@ -396,6 +413,7 @@ def test_a_file_is_never_replaced_by_its_own_bundle(tmp_path: Path) -> None:
         ({"values": "bytes"}, "values 'bytes' is unknown"),
         ({"layout": "NCWH"}, "layout 'NCWH' is unknown"),
         ({"precision": "a b"}, "'a b': a name has 1 to 40 letters"),
+        ({"precision": "int16"}, "its activations are UINT8, so it is no int16; leave precisions out"),
         ({"precision": "f32"}, "is quantized .UINT8., so it is no f32"),
         ({"resize": 40, "squash": True}, "resize is a size or squash, not both"),
         ({"float_cam_layer": "x"}, "float_cam_layer is of the file of float_file, and there is none"),
