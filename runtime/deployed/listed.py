@@ -22,7 +22,7 @@ class SessionFile:
         sha256: Returns its fingerprint; asked only where engines are kept.
         quantized: Whether it holds quantizers.
         inputs: Input → its sizes, 0 where one is left open; empty if it cannot be read.
-        image: Channels, height and width.
+        image: Channels, height and width, in the order of the file's input.
         batch: The largest batch that will run.
     """
 

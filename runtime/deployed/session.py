@@ -20,7 +20,7 @@ from qcam.common import telling
 from qcam.common.arguments import truth, whole
 from qcam.common.errors import BundleError, OutOfMemoryError, ProviderError, first_line
 from qcam.common.files import sha256_file
-from qcam.common.vocabulary import InputValues
+from qcam.common.vocabulary import InputValues, Layout
 from qcam.runtime.agreement import check_agreement, check_original, refuse_duplicates
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx
 from qcam.runtime.deployed.filenodes import FileNodes
@@ -194,7 +194,7 @@ class DeployedModel:
             sha256=lambda: self.entry.sha256 if file is None else sha256_file(self._path),
             quantized=self.entry.name != "f32",
             inputs={} if nodes is None else nodes.inputs,
-            image=image,
+            image=image if self.entry.input.layout == Layout.NCHW else (*image[1:], image[0]),
             batch=settings.batch,
         )
         self._profiled = True  # the first session, of which one run is

@@ -185,8 +185,8 @@ def test_the_null_row_is_a_second_run_and_can_fail(tiny_bundle, photographs, tmp
     session, noise = study.executor.runner.evaluators[0].deployed["f32"], np.random.default_rng(0)
     real = session.run
 
-    def restless(images):
-        return real(images + noise.normal(0, 0.05, images.shape).astype(np.float32))
+    def restless(images, *further):
+        return real(images + noise.normal(0, 0.05, images.shape).astype(np.float32), *further)
 
     monkeypatch.setattr(session, "run", restless)
     null = [row for row in finish(study) if (row.comparison, row.precision, row.status) == ("vs_f32", "f32", "ok")]

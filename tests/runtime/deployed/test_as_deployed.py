@@ -233,3 +233,18 @@ def test_the_input_of_a_file_is_told_by_the_manifest(tmp_path: Path) -> None:
     found = DeployedModel(bundle, "int8-vendor", SessionSettings(io_binding=True)).run(PREPROCESSING.normalise(CROPS))
     session = onnxruntime.InferenceSession(str(bundle.path("int8-vendor")), providers=["CPUExecutionProvider"])
     assert np.array_equal(found.tap, session.run(["r_q"], {"pictures": CROPS})[0])
+
+
+@pytest.mark.parametrize(("layout", "image"), [("NCHW", (3, *SIZE)), ("NHWC", (*SIZE, 3))])
+def test_providers_that_build_engines_are_told_the_sizes_in_the_files_own_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, image: tuple[int, ...]
+) -> None:
+    found: list[Any] = []
+
+    def listed(provider: str, given: Any, file: Any, *, tf32: bool) -> list[str]:
+        found.append(file)
+        return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr("qcam.runtime.deployed.session.listed_providers", listed)
+    DeployedModel(brought(tmp_path / "b", layout=layout), "int8-vendor", SessionSettings())
+    assert [file.image for file in found] == [image]
