@@ -10,7 +10,7 @@ import click
 import qcam
 from qcam.commands import console, options
 from qcam.commands.export import Size, _Size, _Triple
-from qcam.commands.options import INPUT, OUTPUT, RUNTIME, key_values, option
+from qcam.commands.options import INPUT, OUTPUT, key_values, option
 from qcam.common.vocabulary import InputValues, Interpolation, Layout, words
 from qcam.common.wording import in_options
 
@@ -84,7 +84,10 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
     "longer side.",
 )
 @option(
-    "--interpolation", group=PREPROCESSING, type=click.Choice(words(Interpolation)), help="Resampling filter; by default bilinear."
+    "--interpolation",
+    group=PREPROCESSING,
+    type=click.Choice(words(Interpolation)),
+    help="Resampling filter; by default bilinear.",
 )
 @option(
     "--size",
@@ -94,9 +97,7 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
     help="Height and width of the input, where the file leaves them open.",
 )
 @option("--cam-layer", group=GRAPH, metavar="TENSOR", help="By default the last map before pooling, after its activation.")
-@option(
-    "--float-cam-layer", group=GRAPH, advanced=True, metavar="TENSOR", help="Likewise in --float, where names are others."
-)
+@option("--float-cam-layer", group=GRAPH, advanced=True, metavar="TENSOR", help="Likewise in --float, where names are others.")
 @option("--logits", group=GRAPH, metavar="TENSOR", help="The class scores; by default the one output of their shape.")
 @option(
     "--values",
@@ -187,7 +188,10 @@ def _show(bundle: Bundle, kept: bool) -> None:
     for entry in sorted(bundle.precisions, key=lambda entry: entry.name == "f32"):
         decisions = decisions_of(entry.quantization.further.get("imported"))
         console.out.print(f"{entry.name}: {entry.original.file if entry.original else entry.file}", markup=False)
-        widths = [max((len(text) for text in column), default=0) for column in zip(*((d.what, d.value) for d in decisions))]
+        widths = [
+            max((len(text) for text in column), default=0)
+            for column in zip(*((d.what, d.value) for d in decisions), strict=True)
+        ]
         for decision in decisions:
             left, middle = decision.what.ljust(widths[0]), decision.value.ljust(min(widths[1], _WIDEST))
             console.out.print(f"  {left}  {middle}  ({in_options(decision.because)})", markup=False)

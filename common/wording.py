@@ -74,7 +74,10 @@ OPTIONS = {
     "workers": "workers",
 }
 #: Command → the function that does the same.
-COMMANDS = {"qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export", "qcam-import": "qcam.import_onnx", "qcam-report": "qcam.report"}
+COMMANDS = {
+    "qcam-check": "qcam.check", "qcam-eval": "qcam.study", "qcam-export": "qcam.export", "qcam-import": "qcam.import_onnx",
+    "qcam-report": "qcam.report",
+}  # fmt: skip
 
 _IN_PYTHON = OPTIONS | COMMANDS
 _IN_OPTIONS = {name: "--" + name.replace("_", "-") for name in OPTIONS} | {name: name for name in COMMANDS}

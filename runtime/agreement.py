@@ -54,11 +54,11 @@ class _Part:
     def constant(self, name: str) -> TensorProto | None:
         """Return a constant by its name, also behind Identity; None if it is computed."""
         passed: set[str] = set()
-        while (
-            name not in passed and (node := self.producer.get(name)) is not None and node.op_type == "Identity" and node.input
-        ):
+        node = self.producer.get(name)
+        while name not in passed and node is not None and node.op_type == "Identity" and node.input:
             passed.add(name)
             name = node.input[0]
+            node = self.producer.get(name)
         found = self.constants.get(name)
         return found if found is not None or self.outer is None or name in self.producer else self.outer.constant(name)
 

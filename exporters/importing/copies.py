@@ -72,7 +72,7 @@ def _batch(model: ModelProto) -> int | str:
 
 
 def _dequantized(model: ModelProto, graph: Graph, codes: str, node: NodeProto | None, where: str) -> str:
-    """Add a DequantizeLinear behind codes, by the scale of the quantizer that makes them or of the dequantizer that reads them."""
+    """Add a DequantizeLinear behind codes, by the scale of the quantizer or dequantizer of theirs."""
     if node is None or node.op_type not in QUANTIZERS:
         raise QcamError(f"{where}: the scores {codes} are codes, and no quantizer says of what; name others with {{logits}}")
     parameters = []

@@ -148,9 +148,7 @@ def _channels_read(graph: Graph, name: str) -> int | None:
     return None
 
 
-def _size(
-    sides: list[int | None], asked: tuple[int, int] | None, name: str, shape: str, where: str
-) -> tuple[int, int]:
+def _size(sides: list[int | None], asked: tuple[int, int] | None, name: str, shape: str, where: str) -> tuple[int, int]:
     if asked is not None:
         if any(side not in (None, wanted) for side, wanted in zip(sides, asked, strict=True)):
             raise QcamError(
@@ -163,9 +161,7 @@ def _size(
     return sides[0], sides[1]
 
 
-def _values(
-    graph: Graph, name: str, dtype: str, channels: int, asked: Asked, where: str, noted: Decisions
-) -> str:
+def _values(graph: Graph, name: str, dtype: str, channels: int, asked: Asked, where: str, noted: Decisions) -> str:
     """Return what the input's values are; the constants right behind it tell where the graph normalises."""
     found = _normalisation(graph, name, channels)
     told = None if found is None else _scale_of(*found)
@@ -238,9 +234,7 @@ def _normalisation(graph: Graph, name: str, channels: int) -> tuple[NDArray[np.f
     return (factor, offset) if done else None
 
 
-def _step(
-    graph: Graph, node: NodeProto, tensor: str, channels: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _step(graph: Graph, node: NodeProto, tensor: str, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Return factor and offset of one operator; None if it is none that normalises."""
     if node.op_type == "BatchNormalization" and node.input[0] == tensor:
         scale, bias, mean, variance = (_numbers(graph, name, channels) for name in node.input[1:5])

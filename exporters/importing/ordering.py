@@ -16,8 +16,8 @@ from qcam.exporters.importing.copies import hand_out_scores, hand_out_taps, stor
 from qcam.exporters.importing.decisions import Decisions
 from qcam.exporters.importing.inputs import Asked, find_input
 from qcam.exporters.importing.outputs import find_scores
-from qcam.exporters.importing.proof import Shown, mirrors_of, pictures, prove, same_outputs, with_batch
-from qcam.exporters.importing.quantization import described, name_for, producer_of
+from qcam.exporters.importing.proof import Held, Shown, hold, mirrors_of, pictures, prove
+from qcam.exporters.importing.quantization import codes_of, described, name_for, producer_of
 from qcam.exporters.importing.reading import ForeignFile, analysed, read_foreign
 from qcam.exporters.importing.taps import find_taps, map_size
 from qcam.images.preprocessing import Preprocessing
@@ -30,6 +30,8 @@ from qcam.runtime.manifest import BITWISE, ordered_precisions
 from qcam.runtime.session_config import described as settings_described
 from qcam.runtime.session_config import wrong_in_session
 
+#: Bits of the codes that a precision of this name computes with.
+_BITS = {"int8": 8, "int16": 16}
 #: How trained weights are told.
 _TRAINED = {True: "yes", False: "no: no figure means anything", None: "not known"}
 
@@ -97,9 +99,7 @@ class ImportOrder:
         if self.interpolation is not None:
             require(Interpolation, self.interpolation, "interpolation")
         if self.precision is not None and not PRECISION_NAME.fullmatch(self.precision):
-            raise QcamError(
-                f"{{precision}} {ascii(self.precision)[:80]}: a name has 1 to 40 letters, digits, '.', '_' and '-'"
-            )
+            raise QcamError(f"{{precision}} {ascii(self.precision)[:80]}: a name has 1 to 40 letters, digits, '.', '_' and '-'")
         if self.precision == "f32" and self.float_file is not None:
             raise QcamError("{precision} f32 is what the file of {float} is called; give the quantized one another name")
         if (self.mean is None) != (self.std is None):
@@ -171,7 +171,9 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
     target = order.place
     for source in filter(None, (order.file, order.float_file)):
         if source.resolve().is_relative_to(target.resolve()):
-            raise QcamError(f"{source} lies in {target}, where its bundle would go; use {{output}} or {{name}} for another place")
+            raise QcamError(
+                f"{source} lies in {target}, where its bundle would go; use {{output}} or {{name}} for another place"
+            )
     if order.force and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise QcamError(f"{target} is no bundle; {{force}} replaces bundles only. Use {{output}} for another place")
     like = None if order.like is None else load_bundle(order.like)
@@ -189,13 +191,15 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
         mirrors = mirrors_of(bundle)  # what they do not know is refused before any session
         shown = pictures(preprocessing)
         on_stage(f"running {shown.words}")
-        bundle = _proven(bundle, parts, shown)
+        held = {
+            part.name: hold(folder, bundle.precision(part.name), part.returned, preprocessing, shown, part.file.path.name)
+            for part in parts
+        }
+        _note_agreement(bundle, parts, held, shown)
+        bundle = _proven(bundle, parts, held, shown)
         write_atomically(folder / MANIFEST, bundle.manifest_text())
         bundle = load_bundle(str(folder), verify=False)
-        logits = prove(bundle, mirrors, shown)
-        if len(logits) > 1:
-            bundle = _with_agreement(bundle, parts, logits, shown)
-            write_atomically(folder / MANIFEST, bundle.manifest_text())
+        prove(bundle, mirrors, shown, {name: found.logits for name, found in held.items()})
     return replace(bundle, folder=target)
 
 
@@ -214,8 +218,18 @@ def _read(order: ImportOrder, path: Path, like: Bundle | None, name: str, cam_la
     scores = find_scores(graph, logits, classes, file.where, noted)
     how = described(graph, file.model, "as the file has them")
     found = name or name_for(how)
+    if own and order.float_file is not None and found == "f32":
+        raise QcamError(f"{file.where} is a float file, and so is {{float}}; give the quantized file in its place")
+    bits = codes_of(how)
+    if found in _BITS and _BITS[found] not in bits:
+        raise QcamError(
+            f"{file.where}: its activations are {how.activation or 'floats'}, so it is no {found}; leave {{precision}} out, or "
+            "give a name of its own"
+        )
     if found == "f32" and (how.activation or how.weight):
-        raise QcamError(f"{file.where} is quantized ({how.activation or how.weight}), so it is no f32; give another {{precision}}")
+        raise QcamError(
+            f"{file.where} is quantized ({how.activation or how.weight}), so it is no f32; give another {{precision}}"
+        )
     copy = file.model
     before = {output.name for output in copy.graph.output}
     output = hand_out_scores(copy, graph, scores, file.where)
@@ -276,9 +290,10 @@ def _preprocessing(order: ImportOrder, like: Bundle | None, parts: list[_Part]) 
         outside = [part.file.path.name for part in parts if part.entry.input.values == InputValues.NORMALISED]
         if order.mean is None and outside:
             raise QcamError(
-                f"{outside[0]}: nothing in the graph normalises pictures, so it was done before it; give the {{mean}} and {{std}} "
-                "that the network was trained with, or {like} with a bundle of the same network ({mean} 0 {std} 1 for pixels of "
-                "0..1, {values} pixels for pixels of 0..255)"
+                f"{outside[0]}: nothing in the graph normalises pictures, so it was done before it; give the {{mean}} and "
+                "{std} that the network was trained with, or {like} with a bundle of the same network "
+                "({mean} 0 {std} 1 for pixels "
+                "of 0..1, {values} pixels for pixels of 0..255)"
             )
         if order.mean is not None and not outside:
             raise QcamError(f"{order.file.name} normalises pictures by itself; leave {{mean}} and {{std}} out")
@@ -288,7 +303,11 @@ def _preprocessing(order: ImportOrder, like: Bundle | None, parts: list[_Part]) 
         found = override_preprocessing(
             base, resize=resize, squash=order.squash, mean=order.mean, std=order.std, interpolation=order.interpolation
         )
-        told = [option for option, value in (("{resize}", order.resize or order.squash), ("{interpolation}", order.interpolation)) if value]
+        told = [
+            option
+            for option, value in (("{resize}", order.resize or order.squash), ("{interpolation}", order.interpolation))
+            if value
+        ]
         assumed = "assumed; give {resize} and {interpolation} where it is another way" if not told else " and ".join(told)
         noted.note("resize", _resize_words(found), assumed)
         noted.note(
@@ -351,8 +370,10 @@ def _bundle(
         trained=order.trained,
     )  # fmt: skip
     first.noted.note("trained", _TRAINED[order.trained], "{trained}" if order.trained is not None else "nobody says")
-    first.noted.note("session", settings_described(order.session) or "ONNX Runtime's defaults", "{session_config}" if order.session
-                     else "no {session_config}")  # fmt: skip
+    first.noted.note(
+        "session", settings_described(order.session) or "ONNX Runtime's defaults",
+        "{session_config}" if order.session else "no {session_config}",
+    )  # fmt: skip
     by_name = {entry.name: entry for entry in entries}
     return Bundle(
         folder=folder,
@@ -368,34 +389,30 @@ def _bundle(
     )
 
 
-def _proven(bundle: Bundle, parts: list[_Part], shown: Shown) -> Bundle:
-    """Hold every copy against its file; note what came of it, and what was decided."""
-    entries = []
-    for entry in bundle.precisions:
-        part = next(part for part in parts if part.name == entry.name)
-        path = bundle.folder / (entry.file if entry.original is None else entry.original.file)
-        batch = with_batch(path, entry, bundle.preprocessing, shown, part.file.path.name)
-        if batch.input.batch != entry.input.batch:
-            part.noted.note("batch", f"fixed to {batch.input.batch}", "it does not run with more, though its input says any")
-        entry = batch
-        if entry.original is None:
-            part.noted.note("proof", "the file hands out everything itself", "no copy is needed")
-        else:
-            told = same_outputs(
-                path, bundle.folder / entry.file, entry, part.returned, bundle.preprocessing, shown, part.file.path.name
+def _proven(bundle: Bundle, parts: list[_Part], held: dict[str, Held], shown: Shown) -> Bundle:
+    """Note what came of holding every copy against its file, and what was decided besides."""
+    entries = {}
+    for part in parts:
+        found = held[part.name]
+        if found.entry.input.batch != part.entry.input.batch:
+            part.noted.note(
+                "batch", f"fixed to {found.entry.input.batch}", "it does not run with more, though its input says any"
             )
-            entry = replace(entry, proof=told)
-            if told == BITWISE:
-                part.noted.note("proof", "the copy's logits are the file's, bit for bit", shown.words)
-            else:
-                _refuse_without_logits(part)
-                part.noted.note("proof", "the copy's logits differ from the file's", f"{shown.words}; nothing is promised")
-                telling.warn(
-                    f"{part.file.path.name}: the logits of the copy with the CAM layer differ from the file's: the file itself "
-                    "gives logits, time and placement, the copy the CAM layer, and nothing is promised of the two"
-                )
-        entries.append(_noted(entry, part.noted))
-    return replace(bundle, precisions=tuple(entries))
+        if not found.proof:
+            part.noted.note("proof", "the file hands out everything itself", "no copy is needed")
+        elif found.proof == BITWISE:
+            part.noted.note("proof", "the copy's logits are the file's, bit for bit", shown.words)
+        else:
+            _refuse_without_logits(part)
+            part.noted.note("proof", "the copy's logits differ from the file's", f"{shown.words}; nothing is promised")
+            telling.warn(
+                f"{part.file.path.name}: the logits of the copy with the CAM layer differ from the file's: the file itself "
+                "gives logits, time and placement, the copy the CAM layer, and nothing is promised of the two"
+            )
+        further = dict(found.entry.quantization.further) | {"imported": part.noted.to_json()}
+        how = replace(found.entry.quantization, further=further)
+        entries[part.name] = replace(found.entry, proof=found.proof, quantization=how)
+    return replace(bundle, precisions=tuple(entries[name] for name in ordered_precisions(entries)))
 
 
 def _refuse_without_logits(part: _Part) -> None:
@@ -407,24 +424,15 @@ def _refuse_without_logits(part: _Part) -> None:
         )
 
 
-def _noted(entry: PrecisionEntry, noted: Decisions) -> PrecisionEntry:
-    further = dict(entry.quantization.further) | {"imported": noted.to_json()}
-    return replace(entry, quantization=replace(entry.quantization, further=further))
-
-
-def _with_agreement(bundle: Bundle, parts: list[_Part], logits: dict[str, object], shown: Shown) -> Bundle:
+def _note_agreement(bundle: Bundle, parts: list[_Part], held: dict[str, Held], shown: Shown) -> None:
     """Note how often the quantized file and the float file choose the same class: files of two networks hardly do."""
-    import numpy as np
-
-    first = parts[0]
-    chosen = {name: np.asarray(values).argmax(axis=1) for name, values in logits.items()}
-    same = int((chosen[first.name] == chosen["f32"]).sum())
-    total = len(shown.names)
-    first.noted.note("top-1", f"{first.name} and f32 agree on {same} of {total}", shown.words)
+    if len(parts) < 2:
+        return
+    one, other = (held[part.name].logits.argmax(axis=1) for part in parts)
+    same, total = int((one == other).sum()), len(shown.names)
+    parts[0].noted.note("top-1", f"{parts[0].name} and f32 agree on {same} of {total}", shown.words)
     if 2 * same < total and bundle.trained is not False:
         telling.warn(
-            f"{first.file.path.name} and {parts[1].file.path.name} choose the same class on {same} of {total} photographs; are "
-            "they one network, and take pictures alike?"
+            f"{parts[0].file.path.name} and {parts[1].file.path.name} choose the same class on {same} of {total} photographs; "
+            "are they one network, do both take pictures so, and did quantization leave anything of it?"
         )
-    entries = tuple(_noted(entry, first.noted) if entry.name == first.name else entry for entry in bundle.precisions)
-    return replace(bundle, precisions=entries)

@@ -89,7 +89,8 @@ def _by_shape(graph: Graph, classes: int | None, where: str) -> tuple[str, int, 
     every = ", ".join(f"{name} ({_shape(graph, name)})" for name in graph.outputs[:_NAMED])
     if not counts:
         raise QcamError(
-            f"{where}: no output has the shape of class scores, batch × classes: {every}; name the tensor of scores with {{logits}}"
+            f"{where}: no output has the shape of class scores, batch × classes: {every}; name the tensor of scores with "
+            "{logits}"
         )
     if not fitting:
         raise QcamError(f"{where}: no output has {classes} classes: {every}; correct {{classes}}, or name one with {{logits}}")

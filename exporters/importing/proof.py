@@ -64,85 +64,84 @@ def pictures(preprocessing: Preprocessing) -> Shown:
     return Shown(tuple(name for name, _ in found), preprocessing.normalise(np.stack([crop for _, crop in found])))
 
 
-def with_batch(
-    path: Path, entry: PrecisionEntry, preprocessing: Preprocessing, shown: Shown, called: str
-) -> PrecisionEntry:
-    """Return a precision as its file really takes pictures: some leave the batch open and yet run with one picture alone.
+@dataclass(frozen=True)
+class Held:
+    """What a file and its copy gave.
+
+    Attributes:
+        entry: The precision, as its file really takes pictures: some leave the batch open and yet run with one picture alone.
+        proof: `bitwise` or `differs`; empty where there is no copy.
+        logits: float32, pictures × classes, of what hands them out.
+    """
+
+    entry: PrecisionEntry
+    proof: str
+    logits: Images
+
+
+def hold(folder: Path, entry: PrecisionEntry, returned: str, preprocessing: Preprocessing, shown: Shown, called: str) -> Held:
+    """Hold the copy of a file against the file, under the session settings that the user deploys with.
 
     Args:
-        path: The user's file.
+        folder: The bundle's folder.
         entry: The precision.
+        returned: The output of the file that is compared; empty: all of them.
         preprocessing: How the pictures were normalised.
         shown: The pictures.
         called: What messages call the file.
 
     Raises:
-        ProviderError: If ONNX Runtime does not run the file.
+        ProviderError: If ONNX Runtime does not run the file, or the copy.
     """
-    if entry.input.batch is not None or len(shown.names) == 1:
-        return entry
-    single = replace(entry, input=replace(entry.input, batch=1))
+    original = folder / (entry.file if entry.original is None else entry.original.file)
+    wanted = [returned] if returned else None
+    if entry.original is None:
+        wanted = [entry.logits]
+    many = len(shown.names) > 1 and entry.input.batch is None
     try:
-        values, _ = _outputs(path, entry, None, preprocessing, shown, called)
-        if any(value.shape[:1] == (len(shown.names),) for value in values):
-            return entry
+        first = _outputs(original, entry, wanted, preprocessing, shown, called)
+        apart = many and not any(len(value) == len(shown.names) for value in first.values())
     except ProviderError:
-        pass
-    _outputs(path, single, None, preprocessing, Shown(shown.names[:1], shown.images[:1]), called)
-    return single
-
-
-def same_outputs(
-    original: Path, copy: Path, entry: PrecisionEntry, returned: str, preprocessing: Preprocessing, shown: Shown, called: str
-) -> str:
-    """Hold a copy against the file that it was made of, under the session settings that the user deploys with.
-
-    Args:
-        original: The user's file.
-        copy: The copy that hands out more.
-        entry: The precision.
-        returned: The output of the file that is compared; empty: all of them.
-        preprocessing: How the pictures were normalised.
-        shown: The pictures.
-        called: What messages call the user's file.
-
-    Returns:
-        `bitwise`, or `differs`.
-
-    Raises:
-        ProviderError: If ONNX Runtime does not run the user's file, or the copy.
-    """
-    first, names = _outputs(original, entry, [returned] if returned else None, preprocessing, shown, called)
-    second, _ = _outputs(copy, entry, names, preprocessing, shown, f"the copy of {called}")
+        if not many:
+            raise
+        apart = True
+    if apart:
+        entry = replace(entry, input=replace(entry.input, batch=1))
+        first = _outputs(original, entry, wanted, preprocessing, shown, called)
+    if entry.original is None:
+        return Held(entry, "", first[entry.logits])
+    names = list(dict.fromkeys([*first, entry.logits]))
+    second = _outputs(folder / entry.file, entry, names, preprocessing, shown, f"the copy of {called}")
     equal = all(
-        left.dtype == right.dtype and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
-        for left, right in zip(first, second, strict=True)
+        value.dtype == second[name].dtype and np.array_equal(value, second[name], equal_nan=value.dtype.kind == "f")
+        for name, value in first.items()
     )
-    return BITWISE if equal else DIFFERS
+    return Held(entry, BITWISE if equal else DIFFERS, second[entry.logits])
 
 
 def _outputs(
     path: Path, entry: PrecisionEntry, names: list[str] | None, preprocessing: Preprocessing, shown: Shown, called: str
-) -> tuple[list[NDArray[Any]], list[str]]:
-    """Run pictures through a file; return the values of its outputs, run by run, and their names."""
+) -> dict[str, NDArray[Any]]:
+    """Run pictures through a file; return the values of its outputs by name, without what fills a fixed batch up."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    found: list[NDArray[Any]] = []
+    parts: list[list[NDArray[Any]]] = []
+    count = len(shown.names)
     try:
         for key, value in ({NO_SPINNING: "1"} | entry.session).items():
             options.add_session_config_entry(key, value)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         wanted = names or [output.name for output in session.get_outputs()]
         fed = entry.input.feed(shown.images, preprocessing)
-        for part in entry.input.chunks(len(fed)):
-            found += session.run(wanted, {entry.input.name: entry.input.filled(fed[part])})
+        for part in entry.input.chunks(count):
+            parts.append(session.run(wanted, {entry.input.name: entry.input.filled(fed[part])}))
+        return {name: np.concatenate(values)[:count] for name, *values in zip(wanted, *parts, strict=True)}
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise ProviderError(
             f"ONNX Runtime does not run {called} on the CPU: {first_line(error)}; the file has to run before it can be judged"
         ) from error
-    return found, wanted
 
 
 def mirrors_of(bundle: Bundle) -> dict[str, Mirror]:
@@ -160,34 +159,27 @@ def mirrors_of(bundle: Bundle) -> dict[str, Mirror]:
     }
 
 
-def prove(bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown) -> dict[str, Images]:
-    """Run pictures through every precision of a bundle: in ONNX Runtime on the CPU, in the mirror, and up to their CAM.
+def prove(bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown, logits: dict[str, Images]) -> None:
+    """Run a picture through every precision of a bundle: in ONNX Runtime on the CPU, in the mirror, and up to its CAM.
 
     Args:
         bundle: The bundle, all of its files written.
         mirrors: Their mirrors.
-        shown: The pictures; the mirror and the CAM see the first.
-
-    Returns:
-        Precision → logits of all pictures, from ONNX Runtime.
+        shown: The pictures, of which the first is taken.
+        logits: Those of all pictures.
 
     Raises:
         QcamError: If a file does not run, logits are not finite or not the mirror's, or a CAM is undefined.
     """
-    logits = {}
     for entry in bundle.precisions:
-        session = DeployedModel(bundle, entry.name, SessionSettings())
-        outputs = session.run(shown.images)
-        first = replace(
-            outputs, logits=outputs.logits[:1], tap=outputs.tap[:1], skips=tuple(skip[:1] for skip in outputs.skips)
-        )
+        if not np.isfinite(logits[entry.name]).all():
+            raise QcamError(
+                f"{bundle.model_id}: {entry.name} returns NaN or infinity on a photograph; check {{mean}} and {{std}}"
+            )
+        outputs = DeployedModel(bundle, entry.name, SessionSettings()).run(shown.images[:1])
         mirror = mirrors[entry.name]
         mirror.entry = entry  # of which the batch and the proof were found out meanwhile
-        _prove_one(bundle, entry, mirror, shown, first.logits, (first.tap, *first.skips))
-        if not np.isfinite(outputs.logits).all():
-            raise QcamError(f"{bundle.model_id}: {entry.name} returns NaN or infinity on a photograph; check {{mean}} and {{std}}")
-        logits[entry.name] = outputs.logits
-    return logits
+        _prove_one(bundle, entry, mirror, shown, outputs.logits, (outputs.tap, *outputs.skips))
 
 
 def _prove_one(

@@ -51,17 +51,22 @@ def described(graph: Graph, file: ModelProto, logits: str) -> Quantization:
     )
 
 
+def codes_of(how: Quantization) -> set[int]:
+    """Return the bits of the codes that activations have."""
+    kinds = (how.activation or "").lower().split(" + ")
+    return {CODE_BITS[kind] for kind in kinds if kind in CODE_BITS}
+
+
 def name_for(how: Quantization) -> str:
     """Return the name of a precision that nobody named: by the bits of activations, else of weights alone."""
-    kinds = (how.activation or "").lower().split(" + ")
-    bits = {CODE_BITS[kind] for kind in kinds if kind in CODE_BITS}
+    bits = codes_of(how)
     if bits:
         return "int8" if 8 in bits else "int16"
     return "f32" if not how.weight else "weights-only"
 
 
 def nearest(how: Quantization) -> str:
-    """Return which of qcam's own precisions a file is nearest to: `f32`, `int16` or `int8`, for what is accepted of its mirror."""
+    """Return which of qcam's own precisions a file is nearest to, for what is accepted of its mirror."""
     known = name_for(how)
     return known if known in PRECISIONS else "int8"
 

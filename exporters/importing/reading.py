@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.exporters.importing.inputs import fixed_size
-from qcam.exporters.importing.refusals import LARGEST_FILE, refuse_dropping, refuse_large, refuse_unsupported
+from qcam.exporters.importing.refusals import LARGEST_FILE, refuse_codes, refuse_dropping, refuse_large, refuse_unsupported
 from qcam.runtime.agreement import refuse_duplicates
 from qcam.runtime.external import external_files, load_external
 from qcam.runtime.graph import Graph
@@ -94,7 +94,7 @@ def analysed(model: ModelProto, file: ForeignFile, size: tuple[int, int] | None,
 
     Raises:
         BundleError: If weights beside the file cannot be read.
-        UnsupportedGraphError: If the nodes go in a circle, or a Dropout drops.
+        UnsupportedGraphError: If the nodes go in a circle, a Dropout drops, or codes have other than 8 or 16 bits.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -102,4 +102,6 @@ def analysed(model: ModelProto, file: ForeignFile, size: tuple[int, int] | None,
     fixed_size(copy, size, layout)
     normal = normalised(copy)
     refuse_dropping(normal, file.where)
-    return Graph(normal)
+    graph = Graph(normal)
+    refuse_codes(graph, file.where)
+    return graph

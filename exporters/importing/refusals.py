@@ -9,8 +9,8 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.external import every_tensor
-from qcam.runtime.graph import attribute
-from qcam.runtime.tables import QUANTIZERS
+from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.tables import CODE_BITS, QUANTIZERS
 
 #: Most bytes of an ONNX file with all that it keeps beside it, and most nodes in it.
 LARGEST_FILE, MOST_NODES = 4 * 2**30, 100_000
@@ -165,6 +165,26 @@ def _refuse_types(model: ModelProto, nodes: list[NodeProto], where: str) -> None
         _refuse_type(tensor.data_type, f"constant {label} holds", where)
     for value in (*model.graph.input, *model.graph.output):
         _refuse_type(value.type.tensor_type.elem_type, f"{value.name} holds", where)
+
+
+def refuse_codes(graph: Graph, where: str) -> None:
+    """Refuse quantizers whose codes are neither of 8 nor of 16 bits.
+
+    Args:
+        graph: The normalised graph, in which zero points are said.
+        where: What messages call the file.
+
+    Raises:
+        UnsupportedGraphError: If there is one.
+    """
+    for node in graph.model.graph.node:
+        if node.op_type != "QuantizeLinear" or len(node.input) < 3:
+            continue
+        zero_point = graph.constant(node.input[2])
+        if zero_point is not None and str(zero_point.dtype) not in CODE_BITS:
+            raise UnsupportedGraphError(
+                f"{where}: {_label(node)} makes codes of {zero_point.dtype}; codes of 8 and 16 bits are imported"
+            )
 
 
 def refuse_dropping(model: ModelProto, where: str) -> None:

@@ -107,13 +107,17 @@ def _asked(graph: Graph, needed: set[str], asked: str, where: str) -> str:
     if asked not in graph.producer:
         maps = [name for name in graph.producer if _is_map(graph, name, needed)]
         near = difflib.get_close_matches(asked, maps, n=_NAMED, cutoff=0.0)
-        raise QcamError(f"{where} has no tensor {asked} for {{cam_layer}}; maps with similar names: {', '.join(near) or 'none'}")
+        raise QcamError(
+            f"{where} has no tensor {asked} for {{cam_layer}}; maps with similar names: {', '.join(near) or 'none'}"
+        )
     tensor = asked
     while (node := graph.producer.get(tensor)) is not None and node.op_type in QUANTIZERS:
         tensor = str(node.input[0])
     if not graph.is_spatial(tensor):
         shape = "×".join("batch" if size is None else str(size) for size in graph.shapes.get(tensor, ())) or "unknown"
-        raise QcamError(f"{where}: {{cam_layer}} {asked} is no map (shape {shape}); the last one is {_last_map(graph, needed, where)}")
+        raise QcamError(
+            f"{where}: {{cam_layer}} {asked} is no map (shape {shape}); the last one is {_last_map(graph, needed, where)}"
+        )
     if tensor not in needed:
         raise QcamError(f"{where}: the logits do not depend on {{cam_layer}} {asked}; leave it out, or name another")
     _require_channels_first(graph, tensor, where)

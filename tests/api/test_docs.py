@@ -18,6 +18,7 @@ def test_every_snippet_runs(tiny_bundle, some_photographs, tmp_path, monkeypatch
     pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(some_photographs, tmp_path / "photos")
+    shutil.copy(tiny_bundle.path("int8"), tmp_path / "vendor.onnx")
     first = sorted((tmp_path / "photos").iterdir())[0]
     first.rename(first.with_name("dog.jpg"))
 
@@ -34,6 +35,7 @@ def test_every_snippet_runs(tiny_bundle, some_photographs, tmp_path, monkeypatch
     told = capsys.readouterr().out
     assert "tiny ['f32', 'int16', 'int8']" in told
     assert "provider" in told
+    assert "CAM layer: " in told
     assert re.search(r"^tiny int8 integer.*: 1 more of 1$", told, re.MULTILINE)
     for name in ("out/photos/report.html", "out/report/report.html", "out/check/check.json", "int8.png"):
         assert (tmp_path / name).is_file(), name
@@ -41,7 +43,7 @@ def test_every_snippet_runs(tiny_bundle, some_photographs, tmp_path, monkeypatch
 
 def test_the_page_names_every_public_name() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    for name in ("export", "load_bundle", "load_results", "study", "check", "explain"):
+    for name in ("export", "import_onnx", "load_bundle", "load_results", "study", "check", "explain"):
         assert f"qcam.{name}" in text
     errors = [name for name in qcam.__all__ if name.endswith("Error") and name not in ("GateError", "UndecidedError")]
     for name in errors:

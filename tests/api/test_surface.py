@@ -66,12 +66,12 @@ def test_import_qcam_imports_nothing_heavy() -> None:
     assert loaded_by("import qcam; qcam.__all__; qcam.__version__; qcam.QcamError") == set()
 
 
-@pytest.mark.parametrize("name", ["export", "study", "check", "explain"])
+@pytest.mark.parametrize("name", ["export", "import_onnx", "study", "check", "explain"])
 def test_naming_a_function_imports_nothing_heavy(name: str) -> None:
     assert loaded_by(f"import qcam; qcam.{name}") == set()
 
 
-@pytest.mark.parametrize("command", ["qcam", "export", "eval", "check", "report", "fetch"])
+@pytest.mark.parametrize("command", ["qcam", "export", "importing", "eval", "check", "report", "fetch"])
 @pytest.mark.parametrize("option", ["--help", "--help-all", "--version"])
 def test_help_imports_nothing_heavy(command: str, option: str) -> None:
     code = f"from qcam.commands.{command} import main\ntry: main([{option!r}])\nexcept SystemExit: pass"

@@ -16,7 +16,7 @@ import click
 import pytest
 
 import qcam
-from qcam.commands import check, console, export, fetch, report
+from qcam.commands import check, console, export, fetch, importing, report
 from qcam.commands import eval as evaluate
 from qcam.common import errors, telling
 from qcam.common.errors import GateError, QcamError, UndecidedError, first_line
@@ -25,7 +25,8 @@ from qcam.common.wording import COMMANDS, OPTIONS, in_options, in_python
 ROOT = Path(qcam.__file__).parents[2]
 ROOMS = [folder.name for folder in Path(qcam.__file__).parent.iterdir() if folder.is_dir() and folder.name != "__pycache__"]
 MAINS = {f"qcam-{name}": module.main for name, module in
-         {"export": export, "eval": evaluate, "check": check, "report": report, "fetch": fetch}.items()}  # fmt: skip
+         {"export": export, "import": importing, "eval": evaluate, "check": check, "report": report,
+          "fetch": fetch}.items()}  # fmt: skip
 TEXT = "a exists; use {force}, or {cam_layer} {it} of {qcam-export}"
 PYTHON = "a exists; use force=True, or cam_layer {it} of qcam.export"
 DASHES = "a exists; use --force, or --cam-layer {it} of qcam-export"
@@ -73,7 +74,7 @@ def test_every_token_in_the_library_is_in_the_table() -> None:
 
 
 def test_every_name_in_the_table_is_an_option_and_a_parameter() -> None:
-    functions = (qcam.export, qcam.study, qcam.check, qcam.explain, qcam.report)
+    functions = (qcam.export, qcam.import_onnx, qcam.study, qcam.check, qcam.explain, qcam.report)
     parameters = dict(item for function in functions for item in inspect.signature(function).parameters.items())
     for name, spelling in OPTIONS.items():
         option = in_options(f"{{{name}}}")

@@ -76,10 +76,10 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
 
 
 @functools.cache
-def _quantized(form: str, activation: str, weight: str, opset: int, per_channel: bool) -> bytes:
+def _quantized(form: str, activation: str, weight: str, opset: int, per_channel: bool, softmax: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
-        onnx.save(float_graph(opset=opset), before)
+        onnx.save(float_graph(opset=opset, softmax=softmax), before)
         logging.disable(logging.WARNING)
         try:
             quantize_static(
@@ -92,10 +92,11 @@ def _quantized(form: str, activation: str, weight: str, opset: int, per_channel:
 
 
 def quantized(
-    form: str = "QDQ", activation: str = "QUInt8", weight: str = "QInt8", *, opset: int = 17, per_channel: bool = True
-) -> ModelProto:
+    form: str = "QDQ", activation: str = "QUInt8", weight: str = "QInt8", *, opset: int = 17, per_channel: bool = True,
+    softmax: bool = False,
+) -> ModelProto:  # fmt: skip
     """The small classifier as ONNX Runtime's quantizer writes it."""
-    return onnx.load_from_string(_quantized(form, activation, weight, opset, per_channel))
+    return onnx.load_from_string(_quantized(form, activation, weight, opset, per_channel, softmax))
 
 
 def tapped(model: ModelProto, *names: str) -> ModelProto:
@@ -319,7 +320,9 @@ def returning_codes(model: ModelProto, dtype: type = np.uint8) -> ModelProto:
     """The scores are quantized, and the codes are returned."""
     graph = model.graph
     zero = np.array(120 if dtype == np.uint8 else 0, dtype)
-    graph.initializer.extend([numpy_helper.from_array(np.float32(1 / 8), "out_scale"), numpy_helper.from_array(zero, "out_zero")])
+    graph.initializer.extend(
+        [numpy_helper.from_array(np.float32(1 / 8), "out_scale"), numpy_helper.from_array(zero, "out_zero")]
+    )
     graph.node.append(operator("QuantizeLinear", ["scores", "out_scale", "out_zero"], "scores_codes"))
     del graph.output[:]
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

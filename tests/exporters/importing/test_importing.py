@@ -168,6 +168,17 @@ def test_a_softmax_is_left_behind_the_logits(tmp_path: Path) -> None:
     assert np.allclose(shares / shares.sum(axis=1, keepdims=True), theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_softmax_that_is_quantized_is_left_behind_scores_that_are_dequantized(form: str, tmp_path: Path) -> None:
+    bundle = import_model(quantized(form, softmax=True), tmp_path, **OUTSIDE)
+    entry = bundle.precision("int8")
+    assert entry.proof == "bitwise"
+    assert entry.logits != "probabilities"
+    ours, theirs = held_against_the_file(bundle, "probabilities")
+    assert np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
+    assert len(np.unique(np.round(ours.sum(axis=1), 3))) > 1, "shares, not scores"
+
+
 @pytest.mark.parametrize(("dtype", "step"), [(np.uint8, 120), (np.int8, 0)])
 def test_scores_that_are_codes_are_dequantized_in_the_copy(dtype: type, step: int, tmp_path: Path) -> None:
     bundle = import_model(returning_codes(quantized(), dtype), tmp_path, **OUTSIDE)
@@ -259,13 +270,19 @@ def test_a_float_file_alone_is_f32(tmp_path: Path) -> None:
     assert [entry.name for entry in bundle.precisions] == ["f32"]
 
 
+def test_two_float_files_are_refused(tmp_path: Path) -> None:
+    path = save(float_graph(), tmp_path / "given", "float.onnx")
+    with pytest.raises(QcamError, match=r"vendor.onnx is a float file, and so is float_file; give the quantized file"):
+        import_model(float_graph(), tmp_path, float_file=path, **OUTSIDE)
+
+
 def test_a_float_file_of_another_map_is_refused(tmp_path: Path) -> None:
     path = save(float_graph(), tmp_path / "given", "float.onnx")
-    with pytest.raises(QcamError, match="vendor.onnx has a CAM layer of 16 × 8 × 8, float.onnx 8 × 16 × 16: .* float_cam_layer"):
+    with pytest.raises(
+        QcamError, match=r"vendor.onnx has a CAM layer of 16 × 8 × 8, float.onnx 8 × 16 × 16: .* float_cam_layer"
+    ):
         import_model(quantized(), tmp_path, float_file=path, float_cam_layer="sum", **OUTSIDE)
-    bundle = import_model(
-        quantized(), tmp_path, float_file=path, cam_layer="sum", float_cam_layer="sum", **OUTSIDE
-    )
+    bundle = import_model(quantized(), tmp_path, float_file=path, cam_layer="sum", float_cam_layer="sum", **OUTSIDE)
     assert {entry.tap.tensor for entry in bundle.precisions} == {"sum"}
 
 
@@ -279,11 +296,11 @@ def test_preprocessing_and_classes_of_another_bundle_are_taken(tmp_path: Path) -
 
 
 def test_mean_and_std_are_asked_for_and_never_assumed(tmp_path: Path) -> None:
-    with pytest.raises(QcamError, match="nothing in the graph normalises pictures.*give the mean and std that the network"):
+    with pytest.raises(QcamError, match=r"nothing in the graph normalises pictures.*give the mean and std that the network"):
         import_model(quantized(), tmp_path)
     with pytest.raises(QcamError, match="mean and std belong together"):
         import_model(quantized(), tmp_path, mean=0.5)
-    with pytest.raises(QcamError, match="vendor.onnx normalises pictures by itself; leave mean and std out"):
+    with pytest.raises(QcamError, match=r"vendor.onnx normalises pictures by itself; leave mean and std out"):
         import_model(normalising("pixels, Sub and Div"), tmp_path, **OUTSIDE)
     assert not (tmp_path / "bundles").exists()
 
@@ -305,7 +322,7 @@ def test_session_settings_are_those_that_the_user_deploys_with(tmp_path: Path) -
     by_default = import_model(model, tmp_path, name="two", **OUTSIDE)
     assert as_it_is.precision("int8").session == setting
     assert by_default.precision("int8").session == {}
-    with pytest.raises(QcamError, match="session_config: session.x_file_path is about files"):
+    with pytest.raises(QcamError, match=r"session_config: session.x_file_path is about files"):
         import_model(model, tmp_path, session_config={"session.x_file_path": "1"}, name="three", **OUTSIDE)
 
 
@@ -320,7 +337,7 @@ def refused_by_session(model: ModelProto) -> None:
 def test_a_file_that_onnx_runtime_itself_does_not_run_is_refused_with_its_words(tmp_path: Path) -> None:
     model = quantized("QDQ", "QInt8", opset=21)
     refused_by_session(model)
-    with pytest.raises(ProviderError, match="ONNX Runtime does not run vendor.onnx on the CPU: .*the file has to run"):
+    with pytest.raises(ProviderError, match=r"ONNX Runtime does not run vendor.onnx on the CPU: .*the file has to run"):
         import_model(model, tmp_path, **OUTSIDE)
     assert not (tmp_path / "bundles").exists()
 
@@ -346,8 +363,8 @@ def changed_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     first = proof._outputs
 
     def outputs(path: Path, *given: object) -> object:
-        values, names = first(path, *given)  # type: ignore[arg-type]
-        return ([value + 1 for value in values] if ".original" not in path.name else values), names
+        found = first(path, *given)  # type: ignore[arg-type]
+        return found if ".original" in path.name else {name: value + 1 for name, value in found.items()}
 
     monkeypatch.setattr(proof, "_outputs", outputs)
 
@@ -385,7 +402,7 @@ def test_a_bundle_that_exists_is_replaced_or_kept_when_told(tmp_path: Path) -> N
 
 def test_a_file_is_never_replaced_by_its_own_bundle(tmp_path: Path) -> None:
     path = save(quantized(), tmp_path / "vendor")
-    with pytest.raises(QcamError, match="lies in .*vendor, where its bundle would go"):
+    with pytest.raises(QcamError, match=r"lies in .*vendor, where its bundle would go"):
         qcam.import_onnx(path, output=tmp_path, force=True, **OUTSIDE)  # type: ignore[arg-type]
     assert path.is_file()
 
@@ -396,6 +413,7 @@ def test_a_file_is_never_replaced_by_its_own_bundle(tmp_path: Path) -> None:
         ({"values": "bytes"}, "values 'bytes' is unknown"),
         ({"layout": "NCWH"}, "layout 'NCWH' is unknown"),
         ({"precision": "a b"}, "'a b': a name has 1 to 40 letters"),
+        ({"precision": "int16"}, "its activations are UINT8, so it is no int16; leave precisions out"),
         ({"precision": "f32"}, "is quantized .UINT8., so it is no f32"),
         ({"resize": 40, "squash": True}, "resize is a size or squash, not both"),
         ({"float_cam_layer": "x"}, "float_cam_layer is of the file of float_file, and there is none"),
@@ -419,7 +437,7 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(UnsupportedGraphError, match=r"cannot read .*x.onnx as an ONNX file"):
             qcam.import_onnx(path, output=tmp_path / "bundles")
-    with pytest.raises(UnsupportedGraphError, match="nothing.onnx is no file; give the ONNX file to import"):
+    with pytest.raises(UnsupportedGraphError, match=r"nothing.onnx is no file; give the ONNX file to import"):
         qcam.import_onnx(tmp_path / "nothing.onnx", output=tmp_path / "bundles")
 
 
@@ -472,7 +490,5 @@ def test_the_mirror_of_an_imported_file_follows_it_to_the_cam_layer(name: str, t
 def test_stages_are_told(tmp_path: Path) -> None:
     told: list[str] = []
     path = save(quantized(), tmp_path)
-    ordering.import_file(
-        ordering.ImportOrder(file=path, mean=(0.5,), std=(0.25,), output=tmp_path / "bundles"), told.append
-    )
+    ordering.import_file(ordering.ImportOrder(file=path, mean=(0.5,), std=(0.25,), output=tmp_path / "bundles"), told.append)
     assert told == ["reading", "writing the copy with the CAM layer", "running 8 photographs"]

@@ -41,9 +41,7 @@ def test_what_was_decided_is_kept_with_its_reason_and_read_back() -> None:
 
 
 def by_one(model: ModelProto) -> ModelProto:
-    return before_input(
-        model, operator("Mul", ["picture", "m"], "image"), held={"m": channelwise(1.05, 1.02, 0.98)}
-    )
+    return before_input(model, operator("Mul", ["picture", "m"], "image"), held={"m": channelwise(1.05, 1.02, 0.98)})
 
 
 def test_a_scale_that_tells_nothing_is_asked_for() -> None:
@@ -54,7 +52,7 @@ def test_a_scale_that_tells_nothing_is_asked_for() -> None:
 
 
 def test_values_that_contradict_the_file_are_refused() -> None:
-    with pytest.raises(QcamError, match="values says unit, but x · .* its values are pixels; leave values out"):
+    with pytest.raises(QcamError, match=r"values says unit, but x · .* its values are pixels; leave values out"):
         found(normalising("pixels, Sub and Div"), values="unit")
     with pytest.raises(QcamError, match="input picture is of uint8, so its values are pixels"):
         found(normalising("pixels of uint8, dequantized"), values="normalised")

@@ -152,7 +152,10 @@ def per_channel(model: ModelProto) -> ModelProto:
     assert quantizer is not None
     scale, zero = (numpy_helper.to_array(held[name]) for name in quantizer.input[1:])
     model.graph.initializer.extend(
-        [numpy_helper.from_array(np.full(16, scale, np.float32), "each"), numpy_helper.from_array(np.full(16, zero), "each_zero")]
+        [
+            numpy_helper.from_array(np.full(16, scale, np.float32), "each"),
+            numpy_helper.from_array(np.full(16, zero), "each_zero"),
+        ]
     )
     for node in Graph(model).consumers[quantizer.output[0]] + [quantizer]:
         node.input[1], node.input[2] = "each", "each_zero"

@@ -10,7 +10,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.exporters.importing import refusals
-from qcam.exporters.importing.refusals import refuse_dropping, refuse_large, refuse_unsupported
+from qcam.exporters.importing.refusals import refuse_codes, refuse_dropping, refuse_large, refuse_unsupported
+from qcam.runtime.graph import Graph
 from qcam.runtime.normal import normalised
 
 
@@ -98,8 +99,19 @@ def test_a_dropout_that_drops_is_refused() -> None:
         [numpy_helper.from_array(np.float32(0.5), "ratio"), numpy_helper.from_array(np.array(True), "training")]
     )
     next(node for node in model.graph.node if node.op_type == "Dropout").input.extend(["ratio", "training"])
-    with pytest.raises(UnsupportedGraphError, match="x.onnx: Dropout node dropout is in training mode"):
+    with pytest.raises(UnsupportedGraphError, match=r"x.onnx: Dropout node dropout is in training mode"):
         refuse_dropping(normalised(model), "x.onnx")
+
+
+def test_codes_of_another_width_than_8_and_16_bits_are_refused() -> None:
+    model = quantized()
+    quantizer = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    model.graph.initializer.append(numpy_helper.from_array(np.int32(0), "wide"))
+    quantizer.input[2] = "wide"
+    with pytest.raises(
+        UnsupportedGraphError, match=f"x.onnx: QuantizeLinear node {quantizer.name} makes codes of int32; codes of 8"
+    ):
+        refuse_codes(Graph(normalised(model)), "x.onnx")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -107,6 +119,7 @@ def test_ways_of_writing_that_mean_the_same_are_not_refused(name: str) -> None:
     model = variant(name)
     refuse_unsupported(model, "x.onnx")
     refuse_dropping(normalised(model), "x.onnx")
+    refuse_codes(Graph(normalised(model)), "x.onnx")
 
 
 @pytest.mark.parametrize("through", [False, True])
@@ -123,13 +136,13 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, m
     path = tmp_path / "x.onnx"
     path.write_bytes(b"123456789")
     monkeypatch.setattr(refusals, "LARGEST_FILE", 8)
-    with pytest.raises(UnsupportedGraphError, match="x.onnx has 0.0 GB; at most"):
+    with pytest.raises(UnsupportedGraphError, match=r"x.onnx has 0.0 GB; at most"):
         refuse_large(path)
-    with pytest.raises(UnsupportedGraphError, match="nothing.onnx is no file"):
+    with pytest.raises(UnsupportedGraphError, match=r"nothing.onnx is no file"):
         refuse_large(tmp_path / "nothing.onnx")
 
 
 def test_a_file_of_too_many_nodes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "MOST_NODES", 8)
-    with pytest.raises(UnsupportedGraphError, match="x.onnx has .* nodes; at most 8"):
+    with pytest.raises(UnsupportedGraphError, match=r"x.onnx has .* nodes; at most 8"):
         refuse_unsupported(quantized(), "x.onnx")
