@@ -97,3 +97,21 @@ def error_function(x: torch.Tensor) -> torch.Tensor:
 def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return a where the condition holds, b elsewhere."""
     return torch.where(condition, a, b)
+
+
+@operator("Round", versions=(11, 22))
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """The nearest whole number, halves to the even one."""
+    return x.round()
+
+
+@operator("Floor", versions=(6, 13))
+def floor(x: torch.Tensor) -> torch.Tensor:
+    """The next whole number below."""
+    return x.floor()
+
+
+@operator("Ceil", versions=(6, 13))
+def ceiling(x: torch.Tensor) -> torch.Tensor:
+    """The next whole number above."""
+    return x.ceil()

@@ -54,6 +54,7 @@ def quantize_linear(
     """Return the integer codes of x, as float32; `clamped_gradient` is no attribute: whether none passes where x is clamped."""
     if block_size or precision or (zero_point is None and output_dtype not in (0, 2)):
         raise UnsupportedGraphError("QuantizeLinear with blocks, another precision or an implicit type is not supported")
+    _refuse_narrow(scale)
     if zero_point is None:
         zero_point = torch.zeros((), dtype=torch.uint8, device=x.device)
     if zero_point.dtype not in _CODE_TYPES:
@@ -78,6 +79,7 @@ def dequantize_linear(
     """Return (codes - zero_point) · scale in float32; stored codes are subtracted as integers first."""
     if block_size or output_dtype not in (0, 1):
         raise UnsupportedGraphError("DequantizeLinear with blocks or to another type than float32 is not supported")
+    _refuse_narrow(scale)
     if codes.is_floating_point():  # codes of a QuantizeLinear in this graph, exact in float32
         steps = codes if zero_point is None else codes - along(zero_point.to(torch.float32), codes, axis)
     else:  # constants of the file; a 32-bit bias would not fit float32 before the subtraction
@@ -86,6 +88,13 @@ def dequantize_linear(
             steps = steps - along(zero_point.to(torch.int32), codes, axis)
         steps = steps.to(torch.float32)
     return steps * along(scale, codes, axis)
+
+
+def _refuse_narrow(scale: torch.Tensor) -> None:
+    """Refuse a scale of another type than float32: what it dequantizes has its type, and rounds to it."""
+    if scale.dtype != torch.float32:
+        kind = str(scale.dtype).removeprefix("torch.")
+        raise UnsupportedGraphError(f"a scale of type {kind} is not supported; only float32 is")
 
 
 def along(parameter: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
