@@ -148,7 +148,7 @@ class Checker:
         # Alone, float kernels were found to compute what they compute in the whole graph; measured on x86.
         known = not mirror.unordered and (not mirror.delegated or (own and str(family) in _X86))
         self.float_operators = len(mirror.delegated) or self.float_operators
-        quantized = bool(mirror.quantized)
+        quantized = bool(self._reading.tensors)
         # Codes of 16 bits have no kernel family: their integer result is the same everywhere.
         followed = family is not None and arithmetic == "integer" and self.eight_bit
         result = CheckResult(

@@ -18,6 +18,7 @@ from qcam.runtime.grouping import find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded.writing_back import LoadedGraph, write_back
 from qcam.runtime.session_config import S8_AS_IT_IS
+from qcam.runtime.tables import COMPUTE_OPERATORS
 
 #: Families whose processors are no x86.
 _NOT_X86 = frozenset({"arm64"})
@@ -50,14 +51,16 @@ def as_loaded(
 def followed(
     model: onnx.ModelProto, settings: Mapping[str, str] | None = None, family: KernelFamily = KERNELS["vnni"]
 ) -> LoadedGraph:
-    """Return the graph that integer arithmetic follows: as loaded, or the file's own where all of its operands have 16 bits.
+    """Return the graph that integer arithmetic follows: as loaded, or the file's own where it multiplies 16 by 16 bits.
 
     ONNX Runtime has no integer kernels of 16 bits on the CPU; what an integer accelerator would compute follows from the file.
-    Arguments and errors as in `as_loaded`.
+    Where activations of 16 bits meet weights of 8, it computes in float, and that is followed. Arguments and errors as in
+    `as_loaded`.
     """
     graph = Graph(model)
     wide = find_groups(graph, bits=16)
-    return LoadedGraph(model, wide, wide=True) if wide and not find_groups(graph) else as_loaded(model, settings, family)
+    products = any(group.node.op_type in COMPUTE_OPERATORS for group in wide)
+    return LoadedGraph(model, wide, wide=True) if products and not find_groups(graph) else as_loaded(model, settings, family)
 
 
 def settings_of(settings: Mapping[str, str] | None, family: KernelFamily) -> dict[str, str]:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
-from qcam.common.errors import QcamError, UnsupportedGraphError
+from qcam.common.errors import BundleError, QcamError, UnsupportedGraphError
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.codes import quantized_tensors
-from qcam.runtime.graph import Graph
+from qcam.runtime.graph import Graph, GraphTail
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded import LoadedGraph, followed
@@ -84,8 +84,8 @@ class Mirror:
     ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
 
-        `integer` follows the graph that ONNX Runtime itself makes of the file when it loads it. Graphs of 16-bit operands
-        alone, of which it has no integer kernels, are computed as an integer accelerator would, from the file.
+        `integer` follows the graph that ONNX Runtime itself makes of the file when it loads it. Products of 16 by 16 bits, of
+        which it has no integer kernels, are computed as an integer accelerator would, from the file.
 
         Args:
             model: The ONNX file of the precision.
@@ -112,8 +112,7 @@ class Mirror:
         self.device = torch.device(device)
         self.arithmetic = arithmetic
         self.family = family
-        given, file = model, normalised(model)
-        model = file
+        given, model = model, normalised(model)
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         self._settings = dict(entry.session if settings is None else settings)
         self.groups: tuple[KernelGroup, ...] = ()
@@ -132,7 +131,12 @@ class Mirror:
         self.delegated: tuple[str, ...] = ()
         self.unordered: tuple[str, ...] = ()
         taps = [entry.tap.output, *(skip.output for skip in entry.skips)]
-        tail = graph.tail(entry.tap.output, entry.logits)
+        self._instead: Mirror | None = None
+        tail = self._tail_of(graph, entry, followed=loaded is not None)
+        if tail is None:
+            # ONNX Runtime has moved what the tail reads: the file's own tail has the gradient.
+            self._instead = Mirror(given, entry, device, tail_only=True, preprocessing=preprocessing)
+            tail = GraphTail((), {})
         self._skip_reads = tail.skips
         # The tail starts behind the tap's DequantizeLinear: the gradient is taken at the activation, not at its codes.
         self._entries = [entry.tap.output]
@@ -165,14 +169,21 @@ class Mirror:
             self._observed = frozenset(self.quantized)
         steps = self._steps(behind, straight_through=True)
         self._tail = Tail(steps, self._entries, entry.logits, constants, whole=arithmetic == "integer")
-        self._instead: Mirror | None = None
-        if set(tail.skips.values()) - {skip.output for skip in entry.skips}:
-            if loaded is None:
-                raise UnsupportedGraphError(
-                    f"the tail from {entry.tap.output} to the logits reads more than the bundle describes"
-                )
-            # ONNX Runtime has moved what the tail reads: the file's own tail has the gradient.
-            self._instead = Mirror(file, entry, device, tail_only=True, preprocessing=preprocessing)
+
+    @staticmethod
+    def _tail_of(graph: Graph, entry: PrecisionEntry, *, followed: bool) -> GraphTail | None:
+        """Cut the graph at the tap; None if a graph as loaded has no such tail from there on as the bundle describes."""
+        try:
+            tail = graph.tail(entry.tap.output, entry.logits)
+        except BundleError:
+            if followed:
+                return None
+            raise
+        if set(tail.skips.values()) <= {skip.output for skip in entry.skips}:
+            return tail
+        if followed:
+            return None
+        raise UnsupportedGraphError(f"the tail from {entry.tap.output} to the logits reads more than the bundle describes")
 
     def forward(self, images: torch.Tensor | NDArray[np.float32], observe: Observer | None = None) -> MirrorOutputs:
         """Run the whole graph, without gradients.

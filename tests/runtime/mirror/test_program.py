@@ -378,8 +378,8 @@ def test_weights_quantized_in_blocks_are_refused_while_the_graph_is_built():
 def test_codes_that_something_else_reads_are_refused():
     make = Nodes()
     make.quantized(make.add("Relu", "t", "x"))
-    make.add("DequantizeLinear", "flat", make.add("Flatten", "flat_q", "t_q"), "t_scale", "t_zero")
-    make.add("Add", "logits", make.add("Flatten", "direct", "t_d"), "flat")
+    make.add("Cast", "numbers", "t_q", to=onnx.TensorProto.FLOAT)
+    make.add("Flatten", "logits", make.add("Add", "sum", "t_d", "numbers"))
     with pytest.raises(QcamError, match="the codes of t are read by something else than DequantizeLinear"):
         Mirror(make.model(["logits", "t_q"]), entry_of("logits", tap("t", np.uint8)))
 
