@@ -337,8 +337,9 @@ def refused_by_session(model: ModelProto) -> None:
 def test_a_file_that_onnx_runtime_itself_does_not_run_is_refused_with_its_words(tmp_path: Path) -> None:
     model = quantized("QDQ", "QInt8", opset=21)
     refused_by_session(model)
-    with pytest.raises(ProviderError, match=r"ONNX Runtime does not run vendor.onnx on the CPU: .*the file has to run"):
+    with pytest.raises(ProviderError, match=r"ONNX Runtime does not run vendor.onnx on the CPU: .*the file has to run") as told:
         import_model(model, tmp_path, **OUTSIDE)
+    assert ".part" not in str(told.value), "the folder in which the bundle was made"
     assert not (tmp_path / "bundles").exists()
 
 
