@@ -139,8 +139,9 @@ def _outputs(
             parts.append(session.run(wanted, {entry.input.name: entry.input.filled(fed[part])}))
         return {name: np.concatenate(values)[:count] for name, *values in zip(wanted, *parts, strict=True)}
     except Exception as error:  # ONNX Runtime's exceptions share no base class
+        said = first_line(error).replace(str(path), called)
         raise ProviderError(
-            f"ONNX Runtime does not run {called} on the CPU: {first_line(error)}; the file has to run before it can be judged"
+            f"ONNX Runtime does not run {called} on the CPU: {said}; the file has to run before it can be judged"
         ) from error
 
 

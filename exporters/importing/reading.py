@@ -10,6 +10,7 @@ from onnx import ModelProto
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.exporters.importing.inputs import fixed_size
 from qcam.exporters.importing.refusals import LARGEST_FILE, refuse_codes, refuse_dropping, refuse_large, refuse_unsupported
+from qcam.exporters.importing.wellformed import refuse_malformed, refuse_no_text
 from qcam.runtime.agreement import refuse_duplicates
 from qcam.runtime.external import external_files, load_external
 from qcam.runtime.graph import Graph
@@ -57,7 +58,9 @@ def read_foreign(path: Path) -> ForeignFile:
         raise UnsupportedGraphError(f"cannot read {where} as an ONNX file: {first_line(error)}") from error
     if not model.graph.node:
         raise UnsupportedGraphError(f"cannot read {where} as an ONNX file: it has no nodes")
+    refuse_no_text(model, where)
     refuse_unsupported(model, where)
+    refuse_malformed(model, where)
     refuse_duplicates(model, where)
     beside = external_files(model, path.parent, where)
     total = len(data) + sum(file.stat().st_size for file in beside.values())
@@ -80,6 +83,7 @@ def _without_functions(model: ModelProto, where: str) -> ModelProto:
         raise UnsupportedGraphError(f"{where}: its local functions cannot be inlined: {first_line(error)}") from error
     del model.functions[:]
     refuse_unsupported(model, where)
+    refuse_malformed(model, where)  # calls may leave operands out
     return model
 
 

@@ -134,10 +134,9 @@ def _refuse_operator(node: NodeProto, where: str) -> None:
         raise UnsupportedGraphError(f"{where}: {_label(node)} is not supported (a scale for each block); {_NEXT}")
     if node.op_type == "BatchNormalization" and attribute(node, "training_mode", 0):
         raise UnsupportedGraphError(f"{where}: {_label(node)} is in training mode; save the network in evaluation mode")
-    for name in ("to", "dtype", "output_dtype"):
-        kind = attribute(node, name, 0)
-        if isinstance(kind, int):
-            _refuse_type(kind, f"{_label(node)} makes", where)
+    for found in node.attribute:
+        if found.name in ("to", "dtype", "output_dtype") and found.HasField("i"):
+            _refuse_type(found.i, f"{_label(node)} makes", where)
 
 
 def _refuse_type(kind: int, what: str, where: str) -> None:
@@ -168,7 +167,7 @@ def _refuse_types(model: ModelProto, nodes: list[NodeProto], where: str) -> None
 
 
 def refuse_codes(graph: Graph, where: str) -> None:
-    """Refuse quantizers whose codes are neither of 8 nor of 16 bits.
+    """Refuse quantizers whose codes are neither of 8 nor of 16 bits, or whose scales lie along an axis that there is not.
 
     Args:
         graph: The normalised graph, in which zero points are said.
@@ -178,7 +177,14 @@ def refuse_codes(graph: Graph, where: str) -> None:
         UnsupportedGraphError: If there is one.
     """
     for node in graph.model.graph.node:
-        if node.op_type != "QuantizeLinear" or len(node.input) < 3:
+        if node.op_type not in QUANTIZERS or len(node.input) < 3:
+            continue
+        scale, axis = graph.constant(node.input[1]), attribute(node, "axis", 1)
+        held = graph.initializers.get(node.input[0])
+        rank = len(graph.shapes.get(node.input[0], ()) if held is None else held.dims)
+        if scale is not None and scale.size > 1 and rank and not (isinstance(axis, int) and -rank <= axis < rank):
+            raise UnsupportedGraphError(f"{where}: {_label(node)} has scales along axis {axis} of {rank}; {_NEXT}")
+        if node.op_type == "DequantizeLinear":
             continue
         zero_point = graph.constant(node.input[2])
         if zero_point is not None and str(zero_point.dtype) not in CODE_BITS:

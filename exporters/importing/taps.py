@@ -42,16 +42,8 @@ def find_taps(
         tensor, because = _last_map(graph, needed, where), "the last map before pooling"
     else:
         tensor, because = _asked(graph, needed, asked, where), "{cam_layer}"
-    quantizer = graph.quantize_of(tensor)
-    output = tensor
-    if quantizer is not None and quantizer.output[0] in needed and quantizer.output[0] in there:
-        scale, zero_point = (graph.constant(name) for name in quantizer.input[1:3])
-        if scale is not None and zero_point is not None and scale.size == 1 and str(zero_point.dtype) in CODE_BITS:
-            output = str(quantizer.output[0])
-        else:
-            because += "; float, for its quantizer has no single scale"
-    elif any(node.op_type in QUANTIZERS for node in graph.model.graph.node):
-        because += "; float, for nothing quantizes it"
+    output, why = _handed_out(graph, tensor, needed, there)
+    because += why
     if output not in there:
         raise QcamError(f"{where}: the map {tensor} is no tensor of the file itself; name another with {{cam_layer}}")
     tail = graph.tail(output, logits)
@@ -67,6 +59,22 @@ def find_taps(
     what = tap.tensor if tap.dtype == "float32" else f"{tap.tensor}, {tap.dtype} codes {tap.output}"
     noted.note("CAM layer", f"{what}, {channels} × {height} × {width}", because)
     return tap, skips
+
+
+def _handed_out(graph: Graph, tensor: str, needed: set[str], there: set[str]) -> tuple[str, str]:
+    """Return the codes of a map where they are all that is read of it, else the map itself, and why."""
+    readers = [node for node in graph.consumers.get(tensor, []) if needed.intersection(node.output)]
+    quantizers = [node for node in readers if node.op_type == "QuantizeLinear" and node.input[0] == tensor]
+    if not quantizers:
+        quantized = any(node.op_type in QUANTIZERS for node in graph.model.graph.node)
+        return tensor, "; float, for nothing quantizes it" if quantized else ""
+    if len(readers) > 1:  # the gradient would miss what the others read
+        return tensor, f"; float, for {len(readers)} operators read it"
+    scale, zero_point = (graph.constant(name) for name in quantizers[0].input[1:3])
+    if scale is None or zero_point is None or scale.size != 1 or str(zero_point.dtype) not in CODE_BITS:
+        return tensor, "; float, for its quantizer has no single scale"
+    codes = str(quantizers[0].output[0])
+    return (codes, "") if codes in there else (tensor, "; float, for its codes are no tensor of the file itself")
 
 
 def map_size(graph: Graph, tap: Tap) -> tuple[int | None, ...]:

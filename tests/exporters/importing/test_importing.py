@@ -168,6 +168,15 @@ def test_a_softmax_is_left_behind_the_logits(tmp_path: Path) -> None:
     assert np.allclose(shares / shares.sum(axis=1, keepdims=True), theirs, atol=1e-6)
 
 
+def test_a_copy_can_be_imported_again(tmp_path: Path) -> None:
+    first = import_model(returning_codes(quantized()), tmp_path, **OUTSIDE)
+    again = onnx.load(first.path("int8"))
+    second = import_model(again, tmp_path, logits="scores_codes", name="again", **OUTSIDE)
+    assert second.precision("int8").logits == "qcam/scores/2"
+    ours, theirs = held_against_the_file(second, "scores_codes")
+    assert np.array_equal(ours, (theirs.astype(np.float32) - 120) / 8)
+
+
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
 def test_a_softmax_that_is_quantized_is_left_behind_scores_that_are_dequantized(form: str, tmp_path: Path) -> None:
     bundle = import_model(quantized(form, softmax=True), tmp_path, **OUTSIDE)
@@ -337,8 +346,9 @@ def refused_by_session(model: ModelProto) -> None:
 def test_a_file_that_onnx_runtime_itself_does_not_run_is_refused_with_its_words(tmp_path: Path) -> None:
     model = quantized("QDQ", "QInt8", opset=21)
     refused_by_session(model)
-    with pytest.raises(ProviderError, match=r"ONNX Runtime does not run vendor.onnx on the CPU: .*the file has to run"):
+    with pytest.raises(ProviderError, match=r"ONNX Runtime does not run vendor.onnx on the CPU: .*the file has to run") as told:
         import_model(model, tmp_path, **OUTSIDE)
+    assert ".part" not in str(told.value), "the folder in which the bundle was made"
     assert not (tmp_path / "bundles").exists()
 
 

@@ -172,6 +172,24 @@ def test_a_map_of_several_scales_is_taken_as_float_and_told() -> None:
     assert noted.made[0].because.endswith("float, for its quantizer has no single scale")
 
 
+def test_a_map_that_others_read_besides_its_quantizer_is_taken_as_float_so_that_no_gradient_is_missed() -> None:
+    model = quantized()
+    pooled = next(node for node in model.graph.node if node.op_type == "GlobalAveragePool")
+    quantizer = Graph(model).quantize_of("last")
+    assert quantizer is not None
+    again = helper.make_node("QuantizeLinear", list(quantizer.input), ["again_codes"], name="again")
+    model.graph.node.extend([again, operator("DequantizeLinear", ["again_codes", *quantizer.input[1:]], "again_float")])
+    model.graph.node.extend([operator("GlobalAveragePool", ["again_float"], "again_pooled")])
+    reader = next(node for node in model.graph.node if pooled.output[0] in node.input)
+    both = operator("Add", [pooled.output[0], "again_pooled"], "both")
+    model.graph.node.append(both)
+    reader.input[0] = "both"
+    noted = Decisions()
+    tap, skips = find_taps(Graph(normalised(model)), tensors_of(model), None, "scores", "x.onnx", noted)
+    assert (tap, skips) == (Tap("last", "last", "float32"), ())
+    assert noted.made[0].because.endswith("; float, for 2 operators read it")
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

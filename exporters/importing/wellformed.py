@@ -1,0 +1,156 @@
+"""Whether an ONNX file says what it has to: refused here, so that everything behind it may rely on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import prod
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from qcam.common.errors import UnsupportedGraphError, first_line
+from qcam.runtime.external import every_tensor
+
+#: Types of two numbers a value.
+_PAIRS = frozenset({"COMPLEX64", "COMPLEX128"})
+#: Types of less than a byte, and their bits.
+_PACKED = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
+#: Fewest operands of operators that are ONNX Runtime's own; ONNX's are held against ONNX's own definitions.
+_OPERANDS = {
+    "QuantizeLinear": 2, "DequantizeLinear": 2, "QLinearAdd": 7, "QLinearMul": 7, "QLinearSigmoid": 4, "QLinearLeakyRelu": 4,
+    "QLinearSoftmax": 5, "QLinearAveragePool": 4, "QLinearGlobalAveragePool": 5, "QLinearReduceMean": 4, "QLinearConcat": 5,
+    "QLinearWhere": 8, "QGemm": 6,
+}  # fmt: skip
+_NEXT = "save the file anew with the tool that made it"
+
+
+def refuse_no_text(model: ModelProto, where: str) -> None:
+    """Refuse names that are no text: of one that is none, some versions of protobuf give bytes, others an error of their own.
+
+    Args:
+        model: The model.
+        where: What messages call the file.
+
+    Raises:
+        UnsupportedGraphError: If there is one.
+    """
+    try:
+        text = all(isinstance(name, str) for name in _names(model))
+    except UnicodeDecodeError:
+        text = False
+    if not text:
+        raise UnsupportedGraphError(f"cannot read {where} as an ONNX file: a name in it is no text")
+
+
+def _names(model: ModelProto) -> Iterator[object]:
+    yield from (model.producer_name, model.producer_version, model.domain, model.doc_string)
+    yield from (entry.domain for entry in model.opset_import)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+        yield from _names_of(function.node)
+    yield from _names_of_graph(model.graph)
+
+
+def _names_of_graph(graph: GraphProto) -> Iterator[object]:
+    yield from (graph.name, graph.doc_string)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (size.dim_param for size in value.type.tensor_type.shape.dim)
+    yield from _names_of(graph.node)
+
+
+def _names_of(nodes: Iterable[NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
+        for found in node.attribute:
+            yield from (found.name, found.ref_attr_name)
+            for inner in (*([found.g] if found.HasField("g") else []), *found.graphs):
+                yield from _names_of_graph(inner)
+
+
+def refuse_malformed(model: ModelProto, where: str) -> None:
+    """Refuse nodes with other operands than their operators have, tensors that nothing makes, and constants cut short.
+
+    Args:
+        model: The model; what it keeps in other files is not looked at.
+        where: What messages call the file.
+
+    Raises:
+        UnsupportedGraphError: Names what is wrong.
+    """
+    opsets = {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in model.opset_import}
+    called = {(function.domain, function.name) for function in model.functions}
+    for node in model.graph.node:
+        _refuse_node(node, model.ir_version, opsets, called, where)
+    for function in model.functions:
+        own = opsets | {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in function.opset_import}
+        for node in function.node:
+            _refuse_node(node, model.ir_version, own, called, where)
+    _refuse_unmade(model, where)
+    for label, tensor in every_tensor(model):
+        _refuse_cut(label, tensor, where)
+
+
+def _refuse_node(node: NodeProto, version: int, opsets: dict[str, int], called: set[tuple[str, str]], where: str) -> None:
+    label = f"{node.op_type} node {node.name or ', '.join(map(str, node.output))}"
+    if not any(node.output):
+        raise UnsupportedGraphError(f"{where}: {label} makes nothing; {_NEXT}")
+    if (node.domain, node.op_type) in called:
+        return
+    if node.domain not in ("", "ai.onnx"):
+        least = _OPERANDS.get(node.op_type, 0)
+        if len(node.input) < least or not all(node.input[: min(least, 2)]):
+            raise UnsupportedGraphError(f"{where}: {label} has {len(node.input)} operands, fewer than {least}; {_NEXT}")
+        return
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = max(version, 3)
+    context.opset_imports = opsets
+    try:
+        onnx.checker.check_node(node, context)
+    except Exception as error:  # onnx raises several kinds
+        raise UnsupportedGraphError(f"{where}: {label} is not as ONNX defines it: {first_line(error)}; {_NEXT}") from error
+
+
+def _refuse_unmade(model: ModelProto, where: str) -> None:
+    """Refuse tensors that are read and that nothing makes."""
+    graph = model.graph
+    there = {"", *(tensor.name for tensor in graph.initializer), *(value.name for value in graph.input)}
+    there.update(sparse.values.name for sparse in graph.sparse_initializer)
+    there.update(name for node in graph.node for name in node.output)
+    for node in graph.node:
+        for name in node.input:
+            if name not in there:
+                label = f"{node.op_type} node {node.name or ', '.join(map(str, node.output))}"
+                raise UnsupportedGraphError(f"{where}: {label} reads {name}, which nothing makes; {_NEXT}")
+    for output in graph.output:
+        if output.name not in there:
+            raise UnsupportedGraphError(f"{where}: nothing makes output {output.name}; {_NEXT}")
+
+
+def _refuse_cut(label: str, tensor: TensorProto, where: str) -> None:
+    """Refuse a constant whose values are not as many as its shape and type take."""
+    try:
+        kind = TensorProto.DataType.Name(tensor.data_type)
+    except ValueError:
+        kind = f"type {tensor.data_type}"
+    if kind.startswith("type ") or kind == "UNDEFINED" or any(size < 0 for size in tensor.dims):
+        raise UnsupportedGraphError(
+            f"{where}: constant {label} of type {kind.lower()}, shape {list(tensor.dims)} cannot be; {_NEXT}"
+        )
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return
+    elements = prod(tensor.dims)
+    if tensor.HasField("raw_data"):
+        bits = _PACKED.get(kind) or onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
+        found, wanted = len(tensor.raw_data), (elements * bits + 7) // 8
+    else:
+        found = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
+        wanted = elements * (2 if kind in _PAIRS else 1)
+        if kind in _PACKED:  # several in a number
+            return
+    if found != wanted:
+        raise UnsupportedGraphError(
+            f"{where}: constant {label} of shape {list(tensor.dims)} has other values than its shape and type take; {_NEXT}"
+        )
