@@ -179,11 +179,8 @@ class Mirror:
             if followed:
                 return None
             raise
-        if set(tail.skips.values()) <= {skip.output for skip in entry.skips}:
-            return tail
-        if followed:
-            return None
-        raise UnsupportedGraphError(f"the tail from {entry.tap.output} to the logits reads more than the bundle describes")
+        described = set(tail.skips.values()) <= {skip.output for skip in entry.skips}
+        return tail if described or not followed else None
 
     def forward(self, images: torch.Tensor | NDArray[np.float32], observe: Observer | None = None) -> MirrorOutputs:
         """Run the whole graph, without gradients.
@@ -251,6 +248,8 @@ class Mirror:
         values: dict[str, torch.Tensor] = {}
         by_source = {skip.output: value.detach() for skip, value in zip(self.entry.skips, skips, strict=True)}
         for read, source in self._skip_reads.items():
+            if source not in by_source:
+                raise UnsupportedGraphError(f"the tail to {self.entry.logits} reads {source}, of which the bundle says nothing")
             values[read] = by_source[source].to(self.device)
         if self.arithmetic == "integer":  # kernels read codes
             for tap, value in ((self.entry.tap, given), *((skip, by_source[skip.output]) for skip in self.entry.skips)):

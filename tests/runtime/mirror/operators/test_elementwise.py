@@ -32,6 +32,10 @@ CASES = [
     *(case(operator, "positive", abs(A)) for operator in ("Sqrt", "Log")),
     *(case(operator, "outside", NAN_OR_INF) for operator in ("Sqrt", "Log", "Reciprocal")),
     *(case(operator, "whole numbers", WHOLE, tolerance=0) for operator in ("Neg", "Abs")),
+    *(
+        case(operator, "halves", np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.49, 7], np.float32), tolerance=0)
+        for operator in ("Round", "Floor", "Ceil")
+    ),
     case("Where", "same shape", A > 0, A, B, tolerance=0),
     case("Where", "broadcast", np.array([[True], [False], [True]]), floats(4), floats(2, 1, 1, seed=1), tolerance=0),
     case("Where", "whole numbers", WHOLE > 0, WHOLE, ints(5), tolerance=0),
