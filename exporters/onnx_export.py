@@ -8,6 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import torch
@@ -43,17 +44,45 @@ def export_float(
         raise QcamError(f"opset {opset} is not supported; choose {OPSETS.start} to {OPSETS.stop - 1}")
     # Contiguous on purpose: a channels-last view makes the exporter emit as_strided clutter.
     example = torch.zeros(2, channels, *size).contiguous()
+    return _exported(module, example, opset, {"dynamic_shapes": ({0: torch.export.Dim("batch")},)})
+
+
+def export_program(program: torch.export.ExportedProgram, opset: int) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Export a program of `torch.export` to ONNX, its sizes as they are in it.
+
+    Args:
+        program: The program; it takes one tensor.
+        opset: ONNX operator set version.
+
+    Returns:
+        As `export_float`.
+
+    Raises:
+        QcamError: If it takes or returns other than one tensor, or the exporter cannot export it.
+    """
+    if opset not in OPSETS:
+        raise QcamError(f"opset {opset} is not supported; choose {OPSETS.start} to {OPSETS.stop - 1}")
+    signature = program.graph_signature
+    for what, names in (("takes", signature.user_inputs), ("returns", signature.user_outputs)):
+        if len(names) != 1:
+            raise QcamError(f"the program {what} {len(names)} values; a classifier takes one picture batch and returns class scores")
+    return _exported(program, None, opset, {})
+
+
+def _exported(
+    module: torch.nn.Module | torch.export.ExportedProgram, example: torch.Tensor | None, opset: int, shapes: dict[str, Any]
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     try:
         with _quiet("torch.onnx", "onnxscript"):
             program = torch.onnx.export(
                 module,
-                (example,),
+                () if example is None else (example,),
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=[LOGITS],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
+                **shapes,
             )
     except Exception as error:  # the exporter wraps whatever went wrong in the model
         raise QcamError(f"the ONNX exporter cannot export this model: {first_line(error)}") from error
@@ -65,7 +94,7 @@ def export_float(
         got = imported.get("")
         raise QcamError(f"the exporter gave opset {got} where {opset} was asked for; try {{opset}} {DEFAULT_OPSET}")
     modules = _module_outputs(model)
-    _strip_metadata(model)
+    strip_metadata(model)
     return model, modules
 
 
@@ -81,7 +110,7 @@ def _module_outputs(model: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def _strip_metadata(model: onnx.ModelProto) -> None:
+def strip_metadata(model: onnx.ModelProto) -> None:
     """Drop stack traces and other notes of the exporter: they carry paths of this machine."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
