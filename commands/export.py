@@ -323,7 +323,8 @@ def show_decisions(entry: PrecisionEntry) -> None:
     from qcam.exporters.importing.decisions import decisions_of
 
     decisions = decisions_of(entry.quantization.further.get("imported"))
-    widths = [max((len(text) for text in column), default=0) for column in zip(*((d.what, d.value) for d in decisions), strict=True)]
+    columns = zip(*((decision.what, decision.value) for decision in decisions), strict=True)
+    widths = [max((len(text) for text in column), default=0) for column in columns]
     for decision in decisions:
         left, middle = decision.what.ljust(widths[0]), decision.value.ljust(min(widths[1], _WIDEST))
         console.out.print(f"  {left}  {middle}  ({in_options(decision.because)})", markup=False)

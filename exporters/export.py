@@ -263,7 +263,7 @@ class _Fed(CalibrationSet):
         if taken.batch is not None and method != "minmax" and len(read.crops) % taken.batch:
             raise QcamError(
                 f"the network takes {taken.batch} pictures at a time, and {len(read.crops)} photographs cannot be shown so but "
-                f"with copies, which {{method}} {method} would count; give {{calibration_limit}} a multiple, or {{method}} minmax"
+                f"with copies, which {{method}} {method} would count; take a multiple with {{calibration_limit}}, or minmax"
             )
         return cls(read.crops, read.names, read.sha256, read.refused, taken)
 

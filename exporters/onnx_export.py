@@ -65,7 +65,7 @@ def export_program(program: torch.export.ExportedProgram, opset: int) -> tuple[o
     signature = program.graph_signature
     for what, names in (("takes", signature.user_inputs), ("returns", signature.user_outputs)):
         if len(names) != 1:
-            raise QcamError(f"the program {what} {len(names)} values; a classifier takes one picture batch and returns class scores")
+            raise QcamError(f"the program {what} {len(names)} values; a classifier takes pictures and returns scores alone")
     return _exported(program, None, opset, {})
 
 

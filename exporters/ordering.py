@@ -150,14 +150,15 @@ class ExportOrder:
         """
         places = {name: self.output / bundle_folder_name(own.called(name, self.told.name)) for name in dict.fromkeys(names)}
         if self.told.name is not None and len(places) > 1:
-            raise QcamError(f"{{name}} {self.told.name} is the name of one bundle, and {len(places)} would be made; leave it out")
+            raise QcamError(f"{{name}} {self.told.name}: {len(places)} bundles would be made, one can have it; leave it out")
         for name, place in places.items():
             same = [other for other, where in places.items() if where == place and other is not name]
             if same:
                 one, other = (own.called(each, None) for each in (name, same[0]))
                 raise BundleError(f"{one} and {other} would both become {place}; export them apart, into other folders")
             if self.calibration is not None:
-                refuse_overlap(place, [("the calibration folder", self.calibration)], f"the bundle of {own.called(name, None)},")
+                whose = f"the bundle of {own.called(name, None)},"
+                refuse_overlap(place, [("the calibration folder", self.calibration)], whose)
         return places
 
 

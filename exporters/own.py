@@ -1,4 +1,4 @@
-"""What people bring to an export that has no name: an ONNX file, a program of `torch.export`, a module, or code that builds one.
+"""What people bring to an export that has no name: an ONNX file, a program of `torch.export`, a module, code that builds one.
 
 Nothing of it tells how photographs become its input, so that is asked for by name where the graph does not say it; nothing is
 guessed, and what is assumed is told.
@@ -87,8 +87,8 @@ def refuse_unfit(name: str | torch.nn.Module, order: ExportOrder) -> None:
         return
     changes = order.changes
     changed = {
-        "{mean}": changes.mean, "{std}": changes.std, "{crop}": changes.crop, "{resize}": changes.resize or changes.squash or None,
-        "{interpolation}": changes.interpolation,
+        "{mean}": changes.mean, "{std}": changes.std, "{crop}": changes.crop,
+        "{resize}": changes.resize or changes.squash or None, "{interpolation}": changes.interpolation,
     }  # fmt: skip
     also = [option for option, value in changed.items() if value is not None]
     for whole in ("preprocessing", "like"):
@@ -209,7 +209,7 @@ def module_of(name: str | torch.nn.Module, order: ExportOrder) -> LoadedModel:
         path, function = code.parted(name)
         source, own_weights = f"{function}() of {path.name}", f"as {function}() returns them"
     elif seed is not None:
-        raise WeightsError(f"weights {order.weights!r}: a module has its weights already; leave {{weights}} out, or give a file")
+        raise WeightsError(f"weights {order.weights!r}: a module has weights already; leave {{weights}} out, or give a file")
     else:
         module = name
         source, own_weights = f"a module of class {type(name).__name__}", "the module's own"
@@ -227,13 +227,12 @@ def _preprocessing(shown: str, order: ExportOrder) -> tuple[Preprocessing, int |
     """Return how photographs become a module's input, and its classes; what is assumed is told, mean and std never are."""
     told, changes = order.told, order.changes
     channels = order.wishes.channels
-    if told.preprocessing is not None or told.like is not None:
-        like = None if told.like is None else load_bundle(told.like)
-        found = like.preprocessing if like is not None else told.preprocessing
-        assert found is not None  # one of the two is there
-        if channels is not None and channels != found.channels:
-            raise QcamError(f"{{channels}} {channels}: the preprocessing of {shown} has {found.channels}; leave it out")
-        return found, order.wishes.classes if like is None else like.classes
+    like = None if told.like is None else load_bundle(told.like)
+    taken = told.preprocessing if like is None else like.preprocessing
+    if taken is not None:
+        if channels not in (None, taken.channels):
+            raise QcamError(f"{{channels}} {channels}: the preprocessing of {shown} has {taken.channels}; leave it out")
+        return taken, order.wishes.classes if like is None else like.classes
     wanted = {"{mean}": changes.mean, "{std}": changes.std, "{crop}": changes.crop}
     missing = [option for option, value in wanted.items() if value is None]
     if missing or changes.crop is None:
@@ -246,8 +245,9 @@ def _preprocessing(shown: str, order: ExportOrder) -> tuple[Preprocessing, int |
     assumed = [option for option, value in told_too.items() if not value]
     base = Preprocessing(max(crop), crop, (0.0,) * (channels or 3), (1.0,) * (channels or 3))
     found = override_preprocessing(
-        base, resize=changes.resize, squash=changes.squash, mean=changes.mean, std=changes.std, interpolation=changes.interpolation
-    )
+        base, resize=changes.resize, squash=changes.squash, mean=changes.mean, std=changes.std,
+        interpolation=changes.interpolation,
+    )  # fmt: skip
     if assumed:
         what = {"{resize}": f"shorter side {max(crop)}", "{interpolation}": found.interpolation}
         said = ", ".join(what[option] for option in assumed)

@@ -191,8 +191,8 @@ def preprocessing_from(told: Mapping[str, Any], channels: int = 3) -> Preprocess
     """Return a preprocessing from what a program says of it.
 
     Args:
-        told: The fields of `Preprocessing` by name. One number stands for both sides of a crop. `resize` has to be said: a number,
-            two, or None to squash. One number is the mean, or the deviation, of all channels.
+        told: The fields of `Preprocessing` by name. One number stands for both sides of a crop, and for all channels of a mean
+            or a deviation. `resize` has to be said: a number, two, or None to squash.
         channels: How many there are, where one number stands for all.
 
     Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from qcam.common import telling
 from qcam.common.errors import QcamError, WeightsError, first_line
@@ -59,8 +60,8 @@ def own_model(module: torch.nn.Module, own: Own) -> LoadedModel:
         A copy in evaluation mode on the CPU, with its weights.
 
     Raises:
-        QcamError: If it is no network whose export would be the same network: hooks, types other than float32, TorchScript; if it
-            does not run; if what it returns are no class scores, are by chance, or depend on the other pictures of a batch.
+        QcamError: If its export would be another network: hooks, types other than float32, TorchScript; if it does not run; if
+            what it returns are no class scores, are by chance, or depend on the other pictures of a batch.
         WeightsError: If weights do not fit, or its scores are not finite.
     """
     module = _unwrapped(module, own.name)
@@ -107,7 +108,7 @@ def _refuse_kinds(module: torch.nn.Module, name: str) -> None:
         if hooks:
             what = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
             raise QcamError(
-                f"{name}: {path or 'the network itself'} has a forward hook ({what}), which an ONNX file cannot have; remove it "
+                f"{name}: {path or 'the network itself'} has a forward hook ({what}), and an ONNX file has none; remove it "
                 "(for weight_norm and spectral_norm: torch.nn.utils.remove_weight_norm, remove_spectral_norm)"
             )
 
@@ -117,7 +118,7 @@ def _refuse_types(module: torch.nn.Module, name: str) -> None:
         if not isinstance(value, torch.Tensor):
             raise QcamError(f"{name}: its state dict holds {path}, of type {type(value).__name__}; keep tensors alone in it")
     for path, value in [*module.named_parameters(), *module.named_buffers()]:
-        if value.is_meta or isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+        if value.is_meta or is_lazy(value):
             raise QcamError(f"{name}: {path} has no values yet; give the network with its weights")
         if value.dtype != torch.float32 and (value.is_floating_point() or value.is_complex() or value.is_quantized):
             raise QcamError(

@@ -31,13 +31,11 @@ _TARGETS = re.compile(
     r"|torch\.sym_(int|float|max|min|not|ite)|math\.(trunc|ceil|floor)"
 )
 #: What the expressions of sizes are made of.
-_WORDS = frozenset(
-    {
-        "Symbol", "Integer", "True", "False", "integer", "positive", "nonnegative", "negative", "nonzero", "zero", "real", "Max",
-        "Min", "Mod", "Pow", "Add", "Mul", "FloorDiv", "ModularIndexing", "CleanDiv", "CeilDiv", "PythonMod", "CeilToInt",
-        "FloorToInt", "TruncToInt", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not",
-    }
-)  # fmt: skip
+_WORDS = re.compile(
+    r"Symbol|Integer|True|False|integer|positive|nonnegative|negative|nonzero|zero|real|Max|Min|Mod|Pow|Add|Mul|FloorDiv"
+    r"|ModularIndexing|CleanDiv|CeilDiv|PythonMod|CeilToInt|FloorToInt|TruncToInt|IntTrueDiv|FloatTrueDiv|ToFloat"
+    r"|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not"
+)
 _EXPRESSION = re.compile(r"[\w\s+\-*/(),<>=!&|~']*")
 _SYMBOL = re.compile(r"[a-z]{1,2}\d+")
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
@@ -65,7 +63,9 @@ def read_program(path: Path) -> torch.export.ExportedProgram:
             logging.getLogger("torch").setLevel(logging.ERROR)
             return torch.export.load(io.BytesIO(data))
     except Exception as error:  # torch raises many kinds
-        raise WeightsError(f"torch.export.load cannot read {path}: {first_line(error)}; save it again with this torch") from error
+        raise WeightsError(
+            f"torch.export.load cannot read {path}: {first_line(error)}; save it again with this version of torch"
+        ) from error
     finally:
         logging.getLogger("torch").setLevel(level)
 
@@ -152,8 +152,8 @@ def _refuse_pickles(told: Any, name: str, where: str) -> None:
     for held, payload in (told.get("config") or {}).items() if isinstance(told, dict) else ():
         if not isinstance(payload, dict) or payload.get("use_pickle") is not False:
             raise WeightsError(
-                f"{where}: {ascii(held)[:80]} in {name} is pickled (a tensor subclass or an object), and torch would unpickle it: "
-                f"code of the file could run; {_AGAIN}"
+                f"{where}: {ascii(held)[:80]} in {name} is pickled (a tensor subclass or an object), and torch would unpickle "
+                f"it: code of the file could run; {_AGAIN}"
             )
 
 
@@ -176,7 +176,7 @@ def _is_size(text: str) -> bool:
         return False
     quoted = re.findall(r"'([^']*)'", text)
     words = re.findall(r"[A-Za-z_]\w*", re.sub(r"'[^']*'", " ", text))
-    return all(map(_SYMBOL.fullmatch, quoted)) and all(word in _WORDS or _SYMBOL.fullmatch(word) for word in words)
+    return all(map(_SYMBOL.fullmatch, quoted)) and all(_WORDS.fullmatch(word) or _SYMBOL.fullmatch(word) for word in words)
 
 
 def _fields(told: Any) -> Iterator[tuple[str, str]]:

@@ -113,8 +113,6 @@ def _another_thing(name: str) -> str:
         which = f"{name} is a bundle" if inside == path else f"{name} is a file inside the bundle {inside}"
         return f"{which}, exported already; give the bundle's folder to {{qcam-eval}}, or a model's name here"
     ways = "a model's name (of torchvision, or timm:NAME)"
-    if path.suffix.lower() == ".onnx":
-        return f"{name} is an ONNX file, and an export starts from a network in PyTorch; give {ways}, with {{weights}} FILE"
     if path.suffix.lower() in (".pth", ".pt", ".bin", ".safetensors", ".ckpt"):
         return f"{name} is a weights file; give {ways}, and the file with {{weights}} {name}"
     if path.is_dir():

@@ -107,8 +107,8 @@ def export(
     Args:
         model: One model, or several in a list, all with the same options: `vgg16`, `resnet50` or another classifier of
             torchvision, `efficientnet_lite0`, `timm:NAME`, `timm:local-dir:FOLDER` or `timm:hf-hub:ORG/NAME`. Or a network of
-            your own: a `torch.nn.Module`, which is copied and left as it is; a float ONNX file; `net.py:build`, whose code runs;
-            a `.pt2` file that you trust.
+            your own: a `torch.nn.Module`, which is copied and left as it is; a float ONNX file; `net.py:build`, whose code is
+            run; a `.pt2` file that you trust.
         weights: A torchvision weights name, a timm tag, a state dict's file, or `random:SEED`; None for the model's default.
         weights_key: Which weights of a checkpoint, where it holds several sets: what stands in front of their names.
         classes: Number of classes or their names in order; None for as many as the weights' last layer has. One output is a
