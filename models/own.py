@@ -103,6 +103,9 @@ def _refuse_kinds(module: torch.nn.Module, name: str) -> None:
     """Refuse what cannot be exported as what it is."""
     if isinstance(module, torch.jit.ScriptModule):
         raise QcamError(f"{name} is a TorchScript module; give the torch.nn.Module that it was made of")
+    for path, value in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(value) or value.is_meta:
+            raise QcamError(f"{name}: {path} has no values yet; give the network with its weights")
     for path, part in module.named_modules():
         hooks = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
         if hooks:
@@ -118,8 +121,6 @@ def _refuse_types(module: torch.nn.Module, name: str) -> None:
         if not isinstance(value, torch.Tensor):
             raise QcamError(f"{name}: its state dict holds {path}, of type {type(value).__name__}; keep tensors alone in it")
     for path, value in [*module.named_parameters(), *module.named_buffers()]:
-        if value.is_meta or is_lazy(value):
-            raise QcamError(f"{name}: {path} has no values yet; give the network with its weights")
         if value.dtype != torch.float32 and (value.is_floating_point() or value.is_complex() or value.is_quantized):
             raise QcamError(
                 f"{name}: {path} is of {str(value.dtype).removeprefix('torch.')}, and float32 is exported; give module.float()"
@@ -130,9 +131,8 @@ def _tell_training(module: torch.nn.Module, name: str) -> None:
     training = [(path, type(part).__name__) for path, part in module.named_modules() if path and part.training]
     kinds = sorted({kind for _, kind in training if kind.startswith(("BatchNorm", "Dropout", "InstanceNorm", "SyncBatchNorm"))})
     if training:
-        telling.note(
-            f"{name}: was in training mode{f' ({chr(44).join(kinds)})' if kinds else ''}; a copy in evaluation mode is exported"
-        )
+        which = f" ({', '.join(kinds)})" if kinds else ""
+        telling.note(f"{name}: was in training mode{which}; a copy in evaluation mode is exported")
 
 
 def _outputs(module: torch.nn.Module, own: Own) -> int:
