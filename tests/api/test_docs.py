@@ -25,12 +25,12 @@ def test_every_snippet_runs(tiny_bundle, some_photographs, tmp_path, monkeypatch
 
     whole = qcam.export
 
-    def export(name: Any, **arguments: Any) -> qcam.Bundle:
+    def export(model: Any, /, **arguments: Any) -> qcam.Bundle:
         """Stand in for the one step that takes minutes; `tests/api/test_export.py` tests it."""
-        if not isinstance(name, str):
-            return whole(name, **arguments)
-        shutil.copytree(tiny_bundle.folder, Path(str(arguments["output"])) / name)
-        return qcam.load_bundle(Path(str(arguments["output"])) / name)
+        if not isinstance(model, str):
+            return whole(model, **arguments)
+        shutil.copytree(tiny_bundle.folder, Path(str(arguments["output"])) / model)
+        return qcam.load_bundle(Path(str(arguments["output"])) / model)
 
     monkeypatch.setattr(qcam, "export", export)
     names: dict[str, object] = {"__name__": "page"}
