@@ -18,7 +18,6 @@ from foreign_graphs import (
     constants_as_inputs,
     fixed_batch,
     float_graph,
-    in_functions,
     normalising,
     operator,
     pictures,
@@ -26,7 +25,7 @@ from foreign_graphs import (
     with_identities,
     with_softmax,
 )
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 from own_networks import GIVEN, as_program, own
 
 import qcam
@@ -76,9 +75,10 @@ def run_file(model: ModelProto, images: np.ndarray, output: str = "scores") -> n
 
 def checks(bundle: Bundle) -> None:
     """`qcam-check` finds that the bundle is computed as it is simulated."""
-    found = CliRunner().invoke(check_command, [str(bundle.folder), "--limit", "2", "--output", str(bundle.folder.parent / "check")])
+    place = bundle.folder.parent / "check"
+    found = CliRunner().invoke(check_command, [str(bundle.folder), "--limit", "2", "--output", str(place)])
     assert found.exit_code == 0, found.output
-    told = json.loads((bundle.folder.parent / "check" / "check.json").read_text())
+    told = json.loads((place / "check.json").read_text())
     assert told["verdict"] == "holds"
 
 
@@ -222,7 +222,8 @@ def test_a_batch_normalization_is_folded_and_an_old_operator_set_is_raised(tmp_p
     assert before.opset_import[0].version == 11
     found = export(path, tmp_path / "out", *GIVEN)
     assert found.exit_code == 0, found.output
-    assert "net.onnx: operator set 11 made 17 (onnx.version_converter), for quantizers need 13" in " ".join(found.output.split())
+    told = " ".join(found.output.split())
+    assert "net.onnx: operator set 11 made 17 (onnx.version_converter), for quantizers need 13" in told
     bundle = load_bundle(tmp_path / "out" / "net")
     graph = load_onnx(bundle, "f32").graph
     assert not any(node.op_type in ("BatchNormalization", "Constant", "Identity") for node in graph.node)

@@ -137,7 +137,7 @@ def test_what_would_be_another_network_is_refused_by_name(network, message: str,
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(qcam.QcamError, match=r"Own is a class; give a module of it: Own\(\)"):
         qcam.export(Own, output=tmp_path)  # type: ignore[call-overload]
-    with pytest.raises(qcam.QcamError, match="a model of type int: give a name, a file, or a torch.nn.Module"):
+    with pytest.raises(qcam.QcamError, match=r"a model of type int: give a name, a file, or a torch\.nn\.Module"):
         qcam.export(3, output=tmp_path)  # type: ignore[call-overload]
     refused(own(), "logits is told of files that hold a graph, and Own is a module", tmp_path, logits="x")
     refused(own(), "classes.*7", tmp_path, classes=7)

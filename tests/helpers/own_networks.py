@@ -17,8 +17,9 @@ class Own(nn.Module):
     def __init__(self, before: nn.Module | None = None, *, channels: int = 3) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()
-        )
+            nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
+        )  # fmt: skip
         self.before = before or nn.Dropout(0.5)
         self.head = nn.Linear(16, 4)
 
@@ -58,7 +59,7 @@ def as_code(folder: Path, more: str = "") -> Path:
         "from beside import CLASSES\n"
         "from torch import nn\n\n\n"
         "def build():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
-        "                         nn.Linear(8, CLASSES))\n" + more
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),\n"
+        "                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))\n" + more
     )
     return path

@@ -72,7 +72,7 @@ def test_example_inputs_that_would_be_unpickled_run_nothing(tmp_path: Path) -> N
         records["data/sample_inputs/model.pt"] = pickled_by_torch(_Runs(marker))
 
     path = rewritten(as_program(tmp_path), change)
-    with pytest.raises(QcamError, match="data/sample_inputs/model.pt holds more than tensors, which torch would unpickle"):
+    with pytest.raises(QcamError, match=r"data/sample_inputs/model\.pt holds more than tensors, which torch would unpickle"):
         read_program(path)
     assert not marker.exists()
 
@@ -96,7 +96,7 @@ def test_weights_and_constants_that_are_pickled_run_nothing(place: str, tmp_path
 
 @pytest.mark.parametrize(
     "expression",
-    ["__import__('os').getpid()", "exec(chr(49))", "Symbol('s0').func", "open('x')", "().__class__", "s0+eval('1')", "(" * 3000],
+    ["__import__('os').getpid()", "exec(chr(49))", "Symbol('s0').func", "open('x')", "().__class__", "(" * 3000],
 )
 def test_an_expression_that_is_no_size_is_never_evaluated(expression: str, tmp_path: Path) -> None:
     def change(records: Records) -> None:
@@ -110,7 +110,8 @@ def test_an_expression_that_is_no_size_is_never_evaluated(expression: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    "target", ["torch.os.system", "_operator.attrgetter", "torch.ops.mine.op.default", "#mine:x", "torch.ops.aten.relu.__class__.x"]
+    "target",
+    ["torch.os.system", "_operator.attrgetter", "torch.ops.mine.op.default", "#mine:x", "torch.ops.aten.relu.__call__"],
 )
 def test_an_operator_that_is_none_of_torch_s_is_never_called(target: str, tmp_path: Path) -> None:
     change = in_json("models/model.json", lambda told: told["graph_module"]["graph"]["nodes"][0].update(target=target))
@@ -157,5 +158,5 @@ def test_what_is_no_program_is_told_for_what_it_is(content: bytes, message: str,
     path.write_bytes(content)
     with pytest.raises(QcamError, match=message):
         read_program(path)
-    with pytest.raises(QcamError, match="is no file; give the file that torch.export.save wrote"):
+    with pytest.raises(QcamError, match=r"is no file; give the file that torch\.export\.save wrote"):
         read_program(tmp_path / "none.pt2")
