@@ -13,8 +13,9 @@ from typing import Any
 import onnx
 import torch
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import QcamError
 from qcam.common.vocabulary import DEFAULT_OPSET
+from qcam.models.code import where_it_failed
 
 #: Opsets that the exporter and ONNX Runtime's quantizer both handle; 21 is the first with 16-bit QuantizeLinear.
 OPSETS = range(18, 25)
@@ -73,7 +74,7 @@ def _exported(
     module: torch.nn.Module | torch.export.ExportedProgram, example: torch.Tensor | None, opset: int, shapes: dict[str, Any]
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     try:
-        with _quiet("torch.onnx", "onnxscript"):
+        with _quiet("torch", "torch.onnx", "onnxscript"):
             program = torch.onnx.export(
                 module,
                 () if example is None else (example,),
@@ -85,7 +86,7 @@ def _exported(
                 **shapes,
             )
     except Exception as error:  # the exporter wraps whatever went wrong in the model
-        raise QcamError(f"the ONNX exporter cannot export this model: {first_line(error)}") from error
+        raise QcamError(f"the ONNX exporter cannot export this model: {_root_of(error)}") from error
     if program is None:
         raise QcamError("the ONNX exporter returned nothing for this model")
     model = program.model_proto
@@ -96,6 +97,13 @@ def _exported(
     modules = _module_outputs(model)
     strip_metadata(model)
     return model, modules
+
+
+def _root_of(error: BaseException) -> str:
+    """Say in a line what made an export fail, and where in somebody's code; the exporter says around it at which step."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return where_it_failed(error)
 
 
 def _module_outputs(model: onnx.ModelProto) -> dict[str, str]:
@@ -130,7 +138,11 @@ def _quiet(*names: str) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),  # graphs, where a network cannot be traced
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

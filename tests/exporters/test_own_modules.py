@@ -106,6 +106,11 @@ class _Failing(nn.Module):
         raise ValueError("wrong\nin two lines")
 
 
+class _Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
 class _Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -122,6 +127,7 @@ class _Pair(nn.Module):
         (lambda: own(before=_OfBatch()), "answers a picture otherwise in a batch than alone"),
         (lambda: own(before=_Stubborn()), "before stays in training mode after eval"),
         (lambda: own(before=_Failing()), r"test_own_modules\.py, line \d+, in forward: ValueError: wrong$"),
+        (lambda: own(before=_Branching()), r"test_own_modules\.py, line \d+, in forward: .*data-dependent"),
         (lambda: own().half(), r"body\.0\.weight is of float16, and float32 is exported; give module\.float\(\)"),
         (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3))), "is a TorchScript module"),
         (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), r"0\.weight has no values yet"),
