@@ -10,16 +10,30 @@ import click
 import qcam
 from qcam.commands import console, options
 from qcam.commands.options import INPUT, OUTPUT, option
-from qcam.common.vocabulary import DEFAULT_OPSET, PRECISIONS, CalibrationMethod, Interpolation, Scheme, words
+from qcam.common.vocabulary import (
+    DEFAULT_OPSET,
+    PRECISIONS,
+    CalibrationMethod,
+    InputValues,
+    Interpolation,
+    Layout,
+    Scheme,
+    words,
+)
+from qcam.common.wording import in_options
 
 if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
+    from qcam.runtime.manifest import PrecisionEntry
 
 #: A side, height and width, or a word.
 Size = int | tuple[int, int] | str
 
 #: Groups of options that only this command has.
 QUANTIZATION, GRAPH, PREPROCESSING = "Quantization", "Graph", "Preprocessing, where it is not the model's own"
+OWN = "Of a network of your own"
+#: What --trained says.
+TRAINED = {"yes": True, "no": False, "unknown": None}
 #: What is exported without a name: its weights come with a package.
 DEFAULT_MODEL = "efficientnet_lite0"
 
@@ -31,6 +45,14 @@ Examples:
   qcam-export mobilenet_v2 --weights my.safetensors --mean 0.5 --std 0.5
   qcam-export timm:resnet26d --weights random:0 --precision f32,int8
   qcam-export mobilenet_v2 --cam-layer features.17
+  qcam-export net.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
+      --resize 256
+      a float ONNX file; what the file says is found and printed
+  qcam-export net.py:build --weights my.pth --trained yes --crop 224 \\
+      --mean 0.5 --std 0.5
+      runs net.py; build() returns the torch.nn.Module
+  qcam-export net.pt2 --like bundles/resnet50
+      by torch.export.load: only files that you trust
 Then: qcam-eval
 Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
 130 interrupted.
@@ -152,7 +174,7 @@ class _Size(click.ParamType["Size"]):
     help="Torch module path or ONNX tensor name; by default the last feature map after its activation.",
 )
 @option(
-    "--opset", group=GRAPH, advanced=True, type=int, default=DEFAULT_OPSET, show_default=True,
+    "--opset", group=GRAPH, advanced=True, type=int, show_default=f"{DEFAULT_OPSET}, of an ONNX file its own",
     help="ONNX operator set, 18 to 24.",
 )  # fmt: skip
 @option(
@@ -183,6 +205,23 @@ class _Size(click.ParamType["Size"]):
     help="Resampling filter.",
 )
 @option(
+    "--trained",
+    group=OWN,
+    type=click.Choice(list(TRAINED)),
+    help="Whether its weights are trained; every table says it, and by default that it is not known.",
+)
+@option("--like", group=OWN, metavar="BUNDLE", help="A bundle of the same network, whose preprocessing and classes are taken.")
+@option("--name", group=OWN, metavar="ID", help="What its bundle is called; by default as the file.")
+@option(
+    "--logits", group=OWN, advanced=True, metavar="TENSOR",
+    help="The class scores of an ONNX file; by default the one output of their shape.",
+)
+@option(
+    "--values", group=OWN, advanced=True, type=click.Choice(words(InputValues)),
+    help="What the input of an ONNX file holds: normalised values, or pixels on 0..1 (unit) or 0..255 that it normalises.",
+)
+@option("--layout", group=OWN, advanced=True, type=click.Choice(words(Layout)), help="Order of the axes of its input.")
+@option(
     "--output",
     group=OUTPUT,
     type=click.Path(path_type=Path, file_okay=False),
@@ -205,12 +244,18 @@ def main(
     cam_layer: str | None,
     scheme: str,
     reduce_range: bool,
-    opset: int,
+    opset: int | None,
     resize: Size | None,
     crop: int | tuple[int, int] | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     interpolation: str | None,
+    trained: str | None,
+    like: str | None,
+    name: str | None,
+    logits: str | None,
+    values: str | None,
+    layout: str | None,
     output: Path,
     force: bool,
     keep: bool,
@@ -218,7 +263,9 @@ def main(
     """Export each MODEL to a bundle: float and quantized ONNX files with the CAM layer as an extra output.
 
     MODEL is vgg16, resnet50, densenet121, mobilenet_v2, squeezenet1_0, squeezenet1_1, efficientnet_b0 or another classifier of
-    torchvision, efficientnet_lite0 (embedded, the default), timm:NAME, timm:local-dir:FOLDER or timm:hf-hub:ORG/NAME.
+    torchvision, efficientnet_lite0 (embedded, the default), timm:NAME, timm:local-dir:FOLDER or timm:hf-hub:ORG/NAME; or a
+    network of your own: net.onnx (float), net.py:build (runs that code), net.pt2 (by torch.export.load, of which torch says:
+    never load what you do not trust).
     """
     from qcam.models.wishes import read_classes
 
@@ -244,6 +291,12 @@ def main(
         mean=mean,
         std=std,
         interpolation=interpolation,
+        trained=None if trained is None else TRAINED[trained],
+        like=like,
+        name=name,
+        logits=logits,
+        values=values,
+        layout=layout,
         force=force,
         keep=keep,
         on_bundle=_show,
@@ -255,8 +308,26 @@ def _show(bundle: Bundle, kept: bool) -> None:
     if kept:
         console.out.print(f"{bundle.folder} exists; kept", markup=False)
         return
+    for entry in bundle.precisions:
+        show_decisions(entry)
     sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
     console.out.print(f"{bundle.folder}: {sizes}; CAM layer {bundle.cam_layer.tensor}", markup=False)
+
+
+#: Most letters that a column of values is filled up to.
+_WIDEST = 48
+
+
+def show_decisions(entry: PrecisionEntry) -> None:
+    """Print what was decided about a file, and from what; nothing where nothing was."""
+    from qcam.exporters.importing.decisions import decisions_of
+
+    decisions = decisions_of(entry.quantization.further.get("imported"))
+    columns = zip(*((decision.what, decision.value) for decision in decisions), strict=True)
+    widths = [max((len(text) for text in column), default=0) for column in columns]
+    for decision in decisions:
+        left, middle = decision.what.ljust(widths[0]), decision.value.ljust(min(widths[1], _WIDEST))
+        console.out.print(f"  {left}  {middle}  ({in_options(decision.because)})", markup=False)
 
 
 if __name__ == "__main__":

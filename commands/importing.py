@@ -9,18 +9,15 @@ import click
 
 import qcam
 from qcam.commands import console, options
-from qcam.commands.export import Size, _Size, _Triple
+from qcam.commands.export import TRAINED, Size, _Size, _Triple, show_decisions
 from qcam.commands.options import INPUT, OUTPUT, key_values, option
 from qcam.common.vocabulary import InputValues, Interpolation, Layout, words
-from qcam.common.wording import in_options
 
 if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
 
 #: Groups of options that only this command has.
 GRAPH, PREPROCESSING = "What is what in the file, where it does not tell", "How it takes pictures"
-#: What --trained says.
-_TRAINED = {"yes": True, "no": False, "unknown": None}
 
 _EPILOG = """\b
 Examples:
@@ -63,7 +60,7 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
 @option(
     "--trained",
     group=INPUT,
-    type=click.Choice(list(_TRAINED)),
+    type=click.Choice(list(TRAINED)),
     default="unknown",
     show_default=True,
     help="Whether the weights are trained; every table says it.",
@@ -169,7 +166,7 @@ def main(
         layout=layout,
         precision=precision,
         session_config=key_values(session_config, "--session-config"),
-        trained=_TRAINED[trained],
+        trained=TRAINED[trained],
         name=name,
         output=output,
         force=force,
@@ -180,26 +177,14 @@ def main(
 
 def _show(bundle: Bundle, kept: bool) -> None:
     """Print where a bundle is, and what was decided about each file in it."""
-    from qcam.exporters.importing.decisions import decisions_of
-
     if kept:
         console.out.print(f"{bundle.folder} exists; kept", markup=False)
         return
     for entry in sorted(bundle.precisions, key=lambda entry: entry.name == "f32"):
-        decisions = decisions_of(entry.quantization.further.get("imported"))
         console.out.print(f"{entry.name}: {entry.original.file if entry.original else entry.file}", markup=False)
-        widths = [
-            max((len(text) for text in column), default=0)
-            for column in zip(*((d.what, d.value) for d in decisions), strict=True)
-        ]
-        for decision in decisions:
-            left, middle = decision.what.ljust(widths[0]), decision.value.ljust(min(widths[1], _WIDEST))
-            console.out.print(f"  {left}  {middle}  ({in_options(decision.because)})", markup=False)
+        show_decisions(entry)
     console.out.print(f"{bundle.folder}: {', '.join(entry.name for entry in bundle.precisions)}", markup=False)
 
-
-#: Most letters that a column of values is filled up to.
-_WIDEST = 48
 
 if __name__ == "__main__":
     main()

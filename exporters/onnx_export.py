@@ -8,12 +8,14 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import torch
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import QcamError
 from qcam.common.vocabulary import DEFAULT_OPSET
+from qcam.models.code import where_it_failed
 
 #: Opsets that the exporter and ONNX Runtime's quantizer both handle; 21 is the first with 16-bit QuantizeLinear.
 OPSETS = range(18, 25)
@@ -43,20 +45,48 @@ def export_float(
         raise QcamError(f"opset {opset} is not supported; choose {OPSETS.start} to {OPSETS.stop - 1}")
     # Contiguous on purpose: a channels-last view makes the exporter emit as_strided clutter.
     example = torch.zeros(2, channels, *size).contiguous()
+    return _exported(module, example, opset, {"dynamic_shapes": ({0: torch.export.Dim("batch")},)})
+
+
+def export_program(program: torch.export.ExportedProgram, opset: int) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Export a program of `torch.export` to ONNX, its sizes as they are in it.
+
+    Args:
+        program: The program; it takes one tensor.
+        opset: ONNX operator set version.
+
+    Returns:
+        As `export_float`.
+
+    Raises:
+        QcamError: If it takes or returns other than one tensor, or the exporter cannot export it.
+    """
+    if opset not in OPSETS:
+        raise QcamError(f"opset {opset} is not supported; choose {OPSETS.start} to {OPSETS.stop - 1}")
+    signature = program.graph_signature
+    for what, names in (("takes", signature.user_inputs), ("returns", signature.user_outputs)):
+        if len(names) != 1:
+            raise QcamError(f"the program {what} {len(names)} values; a classifier takes pictures and returns scores alone")
+    return _exported(program, None, opset, {})
+
+
+def _exported(
+    module: torch.nn.Module | torch.export.ExportedProgram, example: torch.Tensor | None, opset: int, shapes: dict[str, Any]
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     try:
-        with _quiet("torch.onnx", "onnxscript"):
+        with _quiet("torch", "torch.onnx", "onnxscript"):
             program = torch.onnx.export(
                 module,
-                (example,),
+                () if example is None else (example,),
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=[LOGITS],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
+                **shapes,
             )
     except Exception as error:  # the exporter wraps whatever went wrong in the model
-        raise QcamError(f"the ONNX exporter cannot export this model: {first_line(error)}") from error
+        raise QcamError(f"the ONNX exporter cannot export this model: {_root_of(error)}") from error
     if program is None:
         raise QcamError("the ONNX exporter returned nothing for this model")
     model = program.model_proto
@@ -65,8 +95,15 @@ def export_float(
         got = imported.get("")
         raise QcamError(f"the exporter gave opset {got} where {opset} was asked for; try {{opset}} {DEFAULT_OPSET}")
     modules = _module_outputs(model)
-    _strip_metadata(model)
+    strip_metadata(model)
     return model, modules
+
+
+def _root_of(error: BaseException) -> str:
+    """Say in a line what made an export fail, and where in somebody's code; the exporter says around it at which step."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return where_it_failed(error)
 
 
 def _module_outputs(model: onnx.ModelProto) -> dict[str, str]:
@@ -81,7 +118,7 @@ def _module_outputs(model: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def _strip_metadata(model: onnx.ModelProto) -> None:
+def strip_metadata(model: onnx.ModelProto) -> None:
     """Drop stack traces and other notes of the exporter: they carry paths of this machine."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
@@ -101,7 +138,11 @@ def _quiet(*names: str) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),  # graphs, where a network cannot be traced
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

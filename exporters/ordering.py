@@ -6,19 +6,24 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcam.common import telling
 from qcam.common.arguments import real, whole
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.places import refuse_overlap
-from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle, override_preprocessing
+from qcam.exporters import own
+from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle, override_preprocessing, write_bundle
 from qcam.images.embedded import calibration_photographs
 from qcam.images.listing import find_images
+from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
-from qcam.models.sources import load_model
+from qcam.models.sources import LoadedModel, load_model
 from qcam.models.wishes import Wishes
 from qcam.runtime.bundle import MANIFEST, Bundle
+
+if TYPE_CHECKING:
+    import torch
 
 #: Photographs that ranges come from, at most.
 CALIBRATION_LIMIT = 128
@@ -81,6 +86,29 @@ def per_channel(value: Any, what: str) -> tuple[float, ...] | None:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What is told of a network of one's own: an ONNX file, a module, code that builds one, a program; None where nothing is.
+
+    Attributes:
+        preprocessing: How a photograph becomes its input; in place of `PreprocessingChanges`.
+        like: A bundle whose preprocessing and classes are its own.
+        trained: Whether its weights are trained.
+        name: What the bundle is called.
+        logits: The tensor of class scores, of an ONNX file.
+        values: What the input of an ONNX file holds.
+        layout: The order of its axes.
+    """
+
+    preprocessing: Preprocessing | None = None
+    like: str | None = None
+    trained: bool | None = None
+    name: str | None = None
+    logits: str | None = None
+    values: str | None = None
+    layout: str | None = None
+
+
+@dataclass(frozen=True)
 class ExportOrder:
     """What models are exported with.
 
@@ -91,6 +119,7 @@ class ExportOrder:
         calibration: Folder of photographs for the activation ranges; None for some that installed packages ship.
         calibration_limit: Use at most so many.
         changes: What replaces the models' preprocessing.
+        told: What is told of a network of one's own.
         output: Folder that the bundles go to, one folder each.
         force: Whether a bundle that exists is replaced.
     """
@@ -101,6 +130,7 @@ class ExportOrder:
     calibration: str | Path | None = None
     calibration_limit: int = CALIBRATION_LIMIT
     changes: PreprocessingChanges = field(default_factory=PreprocessingChanges)
+    told: Told = field(default_factory=Told)
     output: Path = Path("bundles")
     force: bool = False
 
@@ -112,19 +142,23 @@ class ExportOrder:
         """
         object.__setattr__(self, "calibration_limit", whole(self.calibration_limit, "{calibration_limit}"))
 
-    def places(self, names: Sequence[str]) -> dict[str, Path]:
+    def places(self, names: Sequence[str | torch.nn.Module]) -> dict[str | torch.nn.Module, Path]:
         """Return where each model's bundle goes.
 
         Raises:
             QcamError: If two of them would go to the same place, or one into what is only read.
         """
-        places = {name: self.output / bundle_folder_name(name) for name in dict.fromkeys(names)}
+        places = {name: self.output / bundle_folder_name(own.called(name, self.told.name)) for name in dict.fromkeys(names)}
+        if self.told.name is not None and len(places) > 1:
+            raise QcamError(f"{{name}} {self.told.name}: {len(places)} bundles would be made, one can have it; leave it out")
         for name, place in places.items():
-            same = [other for other, where in places.items() if where == place and other != name]
+            same = [other for other, where in places.items() if where == place and other is not name]
             if same:
-                raise BundleError(f"{name} and {same[0]} would both become {place}; export them apart, into other folders")
+                one, other = (own.called(each, None) for each in (name, same[0]))
+                raise BundleError(f"{one} and {other} would both become {place}; export them apart, into other folders")
             if self.calibration is not None:
-                refuse_overlap(place, [("the calibration folder", self.calibration)], f"the bundle of {name},")
+                whose = f"the bundle of {own.called(name, None)},"
+                refuse_overlap(place, [("the calibration folder", self.calibration)], whose)
         return places
 
 
@@ -164,7 +198,7 @@ def stages(name: str) -> Generator[Callable[[str], None], None, None]:
 
 
 def export_models(
-    names: Sequence[str],
+    names: Sequence[str | torch.nn.Module],
     order: ExportOrder,
     *,
     keep: bool = False,
@@ -172,7 +206,7 @@ def export_models(
     """Export models one after the other; whatever can be refused is refused before the first.
 
     Args:
-        names: As `load_model` takes them; each once.
+        names: As `load_model` takes them, ONNX files, programs of `torch.export`, `net.py:build`, or modules; each once.
         order: What they are exported with.
         keep: Whether one that exists is left as it is, rather than refused.
 
@@ -182,6 +216,8 @@ def export_models(
     Raises:
         QcamError: If a place is taken, or any step cannot be done.
     """
+    for name in names:
+        own.refuse_unfit(name, order)
     places = order.places(names)
     if not order.force and not keep:
         for place in places.values():
@@ -193,18 +229,21 @@ def export_models(
         if name not in todo:
             yield place, None
             continue
-        with stages(name) as on_stage:
+        with stages(own.called(name, order.told.name)) as on_stage:
             bundle = export_model(name, order, images, on_stage)
         yield place, bundle
 
 
 def export_model(
-    name: str, order: ExportOrder, images: Sequence[ImageFile], on_stage: Callable[[str], None] = lambda _stage: None
+    name: str | torch.nn.Module,
+    order: ExportOrder,
+    images: Sequence[ImageFile],
+    on_stage: Callable[[str], None] = lambda _stage: None,
 ) -> Bundle:
     """Load a model and export it.
 
     Args:
-        name: As `load_model` takes it.
+        name: As `export_models` takes it.
         order: What it is exported with.
         images: From `calibration_images`.
         on_stage: Called with a few words before each stage.
@@ -216,17 +255,33 @@ def export_model(
         QcamError: If any step cannot be done.
     """
     place = order.places([name])[name]
+    if own.is_graph(name):
+        bundle = write_bundle(
+            lambda: own.graph_of(str(name), order, on_stage), images, order.options, place, force=order.force, on_stage=on_stage
+        )
+    else:
+        on_stage("loading")
+        loaded = own.module_of(name, order) if own.is_own(name) else _named(str(name), order)
+        bundle = export_bundle(loaded, images, order.options, place, force=order.force, on_stage=on_stage)
+    if bundle.trained is False:
+        telling.warn(f"{bundle.model_id} has random weights: it runs, but no figure made with it means anything")
+    for refusal in bundle.calibration.refused or ():
+        telling.warn(f"calibration photograph left out: {refusal}")
+    return bundle
+
+
+def _named(name: str, order: ExportOrder) -> LoadedModel:
+    """Load a model that has a name."""
     changes = order.changes
     if order.wishes.channels == 1 and (changes.mean is None or changes.std is None):
         raise QcamError(
             "{channels} 1: no published mean and standard deviation is of grey pictures; give what the network was trained "
             "with, as in {mean} 0.5 {std} 0.5 (pixels are between 0 and 1; {mean} 0 {std} 1 leaves them so)"
         )
-    on_stage("loading")
     resized = changes.resize is not None or changes.squash
     wishes = replace(order.wishes, resize=resized, interpolation=changes.interpolation is not None)
     loaded = load_model(name, order.weights, wishes)
-    loaded = replace(
+    return replace(
         loaded,
         preprocessing=override_preprocessing(
             loaded.preprocessing,
@@ -234,9 +289,3 @@ def export_model(
             mean=changes.mean, std=changes.std, interpolation=changes.interpolation,
         ),
     )  # fmt: skip
-    if not loaded.weights["trained"]:
-        telling.warn(f"{name} has random weights: it runs, but no figure made with it means anything")
-    bundle = export_bundle(loaded, images, order.options, place, force=order.force, on_stage=on_stage)
-    for refusal in bundle.calibration.refused or ():
-        telling.warn(f"calibration photograph left out: {refusal}")
-    return bundle

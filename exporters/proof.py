@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,12 +26,15 @@ Images = NDArray[np.float32]
 BOUNDS = {"f32": 1e-3, "int16": 2e-2, "int8": 1.0}
 
 
-def prove(bundle: Bundle, module: torch.nn.Module, calibration: CalibrationSet | None) -> None:
+def prove(
+    bundle: Bundle, reference: Callable[[Images], Images], whose: str, calibration: CalibrationSet | None
+) -> None:
     """Run one photograph through every precision of a bundle: in ONNX Runtime on the CPU, in the mirror, and up to its CAM.
 
     Args:
         bundle: The bundle, all of its files written.
-        module: The torch model that it was made from.
+        reference: Returns the logits of what it was made from, of images as `Preprocessing.normalise` gives them.
+        whose: Whose logits these are, for messages.
         calibration: The calibration photographs, of which the first is taken; None: one that installed packages ship, or, where
             there is none, a drawn picture.
 
@@ -42,16 +47,15 @@ def prove(bundle: Bundle, module: torch.nn.Module, calibration: CalibrationSet |
         session = DeployedModel(bundle, entry.name, SessionSettings(), model=model)
         outputs = session.run(images)
         if not np.isfinite(outputs.logits).all():
-            where = overflow(model, images) if entry.name == "f32" else ""
+            fed = entry.input.filled(entry.input.feed(images, bundle.preprocessing))
+            where = overflow(model, fed) if entry.name == "f32" else ""
             raise QcamError(
                 f"{bundle.model_id}: {entry.name} returns NaN or infinity on {name}"
                 + (f"; the first tensor is {where}" if where else "")
                 + "; check the weights, {mean} and {std}"
             )
         if entry.name == "f32":
-            with torch.no_grad():
-                logits = module(torch.from_numpy(images)).numpy()
-            _compare(bundle, entry, "PyTorch's", logits, outputs.logits, name)
+            _compare(bundle, entry, whose, reference(images), outputs.logits, name)
         mirror = Mirror(model, entry, preprocessing=bundle.preprocessing)
         simulated = mirror.forward(images)
         _compare(bundle, entry, "the mirror's", simulated.logits.numpy(), outputs.logits, name)
@@ -64,7 +68,7 @@ def prove(bundle: Bundle, module: torch.nn.Module, calibration: CalibrationSet |
                 f"{bundle.model_id}: the CAM of {entry.name} is undefined on {name}: the activation at {entry.tap.tensor} "
                 "or its gradient is not finite; choose another layer with {cam_layer}"
             )
-        if not bool(gradient.any()) and bundle.trained:
+        if not bool(gradient.any()) and bundle.trained is not False:
             telling.warn(
                 f"{bundle.model_id}: the CAM of {entry.name} is zero on {name}, for no part of {entry.tap.tensor} changes the "
                 "score there"

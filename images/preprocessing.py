@@ -9,13 +9,15 @@ pixels of a portrait photograph, some by ten levels. Only a picture so long that
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from qcam.common.arguments import real, whole
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.records import as_record
 from qcam.common.vocabulary import Interpolation, require
@@ -183,6 +185,46 @@ class Preprocessing:
         for channel in range(self.channels):
             np.take(table[:, channel], crops[..., channel], out=result[:, channel])
         return result
+
+
+def preprocessing_from(told: Mapping[str, Any], channels: int = 3) -> Preprocessing:
+    """Return a preprocessing from what a program says of it.
+
+    Args:
+        told: The fields of `Preprocessing` by name. One number stands for both sides of a crop, and for all channels of a mean
+            or a deviation. `resize` has to be said: a number, two, or None to squash.
+        channels: How many there are, where one number stands for all.
+
+    Raises:
+        QcamError: If a field is missing, unknown, or cannot be.
+    """
+    if not isinstance(told, Mapping):
+        raise QcamError(f"preprocessing of type {type(told).__name__}: give a Preprocessing, or a mapping of its fields")
+    known = [part.name for part in fields(Preprocessing)]
+    unknown = [str(name) for name in told if name not in known]
+    missing = [name for name in known[:-1] if name not in told]
+    if unknown or missing:
+        what = f"{unknown[0]!r} is unknown" if unknown else f"{missing[0]} is missing"
+        raise QcamError(f"preprocessing: {what}; it has {', '.join(known)}")
+    crop, resize = (_sides(told[name], name) for name in ("crop", "resize"))
+    if crop is None:
+        raise QcamError("preprocessing: crop None is no size")
+    mean, std = (_numbers(told[name], name, channels) for name in ("mean", "std"))
+    crop = (crop, crop) if isinstance(crop, int) else crop
+    return Preprocessing(resize, crop, mean, std, told.get("interpolation", "bilinear"))
+
+
+def _sides(value: Any, name: str) -> int | tuple[int, int] | None:
+    if value is None:
+        return None
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return whole(value[0], f"preprocessing: {name}"), whole(value[1], f"preprocessing: {name}")
+    return whole(value, f"preprocessing: {name}")
+
+
+def _numbers(value: Any, name: str, channels: int) -> tuple[float, ...]:
+    given = value if isinstance(value, (tuple, list)) else [value] * channels
+    return tuple(real(each, f"preprocessing: {name}") for each in given)
 
 
 @dataclass(frozen=True)

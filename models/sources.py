@@ -86,7 +86,7 @@ def load_model(name: str, weights: str | None, wishes: Wishes | None = None) -> 
     wishes = wishes or Wishes()
     if weights is not None and not weights.strip():
         raise QcamError("{weights} is empty; leave it out for the model's default, or give a name, a file or random:SEED")
-    if wishes.weights_key is not None and _local(weights) is None:
+    if wishes.weights_key is not None and local_weights(weights) is None:
         raise WeightsError("{weights_key} chooses between the weights in a file; give the file with {weights} FILE")
     if name in TORCHVISION_MODELS or name in _torchvision_names():
         return _torchvision(name, weights, wishes)
@@ -113,8 +113,6 @@ def _another_thing(name: str) -> str:
         which = f"{name} is a bundle" if inside == path else f"{name} is a file inside the bundle {inside}"
         return f"{which}, exported already; give the bundle's folder to {{qcam-eval}}, or a model's name here"
     ways = "a model's name (of torchvision, or timm:NAME)"
-    if path.suffix.lower() == ".onnx":
-        return f"{name} is an ONNX file, and an export starts from a network in PyTorch; give {ways}, with {{weights}} FILE"
     if path.suffix.lower() in (".pth", ".pt", ".bin", ".safetensors", ".ckpt"):
         return f"{name} is a weights file; give {ways}, and the file with {{weights}} {name}"
     if path.is_dir():
@@ -141,8 +139,8 @@ def _torchvision(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     choices = models.get_model_weights(name)
     default = DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in choices.__members__ else choices.DEFAULT.name
     named = weights or default
-    local = _local(weights)
-    seed = _seed(weights)
+    local = local_weights(weights)
+    seed = seed_of(weights)
     metadata = choices[default]
     if local is None and seed is None:
         if named not in choices.__members__:
@@ -159,14 +157,14 @@ def _torchvision(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
             record["preprocessing"] = assumed
             telling.note(f"{local.name}: preprocessing of {assumed}")
     if seed is not None:
-        with _seeded(seed):
+        with seeded(seed):
             module = models.get_model(name, weights=None)
             _prepare(module, name, wishes)
     else:
         checkpoint = read_checkpoint(local) if local is not None else _published(name, metadata.url)
 
         def fill(model: torch.nn.Module, read: Checkpoint) -> None:
-            record.update(_fill(model, read, name, wishes, renamed=len(set(read.tensors) - set(checkpoint.tensors))))
+            record.update(fill_in(model, read, name, wishes, renamed=len(set(read.tensors) - set(checkpoint.tensors))))
 
         module = published.build(name, metadata, checkpoint, fill)
         if hasattr(module, "transform_input"):
@@ -237,14 +235,14 @@ def _published(name: str, url: str) -> Checkpoint:
 def _lite0(weights: str | None, wishes: Wishes) -> LoadedModel:
     import timm
 
-    seed = _seed(weights)
+    seed = seed_of(weights)
     record: dict[str, Any] = {}
-    with _seeded(seed):
+    with seeded(seed):
         module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         if seed is not None:
             _prepare(module, LITE0, wishes)
     if seed is None:
-        local = _local(weights)
+        local = local_weights(weights)
         if weights is not None and local is None:
             _refuse_folder(weights)
             raise WeightsError(f"weights {shortened(weights)!r} of {LITE0} are unknown; give a state dict file or random:SEED")
@@ -262,7 +260,7 @@ def _lite0(weights: str | None, wishes: Wishes) -> LoadedModel:
         if unnamed and len(checkpoint.tensors) == len(own) and not _wrapped(checkpoint):
             checkpoint = Checkpoint(checkpoint.origin, zip_in_order(module, plain(checkpoint), checkpoint.origin))
         timms = package is None and any(name.endswith("conv_stem.weight") for name in read.tensors)
-        record = _fill(module, checkpoint, LITE0, wishes)
+        record = fill_in(module, checkpoint, LITE0, wishes)
         if timms:
             record["network"] = "tf_efficientnet_lite0 assumed"
             telling.note(
@@ -345,7 +343,7 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     elif not timm.is_model(base):
         close = timm.list_models(f"*{base.rstrip('0123456789')}*")[:5]
         raise QcamError(f"timm has no model {architecture!r}" + (f"; near: {', '.join(close)}" if close else ""))
-    local, seed = _local(weights), _seed(weights)
+    local, seed = local_weights(weights), seed_of(weights)
     if weights and local is None and seed is None:
         if kept:
             raise WeightsError(
@@ -357,7 +355,7 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
     if file is not None:  # what was looked at is what is read
         wanted["pretrained_cfg_overlay"] = {"source": "", "file": str(file), "custom_load": False}
     try:
-        with _seeded(seed):
+        with seeded(seed):
             module = timm.create_model(architecture, pretrained=named, **wanted)
             if wishes.classes is not None and getattr(module, "num_classes", None) == 0 and not named:
                 module = timm.create_model(architecture, pretrained=False, num_classes=wishes.outputs() or 2, **wanted)
@@ -386,7 +384,7 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
         )
     if named and "in_chans" in wanted:
         telling.note(f"{shown}: timm makes the first layer's weights of one channel from those of three")
-    record = _fill(module, read_checkpoint(local), shown, Wishes(wishes.weights_key, wishes.classes)) if local else {}
+    record = fill_in(module, read_checkpoint(local), shown, Wishes(wishes.weights_key, wishes.classes)) if local else {}
     own = dict(getattr(module, "pretrained_cfg", {}))
     if kept:
         timm_models.check_settings(own, f"{shown}, pretrained_cfg in config.json")
@@ -428,7 +426,7 @@ def _prepare(module: torch.nn.Module, name: str, wishes: Wishes) -> None:
     replace_head(module, head, outputs, bias=head.bias)
 
 
-def _fill(module: torch.nn.Module, checkpoint: Checkpoint, name: str, wishes: Wishes, *, renamed: int = 0) -> dict[str, Any]:
+def fill_in(module: torch.nn.Module, checkpoint: Checkpoint, name: str, wishes: Wishes, *, renamed: int = 0) -> dict[str, Any]:
     """Put weights into a model, and tell how they were read.
 
     Args:
@@ -517,14 +515,14 @@ def _loaded(
         raise WeightsError(
             f"{name} returns NaN or infinity with these weights ({weights}); they are damaged or do not belong to it"
         )
-    trained = _seed(weights) is None
+    trained = seed_of(weights) is None
     # Some architectures begin with a head of zeros, or with weights so small that float32 loses the picture (googlenet).
     if trained and torch.equal(logits[0], logits[1]):
         raise WeightsError(
             f"{name}: these weights ({weights}) make the network answer the same whatever the picture, so there is nothing to "
             "explain; give the weights of a trained network"
         )
-    local = _local(weights)
+    local = local_weights(weights)
     record = {
         "name": local.name if local else weights,
         "sha256": hash_parameters(module),
@@ -534,9 +532,9 @@ def _loaded(
     return LoadedModel(name, source, module, preprocessing, classes, record, cam_layer)
 
 
-def _local(weights: str | None) -> Path | None:
+def local_weights(weights: str | None) -> Path | None:
     """Return the file that the weights asked for are, or None if they are none."""
-    if weights is None or _seed(weights) is not None:
+    if weights is None or seed_of(weights) is not None:
         return None
     path = Path(weights)
     if path.suffix in (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar") or is_file(path):
@@ -544,7 +542,12 @@ def _local(weights: str | None) -> Path | None:
     return None
 
 
-def _seed(weights: str | None) -> int | None:
+def seed_of(weights: str | None) -> int | None:
+    """Return the seed of `random:SEED`; None for weights that are something else.
+
+    Raises:
+        WeightsError: If the seed is none.
+    """
     if weights is None or not weights.startswith("random:"):
         return None
     given = weights.removeprefix("random:")
@@ -556,7 +559,7 @@ def _seed(weights: str | None) -> int | None:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """Build random weights from a seed without touching the caller's random state; without a seed, do nothing."""
     if seed is None:
         yield

@@ -133,7 +133,7 @@ class ImportOrder:
 
 
 @dataclass
-class _Part:
+class Part:
     """One file on its way to a precision.
 
     Attributes:
@@ -141,6 +141,7 @@ class _Part:
         file: The file.
         graph: Its normalised graph.
         entry: What the manifest says of it, as far as it is known.
+        scores: The tensor of the scores, in the normalised graph.
         returned: The output that carries the scores; empty where it is another tensor.
         classes: How many classes it has.
         noted: What was decided.
@@ -150,6 +151,7 @@ class _Part:
     file: ForeignFile
     graph: Graph
     entry: PrecisionEntry
+    scores: str
     returned: str
     classes: int
     noted: Decisions
@@ -179,12 +181,13 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
     like = None if order.like is None else load_bundle(order.like)
     with new_folder(target, replace=order.force) as folder:
         on_stage("reading")
-        parts = [_read(order, order.file, like, order.precision or "", order.cam_layer)]
+        parts = [read_part(order, read_foreign(order.file), like, order.precision or "", order.cam_layer)]
         if order.float_file is not None:
-            parts.append(_read(order, order.float_file, like, "f32", order.float_cam_layer or order.cam_layer))
+            beside = read_foreign(order.float_file)
+            parts.append(read_part(order, beside, like, "f32", order.float_cam_layer or order.cam_layer))
         _refuse_unlike(parts)
-        preprocessing = _preprocessing(order, like, parts)
-        classes = _class_names(order, like, parts[0])
+        preprocessing = preprocessing_of(order, like, parts)
+        classes = class_names_of(order, like, parts[0])
         on_stage("writing the copy with the CAM layer")
         entries = [_written(order, part, folder) for part in parts]
         bundle = _bundle(order, folder, preprocessing, classes, parts, entries)
@@ -203,13 +206,23 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
     return replace(bundle, folder=target)
 
 
-def _read(order: ImportOrder, path: Path, like: Bundle | None, name: str, cam_layer: str | None) -> _Part:
-    """Read a file and find everything in it; nothing runs."""
-    file = read_foreign(path)
+def read_part(order: ImportOrder, file: ForeignFile, like: Bundle | None, name: str, cam_layer: str | None) -> Part:
+    """Find everything in a file, whose graph gets the scores and the CAM layer as outputs; nothing runs.
+
+    Args:
+        order: What it is imported with.
+        file: The file.
+        like: A bundle of the same network.
+        name: What the precision is called; empty: by what is in the file.
+        cam_layer: The tensor that carries the CAM layer; None for the last map before pooling.
+
+    Raises:
+        QcamError: If something cannot be told, or is not what was asked for; names the option.
+    """
     noted = Decisions()
     size = order.size if like is None else like.preprocessing.crop
     # A float file beside it may take other values than the quantized one; what is told is of the quantized one.
-    own = path == order.file
+    own = file.path == order.file
     asked = Asked(size, order.layout if own else None, order.values if own else None, order.mean is not None)
     graph = analysed(file.model, file, size, asked.layout)
     taken = find_input(graph, asked, file.where, noted)
@@ -242,7 +255,7 @@ def _read(order: ImportOrder, path: Path, like: Bundle | None, name: str, cam_la
     entry = PrecisionEntry(
         found, "", "", output, tap, skips, how, input=taken, session=dict(order.session), proof=BITWISE if changed else ""
     )
-    return _Part(found, file, graph, entry, scores.returned, scores.classes, noted)
+    return Part(found, file, graph, entry, scores.tensor, scores.returned, scores.classes, noted)
 
 
 def _count(order: ImportOrder, like: Bundle | None) -> int | None:
@@ -252,7 +265,7 @@ def _count(order: ImportOrder, like: Bundle | None) -> int | None:
     return order.classes if isinstance(order.classes, int) else None if order.classes is None else len(order.classes)
 
 
-def _refuse_unlike(parts: list[_Part]) -> None:
+def _refuse_unlike(parts: list[Part]) -> None:
     """Refuse a float file that is another network than the quantized one."""
     if len(parts) < 2:
         return
@@ -274,7 +287,7 @@ def _plain(value: object) -> str:
     return " × ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _preprocessing(order: ImportOrder, like: Bundle | None, parts: list[_Part]) -> Preprocessing:
+def preprocessing_of(order: ImportOrder, like: Bundle | None, parts: list[Part]) -> Preprocessing:
     """Return how photographs become inputs; what is assumed is told, mean and std never are."""
     noted = parts[0].noted
     taken = parts[0].entry.input
@@ -335,7 +348,8 @@ def _preprocessing_words(found: Preprocessing) -> str:
     return f"{_resize_words(found)}; mean {_numbers(found.mean)}, std {_numbers(found.std)}"
 
 
-def _class_names(order: ImportOrder, like: Bundle | None, part: _Part) -> tuple[str, ...]:
+def class_names_of(order: ImportOrder, like: Bundle | None, part: Part) -> tuple[str, ...]:
+    """Return the classes' names; ImageNet's are assumed for 1,000 of them, which is noted."""
     if like is not None:
         names = like.classes
         if len(names) != part.classes and (part.classes, len(names)) != (1, 2):
@@ -350,7 +364,7 @@ def _class_names(order: ImportOrder, like: Bundle | None, part: _Part) -> tuple[
     return names
 
 
-def _written(order: ImportOrder, part: _Part, folder: Path) -> PrecisionEntry:
+def _written(order: ImportOrder, part: Part, folder: Path) -> PrecisionEntry:
     """Write the files of one precision."""
     entry = part.entry
     file, sha256, external, original = store(
@@ -360,7 +374,7 @@ def _written(order: ImportOrder, part: _Part, folder: Path) -> PrecisionEntry:
 
 
 def _bundle(
-    order: ImportOrder, folder: Path, preprocessing: Preprocessing, classes: tuple[str, ...], parts: list[_Part],
+    order: ImportOrder, folder: Path, preprocessing: Preprocessing, classes: tuple[str, ...], parts: list[Part],
     entries: list[PrecisionEntry],
 ) -> Bundle:  # fmt: skip
     first = parts[0]
@@ -389,7 +403,7 @@ def _bundle(
     )
 
 
-def _proven(bundle: Bundle, parts: list[_Part], held: dict[str, Held], shown: Shown) -> Bundle:
+def _proven(bundle: Bundle, parts: list[Part], held: dict[str, Held], shown: Shown) -> Bundle:
     """Note what came of holding every copy against its file, and what was decided besides."""
     entries = {}
     for part in parts:
@@ -415,7 +429,7 @@ def _proven(bundle: Bundle, parts: list[_Part], held: dict[str, Held], shown: Sh
     return replace(bundle, precisions=tuple(entries[name] for name in ordered_precisions(entries)))
 
 
-def _refuse_without_logits(part: _Part) -> None:
+def _refuse_without_logits(part: Part) -> None:
     """Refuse a file that differs from its copy and does not hand out the scores itself: there would be none of the file's."""
     if part.returned != part.entry.logits:
         raise BundleError(
@@ -424,7 +438,7 @@ def _refuse_without_logits(part: _Part) -> None:
         )
 
 
-def _note_agreement(bundle: Bundle, parts: list[_Part], held: dict[str, Held], shown: Shown) -> None:
+def _note_agreement(bundle: Bundle, parts: list[Part], held: dict[str, Held], shown: Shown) -> None:
     """Note how often the quantized file and the float file choose the same class: files of two networks hardly do."""
     if len(parts) < 2:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +40,12 @@ class ForeignFile:
         return str(self.path)
 
 
-def read_foreign(path: Path) -> ForeignFile:
+def read_foreign(path: Path, prepared: Callable[[ModelProto], ModelProto] | None = None) -> ForeignFile:
     """Read a file and refuse what cannot be imported; nothing of it runs.
 
     Args:
         path: The file.
+        prepared: What is done to its graph before anything is looked at; its bytes stay.
 
     Raises:
         UnsupportedGraphError: If there is none, or it holds what is not supported.
@@ -59,6 +61,8 @@ def read_foreign(path: Path) -> ForeignFile:
     if not model.graph.node:
         raise UnsupportedGraphError(f"cannot read {where} as an ONNX file: it has no nodes")
     refuse_no_text(model, where)
+    if prepared is not None:
+        model = prepared(model)
     refuse_unsupported(model, where)
     refuse_malformed(model, where)
     refuse_duplicates(model, where)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
-from qcam.common.arguments import names, whole
+from qcam.common.arguments import names, truth, whole
 from qcam.common.errors import QcamError
 from qcam.common.extras import names_extras, require_packages
-from qcam.common.vocabulary import DEFAULT_OPSET
 
 if TYPE_CHECKING:
+    import torch
+
+    from qcam.images.preprocessing import Preprocessing
     from qcam.runtime.bundle import Bundle
 
 
@@ -41,22 +43,34 @@ class _Keywords(TypedDict, total=False):
     mean: float | Sequence[float] | None
     std: float | Sequence[float] | None
     interpolation: str | None
+    preprocessing: Preprocessing | Mapping[str, Any] | None
+    like: str | Path | Bundle | None
+    trained: bool | None
+    name: str | None
+    logits: str | None
+    values: str | None
+    layout: str | None
     force: bool
     keep: bool
     on_bundle: Callable[[Bundle, bool], None] | None
 
 
 @overload
-def export(name: str, **options: Unpack[_Keywords]) -> Bundle: ...
+def export(model: str | Path | torch.nn.Module, /, **options: Unpack[_Keywords]) -> Bundle: ...
 
 
 @overload
-def export(name: list[str] | tuple[str, ...], **options: Unpack[_Keywords]) -> list[Bundle]: ...
+def export(
+    model: list[str | Path | torch.nn.Module] | list[str] | tuple[str | Path | torch.nn.Module, ...],
+    /,
+    **options: Unpack[_Keywords],
+) -> list[Bundle]: ...
 
 
 @names_extras(_EXPORT)
 def export(
-    name: str | list[str] | tuple[str, ...],
+    model: Any,
+    /,
     *,
     weights: str | Path | None = None,
     weights_key: str | None = None,
@@ -77,6 +91,13 @@ def export(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     interpolation: str | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    like: str | Path | Bundle | None = None,
+    trained: bool | None = None,
+    name: str | None = None,
+    logits: str | None = None,
+    values: str | None = None,
+    layout: str | None = None,
     force: bool = False,
     keep: bool = False,
     on_bundle: Callable[[Bundle, bool], None] | None = None,
@@ -84,8 +105,10 @@ def export(
     """Export a model to a bundle: float and quantized ONNX files with the CAM layer as an extra output.
 
     Args:
-        name: One model, or several in a list, all with the same options: `vgg16`, `resnet50` or another classifier of
-            torchvision, `efficientnet_lite0`, `timm:NAME`, `timm:local-dir:FOLDER` or `timm:hf-hub:ORG/NAME`.
+        model: One model, or several in a list, all with the same options: `vgg16`, `resnet50` or another classifier of
+            torchvision, `efficientnet_lite0`, `timm:NAME`, `timm:local-dir:FOLDER` or `timm:hf-hub:ORG/NAME`. Or a network of
+            your own: a `torch.nn.Module`, which is copied and left as it is; a float ONNX file; `net.py:build`, whose code is
+            run; a `.pt2` file that you trust.
         weights: A torchvision weights name, a timm tag, a state dict's file, or `random:SEED`; None for the model's default.
         weights_key: Which weights of a checkpoint, where it holds several sets: what stands in front of their names.
         classes: Number of classes or their names in order; None for as many as the weights' last layer has. One output is a
@@ -107,6 +130,14 @@ def export(
         mean: Mean of R, G, B on the 0..1 scale, or one number for all.
         std: Standard deviation likewise.
         interpolation: bilinear, bicubic or lanczos.
+        preprocessing: Of a network of your own, in place of the five before: a `Preprocessing`, or a mapping of its fields
+            (`resize`, `crop`, `mean`, `std`, `interpolation`).
+        like: Of a network of your own: a bundle, or its folder, whose preprocessing and classes are its own.
+        trained: Of a network of your own: whether its weights are trained; None if that is not known, which every table says.
+        name: Of a network of your own: what the bundle is called; None for the name of the file, or of the module's class.
+        logits: Of an ONNX file: the tensor of class scores; None for the one output of their shape.
+        values: Of an ONNX file: what its input holds, where it does not tell: normalised, unit (0..1) or pixels (0..255).
+        layout: Of an ONNX file: NCHW or NHWC, where it does not tell.
         force: Whether a bundle that exists is replaced.
         keep: Whether one that exists is left as it is, and returned.
         on_bundle: Called with each bundle when it is there, and with whether it was kept.
@@ -121,7 +152,8 @@ def export(
     """
     require_packages(_EXPORT, "torch", "torchvision", "timm", "onnxscript", "onnxruntime")
     from qcam.exporters.export import ExportOptions
-    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, export_models, per_channel
+    from qcam.exporters.ordering import ExportOrder, PreprocessingChanges, Told, export_models, per_channel
+    from qcam.images.preprocessing import Preprocessing, preprocessing_from
     from qcam.models.wishes import Wishes
     from qcam.runtime.bundle import load_bundle
 
@@ -131,7 +163,7 @@ def export(
             cam_layer=cam_layer,
             method=method,
             scheme=scheme,
-            opset=DEFAULT_OPSET if opset is None else opset,
+            opset=opset,
             reduce_range=reduce_range,
         ),
         weights=None if weights is None else str(weights),
@@ -141,16 +173,41 @@ def export(
         changes=PreprocessingChanges(
             resize, squash, crop, per_channel(mean, "{mean}"), per_channel(std, "{std}"), interpolation
         ),
+        told=Told(
+            preprocessing
+            if preprocessing is None or isinstance(preprocessing, Preprocessing)
+            else preprocessing_from(preprocessing, channels or 3),
+            None if like is None else str(getattr(like, "folder", like)),
+            None if trained is None else truth(trained, "{trained}"),
+            name,
+            logits,
+            values,
+            layout,
+        ),
         output=Path(output),
         force=force,
     )
+    several = isinstance(model, (list, tuple))
     found = []
-    for place, made in export_models([name] if isinstance(name, str) else names(name, "a name"), order, keep=keep):
+    for place, made in export_models([_model(each) for each in (model if several else [model])], order, keep=keep):
         bundle = load_bundle(place) if made is None else made
         if on_bundle is not None:
             on_bundle(bundle, made is None)
         found.append(bundle)
-    return found[0] if isinstance(name, str) else found
+    return found if several else found[0]
+
+
+def _model(given: Any) -> Any:
+    """Return a name, or a module; a path is one of a file."""
+    import torch
+
+    if isinstance(given, Path):
+        return str(given)
+    if isinstance(given, (str, torch.nn.Module)):
+        return given
+    if isinstance(given, type) and issubclass(given, torch.nn.Module):
+        raise QcamError(f"{given.__name__} is a class; give a module of it: {given.__name__}()")
+    raise QcamError(f"a model of type {type(given).__name__}: give a name, a file, or a torch.nn.Module")
 
 
 def _classes(given: Any) -> int | tuple[str, ...] | None:

@@ -117,7 +117,6 @@ def test_a_timm_model_without_a_network_names_the_way_out(monkeypatch):
     [
         ("b", r"b is a bundle, exported already; give the bundle's folder to qcam\.study"),
         ("b/int8.onnx", r"b/int8\.onnx is a file inside the bundle b, exported already"),
-        ("my.onnx", r"my\.onnx is an ONNX file, and an export starts from a network in PyTorch"),
         ("my.pth", r"my\.pth is a weights file; give a model's name .*, and the file with weights my\.pth"),
         ("saved", r"saved is a folder; give .* or timm:local-dir:saved"),
         ("resnet26d.bt_in1k", r"model 'resnet26d\.bt_in1k' is timm's; write timm:resnet26d\.bt_in1k"),
