@@ -390,14 +390,24 @@ def _limits(graph: Graph, node: onnx.NodeProto) -> Limits | None:
 
 
 def _number(graph: Graph, name: str) -> float | None:
-    """Return a constant of one element, dequantized if it is held as codes."""
+    """Return a constant of one element, also behind casts and quantizers; None if it is none."""
     value = graph.constant(name)
-    codes = codes_of_dequantized(graph, name)
-    if value is None and codes is not None:
-        held = graph.constant(codes.tensor)
-        if held is not None and held.size == codes.scale.size == 1:
-            return float((held.astype(np.float64).reshape(()) - float(codes.zero_point)) * float(codes.scale))
-    return float(value.reshape(())) if value is not None and value.size == 1 else None
+    if value is not None:
+        return float(value.reshape(())) if value.size == 1 else None
+    node = graph.producer.get(name)
+    if node is None or name not in graph.fixed or node.op_type not in _PASSED:
+        return None
+    number = _number(graph, node.input[0])
+    if number is None or node.op_type not in QUANTIZERS:
+        return number
+    codes = codes_of_quantizer(graph, node)
+    if codes is None or codes.scale.size != 1:
+        return None
+    scale, zero = float(codes.scale), float(codes.zero_point)
+    if node.op_type == "DequantizeLinear":
+        return (number - zero) * scale
+    ends = np.iinfo(codes.dtype.name)
+    return float(np.clip(np.rint(np.float32(number) / np.float32(scale)) + zero, ends.min, ends.max))
 
 
 def _clipped(limit: Limits, clips: Iterable[Limits]) -> bool:
