@@ -250,7 +250,11 @@ def match(first: Positions, second: Positions) -> Matching:
         left = [name for name in theirs.at.get(place, []) if name not in found.values()]
         if left:
             ambiguous.update(name for name in mine if name not in found)
-    partners = {name: pairs[head] for head, names in ours.members.items() if head in pairs for name in names}
+    partners: dict[str, str] = {}
+    for head, names in ours.members.items():
+        if head in pairs:  # codes of all of them are the same: each has one of its own where there are as many
+            alike = theirs.members[pairs[head]]
+            partners |= zip(names, alike if len(alike) == len(names) else alike[:1] * len(names), strict=True)
     unsure = {name for head in ambiguous for name in ours.members[head]}
     unmatched -= set(pairs.values())
     order = list(first.quantized)

@@ -125,6 +125,11 @@ class _Finding:
             raise BundleError(
                 f"{self._path} quantizes nothing: it is no {entry.name} network; give the {{precision}} that it is"
             )
+        if self._theirs.quantized and not self._mine.quantized:
+            raise BundleError(
+                f"{self._path} quantizes {next(iter(self._theirs.quantized))}: it is no {entry.name} network; give the "
+                "{precision} that it is"
+            )
         if logits is None:
             raise BundleError(
                 f"{self._path} hands out no class scores that can be told from other outputs "
@@ -209,6 +214,8 @@ class _Finding:
                 and _fits(count, len(self._bundle.classes))
                 and not self._holds_codes(name)
             ]
+            if not scores:  # what does not say its shape may be scores: the first run tells
+                scores = [name for name in graph.outputs if graph.shapes.get(name) is None and not self._holds_codes(name)]
             if not scores:
                 return None
             shares = [name for name in scores if self._before_shares(name) is not None]
@@ -264,10 +271,6 @@ class _Finding:
             raise BundleError(
                 f"{self._path} has {number} where {tap.output}, {role}, stands in the bundle: tensors are matched by the "
                 "operators between the input and them, and these are not the bundle's there"
-            )
-        if not coded and self._theirs.graph.quantize_of(found[0]) is not None:
-            raise BundleError(
-                f"{self._path} quantizes {found[0]}: it is no {self._entry.name} network; give the {{precision}} that it is"
             )
         if coded:
             self._told.append(f"it quantizes nothing where {tap.output}, {role}, stands: its float tensor {found[0]} is taken")
