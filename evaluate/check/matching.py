@@ -44,17 +44,19 @@ def of_other_scales(result: CheckResult, file: Path) -> list[str]:
         result: What was measured.
         file: The deployed file.
     """
-    if not result.values:
-        return []
-    every = len(result.values) + len(result.coded)
-    first = result.values[0]
-    said = [
-        f"{len(result.values)} of {every} tensors have another scale, zero point or type in {file}, so values are compared and not "
-        f"codes: {agreement(result.values_within)} within one step of the coarser scale, largest difference "
-        f"{result.values_largest:.3g} steps; first: {first.name} ({first.meaning}; there {first.partner_meaning})"
-    ]
+    said = []
+    if result.values:
+        every, first = len(result.values) + len(result.coded), result.values[0]
+        said.append(
+            f"{len(result.values)} of {every} tensors have another scale, zero point or type in {file}, so values are compared and "
+            f"not codes: {agreement(result.values_within)} within one step of the coarser scale, largest difference "
+            f"{result.values_largest:.3g} steps; first: {first.name} ({first.meaning}; there {first.partner_meaning})"
+        )
     if not result.comparable:
-        said.append(f"no gate on equal codes or logits stands unless asked for: equal ones are not promised of {file}")
+        said.append(
+            f"no gate on equal codes or logits stands: no tensor that an operator computes has the bundle's scale in {file}, and "
+            "equal codes would not be equal values"
+        )
     return said
 
 
@@ -67,8 +69,13 @@ def of_partners(result: CheckResult, file: Path | None) -> list[str]:
     """
     where = "the deployed file" if file is None else str(file)
     told = (
-        (result.missing, f"tensors of the bundle have no partner in {where}"),
-        (result.others, f"tensors of {where} have no partner in the bundle"),
-        (result.ambiguous, f"tensors of the bundle have several that may be theirs in {where}, and none is guessed"),
+        (result.missing, "the bundle", f"no partner in {where}"),
+        (result.others, where, "no partner in the bundle"),
+        (result.ambiguous, "the bundle", f"several that may be theirs in {where}, and none is guessed"),
     )
-    return [f"{result.title}: {len(names)} {what}: first {some(names)}" for names, what in told if names]
+    return [
+        f"{result.title}: {len(names)} {'tensor' if len(names) == 1 else 'tensors'} of {whose} "
+        f"{'has' if len(names) == 1 else 'have'} {what}: first {some(names)}"
+        for names, whose, what in told
+        if names
+    ]

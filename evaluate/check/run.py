@@ -213,7 +213,7 @@ class _Check:
     def _gates(self, result: CheckResult) -> tuple[Gate, ...]:
         wanted = self._options.gates or default_gates(
             exact=result.exact,
-            coded=bool(result.coded),
+            coded=bool(result.coded) or not result.comparable,
             float_logits=result.float_logits,
             provider=self._options.settings.provider,
         )
