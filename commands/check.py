@@ -93,8 +93,8 @@ interrupted.
     group=COMPARED,
     advanced=True,
     type=click.Path(path_type=Path),
-    help="ONNX file of the same network to judge in the bundle's place, whoever made it: tensors are matched by their position, "
-    "codes of one scale by equality, others by value.",
+    help="ONNX file of the same network to judge in the bundle's place, whoever made it: tensors are matched by position; "
+    "where scales differ, values are compared.",
 )
 @option(
     "--other-cpus/--no-other-cpus",

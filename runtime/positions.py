@@ -125,9 +125,9 @@ class Positions:
         found = []
         for tensor, root in self.roots.items():
             node = self.graph.producer.get(tensor)
-            if self.keys[root] == key and not self._before[tensor] and node is not None:
-                if tensor == root or node.op_type in CLIPPING_OPERATORS:
-                    found.append(tensor)
+            here = self.keys[root] == key and not self._before[tensor] and node is not None
+            if here and (tensor == root or (node is not None and node.op_type in CLIPPING_OPERATORS)):
+                found.append(tensor)
         return found
 
     def passed(self, tensor: str, limits: Iterable[Limits]) -> frozenset[Limits]:
@@ -362,7 +362,8 @@ def _pair(ours: _Classes, theirs: _Classes, mine: list[str], their: list[str]) -
     if mine and their:
         for depth in range(1, _BEHIND + 1):
             apart(lambda classes, name, depth=depth: classes.here.behind(classes.members[name], depth))  # type: ignore[misc]
-        if all(len({classes.here.quantized[name].root for name in names}) == 1 for classes, names in ((ours, mine), (theirs, their))):
+        roots = [{classes.here.quantized[name].root for name in names} for classes, names in ((ours, mine), (theirs, their))]
+        if all(len(of_one) == 1 for of_one in roots):  # several quantizers of one tensor
             apart(lambda classes, name: _meaning(classes.here.quantized[name].codes))
         apart(lambda _classes, name: name)
     return pairs
@@ -449,7 +450,8 @@ def _kind(graph: Graph, node: onnx.NodeProto) -> str:
         return "GlobalAveragePool"
     if node.op_type == "AveragePool":
         window, shape = attribute(node, "kernel_shape"), graph.shapes.get(node.input[0], ())[2:]
-        if shape and tuple(window or ()) == shape and not any(attribute(node, "pads", ()) or ()):  # type: ignore[call-overload]
+        pads = attribute(node, "pads", [])
+        if shape and isinstance(window, list) and tuple(window) == shape and isinstance(pads, list) and not any(pads):
             return "GlobalAveragePool"
     return str(node.op_type)
 
@@ -476,12 +478,13 @@ def _attributes(graph: Graph, node: onnx.NodeProto) -> list[str]:
         ):  # fmt: skip
             continue
         value = onnx.helper.get_attribute_value(held)
-        if held.name in known and known[held.name].default_value.type:
-            if onnx.helper.get_attribute_value(known[held.name].default_value) == value:
-                continue
-        if node.op_type in ("Conv", "FusedConv", "ConvTranspose") and held.name in ("kernel_shape", "activation", "group"):
-            if held.name != "group" or value == 1:
-                continue
+        default = known[held.name].default_value if held.name in known else None
+        if default is not None and default.type and onnx.helper.get_attribute_value(default) == value:
+            continue
+        if held.name in ("kernel_shape", "activation") and node.op_type in _WEIGHTED:  # said by the weights, and told as limits
+            continue
+        if held.name == "group" and value == 1:
+            continue
         if held.name in _NEUTRAL and all(number == _NEUTRAL[held.name] for number in value):
             continue
         if held.name == "auto_pad" and value in (b"NOTSET", b"VALID"):

@@ -104,6 +104,7 @@ class Checker:
         self._sources = {name: labels[name] for name in runtime.tensors} | {LOGITS: labels[self.entry.logits]}
         self._types = {name: _code_type(self._reading.graph, name) for name in runtime.tensors}
         self._places = {name: place for place, name in enumerate([*self._reading.tensors, LOGITS])}
+        self._meanings = {} if other is None else other.meanings
         #: Tensors whose codes mean the same on both sides, and those that the deployed codes of all operands can be given to.
         self._same = {name for name in runtime.tensors if other is None or other.same(name)}
         self._fed = self._same if other is None else {name for name in (*self._same, LOGITS) if self._feeds(name)}
@@ -190,13 +191,10 @@ class Checker:
             result.comparable = self.same_codes
             result.missing = tuple(name for name in result.missing if name not in result.ambiguous)
             result.values = [
-                ValuesResult(
-                    name, source, self._other.partners[name], *map(_in_words, self._other.meanings[name]),
-                    place=self._places[name],
-                )
+                ValuesResult(name, source, self._other.partners[name], *self._in_words(name), place=self._places[name])
                 for name, source in self._sources.items()
                 if name != LOGITS and name not in self._same and name in mirror.quantized
-            ]  # fmt: skip
+            ]
         tensors = {tensor.name: tensor for tensor in result.tensors}
         values = {tensor.name: tensor for tensor in result.values}
         disturbed = unfaithful = 0
@@ -217,11 +215,12 @@ class Checker:
             )
         if unfaithful:
             result.remarks.append(
-                f"handing out the CAM layer changed the logits of {unfaithful} of {len(result.images)} images: logits are those "
-                "of the file as it was given, codes and CAMs those of a copy, and nothing is promised"
+                f"handing out the CAM layer changed the logits of {unfaithful} of {len(result.images)} images: logits are of "
+                "the file as it was given, codes and CAMs of a copy, and nothing is promised"
             )
             result.exact = False
-        seen = {tensor.name for tensor in (*result.tensors, *result.values) if tensor.elements}
+        seen = {tensor.name for tensor in result.tensors if tensor.elements}
+        seen |= {tensor.name for tensor in result.values if tensor.elements}
         unseen = [name for name in self._reading.tensors if name not in seen]
         if unseen and quantized and not result.missing and not result.ambiguous:
             result.remarks.append(
@@ -347,10 +346,14 @@ class Checker:
         self, name: str, codes: torch.Tensor, stored: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what simulated and deployed codes of a tensor stand for, and the coarser of their steps."""
-        assert self._other is not None
-        both = [_parameters(meaning, codes.ndim, codes.device) for meaning in self._other.meanings[name]]
-        (scale, zero), (other_scale, other_zero) = both
+        own, other = self._meanings[name]
+        scale, zero = _parameters(own, codes.ndim, codes.device)
+        other_scale, other_zero = _parameters(other, codes.ndim, codes.device)
         return (codes - zero) * scale, (stored - other_zero) * other_scale, torch.maximum(scale, other_scale)
+
+    def _in_words(self, name: str) -> tuple[str, str]:
+        own, other = self._meanings[name]
+        return _in_words(own), _in_words(other)
 
     def _feeds(self, name: str) -> bool:
         """Tell whether every tensor of codes that an operator reads has deployed codes of the same meaning."""
@@ -365,11 +368,11 @@ class Checker:
     def _unfed(self, result: CheckResult) -> list[str]:
         """Say which operators could not be fed with the deployed codes."""
         left = [tensor.name for tensor in result.tensors if tensor.name not in self._fed]
-        if not left:
+        if not left or not self.same_codes:
             return []
         return [
-            f"{len(left)} of {len(result.tensors)} tensors are not fed with the deployed codes, for those of their operands have no "
-            f"partner or mean something else: {some(left)}"
+            f"{len(left)} of {len(result.tensors)} tensors are not fed with the deployed codes: those of their operands have "
+            f"no partner or mean something else ({some(left)})"
         ]
 
 

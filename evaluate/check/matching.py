@@ -27,13 +27,13 @@ def refuse_meaningless(gates: Iterable[str], checker: Checker, file: Path) -> No
         return
     if "codes" in gates and not checker.same_codes:
         raise QcamError(
-            f"gate codes means nothing here: {file} has no tensor of an operator whose scale, zero point and type are the bundle's, "
-            "so equal codes are not equal values; gate on cc, top1 or logits_close"
+            f"gate codes means nothing here: in {file} no tensor that an operator computes has the scale, zero point and type "
+            "of the bundle's, so equal codes are not equal values; gate on cc, top1 or logits_close"
         )
     if "tap" in gates and not checker.same_tap:
         raise QcamError(
-            f"gate tap means nothing here: the CAM layer has another scale, zero point or type in {file} than in the bundle, or no "
-            "codes, so equal codes are not equal values; gate on cc, top1 or logits_close"
+            f"gate tap means nothing here: the CAM layer has another scale, zero point or type in {file} than in the bundle, "
+            "or no codes, so equal codes are not equal values; gate on cc, top1 or logits_close"
         )
 
 
@@ -48,14 +48,14 @@ def of_other_scales(result: CheckResult, file: Path) -> list[str]:
     if result.values:
         every, first = len(result.values) + len(result.coded), result.values[0]
         said.append(
-            f"{len(result.values)} of {every} tensors have another scale, zero point or type in {file}, so values are compared and "
-            f"not codes: {agreement(result.values_within)} within one step of the coarser scale, largest difference "
+            f"{len(result.values)} of {every} tensors have another scale, zero point or type in {file}, so values are "
+            f"compared, not codes: {agreement(result.values_within)} within one step of the coarser scale, largest difference "
             f"{result.values_largest:.3g} steps; first: {first.name} ({first.meaning}; there {first.partner_meaning})"
         )
     if not result.comparable:
         said.append(
-            f"no gate on equal codes or logits stands: no tensor that an operator computes has the bundle's scale in {file}, and "
-            "equal codes would not be equal values"
+            f"no gate on equal codes or logits stands: in {file} no tensor that an operator computes has the bundle's scale, "
+            "so equal codes are not equal values"
         )
     return said
 

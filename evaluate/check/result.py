@@ -251,7 +251,7 @@ class CheckResult:
 
     @property
     def values_within(self) -> float | None:
-        """Return the share of values within one step, of the tensors whose codes mean something else; None if there are none."""
+        """Return the share of values within one step, of tensors whose codes mean something else; None if there are none."""
         elements = sum(tensor.elements for tensor in self.values)
         return sum(tensor.within for tensor in self.values) / elements if elements else None
 
@@ -266,7 +266,8 @@ class CheckResult:
         Without the operators having been fed with the deployed codes, the first tensor that differs at all: nothing before it
         did, so it cannot have inherited that. A tensor whose codes mean something else in the deployed file differs by that.
         """
-        for tensor in sorted([*self.tensors, *self.values], key=lambda tensor: tensor.place):
+        every: list[TensorResult | ValuesResult] = [*self.tensors, *self.values]
+        for tensor in sorted(every, key=lambda tensor: tensor.place):
             if isinstance(tensor, ValuesResult):
                 return tensor
             # No codes differ when it comes to the logits: all of their difference is their own operator's.

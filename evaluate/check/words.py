@@ -20,8 +20,8 @@ def blame(result: CheckResult) -> str:
         return f"{result.title}: no operator differs"
     if isinstance(tensor, ValuesResult):
         return (
-            f"{result.title}: {tensor.operator} → {tensor.name}, the first that differs: its codes mean {tensor.partner_meaning} "
-            f"in the deployed file ({tensor.partner}), {tensor.meaning} in the bundle"
+            f"{result.title}: {tensor.operator} → {tensor.name}, the first that differs: its codes mean "
+            f"{tensor.partner_meaning} in the deployed file ({tensor.partner}), {tensor.meaning} in the bundle"
         )
     if not result.coded:
         return f"{result.title}: the logits differ; without codes, operators cannot be told apart"

@@ -91,7 +91,8 @@ class InspectedModel:
         with self._named(), tempfile.TemporaryDirectory(prefix="qcam-inspect-") as folder:
             plain, opened = Path(folder) / "plain.onnx", Path(folder) / "opened.onnx"
             self._temporary = [plain, opened]
-            needed = [name for name in (entry.logits, *(tap.output for tap in (entry.tap, *entry.skips))) if name not in outputs]
+            handed = (entry.logits, *(tap.output for tap in (entry.tap, *entry.skips)))
+            needed = [name for name in handed if name not in outputs]
             run = model if other is None else exposed(model, needed)
             if other is not None:  # the tap may have to be exposed even for the plain run
                 self._write(plain, run)

@@ -197,7 +197,7 @@ class _Finding:
         """
         key, graph = self._mine.key(self._entry.logits), self._theirs.graph
         at = [name for name in graph.outputs if self._theirs.key(name) == key]
-        scores = [name for name in at if not self._holds_codes(name)]
+        scores: list[str] = [name for name in at if not self._holds_codes(name)]
         if at and not scores:
             raise BundleError(f"{self._path} hands out its class scores as codes, {at[0]}; {_IMPORT}")
         if not scores:
@@ -228,7 +228,7 @@ class _Finding:
         named = [name for name in scores if name == self._entry.logits]
         if len(scores) > 1 and not named:
             raise BundleError(f"{self._path} has several outputs that may be the class scores: {', '.join(scores)}; {_IMPORT}")
-        return (named or scores)[0]
+        return str((named or scores)[0])
 
     def _holds_codes(self, tensor: str) -> bool:
         node = self._theirs.graph.producer.get(tensor)
@@ -244,7 +244,7 @@ class _Finding:
                 return str(node.input[0])
             if node.op_type not in SHAPE_OPERATORS | {"QuantizeLinear", "DequantizeLinear", "Cast"}:
                 return None
-            tensor = node.input[0]
+            tensor = str(node.input[0])
         return None
 
     def _tap(self, tap: Tap, role: str) -> Tap:
@@ -259,8 +259,8 @@ class _Finding:
             return self._coded(self._partners[tap.output])
         if coded and tap.output in self._ambiguous:
             raise BundleError(
-                f"{self._path} has several tensors where {tap.output}, {role}, stands in the bundle, and nothing tells which one "
-                f"it is; {_IMPORT}"
+                f"{self._path} has several tensors where {tap.output}, {role}, stands in the bundle, and nothing tells them "
+                f"apart; {_IMPORT}"
             )
         tensor = str(quantizer.input[0]) if coded and quantizer is not None else tap.output
         if tensor == self._mine.graph.image_input:

@@ -100,7 +100,8 @@ def test_the_quantizer_of_the_image_may_be_absent():
 def test_a_quantizer_in_front_of_a_relu_is_not_the_one_behind_it():
     """Symmetric codes cannot take a Relu over: tools quantize before and behind it."""
     own = positions(network("Conv x w1 > a", "q a s z > a_q", "Abs a_q_dq > y"))
-    other = positions(network("Conv x w1 > a", "q a s m > before", "Relu before_dq > r", "q r s m > behind", "Abs behind_dq > y"))
+    signed = ("q a s m > before", "Relu before_dq > r", "q r s m > behind", "Abs behind_dq > y")
+    other = positions(network("Conv x w1 > a", *signed))
     found = match(own, other)
     assert (found.partners, found.missing, found.others) == ({"a_q": "behind"}, (), ("before",))
 
@@ -135,7 +136,7 @@ def test_branches_of_one_shape_are_told_apart_by_what_reads_them_whatever_their_
     def branches(first, second):
         return positions(network(
             "Conv x w1 > a", "Conv x w2 > b", "q a s z > a_q", "q b s2 z > b_q",
-            f"Concat {first}_q_dq {second}_q_dq > y axis=1".replace("axis=1", ""), outputs=("y",),
+            f"Concat {first}_q_dq {second}_q_dq > y",
         ))  # fmt: skip
 
     found = match(branches("a", "b"), branches("b", "a"))
@@ -144,8 +145,9 @@ def test_branches_of_one_shape_are_told_apart_by_what_reads_them_whatever_their_
 
 def test_windows_and_channels_tell_branches_apart():
     held = {"w3": np.ones((4, 4, 3, 3), np.float32)}
-    own = positions(network("Conv x w1 > a", "Conv x w3 > b pads=1,1,1,1", "q a s z > a_q", "q b s z > b_q", "Add a_q_dq b_q_dq > y", held=held))
-    other = positions(network("Conv x w3 > p pads=1,1,1,1", "Conv x w1 > r", "q p s2 z > p_q", "q r s2 z > r_q", "Add p_q_dq r_q_dq > y", held=held))
+    first = ("Conv x w1 > a", "Conv x w3 > b pads=1,1,1,1", "q a s z > a_q", "q b s z > b_q", "Add a_q_dq b_q_dq > y")
+    second = ("Conv x w3 > p pads=1,1,1,1", "Conv x w1 > r", "q p s2 z > p_q", "q r s2 z > r_q", "Add p_q_dq r_q_dq > y")
+    own, other = positions(network(*first, held=held)), positions(network(*second, held=held))
     assert match(own, other).partners == {"a_q": "r_q", "b_q": "p_q"}
 
 
@@ -153,8 +155,8 @@ def test_windows_and_channels_tell_branches_apart():
 def test_of_several_quantizers_of_one_tensor_the_one_of_the_same_meaning_is_taken_and_none_guessed(scale, partner):
     held = {"s3": np.float32(0.3)}
     own = positions(network("Conv x w1 > a", f"q a {scale} z > a_q", "Relu a_q_dq > y", held=held))
-    other = positions(network("Conv x w1 > a", "q a s z > first", "q a s2 z > second", "Relu first_dq > y1", "Relu second_dq > y2",
-                              outputs=("y1", "y2")))  # fmt: skip
+    two = ("q a s z > first", "q a s2 z > second", "Relu first_dq > y1", "Relu second_dq > y2")
+    other = positions(network("Conv x w1 > a", *two, outputs=("y1", "y2")))
     found = match(own, other)
     assert found.partners.get("a_q") == partner
     assert found.ambiguous == (() if partner else ("a_q",))
@@ -162,7 +164,8 @@ def test_of_several_quantizers_of_one_tensor_the_one_of_the_same_meaning_is_take
 
 def test_quantizers_that_write_the_same_codes_count_as_one():
     own = positions(network("Conv x w1 > a", "q a s z > a_q", "Abs a_q_dq > y"))
-    beside = positions(network("Conv x w1 > a", "q a s z > first", "q a s z > second", "Abs first_dq > y", "Abs second_dq > y2", outputs=("y", "y2")))
+    two = ("q a s z > first", "q a s z > second", "Abs first_dq > y", "Abs second_dq > y2")
+    beside = positions(network("Conv x w1 > a", *two, outputs=("y", "y2")))
     behind = positions(network("Conv x w1 > a", "q a s z > first", "q first_dq s z > second", "Abs second_dq > y"))
     for other in (beside, behind):
         found = match(own, other)
@@ -185,12 +188,16 @@ def test_a_signed_quantizer_with_a_relu_behind_it_is_no_partner_of_one_whose_ran
 
 
 def test_ways_of_writing_one_operator_are_one_position():
-    held = {"g": np.ones(4, np.float32), "v": np.ones((4, 4), np.float32), "c": np.ones(4, np.float32), "axes": np.array([-1])}
-    own = positions(network("Conv x w1 > a", "q a s z > a_q", "GlobalAveragePool a_q_dq > p", "q p s z > p_q", "Flatten p_q_dq > f",
-                            "Gemm f v c > t", "q t s z > t_q", "Abs t_q_dq > y", held=held))  # fmt: skip
-    other = positions(network("Conv x w1 > conv", "BatchNormalization conv g g g g > a", "q a s z > a_q",
-                              "ReduceMean a_q_dq > p axes=2,3", "q p s z > p_q", "Reshape p_q_dq shape > f", "MatMul f v > t1",
-                              "Add t1 c > t", "q t s z > t_q", "Abs t_q_dq > y", held=held | {"shape": np.array([-1, 4])}))  # fmt: skip
+    held = {"g": np.ones(4, np.float32), "v": np.ones((4, 4), np.float32), "c": np.ones(4, np.float32), "n": np.array([-1, 4])}
+    own = positions(network(
+        "Conv x w1 > a", "q a s z > a_q", "GlobalAveragePool a_q_dq > p", "q p s z > p_q", "Flatten p_q_dq > f",
+        "Gemm f v c > t", "q t s z > t_q", "Abs t_q_dq > y", held=held,
+    ))  # fmt: skip
+    other = positions(network(
+        "Conv x w1 > conv", "BatchNormalization conv g g g g > a", "q a s z > a_q", "ReduceMean a_q_dq > p axes=2,3",
+        "q p s z > p_q", "Reshape p_q_dq n > f", "MatMul f v > t1", "Add t1 c > t", "q t s z > t_q", "Abs t_q_dq > y",
+        held=held,
+    ))  # fmt: skip
     found = match(own, other)
     assert (found.partners, found.others) == ({name: name for name in ("a_q", "p_q", "t_q")}, ())
 
@@ -199,8 +206,8 @@ def test_limits_held_as_codes_are_read():
     """Some tools quantize the constants of a Clip as well."""
     held = {"low": np.uint8(0), "six": np.uint8(60), "dw": np.float32(0.1), "dz": np.uint8(0)}
     own = positions(network("Conv x w1 > a", "q a s m > a_q", "Abs a_q_dq > y"))
-    other = network("DequantizeLinear low dw dz > l", "DequantizeLinear six dw dz > h", "Conv x w1 > a", "Clip a l h > c", "q c s m > c_q",
-                    "Abs c_q_dq > y", held=held)  # fmt: skip
+    limits = ("DequantizeLinear low dw dz > l", "DequantizeLinear six dw dz > h")
+    other = network(*limits, "Conv x w1 > a", "Clip a l h > c", "q c s m > c_q", "Abs c_q_dq > y", held=held)
     found = match(own, positions(other))
     assert (found.partners, found.missing) == ({}, ("a_q",))
     assert positions(other).quantized["c_q"].clips == ((0.0, pytest.approx(6.0)),)
