@@ -188,7 +188,7 @@ class Checker:
         ]
         if self._other is not None:
             result.ambiguous, result.others = self._other.ambiguous, self._other.others
-            result.comparable = self.same_codes
+            result.comparable = self.same_codes or not self.quantized
             result.missing = tuple(name for name in result.missing if name not in result.ambiguous)
             result.values = [
                 ValuesResult(name, source, self._other.partners[name], *self._in_words(name), place=self._places[name])
