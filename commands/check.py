@@ -44,6 +44,8 @@ Without --fail-under: cc=0.99 for all. Where equal codes are promised (8 bits
 on the CPU provider, arithmetic integer, this CPU's own kernels) codes=1, and
 logits=1, or logits_close=1 if float operators compute the logits. For f32 on
 the CPU provider logits_close=1.
+A --deployed file whose scales are not the bundle's has no equal codes: codes
+and tap are refused by name, and without --fail-under cc=0.99 alone stands.
 
 \b
 Exit code: 0 every gate holds, 1 one falls short, 2 nothing could be compared
