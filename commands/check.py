@@ -44,6 +44,8 @@ Without --fail-under: cc=0.99 for all. Where equal codes are promised (8 bits
 on the CPU provider, arithmetic integer, this CPU's own kernels) codes=1, and
 logits=1, or logits_close=1 if float operators compute the logits. For f32 on
 the CPU provider logits_close=1.
+A --deployed file whose scales are not the bundle's has no equal codes: codes
+and tap are refused by name, and without --fail-under cc=0.99 alone stands.
 
 \b
 Exit code: 0 every gate holds, 1 one falls short, 2 nothing could be compared
@@ -93,7 +95,8 @@ interrupted.
     group=COMPARED,
     advanced=True,
     type=click.Path(path_type=Path),
-    help="ONNX file to judge in the bundle's place.",
+    help="ONNX file of the same network to judge in the bundle's place, whoever made it: tensors are matched by position; "
+    "where scales differ, values are compared.",
 )
 @option(
     "--other-cpus/--no-other-cpus",
@@ -216,12 +219,14 @@ def _tell(checked: Checked) -> None:
 
 def _tell_result(item: Judged, *, every_tensor: bool) -> None:
     """Print every tensor if that was asked for, the operator to blame, the images that agree least, and remarks."""
-    from qcam.evaluate.check.tables import tensor_table
+    from qcam.evaluate.check.tables import tensor_table, values_table
     from qcam.evaluate.check.words import blame
 
     result = item.result
     if every_tensor and result.coded:
         console.out.print(tensor_table(result))
+    if every_tensor and result.values:
+        console.out.print(values_table(result))
     if result.coded and result.first_difference() is not None and (every_tensor or not item.holds):
         console.out.print(blame(result), markup=False)
     worst = [image for image in result.worst_images() if (image.metrics["CC"] or 0) < 0.9999]

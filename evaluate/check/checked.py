@@ -19,7 +19,7 @@ from qcam.evaluate.check.junit import junit_text
 from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.pictures import depth_picture
-from qcam.evaluate.check.result import CheckResult, TensorResult
+from qcam.evaluate.check.result import CheckResult, TensorResult, ValuesResult
 from qcam.evaluate.check.verdicts import Judged, Verdict, together
 from qcam.evaluate.check.words import blame
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
@@ -238,9 +238,14 @@ def result_json(item: Judged) -> dict[str, Any]:
         "first_difference": None if first is None else {"tensor": first.name, "operator": first.operator},
         "worst_images": [image.image for image in result.worst_images()],
         "missing_tensors": list(result.missing),
+        "other_tensors": list(result.others),
+        "ambiguous_tensors": list(result.ambiguous),
+        "values_within_one_step": result.values_within,
+        "largest_difference_in_steps": result.values_largest,
         "remarks": result.remarks,
         "images": [asdict(image) for image in result.images],
         "tensors": [_tensor_json(tensor) for tensor in result.tensors],
+        "values": [_values_json(tensor) for tensor in result.values],
     }
 
 
@@ -253,6 +258,19 @@ def _tensor_json(tensor: TensorResult) -> dict[str, Any]:
         "largest_difference": tensor.largest,
         "equal_fed_with_deployed_codes": tensor.forced_share,
         "largest_difference_fed_with_deployed_codes": tensor.forced_largest if tensor.forced is not None else None,
+    }
+
+
+def _values_json(tensor: ValuesResult) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "operator": tensor.operator,
+        "deployed_name": tensor.partner,
+        "codes": tensor.meaning,
+        "deployed_codes": tensor.partner_meaning,
+        "elements": tensor.elements,
+        "within_one_step": tensor.share,
+        "largest_difference_in_steps": tensor.largest,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -14,14 +14,16 @@ from qcam.common.errors import BundleError, ImageSetError
 from qcam.common.norms import logit_error
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.check.reading import Reading
-from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult
+from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult, ValuesResult
 from qcam.evaluate.check.words import some
 from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
 from qcam.evaluate.maps.scores import columns, top_classes
 from qcam.evaluate.run.explained import explain
 from qcam.runtime.bundle import Bundle, Tap, load_onnx
+from qcam.runtime.codes import Codes
 from qcam.runtime.deployed.inspection import Inspected
+from qcam.runtime.deployed.other_file import OtherFile
 from qcam.runtime.devices import telling_full_gpu
 from qcam.runtime.graph import Graph, attribute
 from qcam.runtime.kernels import KernelFamily
@@ -70,6 +72,7 @@ class Checker:
         device: str = "cpu",
         reading: Reading | None = None,
         own: KernelFamily | None = None,
+        other: OtherFile | None = None,
     ) -> None:
         """Take both sides.
 
@@ -81,6 +84,7 @@ class Checker:
             reading: The precision's file, read before; None: it is read.
             own: The kernel family of this CPU, if the deployed side runs on it: its own float kernels then compute the float
                 operators of which the mirror does not know the order of additions.
+            other: What the deployed side runs, if that is not the bundle's own file.
 
         Raises:
             BundleError: If no tensor of the deployed side matches.
@@ -91,6 +95,7 @@ class Checker:
         self._device = device
         self._reading = reading or Reading(load_onnx(bundle, precision), self.entry.session, own)
         self._own = own
+        self._other = other
         self.float_operators = 0
         if runtime.missing and not runtime.tensors:
             count = len(runtime.missing)
@@ -98,11 +103,27 @@ class Checker:
         labels = self._reading.labels((*runtime.tensors, self.entry.logits))
         self._sources = {name: labels[name] for name in runtime.tensors} | {LOGITS: labels[self.entry.logits]}
         self._types = {name: _code_type(self._reading.graph, name) for name in runtime.tensors}
+        self._places = {name: place for place, name in enumerate([*self._reading.tensors, LOGITS])}
+        self._meanings = {} if other is None else other.meanings
+        #: Tensors whose codes mean the same on both sides, and those that the deployed codes of all operands can be given to.
+        self._same = {name for name in runtime.tensors if other is None or other.same(name)}
+        self._fed = self._same if other is None else {name for name in (*self._same, LOGITS) if self._feeds(name)}
 
     @property
     def quantized(self) -> bool:
         """Tell whether the file has any codes."""
         return bool(self._types)
+
+    @property
+    def same_codes(self) -> bool:
+        """Tell whether codes mean the same on both sides, of any tensor that an operator computes."""
+        graph = self._reading.graph
+        return any(graph.producer[name].input[0] != graph.image_input for name in self._same)
+
+    @property
+    def same_tap(self) -> bool:
+        """Tell whether codes at the tap mean the same on both sides."""
+        return self.entry.tap.dtype != "float32" and (self._other is None or self.entry.tap.output in self._same)
 
     @property
     def eight_bit(self) -> bool:
@@ -161,14 +182,27 @@ class Checker:
             missing=self._runtime.missing,
         )
         result.tensors = [
-            TensorResult(name, source) for name, source in self._sources.items() if name == LOGITS or name in mirror.quantized
+            TensorResult(name, source, place=self._places[name])
+            for name, source in self._sources.items()
+            if name == LOGITS or (name in self._same and name in mirror.quantized)
         ]
+        if self._other is not None:
+            result.ambiguous, result.others = self._other.ambiguous, self._other.others
+            result.comparable = self.same_codes or not self.quantized
+            result.missing = tuple(name for name in result.missing if name not in result.ambiguous)
+            result.values = [
+                ValuesResult(name, source, self._other.partners[name], *self._in_words(name), place=self._places[name])
+                for name, source in self._sources.items()
+                if name != LOGITS and name not in self._same and name in mirror.quantized
+            ]
         tensors = {tensor.name: tensor for tensor in result.tensors}
-        disturbed = 0
+        values = {tensor.name: tensor for tensor in result.values}
+        disturbed = unfaithful = 0
         for image_names, images in self._at_a_time(batches()):
             inspected = self._runtime.run(images)
             disturbed += 0 if inspected.undisturbed else len(image_names)
-            self._compare(mirror, image_names, images, inspected, tensors, result)
+            unfaithful += 0 if inspected.faithful else len(image_names)
+            self._compare(mirror, image_names, images, inspected, tensors, values, result)
             if every_tensor and inspected.undisturbed:
                 self._force(mirror, images, inspected, tensors)
             advance(len(image_names))
@@ -179,13 +213,24 @@ class Checker:
                 f"exposing every tensor changed the deployed run of {disturbed} of {len(result.images)} images: of those, only "
                 "tap and logits were compared"
             )
-        unseen = [name for name in self._reading.tensors if name not in tensors or not tensors[name].elements]
-        if unseen and quantized and not result.missing:
+        if unfaithful:
+            result.remarks.append(
+                f"handing out the CAM layer changed the logits of {unfaithful} of {len(result.images)} images: logits are of "
+                "the file as it was given, codes and CAMs of a copy, and nothing is promised"
+            )
+            result.exact = False
+        seen = {tensor.name for tensor in result.tensors if tensor.elements}
+        seen |= {tensor.name for tensor in result.values if tensor.elements}
+        unseen = [name for name in self._reading.tensors if name not in seen]
+        if unseen and quantized and not result.missing and not result.ambiguous:
             result.remarks.append(
                 f"{len(unseen)} of {len(self._reading.tensors)} quantized tensors of the file cannot be observed as they are "
                 f"deployed: {some(unseen)}"
             )
         result.tensors = [tensor for tensor in result.tensors if tensor.elements]
+        result.values = [tensor for tensor in result.values if tensor.elements]
+        if every_tensor and self._other is not None:
+            result.remarks += self._unfed(result)
         if arithmetic == Arithmetic.INTEGER and quantized:
             result.remarks += _float_remarks(mirror, here=own)
         return result
@@ -221,17 +266,21 @@ class Checker:
         images: NDArray[np.float32],
         inspected: Inspected,
         tensors: dict[str, TensorResult],
+        values: dict[str, ValuesResult],
         result: CheckResult,
     ) -> None:
         tap = self.entry.tap.output
 
         def see(name: str, codes: torch.Tensor) -> None:
-            if name not in tensors:
+            if not inspected.undisturbed and name != tap:
                 return
-            if inspected.undisturbed:
-                tensors[name].add(codes, self._codes(inspected, name))
-            elif name == tap:
-                tensors[name].add(codes, torch.from_numpy(inspected.outputs.tap.astype(np.float32)).to(self._device))
+            if name in tensors or name in values:
+                shown = inspected.codes[name] if inspected.undisturbed else inspected.outputs.tap
+                stored = self._stored(shown, codes)
+                if name in tensors:
+                    tensors[name].add(codes, stored)
+                else:
+                    values[name].add(*self._values(name, codes, stored))
 
         simulated = mirror.forward(images, see)
         deployed = inspected.outputs
@@ -254,11 +303,11 @@ class Checker:
         metrics = all_metrics(*maps)
         logits, real_logits = (values.astype(np.float64) for values in (simulated.logits.cpu().numpy(), deployed.logits))
         same_tap = None
-        if self.entry.tap.dtype != "float32":
+        if self.same_tap:
             stored = torch.from_numpy(deployed.tap.astype(np.float32)).to(self._device)
             same_tap = (simulated.tap == stored).flatten(1).double().mean(dim=1)
         for index, name in enumerate(names):
-            values = {metric: float(metrics[metric][index]) for metric in METRICS}
+            figures = {metric: float(metrics[metric][index]) for metric in METRICS}
             result.images.append(
                 ImageResult(
                     image=name,
@@ -266,7 +315,7 @@ class Checker:
                     logit_error=logit_error(logits[index], real_logits[index], real_logits[index]),
                     logits_equal=bool((logits[index] == real_logits[index]).all()),
                     top1=bool(chosen[index] == targets[index]),
-                    metrics={metric: None if np.isnan(value) else value for metric, value in values.items()},
+                    metrics={metric: None if np.isnan(value) else value for metric, value in figures.items()},
                 )
             )
 
@@ -278,21 +327,71 @@ class Checker:
         def see(name: str, codes: torch.Tensor) -> torch.Tensor | None:
             if name not in tensors:
                 return None
-            deployed = self._codes(inspected, name)
-            tensors[name].add(codes, deployed, forced=True)
+            deployed = self._stored(inspected.codes[name], codes)
+            if name in self._fed:
+                tensors[name].add(codes, deployed, forced=True)
             return deployed
 
         outputs = mirror.forward(images, see)
-        tensors[LOGITS].add(outputs.logits, torch.from_numpy(inspected.outputs.logits).to(self._device), forced=True)
+        if self._other is None or LOGITS in self._fed:
+            tensors[LOGITS].add(outputs.logits, torch.from_numpy(inspected.outputs.logits).to(self._device), forced=True)
 
-    def _codes(self, inspected: Inspected, name: str) -> torch.Tensor:
-        codes = inspected.codes[name]
-        if codes.dtype.name != self._types[name]:
-            raise BundleError(
-                f"{name} holds {codes.dtype.name} in the file that was run and {self._types[name]} in the bundle's "
-                f"{self.entry.name}: their codes cannot be compared; is it another precision?"
-            )
-        return torch.from_numpy(codes.astype(np.float32)).to(self._device)
+    def _stored(self, codes: NDArray[Any], simulated: torch.Tensor) -> torch.Tensor:
+        """Return deployed codes on the mirror's device; where another file only reshapes, in the bundle's shape."""
+        stored = torch.from_numpy(codes.astype(np.float32)).to(self._device)
+        alike = self._other is not None and stored.shape[:1] == simulated.shape[:1] and stored.ndim != simulated.ndim
+        return stored.reshape(simulated.shape) if alike and stored.numel() == simulated.numel() else stored
+
+    def _values(
+        self, name: str, codes: torch.Tensor, stored: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what simulated and deployed codes of a tensor stand for, and the coarser of their steps."""
+        own, other = self._meanings[name]
+        scale, zero = _parameters(own, codes.ndim, codes.device)
+        other_scale, other_zero = _parameters(other, codes.ndim, codes.device)
+        return (codes - zero) * scale, (stored - other_zero) * other_scale, torch.maximum(scale, other_scale)
+
+    def _in_words(self, name: str) -> tuple[str, str]:
+        own, other = self._meanings[name]
+        return _in_words(own), _in_words(other)
+
+    def _feeds(self, name: str) -> bool:
+        """Tell whether every tensor of codes that an operator reads has deployed codes of the same meaning."""
+        graph, tensors = self._reading.graph, set(self._reading.tensors)
+        result = self.entry.logits if name == LOGITS else name
+        node = graph.producer.get(result)
+        if node is None:
+            return False
+        read = graph.upstream(list(node.input), stop=tensors)
+        return read.intersection(tensors) <= self._same
+
+    def _unfed(self, result: CheckResult) -> list[str]:
+        """Say which operators could not be fed with the deployed codes."""
+        left = [tensor.name for tensor in result.tensors if tensor.name not in self._fed]
+        if not left or not self.same_codes:
+            return []
+        return [
+            f"{len(left)} of {len(result.tensors)} tensors are not fed with the deployed codes: those of their operands have "
+            f"no partner or mean something else ({some(left)})"
+        ]
+
+
+def _parameters(codes: Codes, dimensions: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale and zero point in a shape that goes with the codes."""
+    found = []
+    for values in (codes.scale, codes.zero_point):
+        value = torch.from_numpy(values.astype(np.float32)).to(device)
+        if value.numel() > 1:
+            value = value.reshape([-1 if axis == codes.axis % dimensions else 1 for axis in range(dimensions)])
+        found.append(value)
+    return found[0], found[1]
+
+
+def _in_words(codes: Codes) -> str:
+    """Say what codes mean."""
+    if codes.scale.size > 1:
+        return f"{codes.dtype.name}, {codes.scale.size} scales along axis {codes.axis}"
+    return f"{codes.dtype.name}, scale {float(codes.scale):.6g}, zero point {int(codes.zero_point)}"
 
 
 def _float_remarks(mirror: Mirror, *, here: bool) -> list[str]:

@@ -18,6 +18,8 @@ FLOAT = "(float)"
 #: Relative error of logits up to which two float programs are taken to compute the same: float32 rounding through a deep
 #: network stays below a tenth of it, a scale that is off by 1 % is a hundred times more.
 FLOAT_ROUNDING = 1e-4
+#: What float32 may add to a difference of one step.
+_STEP_ROUNDING = 1e-3
 
 
 @dataclass
@@ -32,6 +34,7 @@ class TensorResult:
         forced: How many were the same when the operator was fed with the deployed codes; None if that was not tried.
         largest: Largest difference of the first kind, in codes (in the logits' own unit for the logits).
         forced_largest: Likewise of the second.
+        place: Its number in graph order.
     """
 
     name: str
@@ -41,6 +44,7 @@ class TensorResult:
     forced: int | None = None
     largest: float = 0.0
     forced_largest: float = 0.0
+    place: int = 0
 
     def add(self, simulated: torch.Tensor, deployed: torch.Tensor, *, forced: bool = False) -> None:
         """Count one batch; with `forced`, `add` has counted its elements before.
@@ -48,11 +52,7 @@ class TensorResult:
         Raises:
             BundleError: If the two differ in shape.
         """
-        if simulated.shape != deployed.shape:
-            raise BundleError(
-                f"{self.name} has shape {tuple(deployed.shape)} in the file that was run and {tuple(simulated.shape)} in the "
-                "bundle's: their values cannot be compared"
-            )
+        require_one_shape(self.name, simulated, deployed)
         same = int((simulated == deployed).sum())
         largest = 0.0
         if same < simulated.numel():
@@ -75,6 +75,71 @@ class TensorResult:
     def forced_share(self) -> float | None:
         """Return the share of equal values of the operator fed with the deployed codes."""
         return None if self.forced is None else self.forced / self.elements
+
+
+@dataclass
+class ValuesResult:
+    """One tensor whose codes mean something else in the deployed file: what they stand for, simulated against deployed.
+
+    Two roundings of one number to grids of two steps are at most one step of the coarser grid apart. So values within one step
+    may be of the same network, and more than one are of another range or of another number.
+
+    Attributes:
+        name: Its name in the bundle.
+        operator: The operator that it comes from.
+        partner: Its name in the deployed file.
+        meaning: What its codes mean in the bundle, in words.
+        partner_meaning: What they mean in the deployed file.
+        elements: How many values were compared.
+        within: How many were at most one step of the coarser scale apart.
+        largest: Largest difference in such steps.
+        place: Its number in graph order.
+    """
+
+    name: str
+    operator: str
+    partner: str
+    meaning: str
+    partner_meaning: str
+    elements: int = 0
+    within: int = 0
+    largest: float = 0.0
+    place: int = 0
+
+    def add(self, simulated: torch.Tensor, deployed: torch.Tensor, step: torch.Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            simulated: Values, dequantized.
+            deployed: Likewise, of the same shape.
+            step: The coarser of both steps: one, or one for each channel.
+
+        Raises:
+            BundleError: If the two differ in shape.
+        """
+        require_one_shape(self.name, simulated, deployed)
+        steps = ((simulated.double() - deployed.double()) / step.double()).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+        self.elements += steps.numel()
+        self.within += int((steps <= 1 + _STEP_ROUNDING).sum())
+        self.largest = max(self.largest, float(steps.max()) if steps.numel() else 0.0)
+
+    @property
+    def share(self) -> float:
+        """Return the share of values that are at most one step apart."""
+        return self.within / self.elements if self.elements else float("nan")
+
+
+def require_one_shape(name: str, simulated: torch.Tensor, deployed: torch.Tensor) -> None:
+    """Refuse to compare values of two shapes.
+
+    Raises:
+        BundleError: If the two differ in shape.
+    """
+    if simulated.shape != deployed.shape:
+        raise BundleError(
+            f"{name} has shape {tuple(deployed.shape)} in the file that was run and {tuple(simulated.shape)} in the "
+            "bundle's: their values cannot be compared"
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +181,11 @@ class CheckResult:
         exact: Whether the mirror promises equal codes here.
         images: Image by image.
         tensors: Tensor by tensor in graph order, the logits last.
+        values: Tensors of which codes mean something else in the deployed file, in graph order.
         missing: Tensors that the deployed file does not have.
+        others: Tensors of codes that only the deployed file has.
+        ambiguous: Tensors at whose position the deployed file has several.
+        comparable: Whether codes of any operator mean the same on both sides; if not, there is no figure of equal codes.
         remarks: What the reader has to know.
     """
 
@@ -128,7 +197,11 @@ class CheckResult:
     exact: bool
     images: list[ImageResult] = field(default_factory=list)
     tensors: list[TensorResult] = field(default_factory=list)
+    values: list[ValuesResult] = field(default_factory=list)
     missing: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+    comparable: bool = True
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -145,7 +218,7 @@ class CheckResult:
     @property
     def figures(self) -> dict[str, float | None]:
         """Return what can be gated on, by name: shares, means over images, and minima; None where undefined."""
-        elements = sum(tensor.elements for tensor in self.coded)
+        elements = sum(tensor.elements for tensor in self.coded) if self.comparable else 0
         taps = [image.tap for image in self.images if image.tap is not None]
         values: dict[str, float | None] = {
             "codes": sum(tensor.equal for tensor in self.coded) / elements if elements else None,
@@ -169,20 +242,34 @@ class CheckResult:
     @property
     def largest_difference(self) -> float | None:
         """Return the largest difference between two codes."""
-        return max((tensor.largest for tensor in self.coded), default=None)
+        return max((tensor.largest for tensor in self.coded if self.comparable), default=None)
 
     @property
     def float_logits(self) -> bool:
         """Tell whether float operators compute the logits: equal within float rounding at best."""
         return self.tensors[-1].operator.endswith(FLOAT)
 
-    def first_difference(self) -> TensorResult | None:
+    @property
+    def values_within(self) -> float | None:
+        """Return the share of values within one step, of tensors whose codes mean something else; None if there are none."""
+        elements = sum(tensor.elements for tensor in self.values)
+        return sum(tensor.within for tensor in self.values) / elements if elements else None
+
+    @property
+    def values_largest(self) -> float | None:
+        """Return the largest difference between two of those values, in steps."""
+        return max((tensor.largest for tensor in self.values), default=None)
+
+    def first_difference(self) -> TensorResult | ValuesResult | None:
         """Return the first tensor whose own operator differs, told from those that only inherit a difference.
 
         Without the operators having been fed with the deployed codes, the first tensor that differs at all: nothing before it
-        did, so it cannot have inherited that.
+        did, so it cannot have inherited that. A tensor whose codes mean something else in the deployed file differs by that.
         """
-        for tensor in self.tensors:
+        every: list[TensorResult | ValuesResult] = [*self.tensors, *self.values]
+        for tensor in sorted(every, key=lambda tensor: tensor.place):
+            if isinstance(tensor, ValuesResult):
+                return tensor
             # No codes differ when it comes to the logits: all of their difference is their own operator's.
             if tensor.name == LOGITS and self.float_logits and all(image.logits_close for image in self.images):
                 continue

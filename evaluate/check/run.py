@@ -16,6 +16,7 @@ from qcam.evaluate.check.checker import Checker
 from qcam.evaluate.check.elsewhere import lowest_weight_warning, saturation_warning
 from qcam.evaluate.check.gates import CODE_GATES, default_gates
 from qcam.evaluate.check.kernels import Kernels
+from qcam.evaluate.check.matching import of_other_scales, of_partners, refuse_meaningless
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.plan import left_out, plan
 from qcam.evaluate.check.reading import Reading
@@ -26,6 +27,7 @@ from qcam.evaluate.run.arithmetic import float_arithmetic
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.deployed.inspection import InspectedModel
+from qcam.runtime.deployed.other_file import other_file
 from qcam.runtime.deployed.placement import Placement
 from qcam.runtime.deployed.provider_options import NVIDIA
 from qcam.runtime.deployed.providers import PROVIDERS
@@ -97,10 +99,15 @@ class _Check:
         reading = Reading(load_onnx(bundle, precision), merged(session, options.settings.config), kernels.own)
         settings = replace(options.settings, batch=options.batch_size)
         if options.deployed is None:
-            runtime = InspectedModel(bundle, precision, settings, reading.kept, model=reading.file)
+            other, runtime = None, InspectedModel(bundle, precision, settings, reading.kept, model=reading.file)
         else:
-            runtime = InspectedModel(bundle, precision, settings, reading.tensors, options.deployed)
-        checker = Checker(bundle, precision, runtime, device=options.device, reading=reading, own=kernels.own)
+            other = other_file(bundle, precision, options.deployed, reading.graph)
+            runtime = InspectedModel(bundle, precision, settings, reading.tensors, other=other)
+        device = options.device
+        checker = Checker(bundle, precision, runtime, device=device, reading=reading, own=kernels.own, other=other)
+        if other is not None:
+            refuse_meaningless(options.gates, checker, other.path)
+            self._remarks += [f"{other.path}: {sentence}" for sentence in other.told]
         self._bundles[bundle.model_id] = {
             "folder": str(bundle.folder), "trained": bundle.weights.trained, "fingerprint": bundle.fingerprint,
         }  # fmt: skip
@@ -108,12 +115,14 @@ class _Check:
         risks = None
         if options.settings.provider == "CPU" and checker.eight_bit:
             risks = self._risks(bundle, precision, reading, runtime.deployed.placement)
-        promised = options.deployed is not None or bundle.precision(precision).promised
+        promised = checker.same_codes if other is not None else bundle.precision(precision).promised
         trusted = promised and reading.deployed is not None and kernels.trusted(risks)
         results = []
         for arithmetic in options.arithmetics if reading.tensors else (Arithmetic.FAKE_QUANT,):
             exact = trusted and arithmetic == Arithmetic.INTEGER
             result = self._run(checker, bundle, arithmetic, kernels.family, exact=exact, every_tensor=options.every_tensor)
+            if other is not None and reading.tensors:
+                result.remarks += of_other_scales(result, other.path)
             self._judged.append(Judged(result, self._gates(result)))
             results.append(result)
         if risks is not None and options.other_cpus and kernels.own is not None and options.deployed is None:
@@ -204,7 +213,7 @@ class _Check:
     def _gates(self, result: CheckResult) -> tuple[Gate, ...]:
         wanted = self._options.gates or default_gates(
             exact=result.exact,
-            coded=bool(result.coded),
+            coded=bool(result.coded) or not result.comparable,
             float_logits=result.float_logits,
             provider=self._options.settings.provider,
         )
@@ -245,9 +254,8 @@ class _Check:
 
     def _warn_of_gaps(self, result: CheckResult) -> None:
         """Warn of tensors that could not be compared and of CAMs that have no figure."""
-        if result.missing:
-            count, every = len(result.missing), len(result.missing) + len(result.coded)
-            self._warn(f"{result.title}: {count} of {every} tensors are not in the deployed file: {some(result.missing)}")
+        for sentence in of_partners(result, self._options.deployed):
+            self._warn(sentence)
         if result.undefined:
             count, every = result.undefined, len(result.images)
             self._warn(f"{result.title}: CAMs of {count} of {every} images are constant or not finite and have no CC")

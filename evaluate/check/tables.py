@@ -15,6 +15,8 @@ _HEADINGS = (
     "precision", "simulated as", "codes at tap", "all codes", "max diff", "logit error", "top-1", "SIM", "CC", "CC min", "KLD",
     "verdict",
 )  # fmt: skip
+#: Where tensors of another scale are compared by their values: the column's heading, and its place.
+_WITHIN, _WITHIN_AT = "within a step", 5
 #: Columns that the headings, and one result, take in a terminal when results stand side by side.
 _HEAD_WIDTH, _CELL_WIDTH = 17, 20
 
@@ -29,15 +31,20 @@ def as_tables(judged: Sequence[Judged], title: str, width: int | None = None) ->
     """
     tables = []
     for model in dict.fromkeys(item.result.model for item in judged):
-        rows = [_cells(item) for item in judged if item.result.model == model]
+        items = [item for item in judged if item.result.model == model]
+        rows, headings = [_cells(item) for item in items], list(_HEADINGS)
+        if any(item.result.values for item in items):
+            headings.insert(_WITHIN_AT, _WITHIN)
+            for item, row in zip(items, rows, strict=True):
+                row.insert(_WITHIN_AT, agreement(item.result.values_within))
         heading = escape(f"{model}, {title}")
-        lengths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
+        lengths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
         if width is None or sum(lengths) + 3 * len(lengths) + 1 <= width:
-            tables.append(_table(heading, _HEADINGS, rows, left=2))
+            tables.append(_table(heading, headings, rows, left=2))
             continue
         at_once = max(1, (width - _HEAD_WIDTH) // _CELL_WIDTH)
         for start in range(0, len(rows), at_once):
-            turned = list(zip(_HEADINGS, *rows[start : start + at_once], strict=True))
+            turned = list(zip(headings, *rows[start : start + at_once], strict=True))
             tables.append(_table(heading, turned[0], turned[1:], left=1))
     return tables
 
@@ -78,6 +85,24 @@ def mean_error(errors: Sequence[float]) -> str:
         return NONE
     mean, left = sum(defined) / len(defined), len(errors) - len(defined)
     return (f"{mean:.1e}" if mean else "0") + (f" ({left} undefined)" if left else "")
+
+
+def values_table(result: CheckResult) -> Table:
+    """Return the tensors whose codes mean something else in the deployed file, by what they stand for."""
+    title = escape(f"{result.title}: tensors of another scale, zero point or type")
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("tensor", "operator", "in the deployed file"):
+        table.add_column(name, overflow="fold")
+    for name in (_WITHIN, "max diff"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for tensor in result.values:
+        table.add_row(
+            escape(tensor.name.removesuffix("_QuantizeLinear_Output")), escape(tensor.operator), escape(tensor.partner),
+            agreement(tensor.share), f"{tensor.largest:.3g}",
+        )  # fmt: skip
+    table.caption = "a step, and max diff: of the coarser of the two scales"
+    table.caption_justify = "left"
+    return table
 
 
 def tensor_table(result: CheckResult) -> Table:

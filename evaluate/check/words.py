@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qcam.evaluate.check.result import LOGITS, CheckResult
+from qcam.evaluate.check.result import LOGITS, CheckResult, ValuesResult
 from qcam.evaluate.showing.numbers import agreement
 
 
@@ -18,6 +18,11 @@ def blame(result: CheckResult) -> str:
     tensor = result.first_difference()
     if tensor is None:
         return f"{result.title}: no operator differs"
+    if isinstance(tensor, ValuesResult):
+        return (
+            f"{result.title}: {tensor.operator} → {tensor.name}, the first that differs: its codes mean "
+            f"{tensor.partner_meaning} in the deployed file ({tensor.partner}), {tensor.meaning} in the bundle"
+        )
     if not result.coded:
         return f"{result.title}: the logits differ; without codes, operators cannot be told apart"
     fed = tensor.forced_share is not None

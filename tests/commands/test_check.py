@@ -189,11 +189,10 @@ def test_a_result_that_no_gate_applies_to_is_not_taken_for_judged(tiny_bundle, s
         (["{bundle}", "{small}", "--precision", "int16"], "holds no int16, only f32, int8"),
         (["{bundle}", "--deployed", "nowhere.onnx"], "deployed file nowhere.onnx: there is no such file"),
         (["{bundle}", "--deployed", "{bundle}/bundle.json"], "bundle.json as an ONNX file"),
-        (["{bundle}", "--deployed", "{bundle}/f32.onnx"], "which carries the CAM layer: tensors are matched by name"),
-        (["{bundle}", "--deployed", "{bundle}/int16.onnx"], "holds uint16 in the file that was run and uint8 in the bundle's"),
+        (["{bundle}", "--deployed", "{bundle}/f32.onnx"], "f32.onnx quantizes nothing: it is no int8 network; give"),
         (["{bundle}", "--deployed", "{bundle}/int8.onnx", "--precision", "f32"], "it is no f32 network"),
-        (["{bundle}", "--deployed", "{made}/tap.onnx"], "_QuantizeLinear_Output holds float32 in the file that was run"),
-        (["{bundle}", "--deployed", "{made}/shape.onnx"], "values cannot be compared"),
+        (["{bundle}", "--deployed", "{made}/tap.onnx"], "tap.onnx quantizes nothing: it is no int8 network"),
+        (["{bundle}", "--deployed", "{made}/shape.onnx"], "which carries the CAM layer, stands in the bundle: tensors are"),
         (["{bundle}", "--deployed", "{made}/classes.onnx"], "classes.onnx returns logits of shape (1, 9) for 10 classes"),
         (["{bundle}", "--deployed", "{made}/outputs.onnx"], "outputs.onnx has no output"),
         (["{bundle}", "{small}", "--deployed", "{bundle}/int8.onnx"], "a deployed file is judged against one file"),
@@ -468,3 +467,102 @@ def test_help_teaches_by_example_and_loads_no_torch(tmp_path):
     assert all(f"  {name}" in done.stdout or f", {name}" in done.stdout for name in GATES)
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "torchvision", "onnx", "onnxruntime", "numpy", "pyarrow"}
+
+
+@pytest.fixture(scope="module")
+def rescaled(tiny_bundle, tmp_path_factory):
+    """The bundle's int8 file as another calibration would have made it: each activation's scale 1.3 times as large."""
+    model = load_onnx(tiny_bundle, "int8")
+    graph = Graph(model)
+    for name in {graph.producer[tensor].input[1] for tensor in quantized_tensors(graph)}:
+        graph.initializers[name].CopyFrom(numpy_helper.from_array(np.array(graph.array(name)) * np.float32(1.3), name))
+    path = tmp_path_factory.mktemp("rescaled") / "vendor.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_values_are_compared_where_codes_mean_something_else_and_no_gate_on_codes_stands(
+    tiny_bundle, rescaled, some_photographs, known_cpu, check
+):
+    done = check(tiny_bundle.folder, "--deployed", rescaled, "--images", some_photographs, "--every-tensor")
+    assert done.code in (0, 1), done.err
+    first, tensors = done.first, quantized_tensors(Graph(load_onnx(tiny_bundle, "int8")))
+    assert [tensor["name"] for tensor in first["values"]] == list(tensors)
+    assert [tensor["name"] for tensor in first["tensors"]] == ["logits"]
+    assert [gate["name"] for gate in first["gates"]] == ["cc"]
+    assert first["exact"] is False
+    assert first["figures"]["codes"] is first["figures"]["tap"] is first["largest_code_difference"] is None
+    assert 0.9 < first["values_within_one_step"] <= 1
+    assert first["values"][0]["within_one_step"] == 1.0  # photographs do not reach the end of either range
+    assert 0 < first["values"][0]["largest_difference_in_steps"] <= 1
+    assert all(image["tap"] is None for image in first["images"])
+    count = len(tensors)
+    assert f"{count} of {count} tensors have another scale, zero point or type in {rescaled}" in first["remarks"][0]
+    assert first["remarks"][1].startswith("no gate on equal codes or logits stands")
+    assert "within a step" in done.out
+    assert "tensors of another scale, zero point or type" in done.out
+
+
+@pytest.mark.parametrize("gate", ["codes", "tap"])
+def test_a_gate_on_codes_that_mean_something_else_is_refused_by_name(tiny_bundle, rescaled, some_photographs, check, gate):
+    done = check(tiny_bundle.folder, "--deployed", rescaled, "--images", some_photographs, "--fail-under", f"{gate}=0.5")
+    assert done.code == 2
+    assert f"gate {gate} means nothing here: " in done.err
+    assert not done.folder.exists()
+
+
+def test_a_file_of_another_width_is_compared_by_value(tiny_bundle, some_photographs, known_cpu, check):
+    other = tiny_bundle.path("int16")
+    done = check(tiny_bundle.folder, "--deployed", other, "--images", some_photographs, "--arithmetic", "fake_quant")
+    assert done.code == 0, done.err
+    assert done.first["missing_tensors"] == done.first["other_tensors"] == done.first["ambiguous_tensors"] == []
+    assert {tensor["deployed_codes"].split(",")[0] for tensor in done.first["values"]} == {"uint16"}
+    assert 0.95 < done.first["values_within_one_step"] < 1
+
+
+def test_where_one_scale_differs_all_other_codes_are_compared_and_its_readers_are_not_fed(
+    tiny_bundle, some_photographs, known_cpu, check, tmp_path
+):
+    model = load_onnx(tiny_bundle, "int8")
+    graph = Graph(model)
+    tensors = quantized_tensors(graph)
+    scale = graph.producer[tensors[1]].input[1]
+    graph.initializers[scale].CopyFrom(numpy_helper.from_array(np.array(graph.array(scale)) * np.float32(1.3), scale))
+    onnx.save(model, tmp_path / "vendor.onnx")
+    done = check(tiny_bundle.folder, "--deployed", tmp_path / "vendor.onnx", "--images", some_photographs, "--every-tensor")
+    assert done.code == 1
+    assert [tensor["name"] for tensor in done.first["values"]] == [tensors[1]]
+    assert [tensor["name"] for tensor in done.first["tensors"]] == [*tensors[:1], *tensors[2:], "logits"]
+    fed = {tensor["name"]: tensor["equal_fed_with_deployed_codes"] for tensor in done.first["tensors"]}
+    unfed = {name for name, share in fed.items() if share is None}
+    readers = {tensors[2], tensors[3]}  # the branch, and the sum that skips it
+    assert unfed == readers
+    assert all(share == 1 for name, share in fed.items() if name not in unfed)
+    told = f"2 of {len(fed)} tensors are not fed with the deployed codes"
+    assert any(said.startswith(told) for said in done.first["remarks"])
+    assert done.first["first_difference"]["tensor"] == tensors[1]
+
+
+def test_tensors_without_a_partner_are_counted_and_told_in_both_directions(
+    tiny_bundle, some_photographs, known_cpu, check, tmp_path
+):
+    model = load_onnx(tiny_bundle, "int8")
+    graph = Graph(model)
+    image = next(name for name in quantized_tensors(graph) if graph.producer[name].input[0] == graph.image_input)
+    (reader,) = graph.consumers[image]
+    quantizer = graph.producer[image]
+    for node in model.graph.node:
+        node.input[:] = [graph.image_input if name == reader.output[0] else name for name in node.input]
+    scale, zero = (np.array(graph.array(name)) for name in quantizer.input[1:])
+    model.graph.initializer.extend([numpy_helper.from_array(scale, "logits_s"), numpy_helper.from_array(zero, "logits_z")])
+    logits = tiny_bundle.precision("int8").logits
+    graph.producer[logits].output[0] = "before"
+    model.graph.node.remove(quantizer)
+    model.graph.node.remove(reader)
+    model.graph.node.add(op_type="QuantizeLinear", input=["before", "logits_s", "logits_z"], output=["more"])
+    model.graph.node.add(op_type="DequantizeLinear", input=["more", "logits_s", "logits_z"], output=[logits])
+    onnx.save(model, tmp_path / "vendor.onnx")
+    done = check(tiny_bundle.folder, "--deployed", tmp_path / "vendor.onnx", "--images", some_photographs)
+    assert (done.first["missing_tensors"], done.first["other_tensors"]) == ([image], ["more"])
+    assert f"1 tensor of the bundle has no partner in {tmp_path / 'vendor.onnx'}: first {image}" in done.err
+    assert f"1 tensor of {tmp_path / 'vendor.onnx'} has no partner in the bundle: first more" in done.err

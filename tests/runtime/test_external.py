@@ -18,6 +18,7 @@ from qcam.common.files import sha256_file
 from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle, load_onnx, read_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.inspection import InspectedModel
+from qcam.runtime.deployed.other_file import other_file
 from qcam.runtime.external import every_tensor, external_files, external_hashes, load_external, normal_location
 
 IMAGES = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
@@ -263,7 +264,8 @@ def test_the_mirror_and_the_inspection_read_weights_outside(tiny_bundle: Bundle,
 
     names = quantized_tensors(Graph(load_onnx(external_bundle, "int8")))
     for file in (None, external_bundle.path("int8")):  # a foreign file may have weights beside it as well
-        found = InspectedModel(external_bundle, "int8", SessionSettings(), names, file).run(IMAGES)
+        other = None if file is None else other_file(external_bundle, "int8", file)
+        found = InspectedModel(external_bundle, "int8", SessionSettings(), names, other=other).run(IMAGES)
         wanted = InspectedModel(tiny_bundle, "int8", SessionSettings(), names).run(IMAGES)
         assert np.array_equal(found.outputs.logits, wanted.outputs.logits)
         assert all(np.array_equal(found.codes[name], wanted.codes[name]) for name in names)

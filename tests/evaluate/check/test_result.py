@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qcam.common.errors import BundleError
-from qcam.evaluate.check.result import FLOAT_ROUNDING, LOGITS, CheckResult, ImageResult, TensorResult
+from qcam.evaluate.check.result import FLOAT_ROUNDING, LOGITS, CheckResult, ImageResult, TensorResult, ValuesResult
 
 
 def tensor(name, simulated, deployed, *, forced=None, operator="Conv a"):
@@ -85,3 +85,30 @@ def test_figures_are_means_minima_and_none_where_undefined():
     assert [item.image for item in found.worst_images()] == ["a", "c"]
     constant = result([tensor(LOGITS, [1.0], [1.0])], [image(tap=None, CC=None, SIM=None, KLD=None)])
     assert constant.figures["codes"] is constant.figures["tap"] is constant.figures["cc"] is None
+
+
+def test_values_of_two_scales_count_as_near_within_one_step_of_the_coarser_one():
+    found = ValuesResult("t", "Conv a", "p", "uint8, scale 0.1", "uint8, scale 0.3")
+    found.add(torch.tensor([0.0, 0.1, 0.5, 2.0]), torch.tensor([0.3, 0.0, 0.9, 0.5]), torch.tensor(0.3))
+    assert (found.elements, found.within, found.share) == (4, 2, 0.5)
+    assert found.largest == pytest.approx(5.0)
+    found.add(torch.tensor([[0.0], [0.0]]), torch.tensor([[0.5], [0.5]]), torch.tensor([[1.0], [0.1]]))  # by channel
+    assert (found.elements, found.within) == (6, 3)
+    assert found.largest == pytest.approx(5.0)
+    found.add(torch.tensor([0.0]), torch.tensor([math.nan]), torch.tensor(1.0))
+    assert (found.within, found.largest) == (3, math.inf)
+    with pytest.raises(BundleError, match="values cannot be compared"):
+        found.add(torch.zeros(1, 2), torch.zeros(2), torch.tensor(1.0))
+
+
+def test_a_tensor_of_another_scale_stands_in_its_place_and_out_of_the_figure_of_codes():
+    one, two = tensor("a", [1.0], [1.0]), tensor("c", [1.0, 2.0], [1.0, 3.0])
+    one.place, two.place = 0, 2
+    other = ValuesResult("b", "Conv b", "p", "uint8, scale 0.1", "uint8, scale 0.3", elements=1, within=1, place=1)
+    found = result([one, two, tensor(LOGITS, [1.0], [1.0])], [image()])
+    found.values = [other]
+    assert found.figures["codes"] == pytest.approx(2 / 3)
+    assert found.values_within == 1.0
+    assert found.first_difference() is other
+    found.comparable = False
+    assert (found.figures["codes"], found.largest_difference) == (None, None)

@@ -11,6 +11,7 @@ from qcam.runtime.bundle import load_onnx
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.deployed.inspection import InspectedModel, exposed
+from qcam.runtime.deployed.other_file import other_file
 from qcam.runtime.graph import Graph
 
 SETTINGS = SessionSettings(threads=2)
@@ -23,6 +24,12 @@ def images():
 
 def tensors_of(bundle, precision="int8"):
     return quantized_tensors(Graph(load_onnx(bundle, precision)))
+
+
+def judging(bundle, file, names=None):
+    return InspectedModel(
+        bundle, "int8", SETTINGS, tensors_of(bundle) if names is None else names, other=other_file(bundle, "int8", file)
+    )
 
 
 @pytest.mark.parametrize("precision", ["int8", "int16"])
@@ -57,7 +64,7 @@ def test_another_files_own_scales_are_read_and_its_tap_is_exposed(tiny_bundle, i
     (output,) = [value for value in model.graph.output if value.name == tap.output]
     model.graph.output.remove(output)
     onnx.save(model, tmp_path / "other.onnx")
-    inspected = InspectedModel(tiny_bundle, "int8", SETTINGS, tensors_of(tiny_bundle), tmp_path / "other.onnx")
+    inspected = judging(tiny_bundle, tmp_path / "other.onnx")
     assert inspected.taps[0] == replace(tap, scale=float(np.float32(2) * np.float32(tap.scale)))
     assert inspected.run(images).undisturbed
 
@@ -70,7 +77,7 @@ def test_a_file_that_onnx_runtime_has_optimized_keeps_its_names(tiny_bundle, ima
     options.log_severity_level = 3
     onnxruntime.InferenceSession(str(tiny_bundle.path("int8")), options, providers=["CPUExecutionProvider"])
     names = tensors_of(tiny_bundle)
-    other = InspectedModel(tiny_bundle, "int8", SETTINGS, names, tmp_path / "optimized.onnx")
+    other = judging(tiny_bundle, tmp_path / "optimized.onnx")
     assert other.tensors == names
     own, found = InspectedModel(tiny_bundle, "int8", SETTINGS, names).run(images), other.run(images)
     assert all(np.array_equal(own.codes[name], found.codes[name]) for name in names)
@@ -78,12 +85,12 @@ def test_a_file_that_onnx_runtime_has_optimized_keeps_its_names(tiny_bundle, ima
 
 def test_names_that_a_file_does_not_have_are_told(tiny_bundle, images):
     names = tensors_of(tiny_bundle)
-    inspected = InspectedModel(tiny_bundle, "int8", SETTINGS, ("nowhere", *names), tiny_bundle.path("int8"))
+    inspected = judging(tiny_bundle, tiny_bundle.path("int8"), ("nowhere", *names))
     assert (inspected.tensors, inspected.missing) == (names, ("nowhere",))
     assert "nowhere" not in inspected.run(images).codes
 
 
-def test_a_tap_of_many_scales_and_an_absent_tap_are_refused(tiny_bundle, tmp_path):
+def test_a_tap_of_many_scales_is_refused(tiny_bundle, tmp_path):
     model = load_onnx(tiny_bundle, "int8")
     tap = tiny_bundle.precision("int8").tap
     quantizer = Graph(model).producer[tap.output]
@@ -94,19 +101,17 @@ def test_a_tap_of_many_scales_and_an_absent_tap_are_refused(tiny_bundle, tmp_pat
     quantizer.input[1:] = ["many", "zeros"]
     onnx.save(model, tmp_path / "many.onnx")
     with pytest.raises(QcamError, match=r"many.onnx quantizes .* per channel or to uint8; a tap needs one scale"):
-        InspectedModel(tiny_bundle, "int8", SETTINGS, (), tmp_path / "many.onnx")
-    with pytest.raises(QcamError, match=r"f32.onnx has no tensor .*matched by name"):
-        InspectedModel(tiny_bundle, "int8", SETTINGS, (), tiny_bundle.path("f32"))
+        judging(tiny_bundle, tmp_path / "many.onnx", ())
 
 
 def test_errors_name_the_file_that_was_given(tiny_bundle, tmp_path):
     model = load_onnx(tiny_bundle, "int8")
-    model.graph.node[0].op_type = "NoSuchOperator"
+    model.graph.node.add(op_type="NoSuchOperator", input=[model.graph.output[0].name], output=["nothing"])
     onnx.save(model, tmp_path / "broken.onnx")
     with pytest.raises(QcamError, match=r"cannot load .*/broken.onnx: ") as error:
-        InspectedModel(tiny_bundle, "int8", SETTINGS, (), tmp_path / "broken.onnx")
+        judging(tiny_bundle, tmp_path / "broken.onnx", ())
     assert "qcam-inspect" not in str(error.value)
-    inspected = InspectedModel(tiny_bundle, "int8", SETTINGS, (), tiny_bundle.path("int8"))
+    inspected = judging(tiny_bundle, tiny_bundle.path("int8"), ())
     with pytest.raises(QcamError, match=rf"^{tiny_bundle.path('int8')} failed on CPU with a batch of 1") as error:
         inspected.run(np.zeros((1, 4, 32, 32), np.float32))
     assert "qcam-inspect" not in str(error.value)
