@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def write_inputs(bundles: Sequence[Path], folder: Path) -> list[str]:
 
 def _write(folder: Path, name: str, model: Any, preprocessing: Preprocessing, facts: dict[str, Any]) -> None:
     crops = [preprocessing.crop_image(decode(photograph.path).image) for photograph in evaluation_photographs()]
-    np.save(folder / f"{name}.npy", preprocessing.normalise(np.stack(crops)))
+    pictures = io.BytesIO()
+    np.save(pictures, preprocessing.normalise(np.stack(crops)))
+    write_atomically(folder / f"{name}.npy", pictures.getvalue())
     write_atomically(folder / f"{name}.onnx", model.SerializeToString())
     write_atomically(folder / f"{name}.json", readable_json({"preprocessing": preprocessing.to_json(), **facts}))
 

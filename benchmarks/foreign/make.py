@@ -127,7 +127,7 @@ def _environment(folder: Path, facts: dict[str, Any]) -> tuple[dict[str, str], s
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, "install", "--quiet", *facts["requirements"]], capture_output=True, text=True)
+    done = subprocess.run([*pip, "install", "--quiet", "--no-compile", *facts["requirements"]], capture_output=True, text=True)
     if done.returncode:
         return {}, f"does not install: {_message(done.stderr)}"
     listed = subprocess.run([*pip, "list", "--format", "json"], capture_output=True, text=True, check=True)
@@ -150,8 +150,9 @@ def _one(
         paths = [str((inputs / f"{network}{suffix}").resolve()) for suffix in (".onnx", ".npy")]
         command = [str(environment / "bin" / "python"), str(WITHIN / "run.py"), tool, variant, *paths, str(target)]
         # Tools write caches, and some would ask a hub or a GPU
+        path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
         surroundings = os.environ | {
-            "HOME": str(scratch.resolve()), "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "",
+            "HOME": str(environment), "PATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "",
         }  # fmt: skip
         try:
             done = subprocess.run(
