@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from qcam.commands import console
 from qcam.common.files import readable_json, write_atomically
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from inputs import write_inputs
+from inputs import TINY, write_inputs
 
 TOOLS = Path(__file__).resolve().parent / "tools"
 #: What runs in a tool's environment beside its script.
@@ -80,11 +81,13 @@ def main(
             console.note(f"{facts['name']}: finished before")
             continue
         environment = (BUILD / "environments" / tool).resolve()
+        worker = Worker(environment, tool)
         try:
             versions, failure = _environment(environment, facts)
             for variant, network, row in wanted:
-                _one(environment, tool, variant, network, inputs, output, row | {"versions": versions}, failure)
+                _one(worker, variant, network, inputs, output, row | {"versions": versions}, failure)
         finally:
+            worker.close()
             if not keep_environments:
                 shutil.rmtree(environment, ignore_errors=True)
 
@@ -98,6 +101,8 @@ def _unfinished(
     sources = "".join(_code(path) for path in (TOOLS / f"{tool}.py", *used)).encode()
     for network in names:
         for variant, words in facts["variants"].items():
+            if network != TINY and variant in facts["tiny_only"]:
+                continue
             parts = (inputs / f"{network}.onnx").read_bytes() + (inputs / f"{network}.npy").read_bytes()
             key = hashlib.sha256(sources + parts).hexdigest()
             old = output / f"{tool}-{variant}-{network}.json"
@@ -134,33 +139,72 @@ def _environment(folder: Path, facts: dict[str, Any]) -> tuple[dict[str, str], s
     return {item["name"].lower(): item["version"] for item in json.loads(listed.stdout)}, ""
 
 
-def _one(
-    environment: Path, tool: str, variant: str, network: str, inputs: Path, output: Path, row: dict[str, Any], failure: str
-) -> None:
-    """Let one variant quantize one network, in a process of its own; write its row."""
-    name = f"{tool}-{variant}-{network}"
-    for old in output.glob(f"{name}.*"):
-        old.unlink()
-    scratch = BUILD / "scratch" / tool
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    target = (scratch / f"{name}.onnx").resolve()
-    begun = time.monotonic()
-    if not failure:
-        paths = [str((inputs / f"{network}{suffix}").resolve()) for suffix in (".onnx", ".npy")]
-        command = [str(environment / "bin" / "python"), str(WITHIN / "run.py"), tool, variant, *paths, str(target)]
-        # Tools write caches, and some would ask a hub or a GPU
+class Worker:
+    """A process in a tool's environment that writes one file after another; one that has died is started again."""
+
+    def __init__(self, environment: Path, tool: str) -> None:
+        """Say where; nothing starts before the first file."""
         path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        surroundings = os.environ | {
+        # Tools write caches, and some would ask a hub or a GPU
+        self._surroundings = os.environ | {
             "HOME": str(environment), "PATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "",
         }  # fmt: skip
+        self._command = [str(environment / "bin" / "python"), str(WITHIN / "run.py"), tool, "--jobs"]
+        self._environment = environment
+        self._process: subprocess.Popen[str] | None = None
+
+    def write(self, variant: str, network: str, inputs: Path, target: Path) -> str:
+        """Write one file.
+
+        Args:
+            variant: Of the tool.
+            network: Whose float file is quantized.
+            inputs: Where that and its pictures are.
+            target: The file to write.
+
+        Returns:
+            Why it was not written, empty if it was.
+        """
+        log = target.with_name("said.txt")
+        arguments = [variant, *(str((inputs / f"{network}{suffix}").resolve()) for suffix in (".onnx", ".npy")), str(target)]
+        job = {"arguments": arguments, "log": str(log), "seconds": PATIENCE}
+        process = self._started(target.parent)
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("both are pipes")
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, cwd=scratch, env=surroundings, timeout=PATIENCE, errors="replace"
-            )
-            failure = "" if done.returncode == 0 else _message(done.stderr or done.stdout) or f"exit code {done.returncode}"
-        except subprocess.TimeoutExpired:
-            failure = f"was not done in {PATIENCE} seconds"
+            print(json.dumps(job), file=process.stdin, flush=True)
+            code = json.loads(process.stdout.readline())["code"]
+        except (OSError, ValueError):
+            return f"the process died with {process.wait()}"
+        if code == -signal.SIGALRM:
+            return f"was not done in {PATIENCE} seconds"
+        return "" if code == 0 else _message(log.read_text(encoding="utf-8", errors="replace")) or f"exit code {code}"
+
+    def _started(self, folder: Path) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            with (folder.parent / f"{folder.name}.txt").open("w") as said:
+                pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said}
+                self._process = subprocess.Popen(
+                    self._command, text=True, cwd=self._environment, env=self._surroundings, **pipes
+                )
+        return self._process
+
+    def close(self) -> None:
+        """Let the process end."""
+        if self._process is not None:
+            self._process.communicate()
+
+
+def _one(worker: Worker, variant: str, network: str, inputs: Path, output: Path, row: dict[str, Any], failure: str) -> None:
+    """Let one variant quantize one network; write its row."""
+    name = f"{row['tool']}-{variant}-{network}"
+    for old in output.glob(f"{name}.*"):
+        old.unlink()
+    scratch = (BUILD / "scratch" / row["tool"]).resolve()
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    begun = time.monotonic()
+    failure = failure or worker.write(variant, network, inputs, scratch / f"{name}.onnx")
     row |= {"seconds": round(time.monotonic() - begun, 1), "message": failure}
     if not failure:
         files = sorted(path for path in scratch.iterdir() if path.name.startswith(name))
@@ -169,7 +213,6 @@ def _one(
         for path in files:
             shutil.move(path, output / path.name)
     write_atomically(output / f"{name}.json", readable_json(row))
-    shutil.rmtree(scratch, ignore_errors=True)
     console.note(f"{name}: {failure or row['bytes']}")
 
 
