@@ -3,8 +3,8 @@
     python benchmarks/foreign/fixtures.py [FILES] [--output tests/data/foreign]
 
 FILES is what `make.py` wrote. Files of at most 100 kB are taken, with the float file that all were made of; manifest.json says
-of each which tool wrote it, in which version, how it was asked, and its SHA-256; README.md the same for readers. Of files with the
-same bytes the first is kept, and it bears all their names in the manifest. The folder is written anew.
+of each which tool wrote it, in which version, how it was asked, and its SHA-256; README.md the same for readers. Of files with
+the same bytes the first is kept, and the manifest names the others. The folder is written anew.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ LARGEST = 100_000
 
 _README = """# Files of other tools
 
-Made by `make foreign`, then `python benchmarks/foreign/fixtures.py`: one network of 6,000 random weights (seed 16; 3 × 32 × 32 in,
-10 logits out; convolution, depthwise convolution, residual Add, pooling, Gemm), quantized by tools of other people, each in an
-environment of its own, calibrated with the 20 evaluation photographs. They prove that codes are equal and that files are read
-right; no figure made with them means anything else. `tiny.onnx` is the float file, `tiny.json` says how it takes pictures.
+Made by `make foreign`, then `python benchmarks/foreign/fixtures.py`: one network of 6,000 random weights (seed 16; 3 × 32 × 32
+in, 10 logits out; convolution, depthwise convolution, residual Add, pooling, Gemm), quantized by tools of other people, each in
+an environment of its own, calibrated with the 20 evaluation photographs. They prove that codes are equal and that files are
+read right; no figure made with them means anything else. `tiny.onnx` is the float file, `tiny.json` says how it takes pictures.
 
-The scripts are `benchmarks/foreign/tools/TOOL.py`; `manifest.json` is the table below for tests, with the SHA-256 of every file.
+The scripts are `benchmarks/foreign/tools/TOOL.py`; `manifest.json` is the table below for tests, with every file's SHA-256.
 
 | file | tool | version | asked for as | bytes |
 |---|---|---|---|---:|

@@ -145,9 +145,10 @@ class Worker:
     def __init__(self, environment: Path, tool: str) -> None:
         """Say where; nothing starts before the first file."""
         path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        # Tools write caches, and some would ask a hub or a GPU
+        # Tools write caches, and some would ask a hub or a GPU; one thread: a sum does not depend on how many cores there are
         self._surroundings = os.environ | {
             "HOME": str(environment), "PATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "",
+            "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         self._command = [str(environment / "bin" / "python"), str(WITHIN / "run.py"), tool, "--jobs"]
         self._environment = environment

@@ -33,5 +33,6 @@ def _for_target(name: str) -> Callable[[Job], None]:
 
 VARIANTS = {
     name.lower().replace("_", ""): (f"platform={name}, exported for ONNXRUNTIME", _for_target(name))
-    for name in ("ESPDL_INT8", "ESPDL_INT16", "PPL_CUDA_INT8", "OPENVINO_INT8", "TRT_INT8", "PPL_DSP_INT8")
+    for name in ("ESPDL_INT8", "ESPDL_INT16", "TRT_INT8", "PPL_CUDA_INT8", "OPENVINO_INT8", "PPL_DSP_INT8")
 }
+TINY_ONLY = ["pplcudaint8", "openvinoint8", "ppldspint8"]
