@@ -10,7 +10,7 @@ NAME = "Brevitas"
 REQUIREMENTS = ["brevitas==0.13.4", "onnxoptimizer==0.4.2", "onnx==1.23.2", "onnxscript==0.7.2", "torch==2.13.0"]
 
 
-def _quantize(job: Job, target: str, **options: Any) -> None:
+def _quantize(job: Job, target: str) -> None:
     import torch
     from brevitas.export import export_onnx_qcdq
     from brevitas.graph.calibrate import bias_correction_mode, calibration_mode
@@ -30,7 +30,11 @@ def _quantize(job: Job, target: str, **options: Any) -> None:
             with mode(model):
                 for i in range(len(pictures)):
                     model(pictures[i : i + 1])
-        export_onnx_qcdq(model, args=pictures[:1], export_path=str(job.output), **options)
+        # Biases are quantized; the exporter by torch.export refuses that
+        export_onnx_qcdq(
+            model, args=pictures[:1], export_path=str(job.output), dynamo=False, opset_version=17,
+            input_names=["images"], output_names=["logits"], dynamic_axes={"images": {0: "batch"}},
+        )  # fmt: skip
 
 
 VARIANTS = {

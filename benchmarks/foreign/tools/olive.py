@@ -7,7 +7,7 @@ from typing import Any
 from job import Job
 
 NAME = "Olive"
-REQUIREMENTS = ["olive-ai==0.13.0", "onnxruntime==1.32.0", "torch==2.13.0"]
+REQUIREMENTS = ["olive-ai==0.13.0", "requests", "onnxruntime==1.32.0", "torch==2.13.0"]
 
 
 def _quantize(job: Job, **options: Any) -> None:
