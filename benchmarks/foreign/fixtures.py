@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def _entries(rows: Sequence[dict[str, Any]], files: Path) -> Iterable[dict[str, 
             console.note(f"{row['tool']}-{row['variant']}: {row['message'] or 'not a single small file'}; left out")
             continue
         ((name, sha256),) = row["files"].items()
+        if any(str(folder).encode() in (files / name).read_bytes() for folder in (Path.cwd(), Path.home(), sys.prefix)):
+            raise click.ClickException(f"{name} names a folder of this machine: let the tool's script leave that out")
         package = row["requirements"][0].partition("==")[0].partition("[")[0]
         found = {
             "file": name, "tool": row["name"], "package": package, "version": row["versions"][package.lower()],

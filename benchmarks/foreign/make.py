@@ -28,8 +28,8 @@ import click
 from qcam.commands import console
 from qcam.common.files import readable_json, write_atomically
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from inputs import TINY, write_inputs
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from foreign.inputs import TINY, write_inputs
 
 TOOLS = Path(__file__).resolve().parent / "tools"
 #: What runs in a tool's environment beside its script.

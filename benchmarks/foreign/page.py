@@ -11,9 +11,9 @@ photographs' number and the sources that decide the figures are the same.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,7 +73,6 @@ integer arithmetic's. *Import*, *check*: seconds, the check in both arithmetics.
 @click.option("--inputs", type=click.Path(path_type=Path), default=BUILD / "inputs", show_default=True, help="Of make.py.")
 @click.option("--verdicts", type=click.Path(path_type=Path), default=BUILD / "verdicts", show_default=True, help="Rows.")
 @click.option("--output", type=click.Path(path_type=Path), default=BUILD / "foreign.md", show_default=True, help="Markdown.")
-@click.option("--one", hidden=True, help="Judge this file in this process, and print its row as JSON.")
 def main(
     files: Path,
     count: int,
@@ -83,13 +82,9 @@ def main(
     inputs: Path,
     verdicts: Path,
     output: Path,
-    one: str | None,
 ) -> None:
     """Import and judge every file that other tools made, and write the page."""
-    if one is not None:
-        facts = json.loads((inputs / f"{made(files / f'{one}.json')['network']}.json").read_text(encoding="utf-8"))
-        click.echo(json.dumps(judge(files / f"{one}.onnx", facts, BUILD / "bundles", count, threads)))
-        return
+    known = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(inputs.glob("*.json"))}
     verdicts.mkdir(parents=True, exist_ok=True)
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in _deciding())).hexdigest()
     rows = []
@@ -101,13 +96,12 @@ def main(
         stored = verdicts / path.name
         verdict = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
         if not row["message"] and verdict.get("key") != key:
-            verdict = _in_a_process(path.stem, [str(files), "--images", str(count), "--threads", str(threads)], inputs)
+            verdict = _in_a_process(path.with_suffix(".onnx"), known[row["network"]], count, threads)
             verdict["key"] = key
             write_atomically(stored, readable_json(verdict))
             console.note(f"{path.stem}: {_in_words(verdict)}")
         rows.append(row | {"verdict": {} if row["message"] else verdict})
-    facts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in inputs.glob("*.json")}
-    write_atomically(output, page(rows, facts, count))
+    write_atomically(output, page(rows, known, count))
     console.out.print(f"written: {output}", markup=False)
 
 
@@ -127,27 +121,34 @@ def _versions() -> dict[str, str]:
     return {name: versions[name] for name in ("onnx", "onnxruntime", "torch", "numpy") if name in versions}
 
 
-def _in_a_process(name: str, arguments: Sequence[str], inputs: Path) -> dict[str, Any]:
-    """Judge one file in a process of its own: one that crashes is a row too."""
-    command = [sys.executable, __file__, *arguments, "--inputs", str(inputs), "--one", name]
+def _in_a_process(*arguments: Any) -> dict[str, Any]:
+    """Judge one file in a process that is forked off: one that crashes is a row too, and modules are imported once."""
+    for module in ("torch", "onnxruntime", "qcam.exporters.importing.ordering", "qcam.evaluate.check.run"):
+        importlib.import_module(module)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: theirs.send(judge(*arguments)))
+    process.start()
+    theirs.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, errors="replace")
-    except subprocess.TimeoutExpired:
-        return {"import": {"message": f"was not done in {PATIENCE} seconds"}}
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        return {"import": {"message": f"the process ended with {done.returncode}: {last}"}}
-    value: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return value
+        if not ours.poll(PATIENCE):
+            process.kill()
+            return {"import": {"message": f"was not done in {PATIENCE} seconds"}}
+        value: dict[str, Any] = ours.recv()
+        return value
+    except EOFError:
+        process.join()
+        return {"import": {"message": f"the process ended with {process.exitcode}"}}
+    finally:
+        process.join()
 
 
-def judge(file: Path, facts: dict[str, Any], folder: Path, count: int, threads: int) -> dict[str, Any]:
+def judge(file: Path, facts: dict[str, Any], count: int, threads: int) -> dict[str, Any]:
     """Import one file and check the bundle.
 
     Args:
         file: The quantized file.
         facts: Of its network: preprocessing, classes, whether it is trained.
-        folder: Where the bundle goes.
         count: Photographs.
         threads: Of ONNX Runtime and PyTorch.
 
@@ -165,7 +166,7 @@ def judge(file: Path, facts: dict[str, Any], folder: Path, count: int, threads: 
             interpolation=preprocessing["interpolation"],
             classes=facts["classes"],
             trained=facts["trained"],
-            output=folder,
+            output=BUILD / "bundles",
             force=True,
         )
     except QcamError as error:

@@ -28,6 +28,19 @@ def _quantize(job: Job, quantizer: Any) -> None:
             converted, example, str(job.output), dynamo=True, dynamic_shapes=dynamic, external_data=False,
             input_names=["images"], output_names=["logits"],
         )  # fmt: skip
+    _without_traces(job)
+
+
+def _without_traces(job: Job) -> None:
+    import onnx
+
+    model = onnx.load(str(job.output))
+    for node in model.graph.node:
+        # The exporter notes which line of which file on this machine a node comes from
+        kept = [entry for entry in node.metadata_props if "stack_trace" not in entry.key]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    onnx.save(model, str(job.output))
 
 
 def _x86(job: Job) -> None:
