@@ -199,14 +199,14 @@ class Worker:
 def _one(worker: Worker, variant: str, network: str, inputs: Path, output: Path, row: dict[str, Any], failure: str) -> None:
     """Let one variant quantize one network; write its row."""
     name = f"{row['tool']}-{variant}-{network}"
-    for old in output.glob(f"{name}.*"):
-        old.unlink()
     scratch = (BUILD / "scratch" / row["tool"]).resolve()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     begun = time.monotonic()
     failure = failure or worker.write(variant, network, inputs, scratch / f"{name}.onnx")
     row |= {"seconds": round(time.monotonic() - begun, 1), "message": failure}
+    for old in output.glob(f"{name}.*"):
+        old.unlink()
     if not failure:
         files = sorted(path for path in scratch.iterdir() if path.name.startswith(name))
         row["files"] = {path.name: _sha256(path) for path in files}
