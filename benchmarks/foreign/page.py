@@ -127,7 +127,7 @@ def _in_a_process(*arguments: Any) -> dict[str, Any]:
         importlib.import_module(module)
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: theirs.send(judge(*arguments)))
+    process = context.Process(target=lambda: theirs.send(_judged(*arguments)))
     process.start()
     theirs.close()
     try:
@@ -141,6 +141,13 @@ def _in_a_process(*arguments: Any) -> dict[str, Any]:
         return {"import": {"message": f"the process ended with {process.exitcode}"}}
     finally:
         process.join()
+
+
+def _judged(*arguments: Any) -> dict[str, Any]:
+    try:
+        return judge(*arguments)
+    except Exception as error:  # what is no refusal is a bug, and a row
+        return {"import": {"message": f"a bug in qcam: {type(error).__name__}: {error}"}}
 
 
 def judge(file: Path, facts: dict[str, Any], count: int, threads: int) -> dict[str, Any]:
@@ -170,7 +177,7 @@ def judge(file: Path, facts: dict[str, Any], count: int, threads: int) -> dict[s
             force=True,
         )
     except QcamError as error:
-        return {"import": {"message": str(error), "seconds": time.monotonic() - begun}}
+        return {"import": {"message": _said(error, file), "seconds": time.monotonic() - begun}}
     entry = bundle.precisions[0]
     imported = {
         "message": "", "seconds": time.monotonic() - begun, "precision": entry.name, "proof": entry.proof,
@@ -181,7 +188,7 @@ def judge(file: Path, facts: dict[str, Any], count: int, threads: int) -> dict[s
         checks = [_check(bundle, ARITHMETICS, count, threads)]
     except QcamError:
         # One arithmetic that is refused hides nothing of the other
-        checks = [_check_alone(bundle, arithmetic, count, threads) for arithmetic in ARITHMETICS]
+        checks = [_check_alone(bundle, arithmetic, count, threads, file) for arithmetic in ARITHMETICS]
     seconds = time.monotonic() - begun
     merged: dict[str, Any] = {"seconds": seconds, "warnings": [], "arithmetics": {}}
     for check in checks:
@@ -190,11 +197,16 @@ def judge(file: Path, facts: dict[str, Any], count: int, threads: int) -> dict[s
     return {"import": imported, "check": merged}
 
 
-def _check_alone(bundle: Any, arithmetic: str, count: int, threads: int) -> dict[str, Any]:
+def _said(error: QcamError, file: Path) -> str:
+    """Return a message without the folder of the file."""
+    return str(error).replace(str(file), file.name)
+
+
+def _check_alone(bundle: Any, arithmetic: str, count: int, threads: int, file: Path) -> dict[str, Any]:
     try:
         return _check(bundle, (arithmetic,), count, threads)
     except QcamError as error:
-        return {"warnings": [], "arithmetics": {arithmetic: {"message": str(error)}}}
+        return {"warnings": [], "arithmetics": {arithmetic: {"message": _said(error, file)}}}
 
 
 def _check(bundle: Any, arithmetics: Sequence[str], count: int, threads: int) -> dict[str, Any]:
