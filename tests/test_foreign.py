@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from foreign import make
 from foreign.inputs import tiny
 from foreign.make import Worker, describe, tools
 from foreign.page import page
@@ -87,6 +88,36 @@ def test_a_tool_that_fails_or_dies_is_told_in_its_own_words_and_takes_no_other_f
         "writes": "",
     }
     assert [path.name for path in (tmp_path / "scratch").glob("*.onnx")] == ["writes.onnx"]
+
+
+def test_a_row_is_kept_until_script_or_network_change_and_a_failure_until_it_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "TOOLS", tmp_path)
+    script = tmp_path / "some.py"
+    script.write_text('"""Words."""\nfrom job import Job\n', encoding="utf-8")
+    for network in ("tiny", "large"):
+        for suffix in (".onnx", ".npy"):
+            (tmp_path / f"{network}{suffix}").write_bytes(b"first")
+    facts = {"name": "Some", "requirements": ["some==1"], "variants": {"a": "as a", "b": "as b"}, "tiny_only": ["b"]}
+
+    def left(again: bool = False) -> list[tuple[str, str]]:
+        wanted = list(make.unfinished("some", facts, ["tiny", "large"], tmp_path, tmp_path, again))
+        for variant, network, row in wanted:
+            message = "does not install" if variant == "b" else ""
+            (tmp_path / f"some-{variant}-{network}.json").write_text(json.dumps(row | {"message": message}), encoding="utf-8")
+        return [(variant, network) for variant, network, _ in wanted]
+
+    everything = [("a", "tiny"), ("b", "tiny"), ("a", "large")]
+    assert left() == everything
+    assert left() == []
+    assert left(again=True) == [("b", "tiny")]
+    script.write_text('"""Other words."""\n\nfrom job import Job  # a remark\n', encoding="utf-8")
+    assert left() == []
+    script.write_text('"""Other words."""\nfrom job import Job\nREQUIREMENTS = ["some==2"]\n', encoding="utf-8")
+    assert left() == everything
+    (tmp_path / "large.onnx").write_bytes(b"second")
+    assert left() == [("a", "large")]
 
 
 def _pictures() -> bytes:

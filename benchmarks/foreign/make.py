@@ -76,7 +76,7 @@ def main(
     names = [name for name in write_inputs(bundles, inputs) if not networks or name in networks]
     for tool in chosen or tools():
         facts = describe(tool)
-        wanted = list(_unfinished(tool, facts, names, inputs, output, again))
+        wanted = list(unfinished(tool, facts, names, inputs, output, again))
         if not wanted:
             console.note(f"{facts['name']}: finished before")
             continue
@@ -92,10 +92,19 @@ def main(
                 shutil.rmtree(environment, ignore_errors=True)
 
 
-def _unfinished(
+def unfinished(
     tool: str, facts: dict[str, Any], names: list[str], inputs: Path, output: Path, again: bool
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield variant, network and the beginning of a row of what is not there yet."""
+    """Yield variant, network and the beginning of a row of what is not there yet.
+
+    Args:
+        tool: The name of its script.
+        facts: What the script says of itself.
+        names: Networks.
+        inputs: Where their files are.
+        output: Where files and rows are.
+        again: Whether what failed is tried again.
+    """
     script = (TOOLS / f"{tool}.py").read_text(encoding="utf-8")
     used = [path for path in sorted(WITHIN.glob("*.py")) if f"from {path.stem} import" in script]
     sources = "".join(_code(path) for path in (TOOLS / f"{tool}.py", *used)).encode()
