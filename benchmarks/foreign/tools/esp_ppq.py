@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from job import Job
 
@@ -18,7 +19,7 @@ def _for_target(name: str) -> Callable[[Job], None]:
 
         pictures = [torch.from_numpy(job.pictures[i : i + 1]) for i in range(len(job.pictures))]
         graph = quantize_onnx_model(
-            onnx_import_file=str(job.model),
+            onnx_import_file=str(_of_opset_17(job)),
             calib_dataloader=pictures,
             calib_steps=len(pictures),
             input_shape=list(pictures[0].shape),
@@ -29,6 +30,25 @@ def _for_target(name: str) -> Callable[[Job], None]:
         export_ppq_graph(graph, platform=TargetPlatform.ONNXRUNTIME, graph_save_to=str(job.output))
 
     return quantize
+
+
+def _of_opset_17(job: Job) -> Path:
+    """Write the network as opset 17 had it: the tool exports opset 13 whatever it was given, where axes are no input."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(str(job.model))
+    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean" and len(node.input) == 2:
+            axes = [int(axis) for axis in constants[node.input.pop()]]
+            for item in [item for item in node.attribute if item.name == "noop_with_empty_axes"]:
+                node.attribute.remove(item)
+            node.attribute.append(helper.make_attribute("axes", axes))
+    model.opset_import[0].version = min(model.opset_import[0].version, 17)
+    written = job.output.with_name("opset17.onnx")
+    onnx.save(model, str(written))
+    return written
 
 
 VARIANTS = {
