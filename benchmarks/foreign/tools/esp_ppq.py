@@ -1,0 +1,58 @@
+"""Espressif's esp-ppq: a graph quantizer with a policy for each target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from job import Job
+
+NAME = "esp-ppq"
+REQUIREMENTS = ["esp-ppq==1.3.12", "onnxruntime==1.32.0", "torch==2.13.0"]
+
+
+def _for_target(name: str) -> Callable[[Job], None]:
+    def quantize(job: Job) -> None:
+        import torch
+        from esp_ppq.api import export_ppq_graph, quantize_onnx_model
+        from esp_ppq.core import TargetPlatform
+
+        pictures = [torch.from_numpy(job.pictures[i : i + 1]) for i in range(len(job.pictures))]
+        graph = quantize_onnx_model(
+            onnx_import_file=str(_of_opset_17(job)),
+            calib_dataloader=pictures,
+            calib_steps=len(pictures),
+            input_shape=list(pictures[0].shape),
+            platform=getattr(TargetPlatform, name),
+            device="cpu",
+            verbose=0,
+        )
+        export_ppq_graph(graph, platform=TargetPlatform.ONNXRUNTIME, graph_save_to=str(job.output))
+
+    return quantize
+
+
+def _of_opset_17(job: Job) -> Path:
+    """Write the network as opset 17 had it: the tool exports opset 13 whatever it was given, where axes are no input."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(str(job.model))
+    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean" and len(node.input) == 2:
+            axes = [int(axis) for axis in constants[node.input.pop()]]
+            for item in [item for item in node.attribute if item.name == "noop_with_empty_axes"]:
+                node.attribute.remove(item)
+            node.attribute.append(helper.make_attribute("axes", axes))
+    model.opset_import[0].version = min(model.opset_import[0].version, 17)
+    written = job.output.with_name("opset17.onnx")
+    onnx.save(model, str(written))
+    return written
+
+
+VARIANTS = {
+    name.lower().replace("_", ""): (f"platform={name}, exported for ONNXRUNTIME", _for_target(name))
+    for name in ("ESPDL_INT8", "ESPDL_INT16", "TRT_INT8", "PPL_CUDA_INT8", "OPENVINO_INT8", "PPL_DSP_INT8")
+}
+TINY_ONLY = ["pplcudaint8", "openvinoint8", "ppldspint8"]
