@@ -30,9 +30,7 @@ FIXED = 640
 @click.option("--batch-size", "sizes", multiple=True, type=click.IntRange(1), default=(1, 2, 4, 8, 16, 32), help="Batch sizes.")
 @click.option("--threads", "threads", multiple=True, type=click.IntRange(1), default=(1, 2), help="Numbers of threads.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def main(
-    model: str, counts: tuple[int, ...], sizes: tuple[int, ...], threads: tuple[int, ...], json_path: Path | None
-) -> None:
+def main(model: str, counts: tuple[int, ...], sizes: tuple[int, ...], threads: tuple[int, ...], json_path: Path | None) -> None:
     """Measure growth."""
     found: dict[str, Any] = {"model": model, "images": [], "batch_size": [], "threads": []}
     with tempfile.TemporaryDirectory() as temporary:

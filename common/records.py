@@ -89,9 +89,7 @@ def read_json(
         raise error(_with(f"cannot read {where}: {why}", advice)) from wrong
 
 
-def as_record(
-    value: Any, kind: type[Kind], where: str, *, error: type[QcamError] = ResultsError, advice: str = AGAIN
-) -> Kind:
+def as_record(value: Any, kind: type[Kind], where: str, *, error: type[QcamError] = ResultsError, advice: str = AGAIN) -> Kind:
     """Return what `read_json` returned as a record (arguments and errors as in `read_record`)."""
     import msgspec
 

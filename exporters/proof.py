@@ -26,9 +26,7 @@ Images = NDArray[np.float32]
 BOUNDS = {"f32": 1e-3, "int16": 2e-2, "int8": 1.0}
 
 
-def prove(
-    bundle: Bundle, reference: Callable[[Images], Images], whose: str, calibration: CalibrationSet | None
-) -> None:
+def prove(bundle: Bundle, reference: Callable[[Images], Images], whose: str, calibration: CalibrationSet | None) -> None:
     """Run one photograph through every precision of a bundle: in ONNX Runtime on the CPU, in the mirror, and up to its CAM.
 
     Args:

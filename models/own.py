@@ -172,4 +172,3 @@ def _outputs(module: torch.nn.Module, own: Own) -> int:
             "give the weights of a trained network, or say with {trained} that they are not"
         )
     return int(logits.shape[1])
-

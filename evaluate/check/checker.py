@@ -342,9 +342,7 @@ class Checker:
         alike = self._other is not None and stored.shape[:1] == simulated.shape[:1] and stored.ndim != simulated.ndim
         return stored.reshape(simulated.shape) if alike and stored.numel() == simulated.numel() else stored
 
-    def _values(
-        self, name: str, codes: torch.Tensor, stored: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _values(self, name: str, codes: torch.Tensor, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what simulated and deployed codes of a tensor stand for, and the coarser of their steps."""
         own, other = self._meanings[name]
         scale, zero = _parameters(own, codes.ndim, codes.device)

@@ -164,4 +164,3 @@ def exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
         if name not in present:
             opened.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     return opened
-

@@ -41,9 +41,7 @@ def test_the_report_goes_to_out_report_and_an_earlier_one_is_replaced_and_said(
 
 
 @pytest.mark.parametrize("name", ["report.html", "table.csv", "table.tex", "figures/overview.png"])
-def test_what_is_no_report_s_is_not_replaced(
-    ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_what_is_no_report_s_is_not_replaced(ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     mine = tmp_path / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("years of work")

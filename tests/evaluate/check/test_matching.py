@@ -32,7 +32,8 @@ def test_tensors_without_a_partner_are_counted_in_both_directions_and_doubts_are
     assert of_partners(result, FILE) == [
         f"{result.title}: 1 tensor of the bundle has no partner in vendor.onnx: first a",
         f"{result.title}: 4 tensors of vendor.onnx have no partner in the bundle: first p, q, r and 1 more",
-        f"{result.title}: 2 tensors of the bundle have several that may be theirs in vendor.onnx, and none is guessed: first b, c",
+        f"{result.title}: 2 tensors of the bundle have several that may be theirs in vendor.onnx, and none is guessed: "
+        "first b, c",
     ]
 
 

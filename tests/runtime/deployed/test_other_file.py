@@ -86,9 +86,7 @@ def test_logits_of_other_operators_go_by_their_shape_and_that_is_told(model, ope
     model.graph.output.append(helper.make_tensor_value_info("again", TensorProto.FLOAT, ["batch", 10]))
     other = opened(model)
     assert other.entry.logits == "again"
-    assert other.told == (
-        "logits are its output again by the shape alone: the operators in front of it are not the bundle's",
-    )
+    assert other.told == ("logits are its output again by the shape alone: the operators in front of it are not the bundle's",)
 
 
 def test_where_nothing_is_quantized_at_the_cam_layer_its_float_tensor_is_taken_and_that_is_told(tiny_bundle, model, opened):
