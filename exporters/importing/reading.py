@@ -62,6 +62,7 @@ def read_foreign(path: Path, prepared: Callable[[ModelProto], ModelProto] | None
         raise UnsupportedGraphError(f"cannot read {where} as an ONNX file: it has no nodes")
     refuse_no_text(model, where)
     if prepared is not None:
+        refuse_malformed(model, where)
         model = prepared(model)
     refuse_unsupported(model, where)
     refuse_malformed(model, where)
