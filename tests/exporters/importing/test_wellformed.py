@@ -12,7 +12,8 @@ from foreign_graphs import VARIANTS, normalising, operator, quantized, variant, 
 from onnx import ModelProto, TensorProto, helper
 
 from qcam.common.errors import QcamError, UnsupportedGraphError
-from qcam.exporters.importing.ordering import ImportOrder, _read
+from qcam.exporters.importing.ordering import ImportOrder, read_part
+from qcam.exporters.importing.reading import read_foreign
 from qcam.exporters.importing.wellformed import refuse_malformed, refuse_no_text
 
 
@@ -133,7 +134,7 @@ def test_files_damaged_by_accident_are_read_or_refused_and_never_a_bug(tmp_path:
     for _ in range(300):
         path.write_bytes(damaged(numbers.choice(files), numbers))
         try:
-            _read(ImportOrder(file=path, mean=(0.5,), std=(0.25,)), path, None, "", None)
+            read_part(ImportOrder(file=path, mean=(0.5,), std=(0.25,)), read_foreign(path), None, "", None)
             read += 1
         except QcamError:
             refused += 1
