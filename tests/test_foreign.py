@@ -148,7 +148,7 @@ def test_the_page_has_a_row_for_what_is_equal_what_is_refused_and_what_no_tool_w
         _row("float16", **{"import": {"message": "makes float16", "seconds": 0.1}}),
         _row("gone", "does not install: no such version"),
     ]
-    lines = page(rows, {"tiny": {"trained": False}}, 20).splitlines()
+    lines = page(rows, {"tiny": {"trained": False}}, 20, "vnni").splitlines()
     assert "Weights of `tiny` are random: they prove that codes are equal, and nothing else." in lines
     assert "| Tool | 1.5 | 4 | 3 | 2 | 2 | 1 | 0 | 1 | 1.0000 |" in lines
     assert (

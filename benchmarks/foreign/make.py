@@ -154,10 +154,10 @@ class Worker:
     def __init__(self, environment: Path, tool: str) -> None:
         """Say where; nothing starts before the first file."""
         path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        # Tools write caches, and some would ask a hub or a GPU; one thread: a sum does not depend on how many cores there are
+        # Tools write caches, and some would ask a hub or a GPU; one thread and one seed of hashes: the same bytes again
         self._surroundings = os.environ | {
             "HOME": str(environment), "PATH": path, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "",
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0",
         }  # fmt: skip
         self._command = [str(environment / "bin" / "python"), str(WITHIN / "run.py"), tool, "--jobs"]
         self._environment = environment

@@ -26,6 +26,7 @@ from qcam.commands import console
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.files import readable_json, write_atomically
+from qcam.runtime.deployed.probe import probe_kernels
 
 BUILD = Path("build") / "foreign"
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,10 +39,10 @@ PATIENCE = 1800
 
 _INTRODUCTION = """# Files of other tools
 
-Made by `make foreign`: {tools} tools quantize the same float networks, each in an environment of its own; every file is
-imported as by `qcam-import` and judged as by `qcam-check --every-tensor` on {count} photographs. The photographs calibrated the
-files too: two runs of one file are compared, not the file with its float network. On this CPU's kernels, with
-{versions}."""
+Made by `make foreign`: {tools} tools of other people quantize the same float networks ({networks}), each in an environment of
+its own; every file is imported as by `qcam-import` and judged as by `qcam-check --every-tensor` on {count} photographs. The
+photographs calibrated the files too: two runs of one file are compared, not the file with its float network. On this
+CPU's kernels ({kernels}), with {versions}."""
 _SHORT = """
 ## In short
 
@@ -101,7 +102,7 @@ def main(
             write_atomically(stored, readable_json(verdict))
             console.note(f"{path.stem}: {_in_words(verdict)}")
         rows.append(row | {"verdict": {} if row["message"] else verdict})
-    write_atomically(output, page(rows, known, count))
+    write_atomically(output, page(rows, known, count, probe_kernels().name))
     console.out.print(f"written: {output}", markup=False)
 
 
@@ -223,7 +224,7 @@ def _check(bundle: Any, arithmetics: Sequence[str], count: int, threads: int) ->
             "forced": len(forced), "forced_equal": sum(tensor.forced == tensor.elements for tensor in forced),
             "largest": max((tensor.largest for tensor in coded), default=0), "logits_largest": logits.largest,
             "logits_operator": logits.operator,
-            "first": next((tensor.operator for tensor in coded if (tensor.forced_share or tensor.share) < 1), ""),
+            "first": next((tensor.operator for tensor in forced if tensor.forced != tensor.elements), ""),
         }  # fmt: skip
     return {"warnings": list(verdict.warnings), "arithmetics": found}
 
@@ -235,19 +236,27 @@ def _in_words(verdict: dict[str, Any]) -> str:
     return str(integer.get("message") or {name: integer["figures"][name] for name in ("tap", "logits", "cc")})
 
 
-def page(rows: Sequence[dict[str, Any]], facts: dict[str, Any], count: int) -> str:
+def page(rows: Sequence[dict[str, Any]], facts: dict[str, Any], count: int, kernels: str) -> str:
     """Return the page.
 
     Args:
         rows: Of every file that was wanted, its verdict among it.
         facts: Network → what is known of it.
         count: Photographs.
+        kernels: Family of this CPU's integer kernels.
     """
     names = list(dict.fromkeys(row["name"] for row in rows))
-    random = ", ".join(f"`{name}`" for name, known in facts.items() if known["trained"] is False)
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    random = ", ".join(f"`{name}`" for name in networks if facts[name]["trained"] is False)
     versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
     lines = [
-        *_INTRODUCTION.format(tools=len(names), count=count, versions=versions).splitlines(),
+        *_INTRODUCTION.format(
+            tools=len(names),
+            networks=", ".join(f"`{name}`" for name in networks),
+            count=count,
+            kernels=kernels,
+            versions=versions,
+        ).splitlines(),
         f"Weights of {random} are random: they prove that codes are equal, and nothing else." if random else "",
         *_SHORT.splitlines(),
         *(_summary(name, [row for row in rows if row["name"] == name]) for name in names),

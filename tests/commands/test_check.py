@@ -413,7 +413,7 @@ def test_kernels_that_the_file_does_not_foretell_are_followed_and_told(tiny_bund
     assert done.code == 0, done.err
     assert done.report["warnings"] == []
     assert json.loads((done.folder / "placement.json").read_text())["tiny"]["int8"]["disagreements"] == []
-    assert "ONNX Runtime's own graph is followed where the file reads otherwise: node_Conv_25: float in ONNX Runtime" in done.out
+    assert "own graph is followed where the file reads otherwise: node_Conv_25: float in ONNX Runtime" in done.out
     (result,) = done.report["results"]
     assert result["figures"]["codes"] == 1
     assert any(remark.startswith("float kernels: the runtime's own, for") for remark in result["remarks"])
