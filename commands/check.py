@@ -71,8 +71,8 @@ interrupted.
     group=COMPARED,
     multiple=True,
     type=click.Choice(words(Arithmetic)),
-    help="How the mirror computes; may be given twice. fake_quant: float32 between quantizers. integer (default): what the "
-    "integer kernels compute; for int16 the true 16-bit integer result.",
+    help="How the mirror computes; may be given twice. fake_quant: float32 between quantizers. integer (default): what ONNX "
+    "Runtime computes, code for code; for int16 the true 16-bit integer result.",
 )
 @option("--fail-under", "thresholds", group=COMPARED, multiple=True, metavar="GATE=VALUE", help="Smallest value that holds.")
 @option(

@@ -60,6 +60,7 @@ def followed(
     graph = Graph(model)
     wide = find_groups(graph, bits=16)
     products = any(group.node.op_type in COMPUTE_OPERATORS for group in wide)
+    products &= all(codes is not None for group in wide for codes in group.inputs)  # with a float bias nothing is integer
     return LoadedGraph(model, wide, wide=True) if products and not find_groups(graph) else as_loaded(model, settings, family)
 
 
