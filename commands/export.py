@@ -213,11 +213,17 @@ class _Size(click.ParamType["Size"]):
 @option("--like", group=OWN, metavar="BUNDLE", help="A bundle of the same network, whose preprocessing and classes are taken.")
 @option("--name", group=OWN, metavar="ID", help="What its bundle is called; by default as the file.")
 @option(
-    "--logits", group=OWN, advanced=True, metavar="TENSOR",
+    "--logits",
+    group=OWN,
+    advanced=True,
+    metavar="TENSOR",
     help="The class scores of an ONNX file; by default the one output of their shape.",
 )
 @option(
-    "--values", group=OWN, advanced=True, type=click.Choice(words(InputValues)),
+    "--values",
+    group=OWN,
+    advanced=True,
+    type=click.Choice(words(InputValues)),
     help="What the input of an ONNX file holds: normalised values, or pixels on 0..1 (unit) or 0..255 that it normalises.",
 )
 @option("--layout", group=OWN, advanced=True, type=click.Choice(words(Layout)), help="Order of the axes of its input.")

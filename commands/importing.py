@@ -26,6 +26,8 @@ Examples:
       what the file says is found; what was decided is printed
   qcam-import vendor.onnx --like bundles/resnet50 --float resnet50.onnx
       preprocessing and classes of a bundle, and f32 beside it
+  qcam-import vendor.onnx --into bundles/resnet50 --precision int8-vendor
+      side by side with the precisions of a bundle, in every table
   qcam-import vendor.onnx --like bundles/resnet50 \\
       --session-config session.qdqisint8allowed=1
       as it is deployed: signed activations run as they are
@@ -50,6 +52,13 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
     group=INPUT,
     metavar="BUNDLE",
     help="A bundle of the same network: its preprocessing and its classes are taken.",
+)
+@option(
+    "--into",
+    group=INPUT,
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="A bundle of the same network that FILE becomes a further precision of, under the name of --precision.",
 )
 @option(
     "--classes",
@@ -121,6 +130,7 @@ def main(
     file: Path,
     float_file: Path | None,
     like: str | None,
+    into: Path | None,
     classes: str | None,
     trained: str,
     mean: tuple[float, ...] | None,
@@ -152,6 +162,7 @@ def main(
         file,
         float_file=float_file,
         like=like,
+        into=into,
         size=size,
         mean=mean,
         std=std,
@@ -181,6 +192,8 @@ def _show(bundle: Bundle, kept: bool) -> None:
         console.out.print(f"{bundle.folder} exists; kept", markup=False)
         return
     for entry in sorted(bundle.precisions, key=lambda entry: entry.name == "f32"):
+        if "imported" not in entry.quantization.further:  # it was there before
+            continue
         console.out.print(f"{entry.name}: {entry.original.file if entry.original else entry.file}", markup=False)
         show_decisions(entry)
     console.out.print(f"{bundle.folder}: {', '.join(entry.name for entry in bundle.precisions)}", markup=False)

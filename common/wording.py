@@ -33,6 +33,7 @@ OPTIONS = {
     "label_format": "label_format",
     "labels": "labels",
     "layout": "layout",
+    "into": "into",
     "like": "like",
     "limit": "limit",
     "logits": "logits",

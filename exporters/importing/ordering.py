@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,11 +23,12 @@ from qcam.exporters.importing.reading import ForeignFile, analysed, read_foreign
 from qcam.exporters.importing.taps import find_taps, map_size
 from qcam.images.preprocessing import Preprocessing
 from qcam.models.wishes import class_names
-from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry, load_bundle
+from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry, load_bundle, load_onnx
 from qcam.runtime.described import Calibration, CamLayer, Weights
 from qcam.runtime.feeding import refuse_lost_pixels
 from qcam.runtime.graph import Graph
-from qcam.runtime.manifest import BITWISE, ordered_precisions
+from qcam.runtime.manifest import BITWISE, SCHEMA_VERSION, files_of, ordered_precisions
+from qcam.runtime.normal import normalised
 from qcam.runtime.session_config import described as settings_described
 from qcam.runtime.session_config import wrong_in_session
 
@@ -44,6 +46,8 @@ class ImportOrder:
         file: The quantized file.
         float_file: The float file that it was made of, which becomes f32.
         like: A bundle whose preprocessing and classes are those of the file.
+        into: A bundle of the same network that the file becomes a further precision of; its preprocessing and classes are
+            taken.
         size: Height and width of the input.
         mean: Mean of R, G, B on the 0..1 scale, or one number.
         std: Standard deviation likewise.
@@ -67,6 +71,7 @@ class ImportOrder:
     file: Path
     float_file: Path | None = None
     like: str | None = None
+    into: Path | None = None
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -106,13 +111,19 @@ class ImportOrder:
             raise QcamError("{mean} and {std} belong together; give both, or none")
         if self.squash and self.resize is not None:
             raise QcamError("{resize} is a size or squash, not both")
-        if self.like is not None:
+        if self.into is not None:
+            others = {
+                "{like}": self.like, "{float}": self.float_file, "{name}": self.name, "{trained}": self.trained,
+            }  # fmt: skip
+            if both := [option for option, value in others.items() if value is not None]:
+                raise QcamError(f"{{into}} says what {both[0]} says too; leave one of them out")
+        if self.like is not None or self.into is not None:
             told = {
                 "{size}": self.size, "{mean}": self.mean, "{std}": self.std, "{resize}": self.resize or self.squash or None,
                 "{interpolation}": self.interpolation, "{classes}": self.classes,
             }  # fmt: skip
             if both := [option for option, value in told.items() if value is not None]:
-                raise QcamError(f"{{like}} says what {both[0]} says too; leave one of them out")
+                raise QcamError(f"{self.option} says what {both[0]} says too; leave one of them out")
         if self.float_cam_layer is not None and self.float_file is None:
             raise QcamError("{float_cam_layer} is of the file of {float}, and there is none")
         if wrong := wrong_in_session(self.session):
@@ -122,6 +133,16 @@ class ImportOrder:
         refuse_unprintable([self.model_id], str(self.file))
 
     @property
+    def option(self) -> str:
+        """Return the option that names a bundle of the same network."""
+        return "{like}" if self.into is None else "{into}"
+
+    @property
+    def whose(self) -> str:
+        """Return which bundle of the same network was named, and by which option."""
+        return f"{self.option} {self.like if self.into is None else self.into}"
+
+    @property
     def model_id(self) -> str:
         """Return what the bundle is called: by default as the file is."""
         return self.name or self.file.name.removesuffix(".onnx")
@@ -129,6 +150,8 @@ class ImportOrder:
     @property
     def place(self) -> Path:
         """Return where the bundle goes."""
+        if self.into is not None:
+            return self.into
         return self.output / bundle_folder_name(self.model_id)
 
 
@@ -171,6 +194,7 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
         QcamError: If it cannot be imported, or something has to be told by an option; nothing is written then.
     """
     target = order.place
+    into = None if order.into is None else _taking(order.into)
     for source in filter(None, (order.file, order.float_file)):
         if source.resolve().is_relative_to(target.resolve()):
             raise QcamError(
@@ -178,14 +202,16 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
             )
     if order.force and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise QcamError(f"{target} is no bundle; {{force}} replaces bundles only. Use {{output}} for another place")
-    like = None if order.like is None else load_bundle(order.like)
-    with new_folder(target, replace=order.force) as folder:
+    like = into if order.like is None else load_bundle(order.like)
+    with new_folder(target, replace=order.force or into is not None) as folder:
         on_stage("reading")
         parts = [read_part(order, read_foreign(order.file), like, order.precision or "", order.cam_layer)]
         if order.float_file is not None:
             beside = read_foreign(order.float_file)
             parts.append(read_part(order, beside, like, "f32", order.float_cam_layer or order.cam_layer))
         _refuse_unlike(parts)
+        if into is not None:
+            _refuse_beside(into, parts[0], replace=order.force)
         preprocessing = preprocessing_of(order, like, parts)
         classes = class_names_of(order, like, parts[0])
         on_stage("writing the copy with the CAM layer")
@@ -203,7 +229,62 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
         write_atomically(folder / MANIFEST, bundle.manifest_text())
         bundle = load_bundle(str(folder), verify=False)
         prove(bundle, mirrors, shown, {name: found.logits for name, found in held.items()})
+        if into is not None:
+            on_stage("putting it beside the others")
+            bundle = _beside(into, bundle, folder)
+            write_atomically(folder / MANIFEST, bundle.manifest_text())
+            bundle = load_bundle(str(folder))
     return replace(bundle, folder=target)
+
+
+def _taking(place: Path) -> Bundle:
+    """Return the bundle that takes a further precision, every file of it held against its manifest."""
+    if not (place / MANIFEST).is_file():
+        raise QcamError(f"{place} is no bundle in a folder here; {{into}} adds to one, {{output}} makes a new one")
+    bundle = load_bundle(str(place))
+    if bundle.schema != SCHEMA_VERSION:
+        raise BundleError(
+            f"{place} has a manifest of schema version {bundle.schema}, which does not say how files take pictures; export it "
+            "again with {force}, then add to it"
+        )
+    return bundle
+
+
+def _refuse_beside(into: Bundle, part: Part, *, replace: bool) -> None:
+    """Refuse a file that is another network than the bundle's, or looks at another place, or is there already."""
+    names = [entry.name for entry in into.precisions]
+    if part.name in names and not replace:
+        raise BundleError(
+            f"{into.folder} holds {part.name} already; give the file a name of its own with {{precision}}, as "
+            f"{part.name}-vendor, or use {{force}} to replace it"
+        )
+    others = [entry for entry in into.precisions if entry.name != part.name]
+    if not others:
+        raise BundleError(f"{into.folder} holds nothing but {part.name}; import the file into a bundle of its own")
+    other = next((entry for entry in others if entry.name == "f32"), others[0])
+    graph = Graph(normalised(load_onnx(into, other.name)))
+    one, two = map_size(part.graph, part.entry.tap), map_size(graph, other.tap)
+    if one != two:
+        raise QcamError(
+            f"{part.file.path.name} has a CAM layer of {_plain(one)}, {other.name} of {into.folder} one of {_plain(two)} "
+            f"({other.tap.tensor}): they are not seen at one place; correct {{cam_layer}}"
+        )
+
+
+def _beside(into: Bundle, bundle: Bundle, folder: Path) -> Bundle:
+    """Put the other precisions of a bundle beside one that is in a folder already."""
+    (entry,) = bundle.precisions
+    others = tuple(other for other in into.precisions if other.name != entry.name)
+    kept = replace(into, precisions=others)
+    mine = set(files_of(bundle, str(folder)))
+    for name in files_of(kept, str(into.folder)):
+        if name in mine:
+            raise BundleError(f"{into.folder} has a file {name} that the new precision would have; give another {{precision}}")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(into.folder / name, folder / name)
+    by_name = {each.name: each for each in (*others, entry)}
+    ordered = tuple(by_name[name] for name in ordered_precisions(by_name))
+    return replace(into, folder=folder, precisions=ordered)
 
 
 def read_part(order: ImportOrder, file: ForeignFile, like: Bundle | None, name: str, cam_layer: str | None) -> Part:
@@ -295,10 +376,10 @@ def preprocessing_of(order: ImportOrder, like: Bundle | None, parts: list[Part])
         found = like.preprocessing
         if (found.crop, found.channels) != (taken.size, taken.channels):
             raise QcamError(
-                f"{order.file.name} takes {taken.channels} channels of {_plain(taken.size)}, {{like}} {order.like} gives "
+                f"{order.file.name} takes {taken.channels} channels of {_plain(taken.size)}, {order.whose} gives "
                 f"{found.channels} of {_plain(found.crop)}; give {{size}} and what belongs to it in its place"
             )
-        noted.note("preprocessing", _preprocessing_words(found), f"{{like}} {like.model_id}")
+        noted.note("preprocessing", _preprocessing_words(found), f"{order.option} {like.model_id}")
     else:
         outside = [part.file.path.name for part in parts if part.entry.input.values == InputValues.NORMALISED]
         if order.mean is None and outside:
@@ -353,8 +434,8 @@ def class_names_of(order: ImportOrder, like: Bundle | None, part: Part) -> tuple
     if like is not None:
         names = like.classes
         if len(names) != part.classes and (part.classes, len(names)) != (1, 2):
-            raise QcamError(f"{order.file.name} has {part.classes} classes, {{like}} {order.like} {len(names)}")
-        because = f"{{like}} {like.model_id}"
+            raise QcamError(f"{order.file.name} has {part.classes} classes, {order.whose} {len(names)}")
+        because = f"{order.option} {like.model_id}"
     else:
         names = class_names(part.classes, order.classes, order.file.name)
         because = "{classes}" if isinstance(order.classes, tuple) else "numbers, for no names are given"
@@ -383,7 +464,8 @@ def _bundle(
         name=order.file.name, sha256=entries[0].original.sha256 if entries[0].original else entries[0].sha256,
         trained=order.trained,
     )  # fmt: skip
-    first.noted.note("trained", _TRAINED[order.trained], "{trained}" if order.trained is not None else "nobody says")
+    if order.into is None:  # else the bundle says it
+        first.noted.note("trained", _TRAINED[order.trained], "{trained}" if order.trained is not None else "nobody says")
     first.noted.note(
         "session", settings_described(order.session) or "ONNX Runtime's defaults",
         "{session_config}" if order.session else "no {session_config}",

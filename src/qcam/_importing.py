@@ -23,6 +23,7 @@ def import_onnx(
     *,
     float_file: str | Path | None = None,
     like: str | Path | Bundle | None = None,
+    into: str | Path | Bundle | None = None,
     size: int | tuple[int, int] | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
@@ -52,6 +53,8 @@ def import_onnx(
         file: The ONNX file; its bytes are kept as they are.
         float_file: The float ONNX file that it was made of, which becomes f32; None for a bundle without one.
         like: A bundle, or its folder, of the same network: its preprocessing and its classes are taken.
+        into: A bundle, or its folder, of the same network that the file becomes a further precision of; `precision` says what
+            it is called there. `force` then replaces that precision alone.
         size: Height and width of the input, or one side; None as the file says.
         mean: Mean of R, G, B on the 0..1 scale, or one number for all; needed where the graph does not normalise by itself.
         std: Standard deviation likewise.
@@ -93,6 +96,7 @@ def import_onnx(
         file=Path(file),
         float_file=None if float_file is None else Path(float_file),
         like=None if like is None else str(getattr(like, "folder", like)),
+        into=None if into is None else Path(str(getattr(into, "folder", into))),
         size=_size(size, "{size}"),
         mean=per_channel(mean, "{mean}"),
         std=per_channel(std, "{std}"),
@@ -113,10 +117,12 @@ def import_onnx(
         force=force,
     )
     place = order.place
+    if keep and order.into is not None:
+        raise QcamError("{keep} leaves a bundle as it is, {into} adds to one; leave one of them out")
     kept = keep and is_bundle(place)
     if kept:
         bundle = load_bundle(str(place))
-    elif place.exists() and not force:
+    elif place.exists() and not force and order.into is None:
         raise BundleError(f"{place} exists already; use {{force}} to replace it, {{keep}} to leave it, or {{output}}")
     else:
         with stages(order.model_id) as on_stage:
