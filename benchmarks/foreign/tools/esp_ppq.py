@@ -43,9 +43,11 @@ def _of_opset_13(job: Job) -> Path:
         if node.op_type == "ReduceMean" and len(node.input) == 2:
             axes = [int(axis) for axis in constants[node.input.pop()]]
             node.attribute.append(helper.make_attribute("axes", axes))
-        # What opset 14 and 18 added to Reshape and ReduceMean; 0 is what there was before
-        for item in [item for item in node.attribute if item.name in ("allowzero", "noop_with_empty_axes") and item.i == 0]:
-            node.attribute.remove(item)
+        # What opsets 14 and 18 added to Reshape and ReduceMean: nothing is left out that says anything
+        plain = node.op_type == "Reshape" and 0 not in constants.get(node.input[1], [0])
+        for item in [item for item in node.attribute if item.name in ("allowzero", "noop_with_empty_axes")]:
+            if item.i == 0 or plain:
+                node.attribute.remove(item)
     model.opset_import[0].version = min(model.opset_import[0].version, 13)
     written = job.output.with_name("opset13.onnx")
     onnx.save(model, str(written))
