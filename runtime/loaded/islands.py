@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.tables import ONE_ROUNDING, QUANTIZERS
@@ -113,7 +113,9 @@ def rounds_once(node: NodeProto) -> bool:
 
 
 class IslandSession:
-    """An island in a session of ONNX Runtime of its own, on the CPU.
+    """An island in a session of ONNX Runtime of its own, on the CPU; it is made when the first values are there.
+
+    Their shapes are told to it, all but the number of images: optimizers ask for them, and choose other kernels without.
 
     Attributes:
         island: The island.
@@ -127,7 +129,7 @@ class IslandSession:
         settings: Mapping[str, str],
         threads: int = 0,
     ) -> None:
-        """Make the session.
+        """Cut the island out.
 
         Args:
             island: The island.
@@ -135,45 +137,49 @@ class IslandSession:
             model: The graph that it is cut out of: its operator sets, and the types of its tensors.
             settings: Session configuration of the deployed session.
             threads: Of the session; 0 leaves it to ONNX Runtime.
-
-        Raises:
-            UnsupportedGraphError: If ONNX Runtime does not load it.
         """
-        import onnxruntime
-
         self.island = island
-        kinds = {value.name: value.type for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]}
-
-        def described(name: str) -> onnx.ValueInfoProto:
-            value = helper.make_empty_tensor_value_info(name)
-            value.type.tensor_type.elem_type = kinds[name].tensor_type.elem_type if name in kinds else TensorProto.FLOAT
-            return value
-
+        self._settings, self._threads = dict(settings), threads
+        self._session: Any = None
         # A constant that nodes compute as the graph runs (a weight that is dequantized) must not become one that kernels may
         # lay out anew, or kernels that add in another order take its place.
         stored = {tensor.name for tensor in model.graph.initializer}
         read = {name for node in island.nodes for name in node.input if name in constants}
         self._computed = {name: np.ascontiguousarray(constants[name]) for name in sorted(read - stored)}
+        self._stored = {name: np.ascontiguousarray(constants[name]) for name in sorted(read & stored)}
+        self._opsets, self._ir_version = list(model.opset_import), model.ir_version
+
+    def _open(self, given: Mapping[str, NDArray[Any]]) -> Any:
+        """Make the session, by the shapes of the values that it will be given."""
+        import onnxruntime
+
+        def described(name: str, value: NDArray[Any]) -> onnx.ValueInfoProto:
+            shape: list[int | str] = list(value.shape)
+            if name not in self._computed and shape:
+                shape[0] = "batch"
+            return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), shape)
+
         graph = helper.make_graph(
-            list(island.nodes),
+            list(self.island.nodes),
             "island",
-            [described(name) for name in (*island.inputs, *self._computed)],
-            [helper.make_empty_tensor_value_info(name) for name in island.outputs],
-            [numpy_helper.from_array(np.ascontiguousarray(constants[name]), name) for name in sorted(read & stored)],
+            [described(name, value) for name, value in given.items()],
+            [helper.make_empty_tensor_value_info(name) for name in self.island.outputs],
+            [numpy_helper.from_array(value, name) for name, value in self._stored.items()],
         )
-        alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        alone = helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self._threads
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        for name, value in settings.items():
+        for name, value in self._settings.items():
             options.add_session_config_entry(name, value)
         try:
-            self._session = onnxruntime.InferenceSession(
+            return onnxruntime.InferenceSession(
                 alone.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise UnsupportedGraphError(f"ONNX Runtime does not load {_label(island)} alone: {first_line(error)}") from error
+            label = _label(self.island)
+            raise UnsupportedGraphError(f"ONNX Runtime does not load {label} alone: {first_line(error)}") from error
 
     def run(self, *values: NDArray[Any]) -> list[NDArray[Any]]:
         """Compute the island.
@@ -182,9 +188,11 @@ class IslandSession:
             values: One for each of its inputs.
 
         Raises:
-            UnsupportedGraphError: If a kernel fails.
+            UnsupportedGraphError: If ONNX Runtime does not load it, or a kernel fails.
         """
         given = dict(zip(self.island.inputs, values, strict=True)) | self._computed
+        if self._session is None:
+            self._session = self._open(given)
         try:
             return list(self._session.run(list(self.island.outputs), given))
         except Exception as error:  # ONNX Runtime's exceptions share no base class
