@@ -142,8 +142,8 @@ class PrecisionEntry:
         if self.promised:
             return ""
         return (
-            "logits come from the file as it was given, codes from a copy that also hands out the CAM layer and whose logits "
-            "differ: nothing is promised"
+            "logits come from the file as it was given, codes from a copy that also hands out the CAM layer and runs "
+            "otherwise: nothing is promised"
         )
 
     def to_json(self, schema: int = SCHEMA_VERSION) -> dict[str, Any]:

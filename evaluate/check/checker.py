@@ -56,12 +56,7 @@ class Runtime(Protocol):
 
 
 class Checker:
-    """The deployed run of one precision, to be held against mirrors of the bundle's file.
-
-    Attributes:
-        float_operators: How many float operators between quantizers ONNX Runtime's own kernels computed for the mirror, in the
-            last run that had any.
-    """
+    """The deployed run of one precision, to be held against mirrors of the bundle's file."""
 
     def __init__(
         self,
@@ -96,7 +91,6 @@ class Checker:
         self._reading = reading or Reading(load_onnx(bundle, precision), self.entry.session, own)
         self._own = own
         self._other = other
-        self.float_operators = 0
         if runtime.missing and not runtime.tensors:
             count = len(runtime.missing)
             raise BundleError(f"none of the {count} quantized tensors of {bundle.path(precision)} is in the file that was run")
@@ -168,17 +162,18 @@ class Checker:
         own = self._own is not None and family == self._own
         # Alone, float kernels were found to compute what they compute in the whole graph; measured on x86.
         known = not mirror.unordered and (not mirror.delegated or (own and str(family) in _X86))
-        self.float_operators = len(mirror.delegated) or self.float_operators
         quantized = bool(self._reading.tensors)
         # Codes of 16 bits have no kernel family: their integer result is the same everywhere.
         followed = family is not None and arithmetic == "integer" and self.eight_bit
+        floats = bool(mirror.delegated) and not followed  # with activations of 16 bits, no operator is integer
         result = CheckResult(
             model=self.bundle.model_id,
             precision=self.entry.name,
             arithmetic=arithmetic if quantized else "float",
-            kernel=family.name if family is not None and followed else "",
+            kernel=family.name if family is not None and followed else "float kernels" if floats else "",
             provider=self._runtime.provider,
             exact=exact and quantized and known,
+            float_tap=quantized and self.entry.tap.dtype == "float32" and self._other is None,
             missing=self._runtime.missing,
         )
         result.tensors = [
@@ -227,6 +222,8 @@ class Checker:
                 f"{len(unseen)} of {len(self._reading.tensors)} quantized tensors of the file cannot be observed as they are "
                 f"deployed: {some(unseen)}"
             )
+        if mirror.quantized_scores:
+            result.remarks.append("the file quantizes its class scores: their gradient passes where one is saturated, too")
         result.tensors = [tensor for tensor in result.tensors if tensor.elements]
         result.values = [tensor for tensor in result.values if tensor.elements]
         if every_tensor and self._other is not None:
@@ -303,7 +300,7 @@ class Checker:
         metrics = all_metrics(*maps)
         logits, real_logits = (values.astype(np.float64) for values in (simulated.logits.cpu().numpy(), deployed.logits))
         same_tap = None
-        if self.same_tap:
+        if self.same_tap or result.float_tap:
             stored = torch.from_numpy(deployed.tap.astype(np.float32)).to(self._device)
             same_tap = (simulated.tap == stored).flatten(1).double().mean(dim=1)
         for index, name in enumerate(names):

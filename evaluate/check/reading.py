@@ -12,9 +12,13 @@ from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import KernelGroup, find_groups, source_label
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.loaded import LoadedGraph, followed
+from qcam.runtime.loaded.islands import rounds_once
 from qcam.runtime.normal import normalised
 from qcam.runtime.rewrites import not_followed
-from qcam.runtime.tables import PASSING_OPERATORS
+from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS
+
+#: Float operators whose rounding the mirror knows for every family (qcam.runtime.mirror.integer.islands).
+PREDICTED = frozenset({"BatchNormalization", "ReduceMean", "GlobalAveragePool", "Sigmoid"})
 
 
 class Reading:
@@ -85,6 +89,31 @@ class Reading:
         if self.deployed is None:
             return self.graph, find_groups(self.graph)
         return Graph(self.deployed.model), self.deployed.groups
+
+    @property
+    def float_operators(self) -> tuple[str, ...]:
+        """Return the float operators between quantizers that may be rounded otherwise elsewhere, in words."""
+        if self.deployed is None:
+            return ()
+        graph, groups = self.followed
+        inside = {id(node) for group in groups for node in (group.node, *group.inner)}
+        return tuple(
+            f"{node.op_type} {node.name or node.output[0]}"
+            for node in graph.model.graph.node
+            if id(node) not in inside
+            and node.op_type not in QUANTIZERS
+            and not graph.fixed.issuperset(node.output)
+            and not rounds_once(node)
+            and node.op_type not in PREDICTED
+        )
+
+    def same_kernels(self, one: KernelFamily, other: KernelFamily) -> bool:
+        """Tell whether ONNX Runtime makes one graph of the file on two kinds of CPUs.
+
+        Raises:
+            UnsupportedGraphError: As in `loaded`.
+        """
+        return self.loaded(one).kernels == self.loaded(other).kernels
 
     def labels(self, tensors: tuple[str, ...]) -> dict[str, str]:
         """Return the operator that each tensor comes from, in words: of the graph as deployed, where it has the tensor."""

@@ -148,7 +148,7 @@ class ImageResult:
 
     Attributes:
         image: Its name.
-        tap: Share of equal codes at the tap; None for float.
+        tap: Share of equal values at the tap: codes, or floats where a quantized file has none there; None of a float file.
         logit_error: Norm of the logits' difference by the norm of the deployed ones.
         logits_equal: Whether the logits are the same, bit for bit.
         top1: Whether both choose the same class.
@@ -187,6 +187,7 @@ class CheckResult:
         ambiguous: Tensors at whose position the deployed file has several.
         comparable: Whether codes of any operator mean the same on both sides; if not, there is no figure of equal codes.
         remarks: What the reader has to know.
+        float_tap: Whether the tap of a quantized file holds floats, which are compared as they are.
     """
 
     model: str
@@ -203,6 +204,7 @@ class CheckResult:
     ambiguous: tuple[str, ...] = ()
     comparable: bool = True
     remarks: list[str] = field(default_factory=list)
+    float_tap: bool = False
 
     @property
     def title(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qcam.common import telling
-from qcam.common.errors import ImageSetError
+from qcam.common.errors import ImageSetError, UnsupportedGraphError
 from qcam.common.files import sha256_file
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.check.batches import batches
@@ -126,7 +126,7 @@ class _Check:
             self._judged.append(Judged(result, self._gates(result)))
             results.append(result)
         if risks is not None and options.other_cpus and kernels.own is not None and options.deployed is None:
-            self._other_cpus(checker, bundle, risks, kernels.own, results)
+            self._other_cpus(checker, reading, bundle, risks, kernels.own, results)
 
     def finish(self) -> Checked:
         """Return what was found, with warnings of what is incomplete."""
@@ -211,44 +211,66 @@ class _Check:
             )
 
     def _gates(self, result: CheckResult) -> tuple[Gate, ...]:
-        wanted = self._options.gates or default_gates(
-            exact=result.exact,
-            coded=bool(result.coded) or not result.comparable,
-            float_logits=result.float_logits,
-            provider=self._options.settings.provider,
+        wanted = dict(
+            self._options.gates
+            or default_gates(
+                exact=result.exact,
+                coded=bool(result.coded) or not result.comparable,
+                float_logits=result.float_logits,
+                provider=self._options.settings.provider,
+            )
         )
+        if not self._options.gates and result.exact and result.float_tap:
+            wanted["tap"] = 1.0  # codes of other tensors say nothing of it
         figures = result.figures
         return tuple(
             Gate(name, threshold, figures[name]) for name, threshold in wanted.items() if result.coded or name not in CODE_GATES
         )
 
     def _other_cpus(
-        self, checker: Checker, bundle: Bundle, risks: Exposure, own: KernelFamily, results: Sequence[CheckResult]
+        self,
+        checker: Checker,
+        reading: Reading,
+        bundle: Bundle,
+        risks: Exposure,
+        own: KernelFamily,
+        results: Sequence[CheckResult],
     ) -> None:
         """Tell what other families' kernels would change; a family that was judged anyway is not run again."""
         done = {result.kernel: result for result in results if result.arithmetic == Arithmetic.INTEGER}
         same: list[str] = []
         unknown: list[str] = []
+        floats = reading.float_operators
+        name = f"{bundle.model_id} {checker.entry.name}"
         for other in KERNELS.values():
             if other == own:
                 continue
-            if not risks.differs(own, other):
-                (unknown if checker.float_operators else same).append(other.name)
+            try:
+                if not risks.differs(own, other) and reading.same_kernels(own, other):
+                    (unknown if floats else same).append(other.name)
+                    continue
+                result = done.get(other.name)
+                if result is None:
+                    result = self._run(checker, bundle, Arithmetic.INTEGER, other, exact=False, every_tensor=False)
+            except UnsupportedGraphError as error:
+                self._remarks.append(f"{name}: what CPUs of family {other} compute is not foretold: {error}")
                 continue
-            result = done.get(other.name)
-            if result is None:
-                result = self._run(checker, bundle, Arithmetic.INTEGER, other, exact=False, every_tensor=False)
             self._elsewhere.append(result)
+            if floats:
+                self._remarks.append(
+                    f"{name}, {other}: {len(floats)} float operators between quantizers ({some(floats)}) are in PyTorch's "
+                    "order there, which is not the kernels'"
+                )
             if other.pairs_saturate != own.pairs_saturate:
                 self._warn(saturation_warning(result, other, risks))
         if unknown:
             self._remarks.append(
-                f"{bundle.model_id} {checker.entry.name}: {' and '.join(unknown)} CPUs compute the integer operators as this "
-                f"one ({own}); how they round {checker.float_operators} float operators between quantizers is not foretold"
+                f"{name}: {' and '.join(unknown)} CPUs compute the integer operators as this one ({own}); how they round "
+                f"{len(floats)} float operators between quantizers is not foretold"
             )
         if same:
             self._remarks.append(
-                f"{bundle.model_id} {checker.entry.name}: {' and '.join(same)} CPUs compute the same codes as this one "
+                f"{name}: {' and '.join(same)} CPUs compute the same codes as this one "
                 f"({own}): the file has nothing that they treat otherwise"
             )
 

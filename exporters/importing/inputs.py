@@ -24,6 +24,8 @@ _NARROWEST, _WIDEST = 0.9, 12.0
 _SPREADS = 1.5
 #: What is subtracted of pixels that are not scaled (Caffe's way) is at least so much.
 _PIXELS_LESS = 20.0
+#: ImageNet's mean pixel in the order B, G, R; the other way round nobody has to be told.
+_BLUE_FIRST = (103.94, 116.78, 123.68)
 _AXES = {Layout.NCHW: (1, 2, 3), Layout.NHWC: (3, 1, 2)}
 
 
@@ -105,7 +107,7 @@ def find_input(graph: Graph, asked: Asked, where: str, noted: Decisions) -> Inpu
         said = "an unknown number of" if channels is None else str(channels)
         raise UnsupportedGraphError(f"{where}: input {name} takes {said} channels; a photograph has 3, or 1 if it is grey")
     size = _size([sizes[side] for side in sides], asked.size, name, shape, where)
-    noted.note("size", f"{size[0]} × {size[1]}, {channels} channels" + (" (R, G, B)" if channels == 3 else ""),
+    noted.note("size", f"{size[0]} × {size[1]}, {channels} channels" + (", fed as R, G, B" if channels == 3 else ""),
                "the file" if None not in [sizes[side] for side in sides] else "{size}")  # fmt: skip
     batch = sizes[0]
     noted.note("batch", "any" if batch is None else f"fixed to {batch}", "the file")
@@ -165,6 +167,11 @@ def _values(graph: Graph, name: str, dtype: str, channels: int, asked: Asked, wh
     """Return what the input's values are; the constants right behind it tell where the graph normalises."""
     found = _normalisation(graph, name, channels)
     told = None if found is None else _scale_of(*found)
+    if found is not None and _blue_first(*found):
+        raise UnsupportedGraphError(
+            f"{where}: {_words(found)} behind input {name}: those are ImageNet's means of B, G, R, and pictures are fed as R, "
+            "G, B; save the file with its first weights and means in that order"
+        )
     if dtype == "uint8":
         told, because = InputValues.PIXELS, "an input of uint8"
         if asked.values not in (None, told):
@@ -207,6 +214,12 @@ def _scale_of(factor: NDArray[np.float64], offset: NDArray[np.float64]) -> Input
     if np.all((steps >= _SPREADS) & (steps <= _WIDEST) & (np.abs(factor / 2 + offset) <= 1)):
         return InputValues.UNIT
     return None
+
+
+def _blue_first(factor: NDArray[np.float64], offset: NDArray[np.float64]) -> bool:
+    """Tell whether what is subtracted are ImageNet's means in the order of Caffe's files, on 0..255 or 0..1."""
+    means = -offset / factor
+    return any(bool(np.allclose(means * scale, _BLUE_FIRST, atol=1.5)) for scale in (1.0, 255.0))
 
 
 def _normalisation(graph: Graph, name: str, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from qcam.common import machine, telling
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.files import new_folder, write_atomically
@@ -27,7 +29,8 @@ from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry, load_bundle, l
 from qcam.runtime.described import Calibration, CamLayer, Weights
 from qcam.runtime.feeding import refuse_lost_pixels
 from qcam.runtime.graph import Graph
-from qcam.runtime.manifest import BITWISE, SCHEMA_VERSION, files_of, ordered_precisions
+from qcam.runtime.manifest import BITWISE, DIFFERS, SCHEMA_VERSION, files_of, ordered_precisions
+from qcam.runtime.mirror import Mirror
 from qcam.runtime.normal import normalised
 from qcam.runtime.session_config import described as settings_described
 from qcam.runtime.session_config import wrong_in_session
@@ -35,6 +38,8 @@ from qcam.runtime.session_config import wrong_in_session
 #: Bits of the codes that a precision of this name computes with.
 _BITS = {"int8": 8, "int16": 16}
 #: How trained weights are told.
+_NOTHING = "nothing is promised"
+_TIME = "time and placement, the copy the CAM layer, and nothing is promised of the two"
 _TRAINED = {True: "yes", False: "no: no figure means anything", None: "not known"}
 
 
@@ -225,6 +230,8 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
             for part in parts
         }
         _note_agreement(bundle, parts, held, shown)
+        for part in parts:
+            _note_scores(part, mirrors[part.name], held[part.name], shown)
         bundle = _proven(bundle, parts, held, shown)
         write_atomically(folder / MANIFEST, bundle.manifest_text())
         bundle = load_bundle(str(folder), verify=False)
@@ -496,19 +503,54 @@ def _proven(bundle: Bundle, parts: list[Part], held: dict[str, Held], shown: Sho
             )
         if not found.proof:
             part.noted.note("proof", "the file hands out everything itself", "no copy is needed")
+        elif found.proof == BITWISE and found.kernels and part.returned == part.entry.logits:
+            # Bit for bit on these pictures is no promise for others: the file itself gives what it hands out.
+            found = replace(found, proof=DIFFERS)
+            part.noted.note("proof", f"the copy's logits are the file's, {_by_others(found)}", f"{shown.words}; {_NOTHING}")
+            telling.warn(f"{part.file.path.name}: {_by_others(found)}: the file itself gives logits, {_TIME}")
+        elif found.proof == BITWISE and found.kernels:
+            part.noted.note("proof", f"the copy's logits are the file's, {_by_others(found)}", shown.words)
+            telling.warn(
+                f"{part.file.path.name}: {_by_others(found)}; the file does not return the scores itself, so that all is the "
+                f"copy's, whose logits were the file's on {shown.words} and may differ on others"
+            )
         elif found.proof == BITWISE:
             part.noted.note("proof", "the copy's logits are the file's, bit for bit", shown.words)
         else:
             _refuse_without_logits(part)
-            part.noted.note("proof", "the copy's logits differ from the file's", f"{shown.words}; nothing is promised")
+            part.noted.note("proof", "the copy's logits differ from the file's", f"{shown.words}; {_NOTHING}")
             telling.warn(
                 f"{part.file.path.name}: the logits of the copy with the CAM layer differ from the file's: the file itself "
-                "gives logits, time and placement, the copy the CAM layer, and nothing is promised of the two"
+                f"gives logits, {_TIME}"
             )
         further = dict(found.entry.quantization.further) | {"imported": part.noted.to_json()}
         how = replace(found.entry.quantization, further=further)
         entries[part.name] = replace(found.entry, proof=found.proof, quantization=how)
     return replace(bundle, precisions=tuple(entries[name] for name in ordered_precisions(entries)))
+
+
+def _note_scores(part: Part, mirror: Mirror, found: Held, shown: Shown) -> None:
+    """Note what is known of the class scores: whether they are quantized, and whether they look like probabilities."""
+    if mirror.quantized_scores:
+        part.noted.note("gradient", "passes through the quantizer of the scores", "a saturated score would have none")
+    scores = found.logits
+    if scores.shape[1] > 1 and bool(np.all((scores >= 0) & (scores <= 1))):
+        sums = np.allclose(scores.sum(axis=1), 1, atol=1e-2)
+        what = "add up to 1, as behind a softmax" if sums else "lie between 0 and 1, as behind a sigmoid"
+        part.noted.note("scores", f"all {what}", shown.words)
+        telling.warn(
+            f"{part.file.path.name}: the scores of {shown.words} {what}: a CAM is of the scores in front of that; name them "
+            "with {logits}"
+        )
+
+
+def _by_others(found: Held) -> str:
+    """Say that a copy runs by other kernels than its file."""
+    count = len(found.kernels)
+    return (
+        f"but ONNX Runtime runs {count} {'node' if count == 1 else 'nodes'} of the copy with the CAM layer by other kernels "
+        f"(first {found.kernels[0]})"
+    )
 
 
 def _refuse_without_logits(part: Part) -> None:

@@ -18,8 +18,9 @@ from qcam.exporters.proof import BOUNDS, drawn
 from qcam.images.decoding import decode_all
 from qcam.images.embedded import calibration_photographs
 from qcam.images.preprocessing import Preprocessing
-from qcam.runtime.bundle import Bundle, PrecisionEntry, load_onnx
+from qcam.runtime.bundle import Bundle, PrecisionEntry, load_onnx, read_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.loaded import kernels_of
 from qcam.runtime.manifest import BITWISE, DIFFERS
 from qcam.runtime.mirror import Mirror
 from qcam.runtime.normal import normalised
@@ -72,11 +73,14 @@ class Held:
         entry: The precision, as its file really takes pictures: some leave the batch open and yet run with one picture alone.
         proof: `bitwise` or `differs`; empty where there is no copy.
         logits: float32, pictures × classes, of what hands them out.
+        kernels: Nodes that ONNX Runtime runs by another kernel in the copy than in the file: logits that are equal on some
+            pictures are no proof then.
     """
 
     entry: PrecisionEntry
     proof: str
     logits: Images
+    kernels: tuple[str, ...] = ()
 
 
 def hold(folder: Path, entry: PrecisionEntry, returned: str, preprocessing: Preprocessing, shown: Shown, called: str) -> Held:
@@ -116,7 +120,14 @@ def hold(folder: Path, entry: PrecisionEntry, returned: str, preprocessing: Prep
         value.dtype == second[name].dtype and np.array_equal(value, second[name], equal_nan=value.dtype.kind == "f")
         for name, value in first.items()
     )
-    return Held(entry, BITWISE if equal else DIFFERS, second[entry.logits])
+    kernels = _other_kernels(original, folder / entry.file, entry) if equal else ()
+    return Held(entry, BITWISE if equal else DIFFERS, second[entry.logits], kernels)
+
+
+def _other_kernels(original: Path, copy: Path, entry: PrecisionEntry) -> tuple[str, ...]:
+    """Return the nodes that ONNX Runtime runs by other kernels in a copy than in the file, by its own optimized graphs."""
+    one, other = (kernels_of(read_onnx(path), entry.session) for path in (original, copy))
+    return tuple(name for name in one if other.get(name, one[name]) != one[name])
 
 
 def _outputs(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError, first_line
@@ -182,6 +184,8 @@ def refuse_codes(graph: Graph, where: str) -> None:
         scale, axis = graph.constant(node.input[1]), attribute(node, "axis", 1)
         held = graph.initializers.get(node.input[0])
         rank = len(graph.shapes.get(node.input[0], ()) if held is None else held.dims)
+        if scale is not None and not _positive(scale):
+            raise UnsupportedGraphError(f"{where}: {_label(node)} has a scale that is no number above 0; {_NEXT}")
         if scale is not None and scale.size > 1 and rank and not (isinstance(axis, int) and -rank <= axis < rank):
             raise UnsupportedGraphError(f"{where}: {_label(node)} has scales along axis {axis} of {rank}; {_NEXT}")
         if node.op_type == "DequantizeLinear":
@@ -191,6 +195,12 @@ def refuse_codes(graph: Graph, where: str) -> None:
             raise UnsupportedGraphError(
                 f"{where}: {_label(node)} makes codes of {zero_point.dtype}; codes of 8 and 16 bits are imported"
             )
+
+
+def _positive(scale: NDArray[np.generic]) -> bool:
+    """Tell whether all of a quantizer's steps are numbers above 0."""
+    values = scale.astype(np.float64)
+    return bool(np.all(np.isfinite(values) & (values > 0)))
 
 
 def refuse_dropping(model: ModelProto, where: str) -> None:

@@ -179,6 +179,14 @@ class _Finding:
         operators = [name for name, found in self._mine.quantized.items() if found.root != self._mine.graph.image_input]
         if self._theirs.quantized and operators and not {*self._partners, *self._ambiguous}.intersection(operators):
             differs.append(f"none of its {len(self._theirs.quantized)} quantized tensors stands where one of the bundle's does")
+        if len(sizes) == 4 and wanted != (turned := [*wanted[1:], wanted[0]]) and list(sizes[1:]) in (
+            turned, [wanted[2], *wanted[:2]],
+        ):  # fmt: skip
+            raise BundleError(
+                f"{self._path} takes its pictures with the axes in another order ({_by(sizes)}) than "
+                f"{self._bundle.path(self._entry.name)} ({_by([None, *wanted])}): what the two compute is not compared here; "
+                "import it as a bundle of its own with {qcam-import}"
+            )
         if differs:
             raise BundleError(
                 f"{self._path} is another network than {self._bundle.path(self._entry.name)}: {'; '.join(differs)}"

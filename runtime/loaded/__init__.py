@@ -4,7 +4,7 @@
 DequantizeLinear and QuantizeLinear again, each marked as one integer group; `islands` finds the float parts between them.
 """
 
-from qcam.runtime.loaded.asking import as_loaded, followed
+from qcam.runtime.loaded.asking import as_loaded, followed, kernels_of
 from qcam.runtime.loaded.writing_back import LoadedGraph, write_back
 
-__all__ = ["LoadedGraph", "as_loaded", "followed", "write_back"]
+__all__ = ["LoadedGraph", "as_loaded", "followed", "kernels_of", "write_back"]

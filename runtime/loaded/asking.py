@@ -18,7 +18,7 @@ from qcam.runtime.grouping import find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded.writing_back import LoadedGraph, write_back
 from qcam.runtime.session_config import S8_AS_IT_IS
-from qcam.runtime.tables import COMPUTE_OPERATORS
+from qcam.runtime.tables import COMPUTE_OPERATORS, QUANTIZERS
 
 #: Families whose processors are no x86.
 _NOT_X86 = frozenset({"arm64"})
@@ -71,6 +71,15 @@ def settings_of(settings: Mapping[str, str] | None, family: KernelFamily) -> dic
     processor can be asked for on another.
     """
     return {S8_AS_IT_IS: "1" if family.name in _NOT_X86 else "0"} | dict(settings or {})
+
+
+def kernels_of(model: onnx.ModelProto, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return node name → operator of the graph that ONNX Runtime makes of a file on this kind of CPU; no quantizers.
+
+    Arguments and errors as in `optimized`.
+    """
+    nodes = optimized(model, settings).graph.node
+    return {node.name: node.op_type for node in nodes if node.name and node.op_type not in QUANTIZERS}
 
 
 def optimized(model: onnx.ModelProto, settings: Mapping[str, str]) -> onnx.ModelProto:

@@ -342,8 +342,9 @@ def _passing(writing: _Writing, node: NodeProto) -> bool:
     if node.op_type in _LOOKING:
         return False
     meaning = writing.meaning[node.input[0]]
-    # A border of another code than the zero point's would be a number that the file does not hold.
-    if node.op_type not in _CHOOSING or (node.op_type == "Pad" and _given(node, 2)):
+    if node.op_type == "Concat":
+        return _joined_codes(writing, node)
+    if node.op_type not in _CHOOSING:
         raise UnsupportedGraphError(
             f"ONNX Runtime runs {node.op_type} {node.name or node.output[0]} on codes, which the mirror does not know; choose "
             "'fake_quant'"
@@ -353,6 +354,8 @@ def _passing(writing: _Writing, node: NodeProto) -> bool:
     plain = NodeProto()
     plain.CopyFrom(node)
     plain.input[0] = values
+    if node.op_type == "Pad":
+        _pad_with_codes(writing, plain, meaning)
     writing.nodes.append(plain)
     for place, result in enumerate(node.output):
         if result:
@@ -360,6 +363,42 @@ def _passing(writing: _Writing, node: NodeProto) -> bool:
             writing.quantize(plain.output[place], result, meaning.scale, meaning.zero_point, writing.kind(node.input[0]))
     if node.op_type in PASSING_OPERATORS and len(node.output) == 1:
         writing.mark(node.op_type, at, at + 1)
+    return True
+
+
+def _pad_with_codes(writing: _Writing, pad: NodeProto, meaning: _Meaning) -> None:
+    """Say which value the border has: codes are padded with a code, 0 where none is said, which need not stand for 0."""
+    if next((each.s for each in pad.attribute if each.name == "mode"), b"constant") != b"constant":
+        return
+    code = writing.array(_given(pad, 2), "Pad") if _given(pad, 2) else np.zeros((), np.int64)
+    zero = writing.array(meaning.zero_point, "Pad") if meaning.zero_point else np.zeros((), np.int64)
+    scale = writing.array(meaning.scale, "Pad")
+    if scale.size != 1:
+        raise UnsupportedGraphError(f"the mirror pads codes of one scale alone, at Pad {pad.name or pad.output[0]}")
+    value = (code.astype(np.int64).reshape(()) - zero.astype(np.int64).reshape(())) * scale.astype(np.float64).reshape(())
+    while len(pad.input) < 3:
+        pad.input.append("")
+    pad.input[2] = writing.constant("border", np.asarray(value, np.float32))
+
+
+def _joined_codes(writing: _Writing, node: NodeProto) -> bool:
+    """Write a Concat of codes that all mean the same."""
+    meanings = [writing.meaning.get(name) for name in node.input]
+    told = [
+        None if each is None else (writing.array(each.scale, "Concat"), writing.array(each.zero_point, "Concat"))
+        for each in meanings
+    ]
+    first = told[0]
+    if first is None or any(each is None or any(map(np.any, map(np.not_equal, each, first))) for each in told):
+        raise UnsupportedGraphError(
+            f"ONNX Runtime joins codes of different meanings at Concat {node.name or node.output[0]}, which the mirror does "
+            "not know; choose 'fake_quant'"
+        )
+    meaning = writing.meaning[node.input[0]]
+    values = [writing.dequantize(name, meaning.scale, meaning.zero_point) for name in node.input]
+    joined = writing.name(node.output[0])
+    writing.operator(node, "Concat", values, joined)
+    writing.quantize(joined, node.output[0], meaning.scale, meaning.zero_point, writing.kind(node.input[0]))
     return True
 
 

@@ -64,6 +64,7 @@ class Mirror:
         delegated: Float operators between quantizers that ONNX Runtime's own float kernels compute, each in words.
         unordered: Float operators between quantizers whose additions are in PyTorch's order, not in ONNX Runtime's: codes
             behind them may be one apart. None for `fake_quant`, where no order is promised.
+        quantized_scores: Whether the logits come out of a quantizer; its gradient then passes where a score is saturated, too.
         quantized: Names of all tensors of codes that the logits or the tap depend on, in graph order; none of a tail only. Of a
             graph as loaded, those that the file has, too.
     """
@@ -127,6 +128,7 @@ class Mirror:
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
         self._last = _last_quantizer(graph, entry.logits)
+        self.quantized_scores = self._last is not None
         self.quantized: tuple[str, ...] = ()
         self.delegated: tuple[str, ...] = ()
         self.unordered: tuple[str, ...] = ()
@@ -155,7 +157,7 @@ class Mirror:
             self._kernels = self._build_kernels(constants)
             live = [node for node in model.graph.node if any(output not in constants for output in node.output)]
             wanted = [entry.logits, *taps]
-            islands = self._islands(live, wanted) if rounding is not None else ()
+            islands = self._islands(live, wanted, float_kernels) if rounding is not None else ()
             operators = tuple(_label(node) for island in islands for node in island.unordered)
             self.delegated, self.unordered = (operators, ()) if float_kernels else ((), operators)
             steps = self._steps(live, straight_through=False)
@@ -332,14 +334,22 @@ class Mirror:
             steps.append(replace(step, inputs=(*step.inputs, *others)))
         return steps
 
-    def _islands(self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> tuple[Island, ...]:
-        """Cut the float operators between quantizers into islands."""
+    def _islands(self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str], runtime: bool) -> tuple[Island, ...]:
+        """Cut the float operators between quantizers into islands.
+
+        Args:
+            nodes: The nodes.
+            wanted: Tensors that are handed out.
+            runtime: Whether ONNX Runtime's own kernels can be had: a mean over positions in float64 is only nearly its own.
+        """
         return find_islands(
             nodes,
             grouped={id(node) for group in self.groups for node in (group.node, *group.inner)},
             fixed=self._graph.fixed,
             wanted=wanted,
-            ordered=lambda node: self._resolved[id(node)].exact or rounds_once(node),
+            ordered=lambda node: (
+                rounds_once(node) or (self._resolved[id(node)].exact and not (runtime and node.op_type == "GlobalAveragePool"))
+            ),
         )
 
     def _delegate(self, steps: list[Step], islands: Sequence[Island], constants: Mapping[str, torch.Tensor]) -> list[Step]:

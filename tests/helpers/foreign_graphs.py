@@ -292,7 +292,7 @@ INSIDE: dict[str, tuple[str, list[NodeProto], dict[str, np.ndarray], int]] = {
         {"g": np.ones(3, np.float32), "b": np.zeros(3, np.float32), "m": np.full(3, 127.5, np.float32),
          "v": np.full(3, 64.0**2, np.float32)}, TensorProto.FLOAT,
     ),
-    "pixels, mean alone": ("pixels", [operator("Sub", ["picture", "m"], "image")], {"m": channelwise(104, 117, 123)},
+    "pixels, mean alone": ("pixels", [operator("Sub", ["picture", "m"], "image")], {"m": channelwise(123, 117, 104)},
                            TensorProto.FLOAT),
     "0..1, Sub and Mul": (
         "unit", [operator("Sub", ["picture", "m"], "less"), operator("Mul", ["less", "d"], "image")],

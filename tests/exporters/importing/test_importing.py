@@ -109,7 +109,8 @@ def test_codes_of_8_and_16_bits_and_every_operator_set_are_in(
 ) -> None:
     bundle = import_model(quantized("QDQ", activation, weight, opset=opset), tmp_path, **OUTSIDE)
     entry = bundle.precision(name)
-    assert entry.proof == "bitwise"
+    # A tap of signed codes has one reader more in the copy, so that x86 kernels are others there.
+    assert entry.proof == ("differs" if activation == "QInt8" else "bitwise")
     assert (entry.quantization.activation, entry.quantization.weight) == (activation[1:].upper(), weight[1:].upper())
 
 

@@ -35,7 +35,7 @@ def test_what_was_decided_is_kept_with_its_reason_and_read_back() -> None:
     find_input(Graph(normalised(normalising("0..1, Sub and Mul"))), Asked(), "x.onnx", noted)
     told = {decision.what: (decision.value, decision.because) for decision in decisions_of(noted.to_json())}
     assert told["input"] == ("picture, NCHW, float32", "the operators behind it")
-    assert told["size"] == ("32 × 32, 3 channels (R, G, B)", "the file")
+    assert told["size"] == ("32 × 32, 3 channels, fed as R, G, B", "the file")
     assert told["batch"] == ("any", "the file")
     assert told["values"] == ("0..1", "the graph normalises: x · 4 + -2")
 
@@ -115,4 +115,11 @@ def test_a_fixed_batch_is_found(count: int) -> None:
 def test_an_input_that_is_no_picture_is_refused(kind: int, shape: tuple[object, ...], said: str) -> None:
     model = before_input(quantized(), operator("Identity", ["picture"], "image"), kind=kind, shape=shape)  # type: ignore[arg-type]
     with pytest.raises(QcamError, match=f"x.onnx: input picture {said}"):
+        found(model)
+
+
+def test_means_in_the_order_of_caffe_are_refused() -> None:
+    means = {"m": channelwise(103.94, 116.78, 123.68)}
+    model = before_input(quantized(), operator("Sub", ["picture", "m"], "image"), held=means)
+    with pytest.raises(QcamError, match="those are ImageNet's means of B, G, R"):
         found(model)

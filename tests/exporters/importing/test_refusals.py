@@ -8,7 +8,8 @@ import pytest
 from foreign_graphs import VARIANTS, in_functions, quantized, variant
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from qcam.common.errors import UnsupportedGraphError
+import qcam
+from qcam.common.errors import QcamError, UnsupportedGraphError
 from qcam.exporters.importing import refusals
 from qcam.exporters.importing.refusals import refuse_codes, refuse_dropping, refuse_large, refuse_unsupported
 from qcam.runtime.graph import Graph
@@ -146,3 +147,15 @@ def test_a_file_of_too_many_nodes_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(refusals, "MOST_NODES", 8)
     with pytest.raises(UnsupportedGraphError, match=r"x.onnx has .* nodes; at most 8"):
         refuse_unsupported(quantized(), "x.onnx")
+
+
+@pytest.mark.parametrize("step", [0.0, -0.5, float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_above_0_is_refused_before_any_session(step: float, tmp_path: Path) -> None:
+    model = quantized()
+    (held,) = [tensor for tensor in model.graph.initializer if tensor.name == "last_scale"]
+    held.CopyFrom(numpy_helper.from_array(np.float32(step), held.name))
+    file = tmp_path / "x.onnx"
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(QcamError, match="has a scale that is no number above 0"):
+        qcam.import_onnx(file, mean=0.5, std=0.25, output=tmp_path / "out")
+    assert [path for path in tmp_path.rglob("*") if path != file and path.is_file()] == []

@@ -108,3 +108,30 @@ def test_a_model_without_integer_operators_is_as_it_was():
     loaded = write_back(model)
     assert loaded.groups == ()
     assert [node.op_type for node in loaded.model.graph.node] == ["Cast"]
+
+
+@pytest.mark.parametrize(("said", "border"), [((), (0 - 9) * np.float32(0.2)), ((200,), (200 - 9) * np.float32(0.2))])
+def test_codes_are_padded_with_a_code_which_need_not_stand_for_0(said, border):
+    model = model_of(helper.make_node("QLinearSigmoid", ["x", "xs", "xz", "ys", "yz"], ["s"], domain=MICROSOFT), scales())
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads"))
+    model.graph.initializer.extend(numpy_helper.from_array(np.uint8(code), "code") for code in said)
+    model.graph.node.append(helper.make_node("Pad", ["s", "pads", *(["code"] if said else [])], ["y"], name="p"))
+    loaded = write_back(model)
+    (pad,) = [node for node in loaded.model.graph.node if node.op_type == "Pad"]
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in loaded.model.graph.initializer}
+    np.testing.assert_allclose(held[pad.input[2]], border, rtol=1e-6)
+
+
+def test_codes_of_one_meaning_are_joined_and_those_of_several_are_refused():
+    nodes = [
+        helper.make_node("QLinearSigmoid", ["x", "xs", "xz", "ys", "yz"], [name], domain=MICROSOFT, name=name)
+        for name in ("a", "b")
+    ]
+    model = model_of(nodes[0], scales())
+    model.graph.node.extend([nodes[1], helper.make_node("Concat", ["a", "b"], ["y"], name="join", axis=1)])
+    assert write_back(model).groups[-1].kernel == "QLinearSigmoid"
+    assert [node.op_type for node in write_back(model).model.graph.node][-2:] == ["Concat", "QuantizeLinear"]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.7), "other"))
+    model.graph.node[1].input[3] = "other"
+    with pytest.raises(UnsupportedGraphError, match="joins codes of different meanings at Concat join"):
+        write_back(model)
