@@ -178,7 +178,7 @@ class _Check:
         name = f"{bundle.model_id} {precision}"
         graph, groups = reading.followed
         risks = exposure(graph, groups)
-        if self._options.deployed is None:
+        if self._options.deployed is None and bundle.precision(precision).promised:  # else it is another file's placement
             known = reading.deployed
             wrong = disagreements(groups, graph, placement.kernel_of) if known is None else known.differing(placement.kernel_of)
             self._placements[bundle.model_id][precision]["disagreements"] = wrong
