@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -20,6 +21,8 @@ from qcam.runtime.loaded.writing_back import LoadedGraph, write_back
 from qcam.runtime.session_config import S8_AS_IT_IS
 from qcam.runtime.tables import COMPUTE_OPERATORS, QUANTIZERS
 
+#: Domain of kernels that compute in blocked layout, and what is appended to the name of what they write.
+_NCHWC, _BLOCKED = "com.microsoft.nchwc", "_nchwc"
 #: Families whose processors are no x86.
 _NOT_X86 = frozenset({"arm64"})
 #: Where the session puts the weights of an optimized graph that is too large for one file.
@@ -45,7 +48,9 @@ def as_loaded(
     Raises:
         UnsupportedGraphError: If ONNX Runtime cannot load the file, or an operator of its optimized graph is not known here.
     """
-    return write_back(optimized(model, settings_of(settings, family)))
+    told = settings_of(settings, family)
+    loaded = write_back(optimized(model, told))
+    return replace(loaded, blocked=blocked_in(optimized(model, told, layouts=True)))
 
 
 def followed(
@@ -82,12 +87,19 @@ def kernels_of(model: onnx.ModelProto, settings: Mapping[str, str]) -> dict[str,
     return {node.name: node.op_type for node in nodes if node.name and node.op_type not in QUANTIZERS}
 
 
-def optimized(model: onnx.ModelProto, settings: Mapping[str, str]) -> onnx.ModelProto:
+def blocked_in(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the tensors that kernels in blocked layout (NCHWc) write, by the names that they have in the file."""
+    nodes = (node for node in model.graph.node if node.domain == _NCHWC and node.name.endswith(_BLOCKED))
+    return frozenset(node.name.removesuffix(_BLOCKED) for node in nodes)
+
+
+def optimized(model: onnx.ModelProto, settings: Mapping[str, str], *, layouts: bool = False) -> onnx.ModelProto:
     """Return the graph that ONNX Runtime makes of a file on the CPU, at level EXTENDED.
 
     Args:
         model: The file, with its weights.
         settings: Session configuration, name → value.
+        layouts: Whether layouts are changed, too, as they are in a session that runs (level ALL).
 
     Raises:
         UnsupportedGraphError: If ONNX Runtime cannot load it.
@@ -97,7 +109,8 @@ def optimized(model: onnx.ModelProto, settings: Mapping[str, str]) -> onnx.Model
     with tempfile.TemporaryDirectory(prefix="qcam-loaded-") as folder:
         target = Path(folder) / "loaded.onnx"
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if layouts else levels.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 4  # it warns that such a graph fits this machine alone
         options.intra_op_num_threads = 1

@@ -18,6 +18,9 @@ from onnx import NodeProto, helper, numpy_helper
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.tables import ONE_ROUNDING, QUANTIZERS
 
+#: The optimizer that changes the layout of float kernels into blocks of channels.
+_INTO_BLOCKS = "NchwcTransformer"
+
 
 @dataclass(frozen=True)
 class Island:
@@ -128,6 +131,8 @@ class IslandSession:
         model: onnx.ModelProto,
         settings: Mapping[str, str],
         threads: int = 0,
+        *,
+        blocked: bool = False,
     ) -> None:
         """Cut the island out.
 
@@ -137,10 +142,13 @@ class IslandSession:
             model: The graph that it is cut out of: its operator sets, and the types of its tensors.
             settings: Session configuration of the deployed session.
             threads: Of the session; 0 leaves it to ONNX Runtime.
+            blocked: Whether its kernels compute in blocked layout in the whole graph. Alone they would do so where they do not
+                there, behind a quantizer: the layout is then left as it is.
         """
         self.island = island
         self._settings, self._threads = dict(settings), threads
         self._session: Any = None
+        self._blocked = blocked
         # A constant that nodes compute as the graph runs (a weight that is dequantized) must not become one that kernels may
         # lay out anew, or kernels that add in another order take its place.
         stored = {tensor.name for tensor in model.graph.initializer}
@@ -173,9 +181,10 @@ class IslandSession:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         for name, value in self._settings.items():
             options.add_session_config_entry(name, value)
+        further = {} if self._blocked else {"disabled_optimizers": [_INTO_BLOCKS]}
         try:
             return onnxruntime.InferenceSession(
-                alone.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+                alone.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0, **further
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             label = _label(self.island)

@@ -117,10 +117,11 @@ class Mirror:
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         self._settings = dict(entry.session if settings is None else settings)
         self.groups: tuple[KernelGroup, ...] = ()
+        self._blocked: frozenset[str] = frozenset()
         of_file = {name for node in given.graph.node for name in node.output}
         if arithmetic == "integer" and quantized:
             loaded = loaded or followed(given, self._settings, family)
-            model, self.groups = loaded.model, loaded.groups
+            model, self.groups, self._blocked = loaded.model, loaded.groups, loaded.blocked
         self._graph = graph = Graph(model)
         self._input = graph.image_input
         opsets = {imported.domain if imported.domain != "ai.onnx" else "": imported.version for imported in model.opset_import}
@@ -361,7 +362,9 @@ class Mirror:
         for island in islands:
             read = {name for node in island.nodes for name in node.input}
             held = {name: value.cpu().numpy() for name, value in constants.items() if name in read}
-            session = IslandSession(island, held, self._graph.model, self._settings, torch.get_num_threads())
+            blocked = any(name in self._blocked for node in island.unordered for name in node.output)
+            threads = torch.get_num_threads()
+            session = IslandSession(island, held, self._graph.model, self._settings, threads, blocked=blocked)
             kept.append(Step(_run_island(session), {}, island.inputs, island.outputs, "island", _label(island.nodes[0])))
         return in_order(kept)
 

@@ -42,7 +42,7 @@ def test_products_of_16_by_16_bits_are_not_what_is_deployed():
 def test_each_familys_graph_is_asked_for_once_and_a_refusal_stays_one(monkeypatch):
     asked = []
 
-    def optimized(model, settings):
+    def optimized(model, settings, *, layouts=False):
         asked.append(settings)
         raise UnsupportedGraphError("no")
 

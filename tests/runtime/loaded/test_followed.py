@@ -190,3 +190,49 @@ def test_what_onnx_runtime_does_not_load_is_said():
     )
     with pytest.raises(UnsupportedGraphError, match="ONNX Runtime does not load the file on the CPU"):
         optimized(broken, {})
+
+
+def float_behind_codes(channels):
+    """Return a file that quantizes its input and is float behind that: its convolutions may run in blocks of channels."""
+    numbers = np.random.default_rng(1)
+
+    def held(name, *shape):
+        return numpy_helper.from_array(numbers.normal(size=shape).astype(np.float32) / 4, name)
+
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "step", "zero"], [CODES], name="q"),
+        helper.make_node("DequantizeLinear", [CODES, "step", "zero"], ["d"], name="dq"),
+        helper.make_node("Conv", ["d", "w1"], ["c1"], name="c1", pads=[1] * 4),
+        helper.make_node("Relu", ["c1"], ["r1"], name="r1"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], name="c2", pads=[1] * 4),
+        helper.make_node("Add", ["c2", "r1"], ["sum"], name="sum"),
+        helper.make_node("Relu", ["sum"], ["last"], name="last"),
+        helper.make_node("GlobalAveragePool", ["last"], ["pooled"], name="pooled"),
+        helper.make_node("Flatten", ["pooled"], ["flat"], name="flat"),
+        helper.make_node("Gemm", ["flat", "w3"], ["scores"], name="fc"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "blocks",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 5])],
+        [
+            held("w1", channels, 3, 3, 3), held("w2", channels, channels, 3, 3), held("w3", channels, 5),
+            numpy_helper.from_array(np.float32(1 / 64), "step"), numpy_helper.from_array(np.uint8(128), "zero"),
+        ],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("channels", [5, 32])
+def test_float_kernels_compute_in_the_layout_that_they_have_in_the_whole_graph(channels):
+    model = float_behind_codes(channels)
+    assert as_loaded(model).blocked
+    mirror = holds(model)
+    assert len(mirror.delegated) >= 3
+
+
+def test_a_pool_behind_a_quantizer_keeps_its_layout():
+    model = quantized("QDQ", "QUInt16", "QInt8", opset=21)
+    assert as_loaded(model).blocked == frozenset()
+    assert any("GlobalAveragePool" in label for label in holds(model).delegated)
