@@ -44,9 +44,10 @@ def test_what_has_no_16_bit_kernels_is_told_by_the_tap_and_not_by_the_name_alone
     kernels = (("Conv", "CPUExecutionProvider"),)
     placement = SimpleNamespace(
         float_kernels=4, integer_kernels=0, copies=0, providers={"CPUExecutionProvider"}, kernels=kernels, fallback="",
-        describe=lambda: "float arithmetic between Q and DQ",
+        describe=lambda: "float arithmetic between Q and DQ", config={},
     )  # fmt: skip
-    session = SimpleNamespace(entry=SimpleNamespace(name=name, tap=SimpleNamespace(dtype=dtype)), placement=placement)
+    entry = SimpleNamespace(name=name, tap=SimpleNamespace(dtype=dtype), remark="")
+    session = SimpleNamespace(entry=entry, placement=placement)
     model = SimpleNamespace(bundle=SimpleNamespace(model_id="net"), deployed={name: session})
     (line,) = arithmetic_lines([model], "CPU")  # type: ignore[list-item]
     assert ("the CPU provider has no 16-bit integer kernels" in line) is said
