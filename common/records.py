@@ -46,6 +46,7 @@ def read_record(
     error: type[QcamError] = ResultsError,
     advice: str = AGAIN,
     finite: bool = True,
+    repeated: bool = False,
 ) -> Kind:
     """Read a record.
 
@@ -56,6 +57,7 @@ def read_record(
         error: What to raise.
         advice: What the user can do, for messages; empty where the caller says it.
         finite: Whether NaN and infinity are refused; few records hold them, and on purpose.
+        repeated: Whether a key may stand twice in one object, the last one counting: other programs' files have that.
 
     Returns:
         The record.
@@ -64,7 +66,7 @@ def read_record(
         QcamError: `error`, if it cannot be read, is no JSON, or a field is missing or of another type.
     """
     where = where or _name(source)
-    value = read_json(source, where, error=error, advice=advice, finite=finite)
+    value = read_json(source, where, error=error, advice=advice, finite=finite, repeated=repeated)
     return as_record(value, kind, where, error=error, advice=advice)
 
 
@@ -75,15 +77,16 @@ def read_json(
     error: type[QcamError] = ResultsError,
     advice: str = AGAIN,
     finite: bool = True,
+    repeated: bool = False,
 ) -> Any:
     """Read JSON whose fields are looked at later, with `as_record`, or not at all (arguments and errors as in `read_record`).
 
     Returns:
-        What `json.loads` returns, of bounded size and depth, no key twice, and finite if so asked.
+        What `json.loads` returns, of bounded size and depth, no key twice unless allowed, and finite if so asked.
     """
     where = where or _name(source)
     try:
-        return _parsed(_content(source), finite=finite)
+        return _parsed(_content(source), finite=finite, repeated=repeated)
     except (OSError, ValueError, RecursionError) as wrong:
         why = reason(wrong) if isinstance(wrong, OSError) else first_line(wrong)
         raise error(_with(f"cannot read {where}: {why}", advice)) from wrong
@@ -122,14 +125,14 @@ def _content(source: Path | bytes | str) -> str:
     return source if isinstance(source, str) else source.decode("utf-8")
 
 
-def _parsed(text: str, *, finite: bool) -> Any:
+def _parsed(text: str, *, finite: bool, repeated: bool = False) -> Any:
     """Return the values of JSON text.
 
     Raises:
         ValueError: If it is none, or holds what no record does.
         RecursionError: If it lies too deep even for the parser.
     """
-    value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number if finite else None)
+    value = json.loads(text, object_pairs_hook=None if repeated else _object, parse_constant=_no_number if finite else None)
     # In text that was UTF-8, neither is there but as an escape.
     escapes = "\\u" in text
     level, depth = [value], 0

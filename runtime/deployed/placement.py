@@ -271,7 +271,8 @@ def read_profile(path: Path, expected: int, fallback: str, file: FileNodes | Non
     Raises:
         ProviderError: If it is no such profile.
     """
-    events = read_record(path, tuple[_Event, ...], _PROFILE, error=ProviderError, advice="")
+    # ONNX Runtime writes one key for each thread that had nothing to do, and all of them are the same.
+    events = read_record(path, tuple[_Event, ...], _PROFILE, error=ProviderError, advice="", repeated=True)
     counts: Counter[tuple[str, str]] = Counter()
     nodes = []
     for event in events:

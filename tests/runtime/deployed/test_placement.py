@@ -311,6 +311,16 @@ def test_placements_of_two_processes_are_equal_whatever_was_opened_before(seeded
     assert said[0] == said[1] == said[2]
 
 
+def test_keys_of_threads_that_had_nothing_to_do_may_stand_twice(tmp_path):
+    """ONNX Runtime writes one for each; with more threads than work there are several."""
+    path = tmp_path / "profile.json"
+    idle = '"thread::id of a non-executing thread": {"core": -1}'
+    stats = f'"thread_scheduling_stats": {{"sub_threads": {{{idle}, {idle}}}}}'
+    ran = '"op_name": "Conv", "provider": "CPUExecutionProvider"'
+    path.write_text(f'[{{"cat": "Node", "name": "c_kernel_time", "dur": 1, "ts": 0, "args": {{{ran}, {stats}}}}}]')
+    assert [node.kernel for node in read_profile(path, 1, "").nodes] == ["Conv"]
+
+
 def test_a_profile_of_cuda_tells_what_the_cpu_did_and_what_was_copied():
     """Made by hand after the format of ONNX Runtime's profiles: none has been recorded on a GPU yet."""
     profile = Path(__file__).parent / "profiles" / "cuda_int16_made_by_hand.json"
