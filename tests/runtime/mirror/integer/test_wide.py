@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from integer_cases import Choices, Nodes, run_mirror
+from integer_cases import Choices, Nodes, run_mirror, run_runtime
 
-from qcam.common.errors import QcamError
 from qcam.runtime.kernels import KERNELS
+from qcam.runtime.loaded import followed
 
 U16, S16 = np.uint16, np.int16
 BOTH = pytest.mark.parametrize("dtype", [U16, S16])
@@ -115,10 +115,13 @@ def test_other_operators(dtype, operator):
     np.testing.assert_array_equal(codes, wide.quantized(expected, scale, 9))
 
 
-def test_a_float_bias_is_refused():
+def test_with_a_float_bias_nothing_is_integer_and_the_graph_as_loaded_is_followed():
     wide = Wide(U16, (1, 2, 3, 3))
     (x,) = wide.operands
     w, _ = wide.constant("w", (4, 2, 1, 1), 2.0**-20)
     wide.nodes.add("Conv", "r", x.name, w, wide.nodes.constant("b", np.ones(4, np.float32)))
-    with pytest.raises(QcamError, match="quantized bias, at Conv Conv_r"):
-        wide.run("r", 1.0, 0)
+    case = wide.nodes.case(wide.nodes.quantize("r", 2.0**-8, 0, name="result").name, None)
+    assert not followed(case.model).wide
+    theirs, _ = run_runtime(case)
+    mine = run_mirror(case, KERNELS["vnni"], float_kernels=True)
+    np.testing.assert_array_equal(mine["result_codes"], theirs["result_codes"].astype(np.float32))
