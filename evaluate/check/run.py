@@ -253,7 +253,7 @@ class _Check:
                 if result is None:
                     result = self._run(checker, bundle, Arithmetic.INTEGER, other, exact=False, every_tensor=False)
             except UnsupportedGraphError as error:
-                self._remarks.append(f"{name}: what CPUs of family {other} compute is not foretold: {error}")
+                self._remarks.append(f"{name}: what CPUs of family {other} compute is not foretold: {error.template}")
                 continue
             self._elsewhere.append(result)
             if floats:
