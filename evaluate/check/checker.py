@@ -124,11 +124,6 @@ class Checker:
         """Tell whether the file has codes of 8 bits, for which there are integer kernels, whatever the precision's name."""
         return any(kind in _EIGHT_BITS for kind in self._types.values())
 
-    @property
-    def only_eight_bit(self) -> bool:
-        """Tell whether all codes have 8 bits: kernels of others are float, and promise no equal codes."""
-        return self.quantized and all(kind in _EIGHT_BITS for kind in self._types.values())
-
     @telling_full_gpu("a smaller {batch_size}, or {device} cpu for the mirrors")
     def run(
         self,

@@ -17,12 +17,14 @@ from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
-from qcam.runtime.loaded.writing_back import LoadedGraph, write_back
+from qcam.runtime.loaded.writing_back import LoadedGraph, named_kernels, write_back
 from qcam.runtime.session_config import S8_AS_IT_IS
-from qcam.runtime.tables import COMPUTE_OPERATORS, QUANTIZERS
+from qcam.runtime.tables import COMPUTE_OPERATORS
 
 #: Domain of kernels that compute in blocked layout, and what is appended to the name of what they write.
 _NCHWC, _BLOCKED = "com.microsoft.nchwc", "_nchwc"
+#: Float operators that add, and may do so in that layout.
+_IN_BLOCKS = frozenset({"Conv", "FusedConv", "AveragePool", "GlobalAveragePool"})
 #: Families whose processors are no x86.
 _NOT_X86 = frozenset({"arm64"})
 #: Where the session puts the weights of an optimized graph that is too large for one file.
@@ -49,7 +51,10 @@ def as_loaded(
         UnsupportedGraphError: If ONNX Runtime cannot load the file, or an operator of its optimized graph is not known here.
     """
     told = settings_of(settings, family)
-    loaded = write_back(optimized(model, told))
+    graph = optimized(model, told)
+    loaded = write_back(graph)
+    if not any(node.op_type in _IN_BLOCKS for node in graph.graph.node):
+        return loaded  # as of most files whose operators are integer: nothing to ask for
     return replace(loaded, blocked=blocked_in(optimized(model, told, layouts=True)))
 
 
@@ -83,8 +88,7 @@ def kernels_of(model: onnx.ModelProto, settings: Mapping[str, str]) -> dict[str,
 
     Arguments and errors as in `optimized`.
     """
-    nodes = optimized(model, settings).graph.node
-    return {node.name: node.op_type for node in nodes if node.name and node.op_type not in QUANTIZERS}
+    return named_kernels(optimized(model, settings))
 
 
 def blocked_in(model: onnx.ModelProto) -> frozenset[str]:

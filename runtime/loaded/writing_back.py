@@ -204,8 +204,12 @@ def write_back(model: onnx.ModelProto) -> LoadedGraph:
         ir_version=model.ir_version,
     )
     written.graph.value_info.extend(graph.value_info)
-    kernels = {node.name: node.op_type for node in graph.node if node.name and node.op_type not in QUANTIZERS}
-    return LoadedGraph(written, _groups(written, writing.marked), kernels)
+    return LoadedGraph(written, _groups(written, writing.marked), named_kernels(model))
+
+
+def named_kernels(model: onnx.ModelProto) -> dict[str, str]:
+    """Return node name → operator of an optimized graph; of nodes that have a name and are no quantizers."""
+    return {node.name: node.op_type for node in model.graph.node if node.name and node.op_type not in QUANTIZERS}
 
 
 def _groups(model: onnx.ModelProto, marked: Sequence[tuple[int, str, int]]) -> tuple[KernelGroup, ...]:

@@ -66,6 +66,11 @@ def exact_operator(name: str, versions: tuple[int, ...], domain: str = "") -> Ca
     return _registration(_EXACT, name, versions, domain)
 
 
+def exact_operators() -> frozenset[str]:
+    """Return the operators of which a float result is rounded as ONNX Runtime rounds it, for every kernel family."""
+    return frozenset(name for _, name, _ in _EXACT)
+
+
 def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily | None = None) -> Resolved:
     """Find the function of a node.
 
