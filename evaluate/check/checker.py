@@ -330,7 +330,8 @@ class Checker:
 
     def _stored(self, codes: NDArray[Any], simulated: torch.Tensor) -> torch.Tensor:
         """Return deployed codes on the mirror's device; where another file only reshapes, in the bundle's shape."""
-        stored = torch.from_numpy(codes.astype(np.float32)).to(self._device)
+        same_type = simulated.dtype == torch.from_numpy(np.empty(0, codes.dtype)).dtype
+        stored = torch.from_numpy(codes if same_type else codes.astype(np.float32)).to(self._device)
         alike = self._other is not None and stored.shape[:1] == simulated.shape[:1] and stored.ndim != simulated.ndim
         return stored.reshape(simulated.shape) if alike and stored.numel() == simulated.numel() else stored
 

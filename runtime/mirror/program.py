@@ -25,7 +25,7 @@ from qcam.runtime.loaded import LoadedGraph, followed
 from qcam.runtime.loaded.islands import Island, IslandSession, find_islands, rounds_once
 from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
-from qcam.runtime.mirror.integer.kernel import Setting, straight_through
+from qcam.runtime.mirror.integer.kernel import Setting, stored_type, straight_through
 from qcam.runtime.mirror.registry import Resolved, resolve
 from qcam.runtime.mirror.steps import Observer, Program, Step, in_order
 from qcam.runtime.mirror.tail import Tail
@@ -125,7 +125,7 @@ class Mirror:
         self._graph = graph = Graph(model)
         self._input = graph.image_input
         opsets = {imported.domain if imported.domain != "ai.onnx" else "": imported.version for imported in model.opset_import}
-        rounding = family if arithmetic == "integer" and quantized else None
+        self._rounding = rounding = family if arithmetic == "integer" and quantized else None
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
         self._last = _last_quantizer(graph, entry.logits)
@@ -223,7 +223,11 @@ class Mirror:
             else:
                 values = self._stepwise.run(values, self._placed, observe, self._observed)
         entry = self.entry
-        return MirrorOutputs(values[entry.logits], values[entry.tap.output], tuple(values[skip.output] for skip in entry.skips))
+        logits, tap, *skips = (
+            values[name].to(torch.float32).contiguous()
+            for name in (entry.logits, entry.tap.output, *(skip.output for skip in entry.skips))
+        )
+        return MirrorOutputs(logits, tap, tuple(skips))
 
     def gradient(
         self,
@@ -318,7 +322,9 @@ class Mirror:
             group = last.get(id(node))
             if group is None:
                 if straight_through or id(node) not in inside:
-                    steps.append(self._step(node, straight_through=straight_through))
+                    step = self._step(node, straight_through=straight_through)
+                    narrow = self._rounding is not None and not straight_through and node.op_type == "QuantizeLinear"
+                    steps.append(replace(step, compute=_narrowed(step.compute)) if narrow else step)
                 continue
             operands = tuple(
                 codes.tensor for codes in group.inputs if codes is not None and codes.tensor not in self._graph.fixed
@@ -328,7 +334,7 @@ class Mirror:
             if straight_through:
                 simulated = f"{group.result}/simulated"
                 steps.append(replace(self._step(node, straight_through=True), outputs=(simulated,)))
-                step = Step(_exact(kernel), {}, (simulated, *operands), (group.result,), *named)
+                step = Step(_exact(kernel, group, operands), {}, (simulated, *operands), (group.result,), *named)
             else:
                 step = Step(kernel, {}, operands, (group.result,), *named)
             others = tuple(group.node.input[1:]) if group.node.op_type in PASSING_OPERATORS else ()
@@ -447,12 +453,32 @@ def _without_filling(observe: Observer, count: int, whole: int) -> Observer:
     return seen
 
 
-def _exact(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Return a function of the simulated result and the kernel's operands: the exact result with the simulation's gradient."""
+def _narrowed(quantize: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return a quantizer whose codes have the type that integer kernels take."""
 
-    def compute(simulated: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+    def compute(x: torch.Tensor, *parameters: torch.Tensor, **attributes: Any) -> torch.Tensor:
+        zero_point = parameters[1] if len(parameters) > 1 else None
+        kind = torch.uint8 if zero_point is None else zero_point.dtype
+        codes = quantize(x, *parameters, **attributes)
+        return codes.to(kind) if kind in (torch.uint8, torch.int8) else codes
+
+    return compute
+
+
+def _exact(kernel: Callable[..., torch.Tensor], group: KernelGroup, operands: Sequence[str]) -> Callable[..., torch.Tensor]:
+    """Return a function of the simulated result and the kernel's operands: the exact result with the simulation's gradient.
+
+    Args:
+        kernel: The kernel.
+        group: What it computes.
+        operands: Names of its operands; what it reads behind them are no codes.
+    """
+    kinds = {codes.tensor: stored_type(codes) for codes in group.inputs if codes is not None}
+
+    def compute(simulated: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            exact = kernel(*operands)
+            codes = [value.to(kinds[name]) for name, value in zip(operands, given, strict=False)]
+            exact = kernel(*codes, *given[len(operands) :]).to(torch.float32)
         return straight_through(simulated, exact)
 
     return compute

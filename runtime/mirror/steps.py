@@ -10,7 +10,8 @@ import torch
 
 from qcam.common.errors import UnsupportedGraphError, first_line
 
-#: Sees the codes of a tensor as they are computed (name, codes as float32) and may return others to go on with.
+#: Sees the codes of a tensor as they are computed (name, codes: whole numbers in float32 or in their own type) and may return
+#: others, of the same type, to go on with.
 Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
 
 #: Operators whose functions always return a tensor of their own, which a next step may overwrite.

@@ -1,4 +1,4 @@
-"""Exact integer sums of products by float arithmetic.
+"""Exact integer sums of products, handed out as floating-point numbers.
 
 Float32 adds whole numbers exactly as long as no partial sum reaches 2^24, whatever the order. The bound is known from the
 weights: with x - zp in [low, high], no partial sum of a channel leaves [-(P·|low| + N·high), P·high + N·|low|], P and N being
@@ -8,7 +8,6 @@ that cannot; where that is impossible, float64 serves (exact to 2^53).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -17,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from qcam.runtime.mirror.integer.kernel import EXACT_BELOW
-
-#: Computes the sums of products of (input, weight, bias or None).
-Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+from qcam.runtime.mirror.integer.products import Maker, Product
 
 
 class ExactSum:
@@ -31,7 +28,7 @@ class ExactSum:
         bias: NDArray[np.int64] | None,
         low: int,
         high: int,
-        product: Product,
+        make: Maker,
         device: torch.device,
         *,
         cuttable: bool,
@@ -43,59 +40,62 @@ class ExactSum:
             bias: One whole number per output, or None.
             low: Smallest value of x - zp.
             high: Largest value.
-            product: The operator in floating point.
+            make: Makes the product of a part of the inputs.
             device: Where it computes.
             cuttable: Whether the inputs may be cut along axis 1 (no groups).
         """
-        self._product = product
         # Other devices may multiply in reduced precision or by transforms (Winograd): there float64, rounded, is safe.
         cuts = _cuts(weight, low, high) if device.type == "cpu" else None
         if cuts is not None and len(cuts) > 1 and not cuttable:
             cuts = None
         kind = torch.float64 if cuts is None else torch.float32
-        self._parts = [
-            (cut, torch.from_numpy(np.ascontiguousarray(weight[:, cut])).to(device, kind))
-            for cut in (cuts or [slice(0, weight.shape[1])])
-        ]
-        bounds = [_bound(weight[:, cut], low, high) for cut, _ in self._parts]
+        cuts = cuts or [slice(0, weight.shape[1])]
+        bounds = [_bound(weight[:, cut], low, high) for cut in cuts]
         largest_bias = 0 if bias is None else int(np.abs(bias).max(initial=0))
         #: No sum can reach 2^24.
         self._small = kind == torch.float32 and sum(bounds) + largest_bias < EXACT_BELOW
         #: One addition of two exact numbers: rounded once, as wanted, without float64.
         self._two = kind == torch.float32 and len(bounds) == 2 and bounds[0] + largest_bias < EXACT_BELOW
-        self._bias = self._wide_bias = None
+        inside = (self._small and len(cuts) == 1) or self._two  # whether the first product adds the bias
+        held = self._wide_bias = None
         if bias is not None and bias.any():
-            self._bias = torch.from_numpy(np.array(bias)).to(device, torch.float32)
-            self._wide_bias = torch.from_numpy(np.array(bias)).to(device, torch.float64)
+            if inside:
+                held = torch.from_numpy(np.array(bias)).to(device, torch.float32)
+            else:
+                self._wide_bias = torch.from_numpy(np.array(bias)).to(device, torch.float64)
+        self._whole = len(cuts) == 1
+        self._parts: list[tuple[slice, Product]] = [
+            (cut, make(weight[:, cut], held if number == 0 else None, kind)) for number, cut in enumerate(cuts)
+        ]
+        self._kind = kind
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the sums rounded once to float32, as the kernels convert their int32 accumulators.
 
         Args:
-            x: Whole numbers in [low, high], float32.
+            codes: Raw codes, batch × inputs (× positions).
         """
-        if self._two and not self._small:
-            (first, weight), (second, other) = self._parts
-            return self._product(x[:, first], weight, self._bias).add_(self._product(x[:, second], other, None))
-        return self.rounded(self.exact(x))
+        if self._two:
+            (first, product), (second, other) = self._parts
+            return product(codes[:, first]).add_(other(codes[:, second]))
+        return self.rounded(self.exact(codes))
 
-    def exact(self, x: torch.Tensor) -> torch.Tensor:
+    def exact(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the exact sums: float32 where they stay below 2^24, else float64."""
-        if self._small and len(self._parts) == 1:
-            return self._product(x, self._parts[0][1], self._bias)
-        total = self._sums_of(x, *self._parts[0])
+        if self._small and self._whole:
+            return self._parts[0][1](codes)
+        total = self._sums_of(codes, *self._parts[0])
         for part in self._parts[1:]:
-            total.add_(self._sums_of(x, *part))
-        if self._parts[0][1].dtype == torch.float64:
+            total.add_(self._sums_of(codes, *part))
+        if self._kind == torch.float64:
             total.round_()
         if self._wide_bias is not None:
             total.add_(self._wide_bias.reshape(-1, *[1] * (total.dim() - 2)))
         return total
 
-    def _sums_of(self, x: torch.Tensor, cut: slice, weight: torch.Tensor) -> torch.Tensor:
+    def _sums_of(self, codes: torch.Tensor, cut: slice, product: Product) -> torch.Tensor:
         """Return the sums over one part of the channels, float64."""
-        part = x if len(self._parts) == 1 else x[:, cut]
-        return self._product(part.to(weight.dtype), weight, None).to(torch.float64)
+        return product(codes if self._whole else codes[:, cut]).to(torch.float64)
 
     @staticmethod
     def rounded(total: torch.Tensor) -> torch.Tensor:

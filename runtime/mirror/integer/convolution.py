@@ -12,9 +12,19 @@ from numpy.typing import NDArray
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes
 from qcam.runtime.mirror.integer.accumulate import ExactSum
-from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, multipliers, requantize
+from qcam.runtime.mirror.integer.kernel import (
+    PART,
+    Kernel,
+    Setting,
+    kernel,
+    limits,
+    multipliers,
+    requantize,
+    stored_type,
+)
+from qcam.runtime.mirror.integer.products import Window, convolution
 from qcam.runtime.mirror.integer.saturation import Saturation, saturable_pairs
-from qcam.runtime.mirror.operators.padding import resolve_pads, split_pads
+from qcam.runtime.mirror.operators.padding import resolve_pads
 
 
 @kernel("Conv")
@@ -32,36 +42,45 @@ def conv(setting: Setting) -> Kernel:
     groups = int(attributes.get("group", 1))
     stride = list(attributes.get("strides") or [1, 1])
     dilation = list(attributes.get("dilations") or [1, 1])
-    window = [(size - 1) * step + 1 for size, step in zip(raw.shape[2:], dilation, strict=True)]
+    extent = [(size - 1) * step + 1 for size, step in zip(raw.shape[2:], dilation, strict=True)]
     zero = int(x.zero_point)
 
-    def padding(x: torch.Tensor) -> list[int]:
-        pads = attributes.get("pads")
-        return resolve_pads(attributes.get("auto_pad", "NOTSET"), pads, list(x.shape[2:]), window, stride)
-
-    def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        explicit, symmetric = split_pads(padding(x))
-        if explicit:
-            x = F.pad(x, explicit)
-        return F.conv2d(x, weight, bias, stride=stride, padding=symmetric, dilation=dilation, groups=groups)
+    def pads(size: list[int]) -> list[int]:
+        return resolve_pads(attributes.get("auto_pad", "NOTSET"), attributes.get("pads"), size, extent, stride)
 
     low, high = limits(x)
     weight = centred(raw, w)
-    bias = bias_codes(setting, raw.shape[0])
-    sums = ExactSum(weight, bias, low - zero, high - zero, convolve, setting.device, cuttable=groups == 1)
+    outputs = raw.shape[0]
+    bias = bias_codes(setting, outputs)
+    make = convolution(Window(stride, dilation, groups, pads), zero, setting.device)
+    sums = ExactSum(weight, bias, low - zero, high - zero, make, setting.device, cuttable=groups == 1)
     multiplier = setting.tensor(np.broadcast_to(multipliers(x, w, output), raw.shape[:1])).reshape(-1, 1, 1)
     saturation = saturation_of(setting, raw, groups) if not _is_depthwise(raw, groups) else None
 
-    def run(codes: torch.Tensor) -> torch.Tensor:
-        steps = codes - zero if zero else codes
+    def sums_of(codes: torch.Tensor) -> torch.Tensor:
         if saturation is None:
-            total = sums(steps)
-        else:
-            exact = sums.exact(steps)
-            top, left, bottom, right = padding(codes)
-            padded = F.pad(codes, [left, right, top, bottom], value=float(zero))
-            total = sums.rounded(_saturated(exact, padded, saturation, stride, dilation))
-        return requantize(total.mul_(multiplier), output)
+            return sums(codes)
+        exact = sums.exact(codes)
+        top, left, bottom, right = pads(list(codes.shape[2:]))
+        padded = F.pad(codes, [left, right, top, bottom], value=float(zero))
+        return sums.rounded(_saturated(exact, padded, saturation, stride, dilation))
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        size = list(codes.shape[2:])
+        top, left, bottom, right = pads(size)
+        whole = (size[0] + top + bottom, size[1] + left + right)
+        height, width = ((length - reach) // step + 1 for length, reach, step in zip(whole, extent, stride, strict=True))
+        result = torch.empty(
+            (len(codes), outputs, height, width),
+            dtype=stored_type(output),
+            device=codes.device,
+            memory_format=torch.channels_last,
+        )
+        images = max(1, PART // max(outputs * height * width, 1))  # what is multiplied next is still in the cache
+        for begin in range(0, len(codes), images):
+            part = slice(begin, begin + images)
+            requantize(sums_of(codes[part]).mul_(multiplier), output, result[part])
+        return result
 
     return run
 
@@ -133,14 +152,14 @@ def _saturated(
     positions = height * width
     sums: torch.Tensor | None = None
     for image in range(batch):  # one at a time: the planes of a wide layer are large, and most images reach few pairs
-        factors = saturation.reachable(padded[image].amax(dim=(1, 2))[rows[:, 0]])
+        factors = saturation.reachable(padded[image].amax(dim=(1, 2))[rows[:, 0]].float())
         if not len(factors):
             continue
         if sums is None:
             sums = torch.empty((batch * positions, outputs), dtype=exact.dtype, device=exact.device)
             sums.view(batch, height, width, outputs).copy_(exact.permute(0, 2, 3, 1))
         chosen = saturation.rows_of(factors)
-        planes = torch.empty((len(chosen), height, width), dtype=padded.dtype, device=padded.device)
+        planes = torch.empty((len(chosen), height, width), device=padded.device)
         places, counts = torch.unique_consecutive(rows[chosen, 1:], dim=0, return_counts=True)
         begin = 0
         for (row, column), count in zip(places.tolist(), counts.tolist(), strict=True):

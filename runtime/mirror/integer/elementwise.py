@@ -22,8 +22,12 @@ from qcam.runtime.mirror.integer.kernel import (
     dequantize_codes,
     fused_multiply_add,
     kernel,
+    laid_out_as,
     limits,
+    look_up,
+    memory,
     quantize_values,
+    stored_type,
     take,
 )
 
@@ -72,7 +76,7 @@ def sigmoid(setting: Setting) -> Kernel:
     """A table of quantize(logistic(dequantize(code)))."""
     (x,) = setting.inputs
     values = logistic(dequantize_codes(all_codes(x), x))
-    return Lookup(setting.tensor(quantize_values(values, setting.output)), limits(x)[0])
+    return table_of(setting, quantize_values(values, setting.output), x)
 
 
 @kernel("LeakyRelu")
@@ -81,7 +85,7 @@ def leaky_relu(setting: Setting) -> Kernel:
     (x,) = setting.inputs
     values = dequantize_codes(all_codes(x), x)
     slope = _F32(setting.attributes.get("alpha", 0.01))
-    return Lookup(setting.tensor(quantize_values(np.where(values >= 0, values, values * slope), setting.output)), limits(x)[0])
+    return table_of(setting, quantize_values(np.where(values >= 0, values, values * slope), setting.output), x)
 
 
 def logistic(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -133,12 +137,17 @@ def _rounded(values: NDArray[np.float32], output: Codes) -> NDArray[np.float32]:
     return rounded
 
 
+def table_of(setting: Setting, results: NDArray[np.float32], x: Codes) -> Lookup:
+    """Return the kernel that maps each code of `x` to one of the results, which are codes of the output."""
+    return Lookup(setting.tensor(results).to(stored_type(setting.output)), limits(x)[0])
+
+
 class PairLookup:
-    """A kernel that maps each pair of codes through a table; shapes broadcast.
+    """A kernel that maps each pair of codes of 8 bits through a table; shapes broadcast.
 
     Attributes:
-        table: float32, the 256 results of the smallest first code, then those of the next.
-        lows: The smallest code of either operand.
+        table: The 256 results of the smallest first code, then those of the next; in the type of the results.
+        lows: The smallest code of either operand: 0 or -128.
     """
 
     def __init__(self, table: torch.Tensor, lows: tuple[int, int], constants: tuple[torch.Tensor | None, ...]) -> None:
@@ -152,14 +161,19 @@ class PairLookup:
         self.table = table
         self.lows = lows
         self._constants = constants
+        square = table.reshape(_CODES, _CODES)
+        for axis, low in enumerate(lows):
+            square = square.roll(low, axis)  # by byte: -128 is the byte 128
+        self._by_byte = square.reshape(-1).contiguous()
 
     def __call__(self, *codes: torch.Tensor) -> torch.Tensor:
-        """Return the results of the operands that are no constants, float32."""
+        """Return the results of the operands that are no constants."""
         rest = iter(codes)
         x, y = (next(rest) if constant is None else constant for constant in self._constants)
-        index = torch.add(y, x, alpha=_CODES)
-        offset = self.lows[0] * _CODES + self.lows[1]
-        return take(self.table, index.sub_(offset) if offset else index)
+        x, y = _alike(x, y)
+        result, written = laid_out_as(x, self.table.dtype)
+        look_up(self._by_byte, [operand.view(torch.uint8).as_strided((x.numel(),), (1,)) for operand in (x, y)], written)
+        return result
 
     def of_one(self, left: Lookup | None, right: Lookup | None) -> Lookup:
         """Return the kernel of one tensor of codes that the operands are made of.
@@ -169,15 +183,32 @@ class PairLookup:
             right: Likewise the second.
         """
         low = left.low if left is not None else right.low if right is not None else self.lows[0]
-        codes = torch.arange(low, low + _CODES, dtype=torch.float32, device=self.table.device)
-        x, y = (codes if way is None else way(codes) for way in (left, right))
+        codes = torch.arange(low, low + _CODES, device=self.table.device)
+        x, y = (codes if way is None else take(way.table, codes - low).to(torch.int64) for way in (left, right))
         return Lookup(take(self.table, (x - self.lows[0]) * _CODES + (y - self.lows[1])), low)
+
+
+def _alike(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both operands in one shape and one layout without gaps."""
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    x, y = x.expand(shape), y.expand(shape)
+    first, second = memory(x), memory(y)
+    if first is not None and second is not None and x.stride() == y.stride():
+        return x, y
+    layout = torch.contiguous_format
+    if x.dim() == 4 and any(operand.is_contiguous(memory_format=torch.channels_last) for operand in (x, y)):
+        layout = torch.channels_last
+    return x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)
 
 
 def _binary(setting: Setting, compute: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]) -> Kernel:
     """Build the kernel of two operands, either of which may be a constant."""
     a, b = setting.inputs
-    table = setting.tensor(compute(all_codes(a)[:, None], all_codes(b)[None, :]).reshape(-1))
+    results = setting.tensor(compute(all_codes(a)[:, None], all_codes(b)[None, :]).reshape(-1))
+    table = results.to(stored_type(setting.output))
     held = [setting.constant(0), setting.constant(1)]
-    constants = tuple(None if value is None else setting.tensor(value.astype(np.float32)) for value in held)
+    constants = tuple(
+        None if value is None else setting.tensor(value).to(stored_type(codes))
+        for value, codes in zip(held, (a, b), strict=True)
+    )
     return PairLookup(table, (limits(a)[0], limits(b)[0]), constants)

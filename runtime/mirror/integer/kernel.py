@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,16 @@ from qcam.runtime.codes import Codes
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
 
-#: Maps the codes of the operands that are no constants to the result: codes as float32, or float values.
+#: Maps the codes of the operands that are no constants to the result: codes (`stored_type` tells their type), or float values.
 Kernel = Callable[..., torch.Tensor]
 
 #: Largest magnitude below which float32 holds every whole number.
 EXACT_BELOW = 2**24
-#: Codes that are looked up at a time: their indices stay in the processor's cache.
-_PART = 2**18
+#: Values that are worked on at a time: they stay in the processor's cache.
+PART = 2**19
+#: Codes that are looked up at a time, likewise: their indices take eight bytes each.
+_LOOKED_UP = 2**17
+_STORED = {"uint8": torch.uint8, "int8": torch.int8}
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,25 @@ def multipliers(x: Codes, w: Codes, y: Codes | None) -> NDArray[np.float32]:
     return product if y is None else product / y.scale
 
 
-def requantize(steps: torch.Tensor, output: Codes) -> torch.Tensor:
-    """Return rne(clamp(steps, lo - zp, hi - zp)) + zp, in place; `steps` are real multiples of the output's scale."""
+def stored_type(codes: Codes) -> torch.dtype:
+    """Return the type in which kernels take and return codes: their own for 8 bits, float32 (whole numbers) for 16."""
+    return _STORED.get(codes.dtype.name, torch.float32)
+
+
+def requantize(steps: torch.Tensor, output: Codes, into: torch.Tensor | None = None) -> torch.Tensor:
+    """Return rne(clamp(steps, lo - zp, hi - zp)) + zp; `steps`, real multiples of the output's scale, are overwritten.
+
+    Args:
+        steps: float32 or float64.
+        output: What the codes mean.
+        into: Where to put the codes; None: a new tensor, laid out as `steps`.
+    """
     low, high = limits(output)
     zero = int(output.zero_point)
-    return steps.clamp_(low - zero, high - zero).round_().add_(zero)
+    steps.clamp_(low - zero, high - zero).round_()
+    if zero:
+        steps.add_(zero)
+    return steps.to(stored_type(output)) if into is None else into.copy_(steps)
 
 
 def all_codes(codes: Codes) -> NDArray[np.int64]:
@@ -147,34 +164,69 @@ def fused_multiply_add(a: Any, b: Any, c: Any) -> NDArray[np.float32]:
     return (np.asarray(a, np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64)).astype(np.float32)
 
 
+def memory(x: torch.Tensor) -> torch.Tensor | None:
+    """Return the values of a tensor as they lie in memory, one after another; None if there are gaps or repetitions."""
+    if x.is_contiguous():
+        return x.view(-1)
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).view(-1)
+    return None
+
+
+def laid_out_as(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a new tensor laid out as one without gaps, and its values as they lie in memory."""
+    result = torch.empty_strided(x.shape, x.stride(), dtype=kind, device=x.device)
+    return result, result.as_strided((x.numel(),), (1,))
+
+
 class Lookup:
-    """A kernel that maps each code through a table.
+    """A kernel that maps each code of 8 bits through a table.
 
     Attributes:
-        table: float32; one result for each code, in ascending order.
-        low: The smallest code.
+        table: One result for each code, in ascending order; in the type of the results.
+        low: The smallest code: 0 or -128.
     """
 
     def __init__(self, table: torch.Tensor, low: int) -> None:
         self.table = table
         self.low = low
+        #: Results of two codes that lie beside each other, by the number that their bytes make up: half as many lookups.
+        self._pairs: torch.Tensor | None = None
+        if table.element_size() == 1:
+            by_byte = table.view(torch.uint8).cpu().numpy()[(np.arange(256) + 128) % 256 if low else np.arange(256)]
+            both = np.arange(2**16, dtype=np.uint16).view(np.uint8)
+            self._pairs = torch.from_numpy(by_byte[both].view(np.int16)).to(table.device)
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return the results, float32, in the shape of `codes`."""
-        return take(self.table, codes - self.low if self.low else codes)
+        """Return the results, in the shape of `codes` and laid out as they are."""
+        flat = memory(codes)
+        if self._pairs is None or flat is None or len(flat) % 2:
+            return take(self.table, codes.to(torch.int32) - self.low if self.low else codes)
+        result, written = laid_out_as(codes, self.table.dtype)
+        look_up(self._pairs, [flat.view(torch.int16)], written.view(torch.int16))
+        return result
+
+
+def look_up(table: torch.Tensor, digits: Sequence[torch.Tensor], into: torch.Tensor) -> None:
+    """Write table[number] for each number, a part at a time.
+
+    Args:
+        table: The results; negative numbers count from its end.
+        digits: The numbers' digits to the base of 256, the highest first: whole numbers, flat, all of one length.
+        into: Where to; flat, of the type of the table.
+    """
+    index = torch.empty(min(len(into), _LOOKED_UP), dtype=torch.int64, device=into.device)
+    for begin in range(0, len(into), _LOOKED_UP):
+        part = slice(begin, begin + _LOOKED_UP)
+        places = index[: len(into[part])].copy_(digits[0][part])
+        for digit in digits[1:]:
+            places.mul_(256).add_(digit[part])
+        torch.take(table, places, out=into[part])
 
 
 def take(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return table[places], places being whole numbers in float32; in parts, since as indices they take twice the memory."""
-    if places.device.type != "cpu" or places.numel() <= _PART:
-        return table.take(places.to(torch.int64))
-    flat = places.reshape(-1)
-    result = torch.empty_like(flat)
-    indices = torch.empty(_PART, dtype=torch.int64)
-    for start in range(0, len(flat), _PART):
-        part = flat[start : start + _PART]
-        torch.take(table, indices[: len(part)].copy_(part), out=result[start : start + _PART])
-    return result.view(places.shape)
+    """Return table[places], places being whole numbers of any type and layout."""
+    return table.take(places.to(torch.int64))
 
 
 def straight_through(simulated: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:

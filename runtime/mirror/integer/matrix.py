@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.integer.accumulate import ExactSum
 from qcam.runtime.mirror.integer.convolution import bias_codes, centred, saturation_of
 from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, multipliers, requantize
+from qcam.runtime.mirror.integer.products import matrix
 from qcam.runtime.mirror.integer.saturation import HIGHEST, LOWEST
 
 
@@ -29,7 +29,7 @@ def gemm(setting: Setting) -> Kernel:
     low, high = limits(a)
     bias = bias_codes(setting, raw.shape[0])
     weight = np.ascontiguousarray(weight)
-    sums = ExactSum(weight, bias, low - zero, high - zero, F.linear, setting.device, cuttable=True)
+    sums = ExactSum(weight, bias, low - zero, high - zero, matrix(zero, setting.device), setting.device, cuttable=True)
     scaled_a = replace(a, scale=np.float32(setting.attributes.get("alpha", 1.0)) * a.scale)
     multiplier = setting.tensor(np.broadcast_to(multipliers(scaled_a, b, output), raw.shape[:1]))
     saturation = saturation_of(setting, raw[:, :, None, None])
@@ -37,12 +37,11 @@ def gemm(setting: Setting) -> Kernel:
 
     def run(codes: torch.Tensor) -> torch.Tensor:
         codes = codes.T.contiguous() if transposed else codes
-        steps = codes - zero if zero else codes
         if saturation is None:
-            total = sums(steps)
+            total = sums(codes)
         else:
-            exact = sums.exact(steps)
-            saturation.add_to_product(exact, codes)
+            exact = sums.exact(codes)
+            saturation.add_to_product(exact, codes.float())
             total = sums.rounded(exact)
         scaled = total * multiplier
         return scaled if output is None else requantize(scaled, output)
@@ -62,16 +61,15 @@ def matmul(setting: Setting) -> Kernel:
         weight = np.ascontiguousarray(centred(raw, b).T)
         zero = int(a.zero_point)
         low, high = limits(a)
-        sums = ExactSum(weight, None, low - zero, high - zero, F.linear, setting.device, cuttable=False)
+        sums = ExactSum(weight, None, low - zero, high - zero, matrix(zero, setting.device), setting.device, cuttable=False)
         saturation = saturation_of(setting, np.ascontiguousarray(raw.T)[:, :, None, None])
 
         def run_constant(codes: torch.Tensor) -> torch.Tensor:
-            steps = codes - zero if zero else codes
             if saturation is None:
-                total = sums(steps)
+                total = sums(codes)
             else:
-                flat = sums.exact(steps).reshape(-1, weight.shape[0])
-                saturation.add_to_product(flat, codes.reshape(-1, weight.shape[1]))
+                flat = sums.exact(codes).reshape(-1, weight.shape[0])
+                saturation.add_to_product(flat, codes.reshape(-1, weight.shape[1]).float())
                 total = sums.rounded(flat).reshape(*codes.shape[:-1], weight.shape[0])
             scaled = total * multiplier
             return scaled if output is None else requantize(scaled, output)

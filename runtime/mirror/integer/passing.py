@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from qcam.runtime.mirror.integer.elementwise import table_of
 from qcam.runtime.mirror.integer.kernel import (
     Kernel,
-    Lookup,
     Setting,
     all_codes,
     dequantize_codes,
     kernel,
-    limits,
     quantize_values,
+    stored_type,
 )
 
 
@@ -35,9 +35,9 @@ def concat(setting: Setting) -> Kernel:
     held: list[torch.Tensor | None] = []
     for index, codes in enumerate(setting.inputs):
         values = quantize_values(dequantize_codes(all_codes(codes), codes), output)
-        tables.append(None if codes.same_meaning(output) else Lookup(setting.tensor(values), limits(codes)[0]))
+        tables.append(None if codes.same_meaning(output) else table_of(setting, values, codes))
         constant = setting.constant(index)
-        held.append(None if constant is None else setting.tensor(constant).to(torch.float32))
+        held.append(None if constant is None else setting.tensor(constant).to(stored_type(codes)))
 
     def run(*codes: torch.Tensor) -> torch.Tensor:
         rest = iter(codes)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from qcam.common.errors import UnsupportedGraphError
-from qcam.runtime.mirror.integer.kernel import EXACT_BELOW, Kernel, Setting, kernel, limits, requantize
+from qcam.runtime.mirror.integer.kernel import EXACT_BELOW, Kernel, Setting, kernel, limits, requantize, stored_type
 from qcam.runtime.mirror.operators.padding import resolve_pads
 from qcam.runtime.mirror.operators.pooling import with_ceil
 
@@ -39,7 +39,7 @@ def average_pool(setting: Setting) -> Kernel:
         if size == window and not any(explicit):
             return whole(codes)
         padding = with_ceil(codes, explicit, window, stride, int(attributes.get("ceil_mode", 0)))
-        values = (codes - zero).mul_(scale)
+        values = codes.to(torch.float32).sub_(zero).mul_(scale)
         inside = torch.ones((1, 1, *size), dtype=values.dtype, device=values.device)
         values, inside = F.pad(values, padding), F.pad(inside, padding)
         height = (values.shape[2] - window[0]) // stride[0] + 1
@@ -54,7 +54,7 @@ def average_pool(setting: Setting) -> Kernel:
                 count += inside[:, :, rows, columns]
         if include:  # the whole window, even where it reaches behind the padding because of ceil_mode
             count = torch.full_like(count, window[0] * window[1])
-        return total.div_(count).div_(step).add_(offset).round_().clamp_(low, high)
+        return total.div_(count).div_(step).add_(offset).round_().clamp_(low, high).to(stored_type(output))
 
     return run
 
@@ -69,7 +69,8 @@ def global_average_pool(setting: Setting) -> Kernel:
         axes = tuple(range(2, codes.dim()))
         positions = math.prod(codes.shape[2:])
         multiplier = x.scale / (output.scale * np.float32(positions))
-        wide = codes.double() if positions * 255 >= EXACT_BELOW else codes
-        return requantize((wide - zero).sum(dim=axes, keepdim=True).float().mul_(float(multiplier)), output)
+        kind = torch.float64 if positions * 255 >= EXACT_BELOW else torch.float32
+        total = codes.sum(dim=axes, keepdim=True, dtype=kind).sub_(zero * positions)
+        return requantize(total.float().mul_(float(multiplier)), output)
 
     return run

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits
+from qcam.runtime.mirror.integer.kernel import Kernel, Setting, kernel, limits, stored_type
 
 
 @kernel("Softmax")
@@ -28,7 +28,8 @@ def softmax(setting: Setting) -> Kernel:
         total = np.add.accumulate(values, axis=-1)[..., -1:]
         shares = values.astype(np.float64) * levels / total.astype(np.float64)
         result = np.minimum(np.rint(shares) + zero, limits(output)[1])
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(result.astype(np.float32), -1, axis))).to(codes.device)
+        found = torch.from_numpy(np.ascontiguousarray(np.moveaxis(result.astype(np.float32), -1, axis)))
+        return found.to(codes.device, stored_type(output))
 
     return run
 

@@ -58,7 +58,7 @@ def build(setting: Setting) -> Kernel:
         values = [value if step_of == 1.0 else value * step_of for value, step_of in zip(values, scales, strict=True)]
         result = function(*values, *rest, **attributes)
         result = result.round_().mul_(scale) if matrix else result / step
-        return result.float() if output is None else requantize(result, output).float()
+        return result.float() if output is None else requantize(result, output)
 
     return run
 

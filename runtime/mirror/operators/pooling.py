@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +30,17 @@ def max_pool(
     window = _window(kernel_shape, dilation)
     padding = with_ceil(x, resolve_pads(auto_pad, pads, list(x.shape[2:]), window, stride), window, stride, ceil_mode)
     if any(padding):
-        x = F.pad(x, padding, value=-math.inf)
-    return F.max_pool2d(x, kernel_shape, stride=stride, dilation=dilation)
+        x = F.pad(x, padding, value=-math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min)
+    if x.is_floating_point():
+        return F.max_pool2d(x, kernel_shape, stride=stride, dilation=dilation)
+    for axis in (0, 1):  # PyTorch's own counts places of bytes in bytes
+        count = (x.shape[2 + axis] - window[axis]) // stride[axis] + 1
+        reach = (count - 1) * stride[axis] + 1
+        places = [slice(offset * dilation[axis], offset * dilation[axis] + reach, stride[axis])
+                  for offset in range(kernel_shape[axis])]  # fmt: skip
+        parts = [x[:, :, place] if axis == 0 else x[:, :, :, place] for place in places]
+        x = reduce(torch.maximum, parts)
+    return x
 
 
 @operator("AveragePool", versions=(1, 7, 10, 11, 19, 22))

@@ -10,7 +10,7 @@ from qcam.runtime.bundle import load_onnx
 from qcam.runtime.mirror import Mirror
 from qcam.runtime.mirror.fused import FakeQuantize, find_pairs
 from qcam.runtime.mirror.integer.elementwise import PairLookup
-from qcam.runtime.mirror.integer.kernel import Lookup, take
+from qcam.runtime.mirror.integer.kernel import Lookup
 from qcam.runtime.mirror.integer.summation import row_sums
 from qcam.runtime.mirror.steps import Program
 from qcam.runtime.mirror.tail import Tail
@@ -73,12 +73,44 @@ def test_pairs_leave_alone_what_is_wanted(tiny_bundle):
     assert everything - {pair.quantizer.output[0] for pair in find_pairs(graph, [tap])} == {tap}
 
 
-@pytest.mark.parametrize("size", [3, 2**18, 2**18 + 1, 700_001])
-def test_take_is_a_lookup_whatever_the_size(size):
-    table = torch.rand(256)
-    places = torch.randint(0, 256, (size,)).float()
-    assert torch.equal(take(table, places), table[places.long()])
-    assert torch.equal(take(table, places.reshape(-1, 1).T), table[places.long()][None])
+LAYOUTS = {
+    "planes": lambda x: x,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "a part": lambda x: x[:, :, 1:],
+    "turned": lambda x: x.permute(0, 3, 1, 2),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("result", [torch.uint8, torch.int8, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1, 3, 1), (1, 3, 5, 7), (2, 16, 70, 90)])
+def test_a_lookup_finds_the_result_of_each_code_whatever_the_layout(layout, signed, result, shape):
+    numbers = torch.Generator().manual_seed(0)
+    table = torch.randint(0, 120, (256,), generator=numbers).to(result)
+    places = LAYOUTS[layout](torch.randint(0, 256, shape, generator=numbers))
+    given = (places - 128).to(torch.int8) if signed else places.to(torch.uint8)
+    found = Lookup(table, -128 if signed else 0)(given)
+    assert found.dtype == result
+    assert torch.equal(found, table[places])
+
+
+@pytest.mark.parametrize("first", LAYOUTS)
+@pytest.mark.parametrize("second", LAYOUTS)
+@pytest.mark.parametrize("lows", [(0, 0), (-128, 0), (0, -128), (-128, -128)])
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_a_lookup_of_pairs_finds_the_result_of_each_pair(first, second, lows, broadcast):
+    numbers = torch.Generator().manual_seed(0)
+    table = torch.randint(0, 256, (2**16,), generator=numbers).to(torch.uint8)
+    x = LAYOUTS[first](torch.randint(0, 256, (2, 6, 6, 6), generator=numbers))
+    y = LAYOUTS[second](torch.randint(0, 256, (2, 6, 6, 6), generator=numbers))
+    shape = torch.broadcast_shapes(x.shape[2:], y.shape[2:]) if x.shape == y.shape else None
+    if shape is None:
+        x, y = x[:, :, :5, :5], y[:, :, :5, :5]
+    y = y[:, :, :1, :1] if broadcast else y
+    given = [(value + low).to(torch.int8 if low else torch.uint8) for value, low in zip((x, y), lows, strict=True)]
+    found = PairLookup(table, lows, (None, None))(*given)
+    assert torch.equal(found, table[x * 256 + y])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (8, 16), (7, 49), (12, 50), (6, 51), (9, 12_544)])

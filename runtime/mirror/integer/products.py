@@ -1,0 +1,188 @@
+"""Products of codes and weights: sums of (x - zp) · w in floating point, or by the processor's own products of bytes.
+
+PyTorch's int8 operators (oneDNN) add products of bytes as int32. Where the processor does that exactly, a layer takes a
+fraction of the time of float32. Older x86 processors add pairs of products in 16 bits, which saturates: so it is asked, not
+assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from qcam.runtime.mirror.operators.padding import split_pads
+
+#: Returns the sums of raw codes, float32 or float64.
+Product = Callable[[torch.Tensor], torch.Tensor]
+#: Makes a product of a weight (whole numbers, less their zero point), a bias to add, and the floating-point type asked for.
+Maker = Callable[[NDArray[Any], torch.Tensor | None, torch.dtype], Product]
+
+#: Extreme codes and weights that an exact product of bytes survives.
+_CODES, _WEIGHTS = (0, 1, 254, 255), (-128, -127, 127, 126)
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution moves over its input.
+
+    Attributes:
+        stride: Vertical and horizontal.
+        dilation: Likewise.
+        groups: Number of groups.
+        pads: Height and width of an input → explicit pads [top, left, bottom, right].
+    """
+
+    stride: list[int]
+    dilation: list[int]
+    groups: int
+    pads: Callable[[list[int]], list[int]]
+
+    def placed(self, x: torch.Tensor, value: float) -> tuple[torch.Tensor, list[int]]:
+        """Return the input and the padding that the operator is left to add; what it cannot is around the input, as `value`."""
+        explicit, symmetric = split_pads(self.pads(list(x.shape[2:])))
+        return (F.pad(x, explicit, value=value) if explicit else x), symmetric
+
+
+def convolution(window: Window, zero: int, device: torch.device) -> Maker:
+    """Return what makes products of a convolution.
+
+    Args:
+        window: How it moves.
+        zero: Zero point of the input.
+        device: Where it computes.
+    """
+
+    def make(weight: NDArray[Any], bias: torch.Tensor | None, kind: torch.dtype) -> Product:
+        if kind == torch.float32 and of_bytes(weight, device):
+            return _ByteConvolution(weight, bias, window, zero)
+        held = torch.from_numpy(np.ascontiguousarray(weight)).to(device, kind)
+        if held.dim() == 4:
+            held = held.contiguous(memory_format=torch.channels_last)
+
+        def product(codes: torch.Tensor) -> torch.Tensor:
+            x, padding = window.placed(centre(codes, zero, kind), 0)
+            return F.conv2d(x, held, bias, window.stride, padding, window.dilation, window.groups)
+
+        return product
+
+    return make
+
+
+def matrix(zero: int, device: torch.device) -> Maker:
+    """Return what makes products of codes (… × inputs) and a matrix (outputs × inputs); arguments as of `convolution`."""
+
+    def make(weight: NDArray[Any], bias: torch.Tensor | None, kind: torch.dtype) -> Product:
+        if kind == torch.float32 and of_bytes(weight, device):
+            return _ByteMatrix(weight, bias, zero)
+        held = torch.from_numpy(np.ascontiguousarray(weight)).to(device, kind)
+        return lambda codes: F.linear(centre(codes, zero, kind), held, bias)
+
+    return make
+
+
+def centre(codes: torch.Tensor, zero: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return codes less their zero point, as floating-point numbers."""
+    steps = codes.to(kind)
+    return steps - zero if zero else steps
+
+
+def of_bytes(weight: NDArray[Any], device: torch.device) -> bool:
+    """Tell whether a weight fits bytes, on a device whose products of bytes are exact."""
+    if device.type != "cpu" or weight.size == 0 or weight.min() < -128 or weight.max() > 127:
+        return False
+    return bytes_are_exact()
+
+
+@lru_cache(maxsize=1)
+def bytes_are_exact() -> bool:
+    """Ask whether this processor and this PyTorch multiply bytes exactly, with extreme codes and weights."""
+    numbers = np.random.default_rng(0)
+    # Inputs, outputs, kernel, groups, stride.
+    cases = [(64, 48, 1, 1, 1), (96, 32, 3, 1, 1), (32, 32, 3, 32, 1), (32, 32, 3, 4, 2)]
+    try:
+        for inputs, outputs, kernel, groups, stride in cases:
+            window = Window([stride] * 2, [1, 1], groups, partial(_same, kernel // 2))
+            weight = numbers.choice(_WEIGHTS, (outputs, inputs // groups, kernel, kernel)).astype(np.int16)
+            weight[0], weight[1] = 127, -128
+            codes = torch.from_numpy(numbers.choice(_CODES, (2, inputs, 9, 9)).astype(np.uint8))
+            codes[0] = 255
+            bias = torch.arange(outputs, dtype=torch.float32) * 4099 - 7
+            for zero in (0, 3, 255):
+                found = _ByteConvolution(weight, bias, window, zero)(codes)
+                x, padding = window.placed(centre(codes, zero, torch.float64), 0)
+                exact = F.conv2d(x, torch.from_numpy(weight).double(), bias.double(), stride, padding, 1, groups)
+                if not torch.equal(found.double(), exact):
+                    return False
+        weight = numbers.choice(_WEIGHTS, (24, 160)).astype(np.int16)
+        codes = torch.from_numpy(numbers.choice(_CODES, (33, 160)).astype(np.uint8))
+        exact = F.linear(centre(codes, 3, torch.float64), torch.from_numpy(weight).double())
+        return torch.equal(_ByteMatrix(weight, None, 3)(codes).double(), exact)
+    except (AttributeError, NotImplementedError, RuntimeError):  # a PyTorch without these operators, or for another processor
+        return False
+
+
+def _same(pad: int, _size: list[int]) -> list[int]:
+    return [pad] * 4
+
+
+class _Bytes:
+    """Weights as bytes, packed by oneDNN when the shape of the first input is known."""
+
+    def __init__(self, weight: NDArray[Any], bias: torch.Tensor | None, zero: int) -> None:
+        self._weight = torch.from_numpy(np.ascontiguousarray(weight, np.int8))
+        self._packed: torch.Tensor | None = None
+        self._bias = bias
+        self._zero = zero
+        # Neither operator scales: sums are handed out as they are, with the bias added in float32.
+        self._scales = torch.ones(len(weight))
+        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+
+    def _unsigned(self, codes: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Return codes and zero point, 128 higher where they are signed."""
+        if codes.dtype == torch.uint8:
+            return codes, self._zero
+        return codes.view(torch.uint8).bitwise_xor(128), self._zero + 128
+
+
+class _ByteConvolution(_Bytes):
+    """f32(sum of (x - zp) · w) + bias, exact while sums and results stay below 2^24."""
+
+    def __init__(self, weight: NDArray[Any], bias: torch.Tensor | None, window: Window, zero: int) -> None:
+        super().__init__(weight, bias, zero)
+        self._window = window
+
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the sums, float32, channels last; codes are batch × channels × height × width, of 8 bits."""
+        window = self._window
+        unsigned, zero = self._unsigned(codes)
+        x, padding = window.placed(unsigned, zero)
+        x = x.contiguous(memory_format=torch.channels_last)
+        moved = (window.stride, padding, window.dilation, window.groups)
+        if self._packed is None:
+            self._packed = torch.ops.onednn.qconv_prepack(self._weight, self._scales, 1.0, zero, *moved, list(x.shape))
+        sums: torch.Tensor = torch.ops.onednn.qconv_pointwise(
+            x, 1.0, zero, self._packed, self._scales, self._zeros, self._bias, *moved, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return sums
+
+
+class _ByteMatrix(_Bytes):
+    """The same of a matrix."""
+
+    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the sums, float32, … × outputs; codes are … × inputs, of 8 bits."""
+        x, zero = self._unsigned(codes)
+        x = x.contiguous()
+        if self._packed is None:
+            self._packed = torch.ops.onednn.qlinear_prepack(self._weight, list(x.shape))
+        sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            x, 1.0, zero, self._packed, self._scales, self._zeros, self._bias, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return sums
