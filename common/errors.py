@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from qcam.common.wording import in_python
 
@@ -53,7 +56,13 @@ class BundleError(QcamError):
 
 
 class UnsupportedGraphError(BundleError):
-    """A graph holds what qcam cannot run or mirror."""
+    """A graph holds what qcam cannot run or mirror.
+
+    Attributes:
+        names_file: Whether the message begins with the file that holds the graph (`in_file`).
+    """
+
+    names_file = False
 
 
 class ImageSetError(QcamError):
@@ -97,3 +106,23 @@ def first_line(error: BaseException) -> str:
     except Exception:  # an exception whose text cannot be made still has a type
         text = ""
     return text or type(error).__name__
+
+
+@contextmanager
+def in_file(file: str | Path) -> Iterator[None]:
+    """Let a graph that is refused say in which file it is: whoever follows a graph knows nodes, not files.
+
+    Args:
+        file: The file, or what messages call it.
+
+    Raises:
+        UnsupportedGraphError: What was raised inside, the file in front of its message unless it names one already.
+    """
+    try:
+        yield
+    except UnsupportedGraphError as error:
+        if error.names_file or str(file) in error.template:
+            raise
+        named = UnsupportedGraphError(f"{file}: {error.template}")
+        named.names_file = True
+        raise named from error

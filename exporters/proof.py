@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qcam.calibration.ranges import CalibrationSet, overflow
 from qcam.common import telling
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, in_file
 from qcam.common.norms import logit_error
 from qcam.images.decoding import decode_all
 from qcam.images.embedded import calibration_photographs
@@ -38,39 +38,47 @@ def prove(bundle: Bundle, reference: Callable[[Images], Images], whose: str, cal
 
     Raises:
         QcamError: If a file does not run, its logits are not finite or not the mirror's, or its CAM is undefined.
+        UnsupportedGraphError: If the mirror does not know an operator, or a setting of it; names the network and the precision.
     """
     name, images = _photograph(bundle.preprocessing, calibration)
     for entry in bundle.precisions:
-        model = load_onnx(bundle, entry.name)
-        session = DeployedModel(bundle, entry.name, SessionSettings(), model=model)
-        outputs = session.run(images)
-        if not np.isfinite(outputs.logits).all():
-            fed = entry.input.filled(entry.input.feed(images, bundle.preprocessing))
-            where = overflow(model, fed) if entry.name == "f32" else ""
-            raise QcamError(
-                f"{bundle.model_id}: {entry.name} returns NaN or infinity on {name}"
-                + (f"; the first tensor is {where}" if where else "")
-                + "; check the weights, {mean} and {std}"
-            )
-        if entry.name == "f32":
-            _compare(bundle, entry, whose, reference(images), outputs.logits, name)
-        mirror = Mirror(model, entry, preprocessing=bundle.preprocessing)
-        simulated = mirror.forward(images)
-        _compare(bundle, entry, "the mirror's", simulated.logits.numpy(), outputs.logits, name)
-        column = 0 if outputs.logits.shape[1] == 1 else int(outputs.logits[0].argmax())
-        given = zip(session.taps, (outputs.tap, *outputs.skips), strict=True)
-        taps = [mirror.dequantize(tap, values) for tap, values in given]
-        gradient = mirror.gradient(taps[0], np.array([column], np.int64), taps[1:])
-        if not bool(torch.isfinite(taps[0]).all()) or not bool(torch.isfinite(gradient).all()):
-            raise QcamError(
-                f"{bundle.model_id}: the CAM of {entry.name} is undefined on {name}: the activation at {entry.tap.tensor} "
-                "or its gradient is not finite; choose another layer with {cam_layer}"
-            )
-        if not bool(gradient.any()) and bundle.trained is not False:
-            telling.warn(
-                f"{bundle.model_id}: the CAM of {entry.name} is zero on {name}, for no part of {entry.tap.tensor} changes the "
-                "score there"
-            )
+        with in_file(f"{bundle.model_id} ({bundle.source}): {entry.name}"):
+            _prove_one(bundle, entry, reference, whose, name, images)
+
+
+def _prove_one(
+    bundle: Bundle, entry: PrecisionEntry, reference: Callable[[Images], Images], whose: str, name: str, images: Images
+) -> None:
+    model = load_onnx(bundle, entry.name)
+    session = DeployedModel(bundle, entry.name, SessionSettings(), model=model)
+    outputs = session.run(images)
+    if not np.isfinite(outputs.logits).all():
+        fed = entry.input.filled(entry.input.feed(images, bundle.preprocessing))
+        where = overflow(model, fed) if entry.name == "f32" else ""
+        raise QcamError(
+            f"{bundle.model_id}: {entry.name} returns NaN or infinity on {name}"
+            + (f"; the first tensor is {where}" if where else "")
+            + "; check the weights, {mean} and {std}"
+        )
+    if entry.name == "f32":
+        _compare(bundle, entry, whose, reference(images), outputs.logits, name)
+    mirror = Mirror(model, entry, preprocessing=bundle.preprocessing)
+    simulated = mirror.forward(images)
+    _compare(bundle, entry, "the mirror's", simulated.logits.numpy(), outputs.logits, name)
+    column = 0 if outputs.logits.shape[1] == 1 else int(outputs.logits[0].argmax())
+    given = zip(session.taps, (outputs.tap, *outputs.skips), strict=True)
+    taps = [mirror.dequantize(tap, values) for tap, values in given]
+    gradient = mirror.gradient(taps[0], np.array([column], np.int64), taps[1:])
+    if not bool(torch.isfinite(taps[0]).all()) or not bool(torch.isfinite(gradient).all()):
+        raise QcamError(
+            f"{bundle.model_id}: the CAM of {entry.name} is undefined on {name}: the activation at {entry.tap.tensor} "
+            "or its gradient is not finite; choose another layer with {cam_layer}"
+        )
+    if not bool(gradient.any()) and bundle.trained is not False:
+        telling.warn(
+            f"{bundle.model_id}: the CAM of {entry.name} is zero on {name}, for no part of {entry.tap.tensor} changes the "
+            "score there"
+        )
 
 
 def _compare(bundle: Bundle, entry: PrecisionEntry, whose: str, found: Images, wanted: Images, name: str) -> None:

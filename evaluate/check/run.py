@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qcam.common import telling
-from qcam.common.errors import ImageSetError, UnsupportedGraphError
+from qcam.common.errors import ImageSetError, UnsupportedGraphError, in_file
 from qcam.common.files import sha256_file
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.check.batches import batches
@@ -61,7 +61,8 @@ def run_check(bundles: Sequence[Bundle], photographs: Sequence[ImageFile], optio
     check = _Check(photographs, options)
     check.tell_left_out(bundles)
     for bundle, precision in todo:
-        check.judge(bundle, precision)
+        with in_file(bundle.path(precision)):
+            check.judge(bundle, precision)
     return check.finish()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common import telling
-from qcam.common.errors import QcamError
+from qcam.common.errors import QcamError, in_file
 from qcam.common.vocabulary import CamMethod, Target, require
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
@@ -136,16 +136,17 @@ class BundleEvaluator:
         """Build the mirror of every precision on a PyTorch device.
 
         Raises:
-            QcamError: If a graph has an operator that the mirror does not know.
+            QcamError: If a graph has an operator that the mirror does not know; names the file.
             OutOfMemoryError: If the GPU does not hold the mirrors.
         """
         from qcam.runtime.mirror import Mirror
 
         for name, session in self.deployed.items():
-            model = load_onnx(self.bundle, name)
-            self._mirrors[name] = Mirror(
-                model, session.entry, device, tail_only=not self._fake_quant, preprocessing=self.preprocessing
-            )
+            with in_file(self.bundle.path(name)):
+                model = load_onnx(self.bundle, name)
+                self._mirrors[name] = Mirror(
+                    model, session.entry, device, tail_only=not self._fake_quant, preprocessing=self.preprocessing
+                )
 
     def state(self) -> str:
         """Return nothing: images do not depend on each other."""
@@ -258,24 +259,29 @@ class BundleEvaluator:
         *,
         again: bool = False,
     ) -> tuple[Run, Run | None, NDArray[np.int64]]:
-        session, mirror = self.deployed[precision], self._mirrors[precision]
-        second = f"{precision} again" if again else precision
-        outputs = session.run(images, lambda part: clock.stage(f"{part} {second}"))
-        targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
-        taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)]
-        score = columns(targets, outputs.logits.shape[1])
-        maps = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
-        real = Run(outputs.logits, maps, self._enlarge, outputs.tap)
-        if not self._fake_quant or again:
-            return real, None, targets
-        with clock.stage(f"mirror forward {precision}"):
-            passed = mirror.forward(images)
-        taps = [mirror.dequantize(tap, values) for tap, values in zip(session.taps, (passed.tap, *passed.skips), strict=True)]
-        maps = explain(
-            mirror, taps[0], score, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
-        )
-        codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
-        return real, Run(passed.logits.cpu().numpy(), maps, self._enlarge, codes), targets
+        with in_file(self.bundle.path(precision)):  # the mirror refuses some settings of an operator where it computes
+            session, mirror = self.deployed[precision], self._mirrors[precision]
+            second = f"{precision} again" if again else precision
+            outputs = session.run(images, lambda part: clock.stage(f"{part} {second}"))
+            targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
+            taps = [
+                mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)
+            ]
+            score = columns(targets, outputs.logits.shape[1])
+            maps = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
+            real = Run(outputs.logits, maps, self._enlarge, outputs.tap)
+            if not self._fake_quant or again:
+                return real, None, targets
+            with clock.stage(f"mirror forward {precision}"):
+                passed = mirror.forward(images)
+            taps = [
+                mirror.dequantize(tap, values) for tap, values in zip(session.taps, (passed.tap, *passed.skips), strict=True)
+            ]
+            maps = explain(
+                mirror, taps[0], score, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
+            )
+            codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
+            return real, Run(passed.logits.cpu().numpy(), maps, self._enlarge, codes), targets
 
     def _explain(
         self, precision: str, crops: NDArray[np.uint8], run: Run, targets: NDArray[np.int64]

@@ -222,7 +222,8 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
         on_stage("writing the copy with the CAM layer")
         entries = [_written(order, part, folder) for part in parts]
         bundle = _bundle(order, folder, preprocessing, classes, parts, entries)
-        mirrors = mirrors_of(bundle)  # what they do not know is refused before any session
+        called = {part.name: part.file.where for part in parts}
+        mirrors = mirrors_of(bundle, called)  # what they do not know is refused before any session
         shown = pictures(preprocessing)
         on_stage(f"running {shown.words}")
         held = {
@@ -235,7 +236,7 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
         bundle = _proven(bundle, parts, held, shown)
         write_atomically(folder / MANIFEST, bundle.manifest_text())
         bundle = load_bundle(str(folder), verify=False)
-        prove(bundle, mirrors, shown, {name: found.logits for name, found in held.items()})
+        prove(bundle, mirrors, shown, {name: found.logits for name, found in held.items()}, called)
         if into is not None:
             on_stage("putting it beside the others")
             bundle = _beside(into, bundle, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from qcam.common import telling
-from qcam.common.errors import ProviderError, QcamError, first_line
+from qcam.common.errors import ProviderError, QcamError, first_line, in_file
 from qcam.common.norms import logit_error
 from qcam.exporters.importing.quantization import nearest
 from qcam.exporters.proof import BOUNDS, drawn
@@ -156,22 +157,26 @@ def _outputs(
         ) from error
 
 
-def mirrors_of(bundle: Bundle) -> dict[str, Mirror]:
+def mirrors_of(bundle: Bundle, called: Mapping[str, str]) -> dict[str, Mirror]:
     """Build the mirror of every precision of a bundle; nothing of it runs in ONNX Runtime.
 
     Args:
         bundle: The bundle, all of its files written.
+        called: Precision → what messages call the file that was given.
 
     Raises:
-        UnsupportedGraphError: If a mirror lacks an operator.
+        UnsupportedGraphError: If a mirror lacks an operator; names the file.
     """
-    return {
-        entry.name: Mirror(normalised(load_onnx(bundle, entry.name)), entry, preprocessing=bundle.preprocessing)
-        for entry in bundle.precisions
-    }
+    mirrors = {}
+    for entry in bundle.precisions:
+        with in_file(called[entry.name]):
+            mirrors[entry.name] = Mirror(normalised(load_onnx(bundle, entry.name)), entry, preprocessing=bundle.preprocessing)
+    return mirrors
 
 
-def prove(bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown, logits: dict[str, Images]) -> None:
+def prove(
+    bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown, logits: dict[str, Images], called: Mapping[str, str]
+) -> None:
     """Run a picture through every precision of a bundle: in ONNX Runtime on the CPU, in the mirror, and up to its CAM.
 
     Args:
@@ -179,9 +184,11 @@ def prove(bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown, logits: dict
         mirrors: Their mirrors.
         shown: The pictures, of which the first is taken.
         logits: Those of all pictures.
+        called: Precision → what messages call the file that was given.
 
     Raises:
         QcamError: If a file does not run, logits are not finite or not the mirror's, or a CAM is undefined.
+        UnsupportedGraphError: If a mirror does not know a setting of an operator; names the file.
     """
     for entry in bundle.precisions:
         if not np.isfinite(logits[entry.name]).all():
@@ -191,7 +198,8 @@ def prove(bundle: Bundle, mirrors: dict[str, Mirror], shown: Shown, logits: dict
         outputs = DeployedModel(bundle, entry.name, SessionSettings()).run(shown.images[:1])
         mirror = mirrors[entry.name]
         mirror.entry = entry  # of which the batch and the proof were found out meanwhile
-        _prove_one(bundle, entry, mirror, shown, outputs.logits, (outputs.tap, *outputs.skips))
+        with in_file(called[entry.name]):
+            _prove_one(bundle, entry, mirror, shown, outputs.logits, (outputs.tap, *outputs.skips))
 
 
 def _prove_one(

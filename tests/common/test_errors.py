@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qcam.common.errors import QcamError, first_line
+from qcam.common.errors import BundleError, QcamError, UnsupportedGraphError, first_line, in_file
 from qcam.common.storage import reason
 
 ROOT = Path(__file__).parents[2]
@@ -122,3 +122,21 @@ def test_nothing_picks_a_line_of_an_exception_itself(room: str) -> None:
         for line in lines_picked(path.read_text(encoding="utf-8"))
     ]
     assert not found, "use qcam.common.errors.first_line: str(error) may be empty"
+
+
+def test_a_refused_graph_says_its_file_once_however_many_go_through_it() -> None:
+    with (
+        pytest.raises(UnsupportedGraphError, match=r"^b\.onnx: no operator; choose another") as caught,
+        in_file("a.onnx"),
+        in_file("b.onnx"),
+        in_file("b.onnx"),
+    ):
+        raise UnsupportedGraphError("no operator; choose another {precision}")
+    assert caught.value.template == "b.onnx: no operator; choose another {precision}"
+
+
+def test_an_error_of_another_kind_and_one_that_names_the_file_stay_as_they_are() -> None:
+    for error in (BundleError("no operator"), UnsupportedGraphError("nothing in a.onnx is known")):
+        with pytest.raises(BundleError) as caught, in_file("a.onnx"):
+            raise error
+        assert caught.value is error
