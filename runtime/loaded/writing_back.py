@@ -7,7 +7,7 @@ graph itself, and nothing has to be guessed from the rules by which ONNX Runtime
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,17 +20,11 @@ from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import codes_of_dequantized, codes_of_quantizer
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import KernelGroup
+from qcam.runtime.kernel_form import OPERATOR_OF, kernel_form
 from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, is_integer_kernel
 
-#: Operators of the optimized graph, each with the ONNX operator that it is with codes.
-_PLAIN = {
-    "QLinearConv": "Conv", "QGemm": "Gemm", "QLinearMatMul": "MatMul", "MatMulIntegerToFloat": "MatMul", "QLinearAdd": "Add",
-    "QLinearMul": "Mul", "QLinearConcat": "Concat", "QLinearAveragePool": "AveragePool",
-    "QLinearGlobalAveragePool": "GlobalAveragePool", "QLinearSigmoid": "Sigmoid", "QLinearLeakyRelu": "LeakyRelu",
-    "QLinearSoftmax": "Softmax",
-}  # fmt: skip
-#: Attributes that only ONNX Runtime's own form of an operator has; it is refused where they say something else than this.
-_OWN_ATTRIBUTES: dict[str, Any] = {"channels_last": 0, "opset": None}
+#: Kernels of codes that are written back: those that the mirror's integer arithmetic has.
+_KERNELS = OPERATOR_OF.keys() - {"QLinearReduceMean"}
 #: Further operators that ONNX Runtime lets work on codes: what they return are some of the codes that they were given, so that
 #: dequantizing in front of them and quantizing behind them, by the same scale, changes nothing.
 _CHOOSING = PASSING_OPERATORS | {
@@ -123,7 +117,7 @@ class _Writing:
         result = self.name(tensor)
         zero_point = self.zero_point(zero_point, self.kind(tensor))
         node = helper.make_node("DequantizeLinear", [tensor, scale, zero_point], [result], name=result)
-        if axis is not None and numpy_helper.to_array(self.initializers[scale]).size > 1:
+        if axis is not None and self.array(scale, tensor).size > 1:
             node.attribute.append(helper.make_attribute("axis", axis))
         self.nodes.append(node)
         return result
@@ -139,18 +133,10 @@ class _Writing:
         if zero_point in self.initializers:
             self.kinds[tensor] = int(self.initializers[zero_point].data_type)
 
-    def operator(self, node: NodeProto, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+    def operator(self, node: NodeProto, kind: str, inputs: Sequence[str], output: str, attributes: Sequence[Any]) -> None:
         """Add the operator itself, under the node's own name: profiles know it by that."""
-        plain = helper.make_node(kind, inputs, [output], name=node.name, **attributes)
-        for attribute in node.attribute:
-            if attribute.name in _OWN_ATTRIBUTES:
-                wanted = _OWN_ATTRIBUTES[attribute.name]
-                if wanted is not None and helper.get_attribute_value(attribute) != wanted:
-                    raise UnsupportedGraphError(
-                        f"the mirror's {node.op_type} does not know {attribute.name} of node {node.name or node.output[0]}"
-                    )
-                continue
-            plain.attribute.append(attribute)
+        plain = helper.make_node(kind, inputs, [output], name=node.name)
+        plain.attribute.extend(attributes)
         self.nodes.append(plain)
 
     def mark(self, kernel: str, at: int, behind: int) -> None:
@@ -183,9 +169,8 @@ def write_back(model: onnx.ModelProto) -> LoadedGraph:
     for node in graph.node:
         if node.op_type == "Constant" and node.output[0] in writing.initializers:
             continue
-        write = _WRITERS.get(node.op_type)
-        if write is not None:
-            write(writing, node)
+        if node.op_type in _KERNELS:
+            _kernel(writing, node)
         elif is_integer_kernel(node.op_type):
             raise UnsupportedGraphError(
                 f"ONNX Runtime runs {node.op_type} at {node.name or node.output[0]}, of which the mirror has no integer "
@@ -232,100 +217,33 @@ def _given(node: NodeProto, index: int) -> str:
     return str(node.input[index]) if len(node.input) > index else ""
 
 
-def _finish(
-    writing: _Writing, node: NodeProto, operands: Sequence[str], result: tuple[str, str] | None, kind: int, **attributes: Any
-) -> None:
-    """Add the operator on dequantized operands and, where the result has codes, its quantizer; mark both."""
-    output = node.output[0]
-    plain = _PLAIN[node.op_type]
-    at = len(writing.nodes)
-    if result is None:
-        writing.operator(node, plain, operands, output, **attributes)
+def _kernel(writing: _Writing, node: NodeProto) -> None:
+    """Write a kernel as the operator between dequantizers and, where its result has codes, a quantizer; mark both."""
+    form, label = kernel_form(node, writing.initializers), f"{node.op_type} {node.name or node.output[0]}"
+    if form.unknown:
+        raise UnsupportedGraphError(
+            f"the mirror's {node.op_type} does not know {form.unknown} of node {node.name or node.output[0]}"
+        )
+    operands = [*form.further]
+    operands += [writing.dequantize(each.codes, each.scale, each.zero_point, each.axis) for each in form.operands]
+    if form.bias:
+        if node.op_type == "MatMulIntegerToFloat":
+            raise UnsupportedGraphError(f"the mirror's MatMulIntegerToFloat knows no bias, at {node.name or node.output[0]}")
+        if form.bias not in writing.initializers:
+            raise UnsupportedGraphError(f"the mirror needs a constant bias, at {label}")
+        first, second = (writing.array(each.scale, node.op_type) for each in form.operands)
+        scale = writing.constant(f"{form.bias} scale", form.bias_scale(first, second))
+        operands.append(writing.dequantize(form.bias, scale, "", form.bias_axis))
+    at, output = len(writing.nodes), node.output[0]
+    if form.result is None:
+        writing.operator(node, form.operator, operands, output, form.attributes)
         writing.mark(node.op_type, at, at)
         return
     values = writing.name(output)
-    writing.operator(node, plain, operands, values, **attributes)
-    writing.quantize(values, output, *result, kind)
-    writing.mark(node.op_type, at, at + 1)
-
-
-def _bias(writing: _Writing, node: NodeProto, bias: str, scales: Sequence[str], factor: float = 1.0) -> str:
-    """Dequantize int32 codes of a bias, whose scale is the product of the operands' scales, float32."""
-    one, other = (np.asarray(writing.array(name, node.op_type), np.float32).reshape(-1) for name in scales)
-    product = (np.float32(factor) * one) * other
-    scale = writing.constant(f"{bias} scale", product.reshape(()) if product.size == 1 else product)
-    return writing.dequantize(bias, scale, "", axis=_columns(writing, bias))
-
-
-def _biased(writing: _Writing, node: NodeProto, bias: str) -> None:
-    if bias and bias not in writing.initializers:
-        raise UnsupportedGraphError(f"the mirror needs a constant bias, at {node.op_type} {node.name or node.output[0]}")
-
-
-def _convolution(writing: _Writing, node: NodeProto) -> None:
-    x = writing.dequantize(*node.input[:3])
-    w = writing.dequantize(node.input[3], node.input[4], node.input[5], axis=0)
-    operands, bias = [x, w], _given(node, 8)
-    _biased(writing, node, bias)
-    if bias:
-        operands.append(_bias(writing, node, bias, (node.input[1], node.input[4])))
-    _finish(writing, node, operands, (node.input[6], node.input[7]), writing.kind(node.input[0]))
-
-
-def _gemm(writing: _Writing, node: NodeProto) -> None:
-    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    a = writing.dequantize(*node.input[:3])
-    b = writing.dequantize(node.input[3], node.input[4], node.input[5], axis=0 if settings.get("transB", 0) else 1)
-    operands, bias = [a, b], _given(node, 6)
-    _biased(writing, node, bias)
-    if bias:
-        scales = (node.input[1], node.input[4])
-        operands.append(_bias(writing, node, bias, scales, float(settings.get("alpha", 1.0))))
-    scale, zero_point = _given(node, 7), _given(node, 8)
-    _finish(writing, node, operands, (scale, zero_point) if scale else None, writing.kind(node.input[0]))
-
-
-def _columns(writing: _Writing, tensor: str) -> int | None:
-    """Return the last axis of a constant, along which its scales may run; None for what is computed."""
-    return max(len(writing.initializers[tensor].dims) - 1, 0) if tensor in writing.initializers else None
-
-
-def _product(writing: _Writing, node: NodeProto) -> None:
-    a = writing.dequantize(*node.input[:3])
-    b = writing.dequantize(node.input[3], node.input[4], node.input[5], axis=_columns(writing, node.input[3]))
-    _finish(writing, node, (a, b), (node.input[6], node.input[7]), writing.kind(node.input[0]))
-
-
-def _float_product(writing: _Writing, node: NodeProto) -> None:
-    left, right = node.input[0], node.input[1]
-    a = writing.dequantize(left, node.input[2], _given(node, 4))
-    b = writing.dequantize(right, node.input[3], _given(node, 5), axis=_columns(writing, right))
-    if _given(node, 6):
-        raise UnsupportedGraphError(f"the mirror's MatMulIntegerToFloat knows no bias, at {node.name or node.output[0]}")
-    _finish(writing, node, (a, b), None, 0)
-
-
-def _two(writing: _Writing, node: NodeProto) -> None:
-    operands = [writing.dequantize(*node.input[:3]), writing.dequantize(*node.input[3:6])]
-    _finish(writing, node, operands, (node.input[6], _given(node, 7)), writing.kind(node.input[0]))
-
-
-def _one(writing: _Writing, node: NodeProto) -> None:
-    operand = writing.dequantize(*node.input[:3])
-    _finish(writing, node, [operand], (node.input[3], _given(node, 4)), writing.kind(node.input[0]))
-
-
-def _concatenation(writing: _Writing, node: NodeProto) -> None:
-    operands = [writing.dequantize(*node.input[start : start + 3]) for start in range(2, len(node.input), 3)]
-    _finish(writing, node, operands, (node.input[0], node.input[1]), writing.kind(node.input[2]))
-
-
-def _choice(writing: _Writing, node: NodeProto) -> None:
-    """Write QLinearWhere: both choices are brought to the result's scale one by one, so that no kernel of its own is needed."""
-    one, other = writing.dequantize(*node.input[1:4]), writing.dequantize(*node.input[4:7])
-    values = writing.name(node.output[0])
-    writing.nodes.append(helper.make_node("Where", [node.input[0], one, other], [values], name=node.name))
-    writing.quantize(values, node.output[0], node.input[7], node.input[8], writing.kind(node.input[1]))
+    writing.operator(node, form.operator, operands, values, form.attributes)
+    writing.quantize(values, output, *form.result, writing.kind(form.operands[0].codes))
+    if form.operator != "Where":  # both choices are brought to the result's scale one by one: no kernel of its own is needed
+        writing.mark(node.op_type, at, at + 1)
 
 
 def _quantizer(writing: _Writing, node: NodeProto) -> None:
@@ -403,14 +321,6 @@ def _joined_codes(writing: _Writing, node: NodeProto) -> bool:
     meaning = writing.meaning[node.input[0]]
     values = [writing.dequantize(name, meaning.scale, meaning.zero_point) for name in node.input]
     joined = writing.name(node.output[0])
-    writing.operator(node, "Concat", values, joined)
+    writing.operator(node, "Concat", values, joined, node.attribute)
     writing.quantize(joined, node.output[0], meaning.scale, meaning.zero_point, writing.kind(node.input[0]))
     return True
-
-
-_WRITERS: dict[str, Callable[[_Writing, NodeProto], None]] = {
-    "QLinearConv": _convolution, "QGemm": _gemm, "QLinearMatMul": _product, "MatMulIntegerToFloat": _float_product,
-    "QLinearAdd": _two, "QLinearMul": _two, "QLinearConcat": _concatenation, "QLinearAveragePool": _one,
-    "QLinearGlobalAveragePool": _one, "QLinearSigmoid": _one, "QLinearLeakyRelu": _one, "QLinearSoftmax": _one,
-    "QLinearWhere": _choice,
-}  # fmt: skip

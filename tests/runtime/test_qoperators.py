@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
+import onnxruntime
 import pytest
 from foreign_graphs import quantized
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from qcam.runtime.normal import normalised
 from qcam.runtime.qoperators import written_back
 
 
@@ -53,3 +55,27 @@ def test_what_is_not_known_of_a_kernel_leaves_it_for_others_to_refuse(change: Ca
     nodes, _ = of(model)
     assert nodes is not None
     assert [each.op_type for each in nodes if node.output[0] in each.output] == ["QLinearConv"]
+
+
+def test_a_bias_that_is_a_row_has_its_scales_along_the_row() -> None:
+    numbers = np.random.default_rng(1)
+    held = {
+        "s": np.float32(0.02), "z": np.uint8(7), "b": numbers.integers(-90, 90, (6, 4), np.int8),
+        "bs": np.linspace(0.01, 0.04, 4, dtype=np.float32), "bz": np.zeros(4, np.int8),
+        "c": numbers.integers(-900, 900, (1, 4), np.int32), "ys": np.float32(0.1), "yz": np.uint8(120),
+    }  # fmt: skip
+    inputs = ["x", "s", "z", "b", "bs", "bz", "c", "ys", "yz"]
+    graph = helper.make_graph(
+        [helper.make_node("QGemm", inputs, ["y"], domain="com.microsoft", alpha=1.0)], "row",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [3, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, [3, 4])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    given = {"x": numbers.integers(0, 256, (3, 6), np.uint8)}
+    codes, ours = (
+        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, given)[0]
+        for each in (model, normalised(model))
+    )
+    assert np.array_equal(codes, ours)

@@ -86,6 +86,10 @@ def test_an_operator_that_rearranges_codes_stays_one_of_codes_of_the_same_meanin
             helper.make_node("QLinearAdd", ["x", "computed", "xz", "x", "xs", "xz", "ys", "yz"], ["y"], domain=MICROSOFT),
             "the mirror needs constant scales and zero points",
         ),
+        (
+            helper.make_node("QLinearConv", ["x", "xs", "xz", "x", "computed", "xz", "ys", "yz"], ["y"]),
+            "the mirror needs constant scales and zero points",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(node, message):
