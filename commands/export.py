@@ -8,32 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 import qcam
-from qcam.commands import console, options
+from qcam.commands import console, network_options, options
+from qcam.commands.network_options import TRAINED, Size, SizeType, show_decisions
 from qcam.commands.options import INPUT, OUTPUT, option
-from qcam.common.vocabulary import (
-    DEFAULT_OPSET,
-    PRECISIONS,
-    CalibrationMethod,
-    InputValues,
-    Interpolation,
-    Layout,
-    Scheme,
-    words,
-)
-from qcam.common.wording import in_options
+from qcam.common.vocabulary import DEFAULT_OPSET, PRECISIONS, CalibrationMethod, Scheme, words
 
 if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
-    from qcam.runtime.manifest import PrecisionEntry
-
-#: A side, height and width, or a word.
-Size = int | tuple[int, int] | str
 
 #: Groups of options that only this command has.
 QUANTIZATION, GRAPH, PREPROCESSING = "Quantization", "Graph", "Preprocessing, where it is not the model's own"
 OWN = "Of a network of your own"
-#: What --trained says.
-TRAINED = {"yes": True, "no": False, "unknown": None}
 #: What is exported without a name: its weights come with a package.
 DEFAULT_MODEL = "efficientnet_lite0"
 
@@ -57,47 +42,6 @@ Then: qcam-eval
 Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
 130 interrupted.
 """
-
-
-class _Triple(click.ParamType[tuple[float, ...]]):
-    """One number for all channels, or three with commas, for R, G and B."""
-
-    name = "R,G,B"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = [float(part) for part in str(value).split(",")]
-        except ValueError:
-            numbers = []
-        if len(numbers) not in (1, 3):
-            self.fail(f"{value!r} is not one number or three with commas, as in 0.485,0.456,0.406", param, ctx)
-        return tuple(numbers)
-
-
-class _Size(click.ParamType["Size"]):
-    """A side in pixels, or height and width with a comma; `squash` where that is a choice."""
-
-    name = "N|H,W"
-
-    def __init__(self, *, squash: bool = False) -> None:
-        self._squash = squash
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Size:
-        text = str(value)
-        if self._squash and text == "squash":
-            return text
-        parts = text.split(",")
-        sides = [int(part) for part in parts if part.strip().isdecimal() and part.isascii()]
-        if len(sides) != len(parts) or len(sides) > 2 or not all(1 <= side <= 8192 for side in sides):
-            also = ", or squash" if self._squash else ""
-            self.fail(
-                f"{text!r} is no size: give a whole number of pixels, or height and width as in 224,128 (height first){also}",
-                param,
-                ctx,
-            )
-        return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 @click.command("qcam-export", cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -177,64 +121,25 @@ class _Size(click.ParamType["Size"]):
     "--opset", group=GRAPH, advanced=True, type=int, show_default=f"{DEFAULT_OPSET}, of an ONNX file its own",
     help="ONNX operator set, 18 to 24.",
 )  # fmt: skip
-@option(
-    "--resize",
-    group=PREPROCESSING,
-    advanced=True,
-    type=_Size(squash=True),
-    metavar="N|H,W|squash",
-    help="Shorter side before the crop; or height and width, height first; or squash the picture to the crop.",
-)
+@network_options.resize(", height first; or squash the picture to the crop.", PREPROCESSING, advanced=True)
 @option(
     "--crop",
     group=PREPROCESSING,
     advanced=True,
-    type=_Size(),
+    type=SizeType(),
     metavar="N|H,W",
     help="Side of the centre crop, or height and width, height first: the network's input size.",
 )
-@option(
-    "--mean", group=PREPROCESSING, advanced=True, type=_Triple(), help="Mean of R,G,B on the 0..1 scale; one number for all."
-)
-@option("--std", group=PREPROCESSING, advanced=True, type=_Triple(), help="Standard deviation likewise.")
-@option(
-    "--interpolation",
-    group=PREPROCESSING,
-    advanced=True,
-    type=click.Choice(words(Interpolation)),
-    help="Resampling filter.",
-)
-@option(
-    "--trained",
-    group=OWN,
-    type=click.Choice(list(TRAINED)),
-    help="Whether its weights are trained; every table says it, and by default that it is not known.",
-)
+@network_options.mean("; one number for all.", PREPROCESSING, advanced=True)
+@network_options.std(PREPROCESSING, advanced=True)
+@network_options.interpolation(".", PREPROCESSING, advanced=True)
+@network_options.trained("Whether its weights are trained; every table says it, and by default that it is not known.", OWN)
 @option("--like", group=OWN, metavar="BUNDLE", help="A bundle of the same network, whose preprocessing and classes are taken.")
 @option("--name", group=OWN, metavar="ID", help="What its bundle is called; by default as the file.")
-@option(
-    "--logits",
-    group=OWN,
-    advanced=True,
-    metavar="TENSOR",
-    help="The class scores of an ONNX file; by default the one output of their shape.",
-)
-@option(
-    "--values",
-    group=OWN,
-    advanced=True,
-    type=click.Choice(words(InputValues)),
-    help="What the input of an ONNX file holds: normalised values, or pixels on 0..1 (unit) or 0..255 that it normalises.",
-)
-@option("--layout", group=OWN, advanced=True, type=click.Choice(words(Layout)), help="Order of the axes of its input.")
-@option(
-    "--output",
-    group=OUTPUT,
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("bundles"),
-    show_default=True,
-    help="Folder that the bundles go to, one folder each.",
-)
+@network_options.logits(" of an ONNX file", OWN, advanced=True)
+@network_options.values("of an ONNX file holds: normalised values, or pixels on 0..1 (unit) or 0..255 that it normalises.", OWN)
+@network_options.layout("the axes of its input.", OWN)
+@network_options.output("Folder that the bundles go to, one folder each.")
 @option("--force", group=OUTPUT, is_flag=True, help="Replace bundles that exist.")
 @option("--keep", group=OUTPUT, is_flag=True, help="Leave bundles that exist as they are, without an error.")
 def main(
@@ -318,22 +223,6 @@ def _show(bundle: Bundle, kept: bool) -> None:
         show_decisions(entry)
     sizes = ", ".join(f"{entry.name} {bundle.path(entry.name).stat().st_size / 1e6:.1f} MB" for entry in bundle.precisions)
     console.out.print(f"{bundle.folder}: {sizes}; CAM layer {bundle.cam_layer.tensor}", markup=False)
-
-
-#: Most letters that a column of values is filled up to.
-_WIDEST = 48
-
-
-def show_decisions(entry: PrecisionEntry) -> None:
-    """Print what was decided about a file, and from what; nothing where nothing was."""
-    from qcam.exporters.importing.decisions import decisions_of
-
-    decisions = decisions_of(entry.quantization.further.get("imported"))
-    columns = zip(*((decision.what, decision.value) for decision in decisions), strict=True)
-    widths = [max((len(text) for text in column), default=0) for column in columns]
-    for decision in decisions:
-        left, middle = decision.what.ljust(widths[0]), decision.value.ljust(min(widths[1], _WIDEST))
-        console.out.print(f"  {left}  {middle}  ({in_options(decision.because)})", markup=False)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 import qcam
-from qcam.commands import console, options
-from qcam.commands.export import TRAINED, Size, _Size, _Triple, show_decisions
+from qcam.commands import console, network_options, options
+from qcam.commands.network_options import TRAINED, Size, SizeType, show_decisions
 from qcam.commands.options import INPUT, OUTPUT, key_values, option
-from qcam.common.vocabulary import InputValues, Interpolation, Layout, words
 
 if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
@@ -66,63 +65,26 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
     metavar="N|FILE",
     help="Number of classes, or a text file with one name a line; by default as many as there are, 1,000 named as ImageNet's.",
 )
-@option(
-    "--trained",
-    group=INPUT,
-    type=click.Choice(list(TRAINED)),
-    default="unknown",
-    show_default=True,
-    help="Whether the weights are trained; every table says it.",
-)
-@option(
-    "--mean",
-    group=PREPROCESSING,
-    type=_Triple(),
-    help="Mean of R,G,B on the 0..1 scale, or one number; needed where the graph does not normalise by itself.",
-)
-@option("--std", group=PREPROCESSING, type=_Triple(), help="Standard deviation likewise.")
-@option(
-    "--resize",
-    group=PREPROCESSING,
-    type=_Size(squash=True),
-    metavar="N|H,W|squash",
-    help="Shorter side before the crop; or height and width; or squash the picture to the input's size. By default the input's "
-    "longer side.",
-)
-@option(
-    "--interpolation",
-    group=PREPROCESSING,
-    type=click.Choice(words(Interpolation)),
-    help="Resampling filter; by default bilinear.",
-)
+@network_options.trained("Whether the weights are trained; every table says it.", INPUT, default="unknown")
+@network_options.mean(", or one number; needed where the graph does not normalise by itself.", PREPROCESSING)
+@network_options.std(PREPROCESSING)
+@network_options.resize("; or squash the picture to the input's size. By default the input's longer side.", PREPROCESSING)
+@network_options.interpolation("; by default bilinear.", PREPROCESSING)
 @option(
     "--size",
     group=PREPROCESSING,
-    type=_Size(),
+    type=SizeType(),
     metavar="N|H,W",
     help="Height and width of the input, where the file leaves them open.",
 )
 @option("--cam-layer", group=GRAPH, metavar="TENSOR", help="By default the last map before pooling, after its activation.")
 @option("--float-cam-layer", group=GRAPH, advanced=True, metavar="TENSOR", help="Likewise in --float, where names are others.")
-@option("--logits", group=GRAPH, metavar="TENSOR", help="The class scores; by default the one output of their shape.")
-@option(
-    "--values",
-    group=GRAPH,
-    advanced=True,
-    type=click.Choice(words(InputValues)),
-    help="What the input holds: normalised values, or pixels on 0..1 (unit) or 0..255 that the graph normalises.",
-)
-@option("--layout", group=GRAPH, advanced=True, type=click.Choice(words(Layout)), help="Order of the input's axes.")
+@network_options.logits("", GRAPH)
+@network_options.values("holds: normalised values, or pixels on 0..1 (unit) or 0..255 that the graph normalises.", GRAPH)
+@network_options.layout("the input's axes.", GRAPH)
 @option("--precision", group=OUTPUT, metavar="NAME", help="What it is called; by default int8 or int16, by its activations.")
 @option("--name", group=OUTPUT, metavar="ID", help="What the bundle is called; by default as the file.")
-@option(
-    "--output",
-    group=OUTPUT,
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("bundles"),
-    show_default=True,
-    help="Folder that the bundle's own folder goes into.",
-)
+@network_options.output("Folder that the bundle's own folder goes into.")
 @option("--force", group=OUTPUT, is_flag=True, help="Replace a bundle that exists.")
 @option("--keep", group=OUTPUT, is_flag=True, help="Leave a bundle that exists as it is, without an error.")
 @options.session_config()
