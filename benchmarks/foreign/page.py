@@ -125,7 +125,7 @@ def _versions() -> dict[str, str]:
 
 def _in_a_process(*arguments: Any) -> dict[str, Any]:
     """Judge one file in a process that is forked off: one that crashes is a row too, and modules are imported once."""
-    for module in ("torch", "onnxruntime", "qcam.exporters.importing.ordering", "qcam.evaluate.check.run"):
+    for module in ("torch", "onnxruntime", "qcam.exporters.importing.bundling", "qcam.evaluate.check.run"):
         importlib.import_module(module)
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)

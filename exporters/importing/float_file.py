@@ -27,7 +27,9 @@ from qcam.exporters.export import FloatGraph
 from qcam.exporters.importing.copies import tensors_of
 from qcam.exporters.importing.decisions import Decision
 from qcam.exporters.importing.inputs import fixed_size
-from qcam.exporters.importing.ordering import ImportOrder, Part, class_names_of, preprocessing_of, read_part
+from qcam.exporters.importing.ordering import ImportOrder
+from qcam.exporters.importing.parts import Part, read_part
+from qcam.exporters.importing.preparing import class_names_of, note_trained, preprocessing_of
 from qcam.exporters.importing.quantization import producer_of
 from qcam.exporters.importing.reading import ForeignFile, read_foreign
 from qcam.exporters.importing.refusals import LARGEST_FILE, refuse_unsupported
@@ -135,8 +137,7 @@ def _graph(
     tensor = part.entry.tap.tensor
     if tensor not in Graph(model).producer:
         raise QcamError(f"{where}: {tensor} is gone once constants are folded; name another tensor with {{cam_layer}}")
-    told = {True: "yes", False: "no: no figure means anything", None: "not known"}[order.trained]
-    part.noted.note("trained", told, "{trained}" if order.trained is not None else "nobody says")
+    note_trained(part.noted, order.trained)
     part.noted.made = [
         Decision(made.what, made.value, made.because.replace("{size}", "{crop}"))
         for made in part.noted.made

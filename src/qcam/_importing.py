@@ -88,7 +88,8 @@ def import_onnx(
     """
     require_packages(_IMPORT, "torch", "torchvision", "onnxruntime")
     from qcam.common import telling
-    from qcam.exporters.importing.ordering import ImportOrder, import_file
+    from qcam.exporters.importing.bundling import import_file
+    from qcam.exporters.importing.ordering import ImportOrder
     from qcam.exporters.ordering import is_bundle, per_channel, stages
     from qcam.runtime.bundle import load_bundle
 

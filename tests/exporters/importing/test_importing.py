@@ -31,7 +31,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 import qcam
 from qcam.common.errors import ProviderError, QcamError, UnsupportedGraphError
-from qcam.exporters.importing import ordering, proof
+from qcam.exporters.importing import bundling, ordering, proof
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
 from qcam.runtime.external import external_hashes
@@ -501,5 +501,5 @@ def test_the_mirror_of_an_imported_file_follows_it_to_the_cam_layer(name: str, t
 def test_stages_are_told(tmp_path: Path) -> None:
     told: list[str] = []
     path = save(quantized(), tmp_path)
-    ordering.import_file(ordering.ImportOrder(file=path, mean=(0.5,), std=(0.25,), output=tmp_path / "bundles"), told.append)
+    bundling.import_file(ordering.ImportOrder(file=path, mean=(0.5,), std=(0.25,), output=tmp_path / "bundles"), told.append)
     assert told == ["reading", "writing the copy with the CAM layer", "running 8 photographs"]

@@ -12,7 +12,8 @@ from foreign_graphs import VARIANTS, normalising, operator, quantized, variant, 
 from onnx import ModelProto, TensorProto, helper
 
 from qcam.common.errors import QcamError, UnsupportedGraphError
-from qcam.exporters.importing.ordering import ImportOrder, read_part
+from qcam.exporters.importing.ordering import ImportOrder
+from qcam.exporters.importing.parts import read_part
 from qcam.exporters.importing.reading import read_foreign
 from qcam.exporters.importing.wellformed import refuse_malformed, refuse_no_text
 
