@@ -1,11 +1,14 @@
 """Asking ONNX Runtime for the graph that it made of a file: optimized up to level EXTENDED, before layouts are changed.
 
 Nothing is guessed from the rules of its optimizers: the session that is asked is made under the settings of the deployed one.
-What differs by the kind of processor is set by name, so that another family's graph can be asked for here.
+What differs by the kind of processor is set by name, so that another family's graph can be asked for here: how 8-bit
+activations with a sign are taken, and that only the float kernels of an x86 compute in blocks of channels. Tests hold both
+against the kernels of those processors.
 """
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,8 +28,9 @@ from qcam.runtime.tables import COMPUTE_OPERATORS
 _NCHWC, _BLOCKED = "com.microsoft.nchwc", "_nchwc"
 #: Float operators that add, and may do so in that layout.
 _IN_BLOCKS = frozenset({"Conv", "FusedConv", "AveragePool", "GlobalAveragePool"})
-#: Families whose processors are no x86.
+#: Families whose processors are no x86, and what an x86 calls itself.
 _NOT_X86 = frozenset({"arm64"})
+_X86 = frozenset({"x86_64", "amd64", "x86", "i386", "i686"})
 #: Where the session puts the weights of an optimized graph that is too large for one file.
 _BESIDE = "session.optimized_model_external_initializers_file_name"
 _BESIDE_FROM = "session.optimized_model_external_initializers_min_size_in_bytes"
@@ -53,7 +57,7 @@ def as_loaded(
     told = settings_of(settings, family)
     graph = optimized(model, told)
     loaded = write_back(graph)
-    if not any(node.op_type in _IN_BLOCKS for node in graph.graph.node):
+    if not _of_this_kind(family) or not any(node.op_type in _IN_BLOCKS for node in graph.graph.node):
         return loaded  # as of most files whose operators are integer: nothing to ask for
     return replace(loaded, blocked=blocked_in(optimized(model, told, layouts=True)))
 
@@ -81,6 +85,11 @@ def settings_of(settings: Mapping[str, str] | None, family: KernelFamily) -> dic
     processor can be asked for on another.
     """
     return {S8_AS_IT_IS: "1" if family.name in _NOT_X86 else "0"} | dict(settings or {})
+
+
+def _of_this_kind(family: KernelFamily) -> bool:
+    """Tell whether a family's processors are of this one's kind, whose layouts of float kernels can be asked for here."""
+    return (family.name not in _NOT_X86) == (platform.machine().lower() in _X86)
 
 
 def kernels_of(model: onnx.ModelProto, settings: Mapping[str, str]) -> dict[str, str]:

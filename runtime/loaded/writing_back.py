@@ -42,7 +42,7 @@ class LoadedGraph:
         model: The graph; all of its integer operators are DequantizeLinear → operator → QuantizeLinear.
         groups: What runs as one integer kernel each, in graph order.
         kernels: Node name → operator, as ONNX Runtime wrote it; of nodes that have a name.
-        blocked: Tensors that float kernels in blocked layout write when a session runs.
+        blocked: Tensors that float kernels in blocked layout write when a session runs here; none of another kind of processor.
         wide: Whether it is the file's own graph, computed as an integer accelerator for 16 bits would.
     """
 
