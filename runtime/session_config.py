@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 #: Makes ONNX Runtime run signed 8-bit activations as they are; on x86 it otherwise turns some of them into unsigned ones.
 S8_AS_IT_IS = "session.qdqisint8allowed"
+#: Makes x86 processors with AVX2 but without VNNI add products exactly, as those with VNNI do.
+EXACT_SUMS = "session.x64quantprecision"
 #: Makes a session tell which provider each node was assigned to.
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
 #: Makes a session's threads rest when a run ends.

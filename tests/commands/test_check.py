@@ -352,6 +352,18 @@ def test_an_unprotected_file_warns_of_saturating_cpus(bundle, request, some_phot
     assert "what other CPUs would compute, v. this one" in done.out
 
 
+def test_no_cpu_is_warned_of_under_the_setting_that_lets_none_saturate(tiny_bundle, some_photographs, known_cpu, check):
+    exact = "session.x64quantprecision=1"
+    done = check(
+        tiny_bundle.folder, "--images", some_photographs, "--precision", "int8", "--limit", 2, "--session-config", exact
+    )
+    assert done.code == 0, done.err
+    assert not [text for text in done.report["warnings"] if "differently" in text]
+    assert "avx2" not in [item["kernel"] for item in done.report["other_cpus"]]
+    assert known_cpu in ("vnni", "avx2")
+    assert "avx2 CPUs compute the same codes as this one (vnni)" in " ".join(done.out.split())
+
+
 def test_a_file_of_reduced_range_does_not_warn(export_tiny, some_photographs, known_cpu, check, tmp_path):
     bundle = export_tiny(tmp_path / "reduced", reduce_range=True)
     assert (risks(bundle).saturable, risks(bundle).lowest) == (0, 0)

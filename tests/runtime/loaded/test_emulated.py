@@ -17,15 +17,15 @@ from qcam.runtime.graph import Graph
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.loaded import as_loaded
 from qcam.runtime.mirror import Mirror
+from qcam.runtime.session_config import EXACT_SUMS, S8_AS_IT_IS
 from qcam.runtime.tables import is_integer_kernel
 
 pytestmark = pytest.mark.slow
 
 #: Emulated processor → the family whose graph is asked for.
 FAMILIES = {"avx2": "avx2", "arm64": "arm64", "arm64-nodot": "arm64"}
-S8 = "session.qdqisint8allowed"
 #: What the session is told of signed activations: nothing, or the one or the other.
-SETTINGS: dict[str, dict[str, str]] = {"default": {}, "as unsigned": {S8: "0"}, "as they are": {S8: "1"}}
+SETTINGS: dict[str, dict[str, str]] = {"default": {}, "as unsigned": {S8_AS_IT_IS: "0"}, "as they are": {S8_AS_IT_IS: "1"}}
 FOREIGN = Path(__file__).parents[2] / "data" / "foreign"
 #: The small classifier with signed activations: one scale a weight, or one a channel.
 OWN = {"one scale": False, "a scale a channel": True}
@@ -93,22 +93,38 @@ def test_files_are_among_them_that_run_otherwise_where_signed_codes_stay(ran: tu
     assert sum(kernels["default"][name] != kernels[other][name] for name in kernels["default"]) > 5
 
 
+def mirrored(model: ModelProto, family: str, settings: dict[str, str], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes at the tap and scores that the mirror gives, all of them of integer operators."""
+    graph = Graph(model)
+    scale, zero = (graph.array(place).reshape(()) for place in graph.producer[CODES].input[1:3])
+    tap = Tap("last", CODES, zero.dtype.name, float(scale), int(zero))
+    entry = PrecisionEntry("int8", "", "", "scores", tap, session=settings)
+    mirror = Mirror(model, entry, arithmetic="integer", family=KERNELS[family])
+    assert mirror.unordered == ()
+    outputs = mirror.forward(pictures(count))
+    return outputs.tap.numpy(), outputs.logits.numpy()
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_codes_and_scores_are_those_that_ran_where_all_is_integer(ran: tuple[str, dict], name: str) -> None:
     family, results = ran
     told = "as they are" if family == "avx2" else "default"
     model, result = results[told][name]
-    graph = Graph(model)
-    node = graph.producer[CODES]
-    scale, zero = (graph.array(place).reshape(()) for place in node.input[1:3])
-    entry = PrecisionEntry(
-        "int8", "", "", "scores", Tap("last", CODES, "int8", float(scale), int(zero)), session=SETTINGS[told]
-    )
-    mirror = Mirror(model, entry, arithmetic="integer", family=KERNELS[family])
-    assert mirror.unordered == ()
-    outputs = mirror.forward(pictures(1))
-    np.testing.assert_array_equal(outputs.tap.numpy(), result.outputs[CODES].astype(np.float32))
-    np.testing.assert_array_equal(outputs.logits.numpy(), result.outputs["scores"])
+    codes, scores = mirrored(model, family, SETTINGS[told], 1)
+    np.testing.assert_array_equal(codes, result.outputs[CODES].astype(np.float32))
+    np.testing.assert_array_equal(scores, result.outputs["scores"])
+
+
+def test_under_the_setting_of_exact_sums_avx2_computes_as_vnni_does() -> None:
+    if reason := why_not("avx2"):
+        pytest.skip(reason)
+    model, exact = tapped(quantized()), {EXACT_SUMS: "1"}
+    jobs = [Job(model.SerializeToString(), {"image": pictures(4)}, config) for config in ({}, exact)]
+    for result, (family, settings) in zip(run("avx2", jobs, threads=1), (("avx2", {}), ("vnni", exact)), strict=True):
+        codes, scores = mirrored(model, family, settings, 4)
+        np.testing.assert_array_equal(codes, result.outputs[CODES].astype(np.float32))
+        np.testing.assert_array_equal(scores, result.outputs["scores"])
+    assert not np.array_equal(*(mirrored(model, family, {}, 4)[0] for family in ("avx2", "vnni")))
 
 
 def test_float_kernels_are_in_blocks_on_x86_alone(ran: tuple[str, dict]) -> None:
