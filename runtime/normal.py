@@ -18,6 +18,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.graph import attribute
 from qcam.runtime.qoperators import written_back
+from qcam.runtime.shape_values import whole_numbers
 from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, RESULT_PARAMETERS
 
 #: Tensors of more bytes are weights: they are copied once, at the end, and nobody asks for their values here.
@@ -36,10 +37,11 @@ _VALUES: dict[str, Callable[[object], np.ndarray]] = {
 def normalised(model: ModelProto) -> ModelProto:
     """Return a copy of a model that computes the same and is written in one way.
 
-    Nodes are in an order in which they can run and have names; local functions are inlined; Constant nodes are initializers;
-    Identity and Dropout are gone; kernels of codes (QLinearConv …) are DequantizeLinear, the operator, QuantizeLinear; scales
-    and zero points of one element are scalars; zero points and (where the rank is known) axes from the front are said; shapes
-    are inferred. Tensors keep their names, as far as they still are there, and outputs of the graph are all there.
+    Nodes are in an order in which they can run and have names; local functions are inlined; Constant nodes are initializers,
+    and so are whole numbers that follow from constants; Identity and Dropout are gone; kernels of codes (QLinearConv …) are
+    DequantizeLinear, the operator, QuantizeLinear; scales and zero points of one element are scalars; zero points and (where
+    the rank is known) axes from the front are said; shapes are inferred. Tensors keep their names, as far as they still are
+    there, and outputs of the graph are all there.
 
     Args:
         model: The model, its small tensors with their values inside; it is not changed.
@@ -52,8 +54,8 @@ def normalised(model: ModelProto) -> ModelProto:
     """
     copy = _Copy(model)
     for step in (
-        _inline, _hold_constants, _sort, _drop_identities, _write_back, _make_scalars, _say_zero_points, _infer_shapes,
-        _say_axes, _name_nodes,
+        _inline, _hold_constants, _sort, _drop_identities, _hold_numbers, _write_back, _make_scalars, _say_zero_points,
+        _infer_shapes, _say_axes, _name_nodes,
     ):  # fmt: skip
         copy.changed |= step(copy)
     return copy.finished() if copy.changed else model
@@ -241,6 +243,18 @@ def _drop_identities(copy: _Copy) -> bool:
                     names[index] = final(name)
     for told in [told for told in copy.model.graph.value_info if told.name in renamed]:
         copy.model.graph.value_info.remove(told)
+    return True
+
+
+def _hold_numbers(copy: _Copy) -> bool:
+    """Make initializers of whole numbers that follow from constants (`shape_values`); an output of the graph stays computed."""
+    nodes, outputs = list(copy.model.graph.node), copy.outputs()
+    found = whole_numbers([node for node in nodes if not outputs.intersection(node.output)], copy.values(), copy.opset())
+    if not found:
+        return False
+    for name, value in found.items():
+        copy.hold(name, value)
+    copy.replace_nodes([node for node in nodes if node.output[0] not in found])
     return True
 
 

@@ -11,10 +11,12 @@ from qcam.exporters.importing.decisions import Decisions
 from qcam.exporters.layout import layout_of
 from qcam.runtime.graph import Graph
 from qcam.runtime.manifest import Tap
-from qcam.runtime.tables import CODE_BITS, QUANTIZERS
+from qcam.runtime.tables import CHANNELS_FIRST_OPERATORS, CODE_BITS, QUANTIZERS
 
 #: Operators that only make a map smaller.
 _POOLING = frozenset({"MaxPool", "AveragePool", "LpPool"})
+#: Operators that make a map larger, or put a border around it.
+_SIZING = frozenset({"Pad", "Resize", "Upsample"})
 _NAMED = 6
 
 
@@ -101,6 +103,7 @@ def _last_map(graph: Graph, needed: set[str], where: str) -> str:
             f"{where}: no map with height and width leads to the logits (is it a transformer, or are the shapes not known?); "
             "name one with {cam_layer}"
         )
+    _require_sizes(graph, str(last), needed, where)
     tensor = str(last)
     while (node := graph.producer.get(tensor)) is not None and node.op_type in (*QUANTIZERS, *_POOLING):
         if not _is_map(graph, str(node.input[0]), needed):
@@ -108,6 +111,21 @@ def _last_map(graph: Graph, needed: set[str], where: str) -> str:
         tensor = str(node.input[0])
     _require_channels_first(graph, tensor, where)
     return tensor
+
+
+def _require_sizes(graph: Graph, last: str, needed: set[str], where: str) -> None:
+    """Refuse to take a map for the last one where the sizes of others behind it cannot be told."""
+    nodes = list(graph.model.graph.node)
+    behind = nodes[nodes.index(graph.producer[last]) + 1 :]
+    for node in behind:
+        shape = graph.shapes.get(node.output[0])
+        unknown = node.op_type in CHANNELS_FIRST_OPERATORS if shape is None else len(shape) == 4 and None in shape[2:]
+        if unknown and node.op_type in CHANNELS_FIRST_OPERATORS | _SIZING and needed.intersection(node.output):
+            raise QcamError(
+                f"{where}: the height and width of {node.output[0]} ({node.op_type}) cannot be told from the file, so that the "
+                "last map cannot either; save the file with sizes that are constants, or name a map of known size with "
+                "{cam_layer}"
+            )
 
 
 def _asked(graph: Graph, needed: set[str], asked: str, where: str) -> str:

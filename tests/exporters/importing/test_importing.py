@@ -27,7 +27,7 @@ from foreign_graphs import (
     with_outputs,
     with_softmax,
 )
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 import qcam
 from qcam.common.errors import ProviderError, QcamError, UnsupportedGraphError
@@ -367,6 +367,54 @@ def test_what_no_mirror_knows_is_refused_before_any_session(tmp_path: Path, monk
     model.opset_import[0].version = 18
     with pytest.raises(UnsupportedGraphError, match="the mirror has no operator"):
         import_model(model, tmp_path, **OUTSIDE)
+
+
+def with_border(*widths: NodeProto, held: dict[str, np.ndarray]) -> ModelProto:
+    """Put a border to the right of and below the map that the last convolution reads; nodes compute its `widths`."""
+    model = quantized()
+    del model.graph.value_info[:]
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in held.items())
+    head = next(node for node in model.graph.node if node.name == "node_head")
+    place = list(model.graph.node).index(head)
+    for node in reversed([*widths, operator("Pad", [head.input[0], "widths"], "bordered")]):
+        model.graph.node.insert(place, node)
+    next(node for node in model.graph.node if node.name == "node_head").input[0] = "bordered"
+    return model
+
+
+def test_a_border_whose_widths_are_computed_from_constants_hides_no_map_behind_it(tmp_path: Path) -> None:
+    model = with_border(  # as PyTorch's exporter writes torch.nn.functional.pad
+        operator("ConstantOfShape", ["six"], "none", value=numpy_helper.from_array(np.zeros(1, np.int64))),
+        operator("Concat", ["one", "none"], "backwards", axis=0),
+        operator("Reshape", ["backwards", "pairs"], "by_axis"),
+        operator("Slice", ["by_axis", "last_row", "first_row", "zeroth", "back"], "forwards"),
+        operator("Transpose", ["forwards"], "turned", perm=[1, 0]),
+        operator("Reshape", ["turned", "all"], "flat_widths"),
+        operator("Cast", ["flat_widths"], "widths", to=TensorProto.INT64),
+        held={
+            "six": np.array([4]), "one": np.array([0, 1, 0, 1]), "pairs": np.array([-1, 2]), "last_row": np.array([-1]),
+            "first_row": np.array([np.iinfo(np.int64).min]), "zeroth": np.array([0]), "back": np.array([-1]),
+            "all": np.array([-1]),
+        },
+    )  # fmt: skip
+    bundle = import_model(model, tmp_path, **OUTSIDE)
+    entry = bundle.precision("int8")
+    assert (entry.tap.tensor, entry.proof) == ("last", "bitwise")
+    assert decided(bundle)["CAM layer"][0].endswith("16 × 9 × 9")
+    ours, theirs = held_against_the_file(bundle, "scores")
+    assert np.array_equal(ours, theirs)
+
+
+def test_a_map_is_not_taken_for_the_last_one_where_others_behind_it_have_unknown_sizes(tmp_path: Path) -> None:
+    model = with_border(
+        operator("ReduceMax", ["image"], "brightest", keepdims=0),
+        operator("Mul", ["brightest", "zeros"], "float_widths"),
+        operator("Cast", ["float_widths"], "widths", to=TensorProto.INT64),
+        held={"zeros": np.zeros(8, np.float32)},
+    )
+    with pytest.raises(QcamError, match=r"vendor\.onnx: the height and width of bordered \(Pad\) cannot be told from the file"):
+        import_model(model, tmp_path, **OUTSIDE)
+    assert not (tmp_path / "bundles").exists()
 
 
 def changed_copy(monkeypatch: pytest.MonkeyPatch) -> None:
