@@ -305,9 +305,10 @@ def compare(case: Case, theirs: dict[str, np.ndarray], kernels: dict[str, str], 
     mine = run_mirror(case, family)
     assert set(mine) == set(case.outputs())
     for name in [*case.entry.tap.output.split(), *mine]:
-        expected = theirs[name].astype(np.float32)
+        own = theirs[name].dtype if theirs[name].dtype.itemsize == 1 else np.dtype(np.float32)
+        expected = theirs[name].astype(own)
         assert mine[name].shape == expected.shape
-        assert mine[name].dtype == np.float32
+        assert mine[name].dtype == own
         wrong = np.flatnonzero(mine[name] != expected)
         assert wrong.size == 0, (
             f"{name}: {wrong.size} of {expected.size} differ, first at {wrong[0]}: "

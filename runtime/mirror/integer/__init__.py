@@ -1,7 +1,8 @@
 """Integer arithmetic: what ONNX Runtime's integer kernels compute, code for code, one operator family a file.
 
-Codes travel as float32 tensors of whole numbers, as everywhere in the mirror; each kernel is built once from its group's
-constants and then maps codes to codes.
+Codes of 8 bits travel as bytes, those of images channels last; codes of 16 bits as whole numbers in float32. Each kernel is
+built once from its group's constants and then maps codes to codes. Where float simulations stand beside them, in the tail,
+codes are whole numbers in float32, so that gradients can flow.
 """
 
 from qcam.runtime.mirror.integer import (  # noqa: F401 - each registers its kernels

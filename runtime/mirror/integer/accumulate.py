@@ -51,23 +51,20 @@ class ExactSum:
         kind = torch.float64 if cuts is None else torch.float32
         cuts = cuts or [slice(0, weight.shape[1])]
         bounds = [_bound(weight[:, cut], low, high) for cut in cuts]
-        largest_bias = 0 if bias is None else int(np.abs(bias).max(initial=0))
-        #: No sum can reach 2^24.
-        self._small = kind == torch.float32 and sum(bounds) + largest_bias < EXACT_BELOW
-        #: One addition of two exact numbers: rounded once, as wanted, without float64.
-        self._two = kind == torch.float32 and len(bounds) == 2 and bounds[0] + largest_bias < EXACT_BELOW
-        inside = (self._small and len(cuts) == 1) or self._two  # whether the first product adds the bias
-        held = self._wide_bias = None
-        if bias is not None and bias.any():
-            if inside:
-                held = torch.from_numpy(np.array(bias)).to(device, torch.float32)
-            else:
-                self._wide_bias = torch.from_numpy(np.array(bias)).to(device, torch.float64)
-        self._whole = len(cuts) == 1
-        self._parts: list[tuple[slice, Product]] = [
-            (cut, make(weight[:, cut], held if number == 0 else None, kind)) for number, cut in enumerate(cuts)
-        ]
         self._kind = kind
+        self._parts: list[tuple[slice, Product]] = [(cut, make(weight[:, cut], kind)) for cut in cuts]
+        #: Whether sums without the bias stay below 2^24.
+        self._small = kind == torch.float32 and sum(bounds) < EXACT_BELOW
+        # A layer with a channel that is next to nothing has a bias for it of any size; float32 holds the others.
+        whole = np.zeros(weight.shape[0], np.int64) if bias is None else np.array(bias)
+        narrow = np.where(np.abs(whole) < EXACT_BELOW, whole, 0)
+        self._bias = torch.from_numpy(narrow).to(device, torch.float32) if narrow.any() else None
+        self._wide = torch.from_numpy(np.flatnonzero(whole != narrow)).to(device)
+        self._wide_bias = torch.from_numpy(whole[whole != narrow]).to(device, torch.float64)
+        # Two exact numbers may be added in float32: their sum is rounded once, as wanted.
+        self._one = kind == torch.float32 and len(cuts) == 1 and not len(self._wide)
+        reach = int(np.abs(narrow).max(initial=0))
+        self._two = kind == torch.float32 and len(cuts) == 2 and bounds[0] + reach < EXACT_BELOW and not len(self._wide)
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the sums rounded once to float32, as the kernels convert their int32 accumulators.
@@ -75,27 +72,37 @@ class ExactSum:
         Args:
             codes: Raw codes, batch × inputs (× positions).
         """
+        if self._one:
+            return self._parts[0][1](codes, self._bias)
         if self._two:
             (first, product), (second, other) = self._parts
-            return product(codes[:, first]).add_(other(codes[:, second]))
-        return self.rounded(self.exact(codes))
+            return product(codes[:, first], self._bias).add_(other(codes[:, second], None))
+        return self.with_bias(self.exact(codes))
 
     def exact(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return the exact sums: float32 where they stay below 2^24, else float64."""
-        if self._small and self._whole:
-            return self._parts[0][1](codes)
-        total = self._sums_of(codes, *self._parts[0])
-        for part in self._parts[1:]:
-            total.add_(self._sums_of(codes, *part))
-        if self._kind == torch.float64:
-            total.round_()
-        if self._wide_bias is not None:
-            total.add_(self._wide_bias.reshape(-1, *[1] * (total.dim() - 2)))
-        return total
+        """Return the exact sums without the bias: float32 where they stay below 2^24, else float64."""
+        kind = torch.float32 if self._small else torch.float64
+        if len(self._parts) == 1:
+            total = self._parts[0][1](codes, None).to(kind)
+        else:
+            (cut, product), *others = self._parts
+            total = product(codes[:, cut], None).to(kind)
+            for cut, product in others:
+                total.add_(product(codes[:, cut], None))
+        return total.round_() if self._kind == torch.float64 else total
 
-    def _sums_of(self, codes: torch.Tensor, cut: slice, product: Product) -> torch.Tensor:
-        """Return the sums over one part of the channels, float64."""
-        return product(codes if self._whole else codes[:, cut]).to(torch.float64)
+    def with_bias(self, total: torch.Tensor) -> torch.Tensor:
+        """Return exact sums with the bias, as float32 by way of the kernels' int32 accumulators; they may be overwritten."""
+        shape = [-1, *[1] * (total.dim() - 2)]
+        wide = None
+        if len(self._wide):
+            wide = total.index_select(1, self._wide).to(torch.float64).add_(self._wide_bias.reshape(shape))
+        if self._bias is not None:
+            total.add_(self._bias.reshape(shape))
+        result = self.rounded(total)
+        if wide is not None:
+            result.index_copy_(1, self._wide, self.rounded(wide))
+        return result
 
     @staticmethod
     def rounded(total: torch.Tensor) -> torch.Tensor:

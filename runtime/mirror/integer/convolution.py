@@ -13,18 +13,18 @@ from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes
 from qcam.runtime.mirror.integer.accumulate import ExactSum
 from qcam.runtime.mirror.integer.kernel import (
-    PART,
     Kernel,
     Setting,
     kernel,
     limits,
     multipliers,
-    requantize,
+    requantize_sums,
     stored_type,
 )
 from qcam.runtime.mirror.integer.products import Window, convolution
 from qcam.runtime.mirror.integer.saturation import Saturation, saturable_pairs
 from qcam.runtime.mirror.operators.padding import resolve_pads
+from qcam.runtime.mirror.parallel import across, parts_of
 
 
 @kernel("Conv")
@@ -54,7 +54,7 @@ def conv(setting: Setting) -> Kernel:
     bias = bias_codes(setting, outputs)
     make = convolution(Window(stride, dilation, groups, pads), zero, setting.device)
     sums = ExactSum(weight, bias, low - zero, high - zero, make, setting.device, cuttable=groups == 1)
-    multiplier = setting.tensor(np.broadcast_to(multipliers(x, w, output), raw.shape[:1])).reshape(-1, 1, 1)
+    multiplier = setting.tensor(np.broadcast_to(multipliers(x, w, output), raw.shape[:1]))
     saturation = saturation_of(setting, raw, groups) if not _is_depthwise(raw, groups) else None
 
     def sums_of(codes: torch.Tensor) -> torch.Tensor:
@@ -62,8 +62,8 @@ def conv(setting: Setting) -> Kernel:
             return sums(codes)
         exact = sums.exact(codes)
         top, left, bottom, right = pads(list(codes.shape[2:]))
-        padded = F.pad(codes, [left, right, top, bottom], value=float(zero))
-        return sums.rounded(_saturated(exact, padded, saturation, stride, dilation))
+        saturation.add_to_convolution(exact, F.pad(codes, [left, right, top, bottom], value=float(zero)), stride, dilation)
+        return sums.with_bias(exact)
 
     def run(codes: torch.Tensor) -> torch.Tensor:
         size = list(codes.shape[2:])
@@ -76,10 +76,11 @@ def conv(setting: Setting) -> Kernel:
             device=codes.device,
             memory_format=torch.channels_last,
         )
-        images = max(1, PART // max(outputs * height * width, 1))  # what is multiplied next is still in the cache
-        for begin in range(0, len(codes), images):
-            part = slice(begin, begin + images)
-            requantize(sums_of(codes[part]).mul_(multiplier), output, result[part])
+
+        def work(part: slice) -> None:
+            requantize_sums(sums_of(codes[part]), multiplier, output, result[part])
+
+        across(parts_of(len(codes), outputs * height * width), work)
         return result
 
     return run
@@ -133,46 +134,3 @@ def saturation_of(setting: Setting, raw: NDArray[Any], groups: int = 1) -> Satur
 def _is_depthwise(raw: NDArray[Any], groups: int) -> bool:
     """Tell whether each channel has its own single filter: that kernel does not add in pairs."""
     return groups > 1 and raw.shape[1] == 1 and raw.shape[0] == groups
-
-
-def _saturated(
-    exact: torch.Tensor, padded: torch.Tensor, saturation: Saturation, stride: list[int], dilation: list[int]
-) -> torch.Tensor:
-    """Add the difference that saturation makes.
-
-    Args:
-        exact: batch × outputs × rows × columns.
-        padded: Raw codes (unsigned), padded with the zero point.
-        saturation: The pairs.
-        stride: Of the convolution.
-        dilation: Of the convolution.
-    """
-    rows = torch.from_numpy(saturation.rows).to(padded.device)
-    batch, outputs, height, width = exact.shape
-    positions = height * width
-    sums: torch.Tensor | None = None
-    for image in range(batch):  # one at a time: the planes of a wide layer are large, and most images reach few pairs
-        factors = saturation.reachable(padded[image].amax(dim=(1, 2))[rows[:, 0]].float())
-        if not len(factors):
-            continue
-        if sums is None:
-            sums = torch.empty((batch * positions, outputs), dtype=exact.dtype, device=exact.device)
-            sums.view(batch, height, width, outputs).copy_(exact.permute(0, 2, 3, 1))
-        chosen = saturation.rows_of(factors)
-        planes = torch.empty((len(chosen), height, width), device=padded.device)
-        places, counts = torch.unique_consecutive(rows[chosen, 1:], dim=0, return_counts=True)
-        begin = 0
-        for (row, column), count in zip(places.tolist(), counts.tolist(), strict=True):
-            top, left = row * dilation[0], column * dilation[1]
-            part = slice(begin, begin + count)
-            planes[part] = padded[
-                image,
-                rows[chosen[part], 0],
-                top : top + (height - 1) * stride[0] + 1 : stride[0],
-                left : left + (width - 1) * stride[1] + 1 : stride[1],
-            ]
-            begin += count
-        saturation.add_to(sums[image * positions : (image + 1) * positions], planes.reshape(len(chosen), -1), factors, chosen)
-    if sums is None:
-        return exact
-    return sums.reshape(batch, height, width, outputs).permute(0, 3, 1, 2)

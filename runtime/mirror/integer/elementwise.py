@@ -6,7 +6,7 @@ the arithmetic in one plain formula, and makes the run itself one lookup.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,16 @@ from qcam.runtime.mirror.integer.kernel import (
     kernel,
     laid_out_as,
     limits,
-    look_up,
     memory,
     quantize_values,
     stored_type,
     take,
 )
+from qcam.runtime.mirror.parallel import CACHED, PART, across, parts_of, scratch
 
 _F32 = np.float32
+#: Computes a result that is not rounded yet from two codes as float32, which it may overwrite.
+Nearly = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: Codes of an operand of 8 bits.
 _CODES = 256
 
@@ -50,7 +52,13 @@ def add(setting: Setting) -> Kernel:
     """clamp(rne(fma(a, a_s/y_s, fma(b, b_s/y_s, y_zp - fma(a_s/y_s, a_zp, b_s/y_s · b_zp))))); on ARM64 fixed point."""
     a, b = setting.inputs
     compute = _fixed_point_sum if setting.family.fixed_point_add else _float_sum
-    return _binary(setting, lambda x, y: compute(x, y, a, b, setting.output))
+    left, right, offset = _ratios(a, b, setting.output)
+    terms = [float(ratio) for ratio in (left, right, offset)]
+
+    def nearly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x.mul_(terms[0]).add_(y.mul_(terms[1]).add_(terms[2]))
+
+    return _binary(setting, lambda x, y: compute(x, y, a, b, setting.output), nearly)
 
 
 @kernel("Mul")
@@ -68,7 +76,10 @@ def multiply(setting: Setting) -> Kernel:
         fused = setting.family.fused_batch_norm  # the same instruction
         return _rounded(fused_multiply_add(products, ratio, offset) if fused else products * ratio + offset, output)
 
-    return _binary(setting, compute)
+    def nearly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x.sub_(int(a.zero_point)).mul_(y.sub_(int(b.zero_point))).mul_(float(ratio)).add_(float(offset))
+
+    return _binary(setting, compute, nearly)
 
 
 @kernel("Sigmoid")
@@ -111,9 +122,15 @@ def logistic(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def _float_sum(x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes) -> NDArray[np.float32]:
+def _ratios(a: Codes, b: Codes, output: Codes) -> tuple[Any, Any, Any]:
+    """Return what either code of a sum is multiplied by, and what is added."""
     left, right = a.scale / output.scale, b.scale / output.scale
     offset = _F32(output.zero_point) - fused_multiply_add(left, _F32(a.zero_point), right * _F32(b.zero_point))
+    return left, right, offset
+
+
+def _float_sum(x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes) -> NDArray[np.float32]:
+    left, right, offset = _ratios(a, b, output)
     return _rounded(fused_multiply_add(x, left, fused_multiply_add(y, right, offset)), output)
 
 
@@ -143,20 +160,27 @@ def table_of(setting: Setting, results: NDArray[np.float32], x: Codes) -> Lookup
 
 
 class PairLookup:
-    """A kernel that maps each pair of codes of 8 bits through a table; shapes broadcast.
+    """A kernel that maps each pair of codes of 8 bits to one of 65,536 results; shapes broadcast.
 
     Attributes:
         table: The 256 results of the smallest first code, then those of the next; in the type of the results.
         lows: The smallest code of either operand: 0 or -128.
     """
 
-    def __init__(self, table: torch.Tensor, lows: tuple[int, int], constants: tuple[torch.Tensor | None, ...]) -> None:
+    def __init__(
+        self,
+        table: torch.Tensor,
+        lows: tuple[int, int],
+        constants: tuple[torch.Tensor | None, ...],
+        nearly: Nearly | None = None,
+    ) -> None:
         """Take a table.
 
         Args:
             table: See the class.
             lows: See the class.
             constants: The operands that are constants, as codes; None for one that is not.
+            nearly: Computes what is rounded to the result, or next to it; None: results are looked up.
         """
         self.table = table
         self.lows = lows
@@ -165,6 +189,7 @@ class PairLookup:
         for axis, low in enumerate(lows):
             square = square.roll(low, axis)  # by byte: -128 is the byte 128
         self._by_byte = square.reshape(-1).contiguous()
+        self._formula = None if nearly is None else Formula.of(table, lows, nearly)
 
     def __call__(self, *codes: torch.Tensor) -> torch.Tensor:
         """Return the results of the operands that are no constants."""
@@ -172,7 +197,16 @@ class PairLookup:
         x, y = (next(rest) if constant is None else constant for constant in self._constants)
         x, y = _alike(x, y)
         result, written = laid_out_as(x, self.table.dtype)
-        look_up(self._by_byte, [operand.view(torch.uint8).as_strided((x.numel(),), (1,)) for operand in (x, y)], written)
+        first, second = (operand.as_strided((x.numel(),), (1,)) for operand in (x, y))
+
+        def work(part: slice) -> None:
+            if self._formula is not None:
+                self._formula(first[part], second[part], written[part])
+                return
+            places = first[part].view(torch.uint8).to(torch.int64).mul_(_CODES).add_(second[part].view(torch.uint8))
+            torch.take(self._by_byte, places, out=written[part])
+
+        across(parts_of(len(written), PART // CACHED), work)
         return result
 
     def of_one(self, left: Lookup | None, right: Lookup | None) -> Lookup:
@@ -188,6 +222,63 @@ class PairLookup:
         return Lookup(take(self.table, (x - self.lows[0]) * _CODES + (y - self.lows[1])), low)
 
 
+class Formula:
+    """The results of pairs of codes, computed in float32, with the few that it misses put right.
+
+    A formula in plain float32 rounds once more than the kernel, and so misses a result where the real number lies next to the
+    middle between two codes. All 65,536 results are computed when the kernel is built, and each miss is known.
+    """
+
+    #: Misses up to which the formula is faster than looking results up.
+    FEW = 6
+
+    def __init__(self, nearly: Nearly, limits: tuple[int, int], misses: Sequence[tuple[int, int, int]]) -> None:
+        """Take a formula.
+
+        Args:
+            nearly: The formula.
+            limits: Smallest and largest result.
+            misses: Byte of the first code, byte of the second, what has to be added to the result: 1 or -1.
+        """
+        self._nearly = nearly
+        self._limits = limits
+        self._misses = misses
+
+    @classmethod
+    def of(cls, table: torch.Tensor, lows: tuple[int, int], nearly: Nearly) -> Formula | None:
+        """Return a formula that gives a table's results; None if it misses too many of them, or by more than 1."""
+        if table.dtype not in (torch.uint8, torch.int8) or table.device.type != "cpu":
+            return None
+        limits = torch.iinfo(table.dtype)
+        x, y = (torch.arange(low, low + _CODES).to(torch.int8 if low else torch.uint8) for low in lows)
+        x, y = x.repeat_interleave(_CODES), y.repeat(_CODES)
+        plain = cls(nearly, (limits.min, limits.max), ())
+        found = torch.empty_like(table)
+        plain(x, y, found)
+        missed = table.to(torch.int16) - found.to(torch.int16)
+        places = missed.nonzero()[:, 0]
+        if len(places) > cls.FEW or missed.abs().max() > 1:
+            return None
+        bytes_of_both = (operand.view(torch.uint8)[places].tolist() for operand in (x, y))
+        misses = list(zip(*bytes_of_both, missed[places].tolist(), strict=True))
+        return cls(nearly, (limits.min, limits.max), misses)
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, into: torch.Tensor) -> None:
+        """Write the results of pairs of codes, flat."""
+        count = len(x)
+        first, second = (scratch(slot, count, torch.float32).copy_(codes) for slot, codes in enumerate((x, y)))
+        steps = self._nearly(first, second).clamp_(*self._limits).round_()
+        into.copy_(scratch(0, count, torch.int16).copy_(steps))
+        for code, other_code, difference in self._misses:
+            # 0 where both codes are the missed ones, else 1; bytes are worked on faster than masks.
+            other = x.view(torch.uint8).bitwise_xor(code).bitwise_or_(y.view(torch.uint8).bitwise_xor(other_code)).clamp_(max=1)
+            written = into.view(torch.uint8)
+            if difference > 0:
+                written.add_(1).sub_(other)
+            else:
+                written.sub_(1).add_(other)
+
+
 def _alike(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both operands in one shape and one layout without gaps."""
     shape = np.broadcast_shapes(x.shape, y.shape)
@@ -201,7 +292,9 @@ def _alike(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)
 
 
-def _binary(setting: Setting, compute: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]) -> Kernel:
+def _binary(
+    setting: Setting, compute: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]], nearly: Nearly
+) -> Kernel:
     """Build the kernel of two operands, either of which may be a constant."""
     a, b = setting.inputs
     results = setting.tensor(compute(all_codes(a)[:, None], all_codes(b)[None, :]).reshape(-1))
@@ -211,4 +304,4 @@ def _binary(setting: Setting, compute: Callable[[NDArray[Any], NDArray[Any]], ND
         None if value is None else setting.tensor(value).to(stored_type(codes))
         for value, codes in zip(held, (a, b), strict=True)
     )
-    return PairLookup(table, (limits(a)[0], limits(b)[0]), constants)
+    return PairLookup(table, (limits(a)[0], limits(b)[0]), constants, nearly)

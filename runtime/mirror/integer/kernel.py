@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,13 @@ from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
+from qcam.runtime.mirror.parallel import CACHED, across, parts_of, scratch
 
 #: Maps the codes of the operands that are no constants to the result: codes (`stored_type` tells their type), or float values.
 Kernel = Callable[..., torch.Tensor]
 
 #: Largest magnitude below which float32 holds every whole number.
 EXACT_BELOW = 2**24
-#: Values that are worked on at a time: they stay in the processor's cache.
-PART = 2**19
-#: Codes that are looked up at a time, likewise: their indices take eight bytes each.
-_LOOKED_UP = 2**17
 _STORED = {"uint8": torch.uint8, "int8": torch.int8}
 
 
@@ -122,20 +119,41 @@ def stored_type(codes: Codes) -> torch.dtype:
     return _STORED.get(codes.dtype.name, torch.float32)
 
 
-def requantize(steps: torch.Tensor, output: Codes, into: torch.Tensor | None = None) -> torch.Tensor:
+def requantize(steps: torch.Tensor, output: Codes) -> torch.Tensor:
     """Return rne(clamp(steps, lo - zp, hi - zp)) + zp; `steps`, real multiples of the output's scale, are overwritten.
 
     Args:
         steps: float32 or float64.
         output: What the codes mean.
-        into: Where to put the codes; None: a new tensor, laid out as `steps`.
     """
     low, high = limits(output)
     zero = int(output.zero_point)
-    steps.clamp_(low - zero, high - zero).round_()
-    if zero:
-        steps.add_(zero)
-    return steps.to(stored_type(output)) if into is None else into.copy_(steps)
+    return steps.clamp_(low - zero, high - zero).round_().add_(zero).to(stored_type(output))
+
+
+def requantize_sums(sums: torch.Tensor, multiplier: torch.Tensor, output: Codes, into: torch.Tensor) -> None:
+    """Write rne(clamp(sums · multiplier, lo - zp, hi - zp)) + zp; sums are overwritten.
+
+    Args:
+        sums: float32, batch × channels × height × width.
+        multiplier: float32, channels.
+        output: What the codes mean, of 8 bits.
+        into: Where to; of the shape of the sums, channels last.
+    """
+    low, high = limits(output)
+    zero = int(output.zero_point)
+    if sums.device.type != "cpu" or not sums.is_contiguous(memory_format=torch.channels_last):
+        into.copy_(sums.mul_(multiplier.reshape(-1, 1, 1)).clamp_(low - zero, high - zero).round_().add_(zero))
+        return
+    channels = len(multiplier)
+    rows, codes = (each.permute(0, 2, 3, 1).reshape(-1, channels) for each in (sums, into))
+    step = max(1, CACHED // channels)
+    for begin in range(0, len(rows), step):
+        part = rows[begin : begin + step]
+        part.mul_(multiplier).clamp_(low - zero, high - zero).round_()
+        # By way of 16 bits: PyTorch is slow from float32 to bytes without a sign.
+        whole = scratch(0, part.numel(), torch.int16).view(part.shape).copy_(part)
+        codes[begin : begin + step].copy_(whole.add_(zero) if zero else whole)
 
 
 def all_codes(codes: Codes) -> NDArray[np.int64]:
@@ -203,25 +221,23 @@ class Lookup:
         if self._pairs is None or flat is None or len(flat) % 2:
             return take(self.table, codes.to(torch.int32) - self.low if self.low else codes)
         result, written = laid_out_as(codes, self.table.dtype)
-        look_up(self._pairs, [flat.view(torch.int16)], written.view(torch.int16))
+        look_up(self._pairs, flat.view(torch.int16), written.view(torch.int16))
         return result
 
 
-def look_up(table: torch.Tensor, digits: Sequence[torch.Tensor], into: torch.Tensor) -> None:
-    """Write table[number] for each number, a part at a time.
+def look_up(table: torch.Tensor, numbers: torch.Tensor, into: torch.Tensor) -> None:
+    """Write table[number] for each number.
 
     Args:
         table: The results; negative numbers count from its end.
-        digits: The numbers' digits to the base of 256, the highest first: whole numbers, flat, all of one length.
+        numbers: Whole numbers of any type, flat.
         into: Where to; flat, of the type of the table.
     """
-    index = torch.empty(min(len(into), _LOOKED_UP), dtype=torch.int64, device=into.device)
-    for begin in range(0, len(into), _LOOKED_UP):
-        part = slice(begin, begin + _LOOKED_UP)
-        places = index[: len(into[part])].copy_(digits[0][part])
-        for digit in digits[1:]:
-            places.mul_(256).add_(digit[part])
-        torch.take(table, places, out=into[part])
+
+    def work(part: slice) -> None:
+        torch.take(table, numbers[part].to(torch.int64), out=into[part])
+
+    across(parts_of(len(into), 2), work)  # indices take eight bytes each
 
 
 def take(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -41,8 +41,8 @@ def gemm(setting: Setting) -> Kernel:
             total = sums(codes)
         else:
             exact = sums.exact(codes)
-            saturation.add_to_product(exact, codes.float())
-            total = sums.rounded(exact)
+            saturation.add_to_product(exact, codes)
+            total = sums.with_bias(exact)
         scaled = total * multiplier
         return scaled if output is None else requantize(scaled, output)
 
@@ -69,8 +69,8 @@ def matmul(setting: Setting) -> Kernel:
                 total = sums(codes)
             else:
                 flat = sums.exact(codes).reshape(-1, weight.shape[0])
-                saturation.add_to_product(flat, codes.reshape(-1, weight.shape[1]).float())
-                total = sums.rounded(flat).reshape(*codes.shape[:-1], weight.shape[0])
+                saturation.add_to_product(flat, codes.reshape(-1, weight.shape[1]))
+                total = sums.with_bias(flat).reshape(*codes.shape[:-1], weight.shape[0])
             scaled = total * multiplier
             return scaled if output is None else requantize(scaled, output)
 

@@ -2,11 +2,13 @@
 
 The sum over pairs of sat16(x[2i]·w[2i] + x[2i+1]·w[2i+1]), x being raw codes and pairs running along K = (kernel row, kernel
 column, input channel of the group), differs from the exact sum only where a pair leaves 16 bits. That takes two weights of one
-sign with |w| + |w'| ≥ 129 and two large codes: few pairs, at few positions. So the difference is computed for those alone.
+sign with |w| + |w'| ≥ 129 and two large codes: few pairs. So the difference is computed for those alone that the codes at hand
+can reach, at all positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,8 +20,8 @@ from numpy.typing import NDArray
 LOWEST, HIGHEST = -(2**15), 2**15 - 1
 #: Smallest sum of two weights' magnitudes that can saturate: 129 · 255 > 2^15 ≥ 128 · 255.
 _SATURABLE = 129
-#: Entries that are expanded at a time.
-_CHUNK = 4_000_000
+#: Sums of pairs that are worked on at a time: they stay in the processor's cache.
+_CHUNK = 2**17
 
 
 @dataclass(frozen=True)
@@ -78,97 +80,93 @@ def saturable_pairs(weight: NDArray[np.int16], groups: int = 1) -> Pairs:
 
 
 class Saturation:
-    """The difference that saturation makes to exact sums."""
+    """The difference that saturation makes to exact sums.
+
+    Attributes:
+        rows: Input channel, kernel row and kernel column of each row of K that is needed: rows × 3, those of one place of the
+            kernel beside each other.
+    """
 
     def __init__(self, pairs: Pairs, device: torch.device) -> None:
-        """Lay the pairs out by the factors they share.
+        """Lay the pairs out.
 
         Args:
             pairs: At least one.
             device: Where it computes.
         """
-        self._rows = pairs.rows
-        both = np.stack([pairs.first, pairs.second], axis=1)
-        factors, start, count = np.unique(both, axis=0, return_index=True, return_counts=True)
-        self._first = torch.from_numpy(factors[:, 0].copy()).to(device)
-        self._second = torch.from_numpy(factors[:, 1].copy()).to(device)
-        self._start = torch.from_numpy(start).to(device)
-        self._count = torch.from_numpy(count).to(device)
-        self._weights = torch.from_numpy(pairs.weights.astype(np.float32)).to(device)
-        self._outputs = torch.from_numpy(pairs.output).to(device)
-        # The largest weights among the outputs that share two factors bound what any of them can reach.
-        magnitudes = np.abs(pairs.weights)
-        bounds = np.maximum.reduceat(magnitudes, start, axis=0).astype(np.float32)
-        self._bounds = torch.from_numpy(bounds).to(device)
+        self.rows = pairs.rows
+        order = np.argsort(pairs.output, kind="stable")  # differences of one output are added beside each other
+        downwards = pairs.weights[order].min(axis=1) < 0
+        self._first, self._second, self._outputs = (
+            torch.from_numpy(values[order]).to(device) for values in (pairs.first, pairs.second, pairs.output)
+        )
+        self._weights = torch.from_numpy(np.abs(pairs.weights[order]).astype(np.float32)).to(device)
+        #: What the magnitude of a pair's sum may be, and what is added for each 1 that it is above.
+        self._limits = torch.from_numpy(np.where(downwards, -LOWEST, HIGHEST).astype(np.float32)).to(device)
+        self._signs = torch.from_numpy(np.where(downwards, 1, -1).astype(np.float32)).to(device)
 
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Return input channel, kernel row and column of each row of K that is needed, rows × 3."""
-        return self._rows
-
-    def reachable(self, largest: torch.Tensor) -> torch.Tensor:
-        """Return the pairs of factors that can saturate when each row's codes are at most `largest` (one value a row)."""
-        reach = largest[self._first] * self._bounds[:, 0] + largest[self._second] * self._bounds[:, 1]
-        return (reach > HIGHEST).nonzero()[:, 0]
-
-    def rows_of(self, factors: torch.Tensor) -> torch.Tensor:
-        """Return the rows that pairs of factors read, ascending, each once."""
-        rows: torch.Tensor = torch.unique(torch.cat([self._first[factors], self._second[factors]]))
-        return rows
-
-    def add_to(self, sums: torch.Tensor, planes: torch.Tensor, factors: torch.Tensor, rows: torch.Tensor) -> None:
-        """Add the difference to exact sums.
+    def difference(self, planes: torch.Tensor, outputs: int) -> torch.Tensor | None:
+        """Return what has to be added to exact sums; None if it is nothing.
 
         Args:
-            sums: positions × outputs, changed in place.
-            planes: rows × positions, the raw codes that each row of K multiplies, float32.
-            factors: From `reachable`.
-            rows: From `rows_of`: the rows that `planes` holds.
+            planes: rows × positions: the raw codes that each row of K multiplies, float32.
+            outputs: Number of outputs.
+
+        Returns:
+            float32, outputs × positions.
         """
-        first, second = (torch.searchsorted(rows, which[factors]) for which in (self._first, self._second))
-        bounds = self._bounds[factors]
+        largest = planes.amax(dim=1)
+        first, second, weights = self._first, self._second, self._weights
+        reach = (largest[first] * weights[:, 0]).addcmul_(largest[second], weights[:, 1])
+        chosen = (reach > self._limits).nonzero()[:, 0]
+        if not len(chosen):
+            return None
+        result = torch.zeros((outputs, planes.shape[1]), device=planes.device)
         step = max(1, _CHUNK // max(planes.shape[1], 1))
-        for begin in range(0, len(factors), step):
-            part = slice(begin, begin + step)
-            a, b = planes[first[part]], planes[second[part]]
-            reach = (a * bounds[part, 0:1]).addcmul_(b, bounds[part, 1:2])
-            factor, position = (reach > HIGHEST).nonzero(as_tuple=True)
-            if len(factor) == 0:
-                continue
-            a, b, factor = a[factor, position], b[factor, position], factors[part][factor]
-            for chunk in _chunks(self._count[factor]):
-                self._add(sums, a[chunk], b[chunk], factor[chunk], position[chunk])
+        for begin in range(0, len(chosen), step):
+            pair = chosen[begin : begin + step]
+            above = planes.index_select(0, first[pair]).mul_(weights[pair, 0:1])
+            above.add_(planes.index_select(0, second[pair]).mul_(weights[pair, 1:2]))
+            above.sub_(self._limits[pair, None]).clamp_(min=0).mul_(self._signs[pair, None])
+            result.index_add_(0, self._outputs[pair], above)
+        return result
 
     def add_to_product(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
         """Add the difference to the exact sums of a matrix product.
 
         Args:
             sums: positions × outputs, changed in place.
-            codes: positions × inputs, raw, float32.
+            codes: positions × inputs, raw.
         """
-        channels = torch.from_numpy(self._rows[:, 0]).to(codes.device)
-        factors = self.reachable(codes.amax(dim=0)[channels])
-        if len(factors):
-            rows = self.rows_of(factors)
-            self.add_to(sums, codes.T[channels[rows]], factors, rows)
+        channels = torch.from_numpy(self.rows[:, 0]).to(codes.device)
+        difference = self.difference(codes.T.index_select(0, channels).to(torch.float32), sums.shape[1])
+        if difference is not None:
+            sums.add_(difference.T)
 
-    def _add(self, sums: torch.Tensor, a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, position: torch.Tensor) -> None:
-        """Add the difference of every output at the given positions."""
-        count = self._count[factor]
-        entry = torch.repeat_interleave(torch.arange(len(factor), device=count.device), count)
-        within = torch.arange(len(entry), device=count.device) - torch.repeat_interleave(count.cumsum(0) - count, count)
-        pair = self._start[factor][entry] + within
-        products = a[entry] * self._weights[pair, 0] + b[entry] * self._weights[pair, 1]
-        difference = products.clamp(LOWEST, HIGHEST).sub_(products)
-        places = position[entry] * sums.shape[1] + self._outputs[pair]
-        sums.view(-1).index_add_(0, places, difference.to(sums.dtype))
+    def add_to_convolution(
+        self, sums: torch.Tensor, padded: torch.Tensor, stride: Sequence[int], dilation: Sequence[int]
+    ) -> None:
+        """Add the difference to the exact sums of a convolution.
 
-
-def _chunks(counts: torch.Tensor) -> list[slice]:
-    """Cut entries so that each part expands to about `_CHUNK` at most."""
-    total = counts.cumsum(0)
-    edges = [0]
-    while edges[-1] < len(counts):
-        done = int(total[edges[-1] - 1]) if edges[-1] else 0
-        edges.append(max(int(torch.searchsorted(total, done + _CHUNK, right=True)), edges[-1] + 1))
-    return [slice(start, stop) for start, stop in pairwise(edges)]
+        Args:
+            sums: batch × outputs × rows × columns, changed in place.
+            padded: Raw codes (unsigned), padded with the zero point.
+            stride: Of the convolution.
+            dilation: Of the convolution.
+        """
+        batch, outputs, height, width = sums.shape
+        used, places = np.unique(self.rows[:, 0], return_inverse=True)
+        channels = padded.transpose(0, 1).index_select(0, torch.from_numpy(used).to(padded.device))
+        channels = channels.contiguous().to(torch.float32)
+        planes = torch.empty((len(self.rows), batch, height, width), device=padded.device)
+        kernel_places = self.rows[:, 1:]
+        edges = [0, *(np.flatnonzero(np.diff(kernel_places, axis=0).any(axis=1)) + 1).tolist(), len(kernel_places)]
+        for begin, end in pairwise(edges):
+            top, left = (int(place) * step for place, step in zip(kernel_places[begin], dilation, strict=True))
+            rows = slice(top, top + (height - 1) * stride[0] + 1, stride[0])
+            columns = slice(left, left + (width - 1) * stride[1] + 1, stride[1])
+            which = torch.from_numpy(places[begin:end]).to(padded.device)
+            planes[begin:end] = channels[:, :, rows, columns].index_select(0, which)
+        difference = self.difference(planes.reshape(len(planes), -1), outputs)
+        if difference is not None:
+            sums.add_(difference.reshape(outputs, batch, height, width).transpose(0, 1))

@@ -82,6 +82,10 @@ def dequantize_linear(
     _refuse_narrow(scale)
     if codes.is_floating_point():  # codes of a QuantizeLinear in this graph, exact in float32
         steps = codes if zero_point is None else codes - along(zero_point.to(torch.float32), codes, axis)
+    elif codes.dtype in (torch.uint8, torch.int8):
+        steps = codes.to(torch.float32)
+        if zero_point is not None:
+            steps.sub_(along(zero_point.to(torch.float32), codes, axis))
     else:  # constants of the file; a 32-bit bias would not fit float32 before the subtraction
         steps = codes.to(torch.int32)
         if zero_point is not None:

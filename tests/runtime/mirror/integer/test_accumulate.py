@@ -62,10 +62,12 @@ def test_matrix_sums(length, batch, reach, zero, signed):
     sums = ExactSum(weight, bias, -zero, 255 - zero, matrix(point, CPU), CPU, cuttable=True)
     if zero != 100:  # values of both signs allow longer sums
         assert (len(sums._parts), sums._kind) == LENGTHS[length]
-    exact = (x.astype(np.int64) - zero) @ weight.T.astype(np.int64) + (0 if bias is None else bias)
+    exact = (x.astype(np.int64) - zero) @ weight.T.astype(np.int64)
     before = given.clone()
-    np.testing.assert_array_equal(sums(given).numpy(), wrapped(exact))
     np.testing.assert_array_equal(sums.exact(given).double().numpy(), exact)
+    exact += 0 if bias is None else bias
+    np.testing.assert_array_equal(sums(given).numpy(), wrapped(exact))
+    np.testing.assert_array_equal(sums.with_bias(sums.exact(given)).numpy(), wrapped(exact))
     assert torch.equal(given, before)  # left as it was
 
 
@@ -101,15 +103,70 @@ def test_weights_that_fit_no_byte_are_multiplied_as_floats(of_bytes):
     assert sums(torch.full((2, 20), 255, dtype=torch.uint8)).tolist() == [[200 * 255 * 20] * 3] * 2
 
 
-def test_a_processor_that_saturates_is_found_out(monkeypatch):
-    whole = products._ByteConvolution.__call__
-    monkeypatch.setattr(products._ByteConvolution, "__call__", lambda self, codes: whole(self, codes).clamp(max=2**19))
+@pytest.fixture
+def asked_anew():
     products.bytes_are_exact.cache_clear()
-    try:
-        assert not products.bytes_are_exact()
-        monkeypatch.setattr(products._ByteConvolution, "__call__", whole)
-        monkeypatch.setattr(torch.ops.onednn, "qconv_pointwise", None)  # a PyTorch that has no such operator
-        products.bytes_are_exact.cache_clear()
-        assert not products.bytes_are_exact()
-    finally:
-        products.bytes_are_exact.cache_clear()
+    yield
+    products.bytes_are_exact.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_processor_that_saturates_is_found_out(monkeypatch):
+    whole = products._ByteConvolution.product
+    monkeypatch.setattr(products._ByteConvolution, "product", lambda *given: whole(*given).clamp(max=2**19))
+    assert not products.bytes_are_exact()
+
+
+def test_a_shape_for_which_the_product_of_bytes_is_wrong_is_found_out(monkeypatch):
+    if not products.bytes_are_exact():
+        pytest.skip("this processor multiplies no bytes exactly")
+    whole, asked = products._ByteConvolution.product, []
+
+    def wrong_for_narrow_ones(self, given, bias):
+        asked.append(tuple(given.shape))
+        result = whole(self, given, bias)
+        return result + 1 if given.shape[-1] < 8 else result
+
+    monkeypatch.setattr(products._ByteConvolution, "product", wrong_for_narrow_ones)
+    weight = adversarial(27).reshape(5, 3, 3, 3).astype(np.int16)
+    product = convolution(Window([2, 2], [1, 1], 1, lambda _size: [0] * 4), 3, CPU)(weight, torch.float32)
+    for shape in [(2, 3, 9, 7), (2, 3, 9, 8), (1, 3, 9, 7), (2, 3, 9, 8), (2, 3, 9, 7)]:
+        given = torch.from_numpy(codes(shape[0], 27 * shape[3]).reshape(shape))
+        exact = F.conv2d(given.double() - 3, torch.from_numpy(weight).double(), stride=2)
+        assert torch.equal(product(given, None).double(), exact)
+    assert asked == [(2, 3, 9, 7), (2, 3, 9, 8), (2, 3, 9, 8), (1, 3, 9, 7), (2, 3, 9, 8)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_of_convolutions_of_any_shape(seed):
+    numbers = np.random.default_rng(seed)
+    for _ in range(60):
+        groups = int(numbers.choice([1, 1, 2, 3]))
+        channels, outputs = groups * int(numbers.integers(1, 40)), groups * int(numbers.integers(1, 40))
+        if numbers.integers(3) == 0:
+            groups = outputs = channels
+        square = numbers.integers(4) > 0
+        window, stride, dilation = ([int(n) for n in numbers.integers(1, high, 2)] for high in (5, 4, 3))
+        if square:
+            window[1], stride[1], dilation = window[0], stride[0], [1, 1]
+        pads = [int(n) for n in numbers.integers(0, 3, 4)]
+        size = [(length - 1) * step + 1 + int(n) for length, step, n in
+                zip(window, dilation, numbers.integers(0, 9, 2), strict=True)]  # fmt: skip
+        weight = numbers.integers(-128, 128, (outputs, channels // groups, *window)).astype(np.int16)
+        given = torch.from_numpy(numbers.integers(0, 256, (2, channels, *size)).astype(np.uint8))
+        zero = int(numbers.integers(0, 256))
+        make = convolution(Window(stride, dilation, groups, lambda _size, pads=pads: pads), zero, CPU)
+        sums = ExactSum(weight, None, -zero, 255 - zero, make, CPU, cuttable=groups == 1)
+        top, left, bottom, right = pads
+        padded = F.pad(given.double() - zero, [left, right, top, bottom])
+        exact = F.conv2d(padded, torch.from_numpy(weight).double(), stride=stride, dilation=dilation, groups=groups)
+        assert torch.equal(sums(given).double(), exact), (weight.shape, given.shape, pads, stride, dilation, groups)
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_pytorch_without_products_of_bytes_is_found_out(monkeypatch):
+    def refuse(*_arguments):
+        raise NotImplementedError("no such operator for this processor")
+
+    monkeypatch.setattr(torch.ops.onednn, "qlinear_pointwise", refuse)
+    assert not products.bytes_are_exact()
