@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from qcam.common.errors import UnsupportedGraphError
+from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.showing.numbers import agreement
-from qcam.runtime.kernels import KernelFamily
+from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror.integer.exposure import Exposure
+
+
+def other_families(reading: Reading, risks: Exposure, own: KernelFamily) -> dict[str, bool | UnsupportedGraphError]:
+    """Tell of each other kernel family whether it treats something in a file otherwise than this CPU.
+
+    Args:
+        reading: The file.
+        risks: What its weights risk.
+        own: This CPU's family.
+
+    Returns:
+        Family → whether it may compute something else; the error, where the graph that it runs is not known.
+    """
+    found: dict[str, bool | UnsupportedGraphError] = {}
+    for other in KERNELS.values():
+        if other == own:
+            continue
+        try:
+            found[other.name] = risks.differs(own, other) or not reading.same_kernels(own, other)
+        except UnsupportedGraphError as error:
+            found[other.name] = error
+    return found
 
 
 def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure) -> str:
