@@ -445,7 +445,7 @@ class Checker:
                 stored = self._stored(shown, name, codes)
                 if name in self._fed:
                     held.tensors[name].add(codes, stored, forced=True)
-                return stored.to(codes.dtype, copy=True)  # the mirror may write over it
+                return torch.empty_like(codes).copy_(stored)  # in the mirror's own order in memory, by which sums round
 
         with watch.stage(FED):
             outputs = held.mirror.forward(images, see)

@@ -13,25 +13,25 @@ _BYTES = (torch.uint8, torch.int8)
 _AT_A_TIME = 2**20
 
 
-def compared(simulated: torch.Tensor, deployed: torch.Tensor) -> tuple[int, float]:
+def compared(simulated: torch.Tensor, deployed: torch.Tensor, *, whole: bool) -> tuple[int, float]:
     """Count equal values, and find the largest difference.
 
     Args:
         simulated: Values of any type and any order in memory.
         deployed: Likewise, of the same shape, on the same device.
+        whole: Whether all are whole numbers below 2^24, of which float32 has every difference.
 
     Returns:
-        How many values are equal, and the largest difference of two: infinite where one side is no finite number and the other
-        is not the same.
+        How many values are equal, and the largest difference of two; infinite if something of what differs is no finite number.
     """
     same, largest = 0, 0.0
     for one, other in zip(_pieces(simulated), _pieces(deployed), strict=True):
-        if one.dtype != other.dtype:  # codes as whole numbers in float32, on one side
+        if one.dtype != other.dtype:  # codes in their own type on one side, as float32 on the other
             one, other = one.float(), other.float()
         equal = int(torch.count_nonzero(one == other))
         same += equal
         if equal < one.numel():
-            largest = max(largest, _largest(one, other))
+            largest = max(largest, _largest(one, other, whole=whole))
     return same, largest
 
 
@@ -58,9 +58,10 @@ def _pieces(values: torch.Tensor) -> Iterator[torch.Tensor]:
     yield from values.split(max(1, _AT_A_TIME * len(values) // values.numel()))
 
 
-def _largest(one: torch.Tensor, other: torch.Tensor) -> float:
-    if one.dtype == other.dtype and one.dtype in _BYTES:
+def _largest(one: torch.Tensor, other: torch.Tensor, *, whole: bool) -> float:
+    if one.dtype in _BYTES:
         # The larger without the smaller, modulo 256: from 0 to 255.
         return float((torch.maximum(one, other) - torch.minimum(one, other)).view(torch.uint8).max())
+    wide = torch.float32 if whole else torch.float64
     # What is no number on one side is infinitely far off.
-    return float((one.double() - other.double()).abs().nan_to_num(nan=math.inf, posinf=math.inf).max())
+    return float((one.to(wide) - other.to(wide)).abs_().nan_to_num_(nan=math.inf, posinf=math.inf).max())

@@ -143,7 +143,9 @@ class _Check:
         # A family that is judged anyway is not run again.
         done = {kernels.family.name} if Arithmetic.INTEGER in arithmetics else set()
         further = [KERNELS[name] for name, differs in others.items() if differs is True and name not in done]
-        with telling.progress(f"{bundle.model_id} {precision}", len(self._photographs)) as advance:
+        count = len(wanted) + len(further)
+        mirrors = f"{count} mirror{'' if count == 1 else 's'}"
+        with telling.progress(f"{bundle.model_id} {precision}, {mirrors}", len(self._photographs)) as advance:
             results, elsewhere = checker.run(
                 lambda: batches(self._photographs, bundle, options.batch_size, self._refused),
                 wanted,
