@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from qcam.common.errors import BundleError, ImageSetError, UnsupportedGraphError
 from qcam.common.norms import logit_error
 from qcam.common.vocabulary import Arithmetic
+from qcam.evaluate.check.batches import one_ahead
 from qcam.evaluate.check.comparing import laid_out_as, same_bits
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult, ValuesResult
-from qcam.evaluate.check.timing import CAMS, COMPARING, DECODING, ELSEWHERE, EXPOSED, FED, Stopwatch, mirror_stage
+from qcam.evaluate.check.timing import CAMS, COMPARING, ELSEWHERE, EXPOSED, FED, WAITING, Stopwatch, mirror_stage
 from qcam.evaluate.check.words import some
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
@@ -87,15 +88,14 @@ class _Deployed:
         undisturbed: Whether codes of other tensors than the tap are to be compared.
     """
 
-    def __init__(self, inspected: Inspected, tap: str, device: str) -> None:
+    def __init__(self, inspected: Inspected, tap: str) -> None:
         self.outputs = inspected.outputs
         self.undisturbed = inspected.undisturbed
         self._arrays = dict(inspected.codes) if inspected.undisturbed else {tap: inspected.outputs.tap}
         self._tensors: dict[str, torch.Tensor] = {}
-        self._device = device
 
     def codes(self, name: str, simulated: torch.Tensor, *, reshaped: bool) -> torch.Tensor:
-        """Return codes on the mirrors' device, in the simulated ones' order in memory.
+        """Return codes on the CPU, in the simulated ones' order in memory.
 
         Args:
             name: Name of the tensor.
@@ -105,7 +105,7 @@ class _Deployed:
         if name in self._arrays:
             array = self._arrays.pop(name)
             kept = array.dtype in _KEPT and array.flags.writeable
-            self._tensors[name] = torch.from_numpy(array if kept else array.astype(np.float32)).to(self._device)
+            self._tensors[name] = torch.from_numpy(array if kept else array.astype(np.float32))
         stored = self._tensors[name]
         alike = reshaped and stored.shape[:1] == simulated.shape[:1] and stored.ndim != simulated.ndim
         if alike and stored.numel() == simulated.numel():
@@ -239,10 +239,10 @@ class Checker:
         held = [self._hold(each) for each in wanted]
         others = {family.name: _unless_unknown(partial(self._hold_other, family)) for family in elsewhere}
         count = disturbed = unfaithful = 0
-        for names, images in self._at_a_time(watch.each(DECODING, batches())):
+        for names, images in self._at_a_time(watch.each(WAITING, one_ahead(batches()))):
             with watch.stage(EXPOSED):
                 inspected = self._runtime.run(images)
-            deployed = _Deployed(inspected, self.entry.tap.output, self._device)
+            deployed = _Deployed(inspected, self.entry.tap.output)
             count += len(names)
             disturbed += 0 if inspected.undisturbed else len(names)
             unfaithful += 0 if inspected.faithful else len(names)
@@ -388,7 +388,7 @@ class Checker:
                     if name in held.tensors:
                         held.tensors[name].add(codes, stored)
                     else:
-                        held.values[name].add(*self._values(name, codes.float(), stored.float()))
+                        held.values[name].add(*self._values(name, codes.float(), stored.to(self._device).float()))
 
         with watch.stage(held.stage):
             simulated = mirror.forward(images, see)
@@ -398,7 +398,7 @@ class Checker:
                 f"{self.entry.tap.tensor} (the CAM layer) has shape {deployed.tap.shape} in the file that was run and "
                 f"{tuple(simulated.tap.shape)} in the bundle's"
             )
-        held.tensors[LOGITS].add(simulated.logits, torch.from_numpy(deployed.logits).to(self._device))
+        held.tensors[LOGITS].add(simulated.logits, torch.from_numpy(deployed.logits))
         targets, chosen = top_classes(deployed.logits), top_classes(simulated.logits.cpu().numpy())
         with watch.stage(CAMS):
             metrics = all_metrics(*self._maps(mirror, simulated, deployed, columns(targets, deployed.logits.shape[1])))
@@ -450,7 +450,7 @@ class Checker:
         with watch.stage(FED):
             outputs = held.mirror.forward(images, see)
         if self._other is None or LOGITS in self._fed:
-            held.tensors[LOGITS].add(outputs.logits, torch.from_numpy(shown.outputs.logits).to(self._device), forced=True)
+            held.tensors[LOGITS].add(outputs.logits, torch.from_numpy(shown.outputs.logits), forced=True)
 
     def _stored(self, shown: _Deployed, name: str, simulated: torch.Tensor) -> torch.Tensor:
         """Return deployed codes; where another file only reshapes, in the bundle's shape."""

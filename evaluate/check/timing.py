@@ -9,7 +9,7 @@ from typing import TypeVar
 
 #: Stages of a check; each mirror's forward runs are a stage of their own (`mirror_stage`).
 PREPARING = "preparing"
-DECODING = "decoding"
+WAITING = "waiting for images"
 EXPOSED = "exposed run"
 COMPARING = "comparing"
 CAMS = "CAMs"
