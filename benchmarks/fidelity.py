@@ -104,7 +104,9 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
         console.note(f"{bundle.model_id}: int8 on {family} kernels ({where_to_run(family)[0]})")
         real = EmulatedModel(bundle, "int8", images, family, batch=BATCH, threads=threads)
         checker = Checker(bundle, "int8", real)
-        wanted = [Wanted(arithmetic, KERNELS[family], exact=arithmetic == "integer") for arithmetic in ("fake_quant", "integer")]
+        wanted = [
+            Wanted(arithmetic, KERNELS[family], exact=arithmetic == "integer") for arithmetic in ("fake_quant", "integer")
+        ]
         for result in checker.run(batches, wanted)[0]:
             different = result.first_difference()
             rows.append(

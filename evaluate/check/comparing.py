@@ -38,7 +38,7 @@ def compared(simulated: torch.Tensor, deployed: torch.Tensor, *, whole: bool) ->
 
 
 def laid_out_as(values: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
-    """Return values in the order in memory of another tensor of their shape, if that is channels last: compared in one sweep."""
+    """Return values in the order in memory of another tensor of their shape, if that is channels last."""
     if values.shape != model.shape or not _channels_last(model):
         return values
     return values.contiguous(memory_format=torch.channels_last)
