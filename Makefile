@@ -45,9 +45,10 @@ cluster: setup-dev
 	@rm -rf build/two-nodes
 	$(BIN)/python tests/scenarios/two_nodes.py bundles/efficientnet_lite0 --output build/two-nodes
 
-# docs/performance.md: qcam beside its peers, which get an environment of their own below build/ (6 GB; an hour in all)
+# docs/performance.md: qcam beside its peers, which get an environment of their own below build/ (6 GB; an hour in all). Trained
+# weights of AVX2's bars: make bench SPEED_ARGS="--trained-weights resnet50=resnet50.safetensors --trained-weights …"
 bench: setup-dev
-	$(BIN)/python benchmarks/speed.py --batch-size 16 --json $(SPEED)/speed.json
+	$(BIN)/python benchmarks/speed.py --batch-size 16 $(SPEED_ARGS) --json $(SPEED)/speed.json
 	$(BIN)/python benchmarks/export.py --json $(SPEED)/export.json
 	$(BIN)/python benchmarks/evaluation.py --json $(SPEED)/evaluation.json
 	$(BIN)/python benchmarks/growth.py --json $(SPEED)/growth.json

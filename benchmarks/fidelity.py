@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from qcam.commands import console
 from qcam.common import machine
 from qcam.common.files import fingerprint, readable_json, write_atomically
-from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.checker import Checker, Wanted
 from qcam.evaluate.maps.cam import cam, enlarge
 from qcam.evaluate.maps.metrics import correlation
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle
@@ -104,12 +104,14 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
         console.note(f"{bundle.model_id}: int8 on {family} kernels ({where_to_run(family)[0]})")
         real = EmulatedModel(bundle, "int8", images, family, batch=BATCH, threads=threads)
         checker = Checker(bundle, "int8", real)
-        for arithmetic in ("fake_quant", "integer"):
-            result = checker.run(batches, arithmetic, KERNELS[family], exact=arithmetic == "integer")
+        wanted = [
+            Wanted(arithmetic, KERNELS[family], exact=arithmetic == "integer") for arithmetic in ("fake_quant", "integer")
+        ]
+        for result in checker.run(batches, wanted)[0]:
             different = result.first_difference()
             rows.append(
                 {
-                    "arithmetic": arithmetic,
+                    "arithmetic": result.arithmetic,
                     "kernel": family,
                     **result.figures,
                     "different_codes": sum(tensor.elements - tensor.equal for tensor in result.coded),
@@ -122,7 +124,7 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
                     "first_share": None if different is None else different.forced_share,
                 }
             )
-            click.echo(f"  {arithmetic}: {result.figures}", err=True)
+            click.echo(f"  {result.arithmetic}: {result.figures}", err=True)
         values = _deployed(bundle, real, batches)
         if first is None:
             first = values

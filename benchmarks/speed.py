@@ -1,6 +1,7 @@
 """qcam and its peers in the same run: what a deployed CAM costs beside bare inference, and beside what others do.
 
-    python benchmarks/speed.py [--model resnet50]... [--tail-model vgg16] [--repeat 7] [--peers PYTHON|none] [--json FILE]
+    python benchmarks/speed.py [--model resnet50]... [--tail-model vgg16] [--trained-weights resnet50=FILE]... [--repeat 7]
+        [--peers PYTHON|none] [--json FILE]
 
 Two processes, qcam's and the peers' (each in its own environment), take turns on the same photographs, decoded and normalised
 beforehand; only one of them computes at a time. Every task has a turn in each round, and every other round runs backwards, so
@@ -10,8 +11,10 @@ their work is done, and would take the cores from whoever comes next. Inside a t
 the threads of its sessions and of OpenMP rest when idle, bare sessions and peers have their own defaults.
 
 Figures are times an image: medians of the rounds, with their extremes; ratios are of medians, with the extremes of the ratios
-inside one round. Weights are seeded by default: they change no time. Bundles stay in build/speed, and are exported anew when
-the code or the packages that made them changed. What a peer cannot do stays in the table, with the reason.
+inside one round. Weights are seeded by default: they change no time but that of AVX2's arithmetic, of which sums saturate;
+that is timed on trained weights, which are given file by file. Bundles stay in build/speed, and are exported anew when the code
+or the packages that made them changed. What a peer cannot do stays in the table, with the reason, and so does a bar that was
+not run.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ import click
 from peers import environment
 from peers.figures import Measured, Times, Verdict, bars_table, judge, table, to_json
 from peers.protocol import Worker, WorkerError
-from peers.tasks import BARS, TAIL_BARS, Bar
+from peers.tasks import AVX2, OF_TRAINED, TAIL, TRAINED, WHOLE, bars_of
 
+import qcam
 from qcam.common import machine
 from qcam.common.files import readable_json, write_atomically
 
@@ -36,27 +40,35 @@ from qcam.common.files import readable_json, write_atomically
 FOLDER = Path("build/speed")
 #: Rest before each turn.
 REST_SECONDS = 0.2
+#: Trained weights that come with a package, model → what qcam-export calls them here.
+INSTALLED = {"efficientnet_lite0": "default"}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--model", "models", multiple=True, default=("resnet50", "mobilenet_v2", "efficientnet_b0"), show_default=True,
-    help="Any model that qcam-export takes; the peers know torchvision's. The first one's layers are compared, too.",
+    help="Any model that qcam-export takes; the peers know torchvision's. The first one is checked, too.",
 )  # fmt: skip
-@click.option("--tail-model", default="vgg16", show_default=True, help="Bare runs and CAMs only; none for none.")
+@click.option("--tail-model", default="vgg16", show_default=True, help="Bare runs, CAMs and mirrors only; none for none.")
+@click.option(
+    "--trained-weights", multiple=True, metavar="MODEL=WEIGHTS",
+    help=f"Trained weights, as --weights of qcam-export, for AVX2's arithmetic; bars are of {', '.join(OF_TRAINED)}. Those of "
+    "efficientnet_lite0 are installed.",
+)  # fmt: skip
 @click.option("--weights", default="random:0", show_default=True, help="As for qcam-export; default: the model's own.")
-@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1, 20), help="Images at a time.")
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1, 20), help="Images at a time.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Of ONNX Runtime and PyTorch.")
 @click.option("--repeat", default=7, show_default=True, type=click.IntRange(1), help="Rounds.")
 @click.option(
     "--peers", default=str(environment.PYTHON), show_default=True, metavar="PYTHON|none",
     help="Python of the peers' environment; the default one is made if it is not there.",
 )  # fmt: skip
-@click.option("--skip-slow", is_flag=True, help="Leave out onnx.reference and the comparisons of layers.")
+@click.option("--skip-slow", is_flag=True, help="Leave out onnx.reference, the checks and the comparisons of layers.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all times there too.")
 def main(
     models: tuple[str, ...],
     tail_model: str,
+    trained_weights: tuple[str, ...],
     weights: str,
     batch_size: int,
     threads: int,
@@ -73,25 +85,58 @@ def main(
         elif not Path(peers).exists():
             raise click.UsageError(f"--peers {peers} does not exist; give a Python, or none")
         pythons["peers"] = Path(peers)
-    settings = {"weights": weights, "batch_size": batch_size, "threads": threads, "repeat": repeat, "skip_slow": skip_slow}
-    record: dict[str, Any] = settings | {"machine": machine.describe(), "versions": {}, "models": {}}
-    plan: dict[str, tuple[Bar, ...]] = dict.fromkeys(models, BARS)
-    if tail_model not in ("none", *plan):
-        plan[tail_model] = TAIL_BARS
+    trained = INSTALLED | _trained(trained_weights)
+    settings = {"batch_size": batch_size, "threads": threads, "repeat": repeat, "skip_slow": skip_slow}
+    record: dict[str, Any] = settings | {"weights": weights, "machine": machine.describe(), "versions": {}, "models": {}}
+    plan = [(model, WHOLE, weights) for model in models]
+    if tail_model not in ("none", *models):
+        plan.append((tail_model, TAIL, weights))
+    plan += [(model, TRAINED, given) for model, given in trained.items()]
     verdicts: list[tuple[str, Verdict]] = []
-    for model, bars in plan.items():
-        whole = bars is BARS
-        what = {"whole": whole, "check": model == models[0] and not skip_slow}
-        times = _Run(model, pythons, settings | what).times(record["versions"])
-        click.echo(f"\n{model} ({weights}), batch {batch_size}, {threads} threads, {repeat} rounds; ms an image")
+    for model, kind, given in plan:
+        name = f"{model}, trained" if kind == TRAINED else model
+        check = kind == WHOLE and model == models[0] and not skip_slow
+        own = {"weights": given, "kind": kind, "check": check}
+        needed = {"qcam": pythons["qcam"]} if kind == TRAINED else pythons
+        times = _Run(model, needed, settings | own).times(record["versions"])
+        click.echo(f"\n{model} ({given}), batch {batch_size}, {threads} threads, {repeat} rounds; ms an image")
         click.echo("\n".join(table(times)))
-        judged = [judge(bar, times) for bar in (*bars, *(TAIL_BARS if whole and model == tail_model else ()))]
-        verdicts += [(model, verdict) for verdict in judged]
-        record["models"][model] = {"tasks": to_json(times), "bars": [verdict.to_json() for verdict in judged]}
+        judged = [judge(bar, times) for bar in bars_of(model, {kind, TAIL} if model == tail_model else {kind})]
+        verdicts += [(name, verdict) for verdict in judged]
+        record["models"][name] = {"tasks": to_json(times), "bars": [verdict.to_json() for verdict in judged]}
         if json_path is not None:  # what there is, should the next model fail
             write_atomically(json_path, readable_json(record))
+    for model in OF_TRAINED:
+        if model not in trained:
+            missing = {AVX2: Measured(cannot=f"no trained weights were given (--trained-weights {model}=FILE)")}
+            judged = [judge(bar, missing) for bar in bars_of(model, {TRAINED})]
+            verdicts += [(f"{model}, trained", verdict) for verdict in judged]
+            record["models"][f"{model}, trained"] = {
+                "tasks": to_json(missing), "bars": [verdict.to_json() for verdict in judged],
+            }  # fmt: skip
+    if json_path is not None:
+        write_atomically(json_path, readable_json(record))
     click.echo("\nbars: ratios of medians, with the extremes of the rounds' own")
     click.echo("\n".join(bars_table(verdicts)))
+
+
+def _trained(given: tuple[str, ...]) -> dict[str, str]:
+    """Return model → trained weights.
+
+    Raises:
+        click.UsageError: If one says no weights, says random ones, or a model is given twice.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        model, _, weights = text.partition("=")
+        if not model or not weights or weights.startswith("random:"):
+            raise click.UsageError(
+                f"--trained-weights {text}: give MODEL=WEIGHTS, trained ones, as resnet50=resnet50.safetensors"
+            )
+        if model in found:
+            raise click.UsageError(f"--trained-weights {text}: {model} has {found[model]} already; give each model once")
+        found[model] = weights
+    return found
 
 
 class _Run:
@@ -99,7 +144,7 @@ class _Run:
 
     def __init__(self, model: str, pythons: dict[str, Path], settings: dict[str, Any]) -> None:
         self._model, self._pythons, self._repeat = model, pythons, settings["repeat"]
-        self._stem = FOLDER / re.sub(r"[^\w.-]", "-", f"{model}-{settings['weights']}")
+        self._stem = FOLDER / re.sub(r"[^\w.-]", "-", f"{model}-{Path(settings['weights']).name}")
         files = {"bundle": self._stem, "images": f"{self._stem}.npy", "state": f"{self._stem}.pt"}
         self._settings = settings | {"model": model} | {key: str(path) for key, path in files.items()}
 
@@ -118,8 +163,11 @@ class _Run:
             for name, python in self._pythons.items():  # qcam's first: the others read the bundle that it exports
                 self._tell(f"preparing {name}")
                 log = Path(f"{self._stem}.{name}.log")
-                more = {"OMP_WAIT_POLICY": "PASSIVE"} if name == "qcam" else {}  # qcam's commands set it
-                worker = Worker(python, f"peers.{name}_worker", self._settings["threads"], log, more)
+                more: dict[str, str] = {}
+                folders: list[Path] = []
+                if name == "qcam":  # of this very checkout, whichever is installed; and as qcam's commands set it
+                    more, folders = {"OMP_WAIT_POLICY": "PASSIVE"}, [Path(qcam.__file__).parents[1]]
+                worker = Worker(python, f"peers.{name}_worker", self._settings["threads"], log, more, folders)
                 stack.callback(worker.close)
                 try:
                     reply = worker.ask({"prepare": self._settings})
@@ -150,6 +198,7 @@ class _Run:
         if counts:
             measured.seconds.append(reply["seconds"])
             measured.calls.append(reply["calls"])
+            measured.told = reply["told"]
 
     def _tell(self, words: str) -> None:
         click.echo(f"{self._model}: {words}", err=True)

@@ -152,7 +152,8 @@ def main(
     """Check each BUNDLE: is what is simulated what the runtime really computes?
 
     The mirror, a PyTorch graph of the very same ONNX file, is held against the deployed run: integer codes of every quantized
-    tensor, logits, top-1, and the CAMs of both. Without BUNDLE, all of bundles/ are taken.
+    tensor, logits, top-1, and the CAMs of both. Each batch runs once, whatever it is held against; the last remark says
+    where the time went. Without BUNDLE, all of bundles/ are taken.
     """
     require_packages("qcam-check", "onnxruntime", "torch", *(["matplotlib"] if every_tensor else []))
     from qcam import Verdict, check

@@ -14,7 +14,7 @@ import pytest
 from emulated import EmulatedModel, where_to_run
 from emulation import why_not
 
-from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.checker import Checker, Wanted
 from qcam.evaluate.check.result import LOGITS
 from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
@@ -66,7 +66,7 @@ def check(bundle, family):
         for start in range(0, len(names), 2):
             yield names[start : start + 2], images[start : start + 2]
 
-    result = Checker(bundle, "int8", real).run(batches, "integer", KERNELS[family], exact=True)
+    (result,), _ = Checker(bundle, "int8", real).run(batches, [Wanted("integer", KERNELS[family], exact=True)])
     wrong = {tensor.operator: tensor.elements - tensor.equal for tensor in result.coded if tensor.equal != tensor.elements}
     assert len(result.coded) >= 10
     assert not wrong

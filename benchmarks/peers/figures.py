@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,14 @@ class Measured:
         seconds: Of a call, a median for each round.
         calls: How many calls each of them is the median of.
         cannot: Why it cannot be timed; empty where it can.
+        told: What the task itself said of its last turn; empty if nothing.
     """
 
     batch: int = 0
     seconds: list[float] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
     cannot: str = ""
+    told: str = ""
 
     @property
     def timed(self) -> bool:
@@ -43,6 +45,12 @@ class Measured:
 
 
 Times = dict[str, Measured]
+
+
+def added_up(tasks: Sequence[Measured]) -> Measured:
+    """Return the times an image of several tasks one after the other, round by round as far as all have them."""
+    rounds = zip(*(task.milliseconds for task in tasks), strict=False)
+    return Measured(1, [sum(of_round) / 1e3 for of_round in rounds])
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Verdict:
             "bar": self.bar.number,
             "what": self.bar.what,
             "numerator": self.numerator,
-            "denominator": self.bar.denominator,
+            "denominator": " + ".join(self.bar.denominators),
             "ratio": None if ratio is None else ratio.of_medians,
             "round_ratios": None if ratio is None else [ratio.least, ratio.most],
             "bound": self.bar.bound,
@@ -112,14 +120,15 @@ def judge(bar: Bar, times: Times) -> Verdict:
     missing = Measured(cannot="was not run")
     candidates = {name: times.get(name, missing) for name in bar.numerators}
     timed = {name: measured for name, measured in candidates.items() if measured.timed}
-    below = times.get(bar.denominator, missing)
+    below = {name: times.get(name, missing) for name in bar.denominators}
     if not timed:
         name, measured = next(iter(candidates.items()))
         return Verdict(bar, "", None, f"{name}: {measured.cannot}")
-    if not below.timed:
-        return Verdict(bar, "", None, f"{bar.denominator}: {below.cannot}")
+    for name, measured in below.items():
+        if not measured.timed:
+            return Verdict(bar, "", None, f"{name}: {measured.cannot}")
     fastest = min(timed, key=lambda name: timed[name].median)
-    return Verdict(bar, fastest, Ratio.of(timed[fastest], below))
+    return Verdict(bar, fastest, Ratio.of(timed[fastest], added_up(list(below.values()))))
 
 
 def to_json(times: Times) -> dict[str, Any]:
@@ -136,6 +145,8 @@ def to_json(times: Times) -> dict[str, Any]:
             "calls": measured.calls,
             "ms_an_image": {"median": measured.median, "min": min(ms), "max": max(ms)},
         }
+        if measured.told:
+            found[name]["told"] = measured.told
         base = times.get(BASELINE.get(name, ""))
         if base is not None and base.timed:
             ratio = Ratio.of(measured, base)
@@ -158,15 +169,17 @@ def table(times: Times) -> Iterator[str]:
         if base is not None and base.timed:
             line += f" {Ratio.of(measured, base).of_medians:8.3f}  {BASELINE[name]}"
         yield line
+        if measured.told:
+            yield f"  {measured.told}"
 
 
 def bars_table(verdicts: Iterable[tuple[str, Verdict]]) -> Iterator[str]:
     """Return the lines of a table of bars, each with its model."""
-    yield f"{'bar':3} {'model':18} {'ratio':44} {'measured':>9} {'rounds':>17} {'bound':>8}  verdict"
+    yield f"{'bar':3} {'model':27} {'ratio':44} {'measured':>9} {'rounds':>17} {'bound':>8}  verdict"
     for model, verdict in verdicts:
         bar, ratio = verdict.bar, verdict.ratio
         figures = f"{'':9} {'':17}"
         if ratio is not None:
             figures = f"{ratio.of_medians:9.3f} {f'{ratio.least:.3f}..{ratio.most:.3f}':>17}"
         bound = f"{'≥' if bar.at_least else '≤'} {bar.bound:g}"
-        yield f"{bar.number:3} {model:18} {bar.what:44} {figures} {bound:>8}  {verdict.text}"
+        yield f"{bar.number:3} {model:27} {bar.what:44} {figures} {bound:>8}  {verdict.text}"

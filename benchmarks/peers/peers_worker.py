@@ -49,7 +49,7 @@ class _Model:
         self._layer: str = manifest["cam_layer"]["requested"]
         self._logits: dict[str, str] = {entry["name"]: entry["logits"] for entry in manifest["precisions"]}
         self._images = torch.from_numpy(np.load(settings["images"]))
-        self._whole: bool = settings["whole"]
+        self._whole: bool = settings["kind"] == tasks.WHOLE
         self._check: bool = settings["check"]
         self._skip_slow: bool = settings["skip_slow"]
 

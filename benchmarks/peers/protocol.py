@@ -1,8 +1,8 @@
 """Worker processes that time what they are told to, one line of JSON for each request. Standard library only.
 
 Requests are `{"prepare": {...}}`, answered by `{"tasks": {name: {"batch"}}, "versions": {...}}`, and
-`{"run": name}`, answered by `{"seconds", "calls", "batch"}`: the median duration of a few calls in a row. What fails is
-answered by `{"error": reason}`.
+`{"run": name}`, answered by `{"seconds", "calls", "batch", "told"}`: the median duration of a few calls in a row, and what the
+task says of them, if anything. What fails is answered by `{"error": reason}`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -32,10 +32,12 @@ class Task:
     Attributes:
         make: Prepares it, untimed, on the first turn, and returns the call that is timed.
         batch: Images that one call takes.
+        told: What there is to say of the last call; empty if nothing.
     """
 
     make: Callable[[], Callable[[], object]]
     batch: int
+    told: Callable[[], str] = str
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class _Desk:
             call()
             seconds.append(time.perf_counter() - start)
         self._last[name] = statistics.median(seconds)
-        return {"seconds": self._last[name], "calls": len(seconds), "batch": task.batch}
+        return {"seconds": self._last[name], "calls": len(seconds), "batch": task.batch, "told": task.told()}
 
 
 def _reason(error: BaseException) -> str:
@@ -115,7 +117,9 @@ class WorkerError(Exception):
 class Worker:
     """A worker process, as its driver sees it."""
 
-    def __init__(self, python: Path, module: str, threads: int, log: Path, more: dict[str, str]) -> None:
+    def __init__(
+        self, python: Path, module: str, threads: int, log: Path, more: dict[str, str], folders: Sequence[Path] = ()
+    ) -> None:
         """Start it; what it prints goes to a file.
 
         Args:
@@ -124,10 +128,12 @@ class Worker:
             threads: Of its OpenMP.
             log: The file.
             more: Further environment variables.
+            folders: Where else it looks for modules first.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         self._name, self._log = module, log
-        environment = os.environ | more | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parents[1])}
+        path = os.pathsep.join(map(str, (Path(__file__).parents[1], *folders)))
+        environment = os.environ | more | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
         with log.open("w", encoding="utf-8") as stream:
             self._process = subprocess.Popen(
                 [str(python), "-P", "-m", module],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ import qcam.exporters
 import qcam.models
 from qcam.common import machine
 from qcam.common.files import fingerprint, sha256_file, write_atomically
-from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.checker import Checker, Wanted
+from qcam.evaluate.check.options import CheckOptions
+from qcam.evaluate.check.run import run_check
 from qcam.evaluate.maps.cam import cam
 from qcam.exporters.export import ExportOptions, export_bundle
 from qcam.images.decoding import decode
@@ -63,22 +67,31 @@ class _Model:
         self._bundle = _bundle(self._loaded, Path(settings["bundle"]))
         self._images = _images(self._bundle, settings["batch_size"], Path(settings["images"]))
         torch.save(self._loaded.module.state_dict(), settings["state"])
-        self._whole: bool = settings["whole"]
+        self._kind: str = settings["kind"]
         self._check: bool = settings["check"]
+        self._told = ""
 
     def tasks(self) -> dict[str, Task]:
         """Return what can be timed; each bare run beside the CAM that is compared with it."""
         calls: dict[str, Callable[[], Callable[[], object]]] = {}
-        for precision in tasks.PRECISIONS:
-            calls[tasks.BARE[precision]] = partial(self._bare, precision)
-            calls[tasks.CAM[precision]] = partial(self._cam, precision)
-        if self._whole:
-            calls[tasks.TORCH] = self._torch
+        if self._kind != tasks.TRAINED:
+            for precision in tasks.PRECISIONS:
+                calls[tasks.BARE[precision]] = partial(self._bare, precision)
+                calls[tasks.CAM[precision]] = partial(self._cam, precision)
+        calls[tasks.TORCH] = self._torch
+        calls[tasks.TORCH_LAST] = self._torch_last
+        if self._kind != tasks.TRAINED:
             calls[tasks.FAKE_QUANT] = partial(self._mirror, "fake_quant")
-            calls[tasks.INTEGER] = partial(self._mirror, "integer")
+        calls[tasks.INTEGER] = partial(self._mirror, "integer")
+        if self._kind == tasks.TRAINED:
+            calls[tasks.AVX2] = partial(self._mirror, "integer", "avx2")
         if self._check:
-            calls[tasks.CHECK] = self._comparison
-        return {name: Task(make, len(self._images)) for name, make in calls.items()}
+            calls[tasks.EXPOSED] = self._exposed
+        found = {name: Task(make, len(self._images)) for name, make in calls.items()}
+        if self._check:
+            found[tasks.WHOLE_CHECK] = Task(self._whole_check, tasks.CHECK_IMAGES, lambda: self._told)
+            found[tasks.CHECK] = Task(self._comparison, len(self._images))
+        return found
 
     @cached_property
     def _settings(self) -> SessionSettings:
@@ -96,30 +109,52 @@ class _Model:
         return partial(explain, session, tail_of(self._bundle, session), self._images)
 
     def _torch(self) -> Callable[[], object]:
-        images = torch.from_numpy(self._images)
+        return partial(_forward, self._loaded.module, torch.from_numpy(self._images))
 
-        def forward() -> torch.Tensor:
-            with torch.no_grad():
-                logits: torch.Tensor = self._loaded.module(images)
-            return logits
+    def _torch_last(self) -> Callable[[], object]:
+        last = torch.channels_last
+        module = copy.deepcopy(self._loaded.module).to(memory_format=last)
+        return partial(_forward, module, torch.from_numpy(self._images).contiguous(memory_format=last))
 
-        return forward
-
-    def _mirror(self, arithmetic: str) -> Callable[[], object]:
+    def _mirror(self, arithmetic: str, family: str = "vnni") -> Callable[[], object]:
         entry = self._bundle.precision("int8")
-        mirror = Mirror(load_onnx(self._bundle, "int8"), entry, arithmetic=arithmetic, family=KERNELS["vnni"])
+        mirror = Mirror(load_onnx(self._bundle, "int8"), entry, arithmetic=arithmetic, family=KERNELS[family])
         return partial(mirror.forward, self._images)
+
+    def _inspected(self) -> InspectedModel:
+        tensors = quantized_tensors(Graph(load_onnx(self._bundle, "int8")))
+        return InspectedModel(self._bundle, "int8", self._settings, tensors)
+
+    def _exposed(self) -> Callable[[], object]:
+        return partial(self._inspected().run, self._images)
+
+    def _whole_check(self) -> Callable[[], object]:
+        """Return a check from the files and photographs to the verdict; only the interpreter's start-up is left out."""
+        count, given = tasks.CHECK_IMAGES, evaluation_photographs()
+        photographs = [replace(given[index % len(given)], name=str(index)) for index in range(count)]
+        options = CheckOptions(precisions=("int8",), other_cpus=False, settings=self._settings, batch_size=len(self._images))
+
+        def check() -> object:
+            found = run_check([self._bundle], photographs, options)
+            self._told = found.remarks[-1]
+            return found
+
+        return check
 
     def _comparison(self) -> Callable[[], object]:
         names = [str(index) for index in range(len(self._images))]
 
         def compare() -> object:
-            tensors = quantized_tensors(Graph(load_onnx(self._bundle, "int8")))
-            runtime = InspectedModel(self._bundle, "int8", self._settings, tensors)
-            checker = Checker(self._bundle, "int8", runtime)
-            return checker.run(lambda: [(names, self._images)], "integer", KERNELS["vnni"], exact=False)
+            checker = Checker(self._bundle, "int8", self._inspected())
+            return checker.run(lambda: [(names, self._images)], [Wanted("integer", KERNELS["vnni"])])
 
         return compare
+
+
+def _forward(module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = module(images)
+    return logits
 
 
 def _bundle(loaded: LoadedModel, folder: Path) -> Bundle:

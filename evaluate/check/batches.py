@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from qcam.common.errors import ImageSetError
 from qcam.images.decoding import decode
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
+
+Item = TypeVar("Item")
 
 
 def batches(
@@ -46,3 +50,17 @@ def batches(
     if not readable:
         name, reason = next(iter(refused.items()))
         raise ImageSetError(f"not one of {len(photographs)} images could be read ({name}: {reason}); nothing was compared")
+
+
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield items in their order, each made in a thread of its own while the one before it is at work.
+
+    Args:
+        items: None of them None. What making one raises, the caller gets in its place.
+    """
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, "batches") as maker:
+        waiting = maker.submit(next, iterator, None)
+        while (item := waiting.result()) is not None:
+            waiting = maker.submit(next, iterator, None)
+            yield item

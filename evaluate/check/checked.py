@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Checked:
         refused: Image → why it could not be read.
         deployed_sha256: Fingerprint of the file that was judged in the bundle's place; None without one.
         gpu: The GPU that took part; None where none did.
+        seconds: Model → precision → stage → wall time; what no other stage counts is `preparing`.
     """
 
     options: CheckOptions
@@ -101,6 +102,7 @@ class Checked:
     refused: Mapping[str, str]
     deployed_sha256: str | None = None
     gpu: Gpu | None = None
+    seconds: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -149,6 +151,7 @@ class Checked:
             "warnings": [in_options(text) for text in self.warnings],
             "machine": machine.describe(),
             "versions": machine.versions(),
+            "seconds": self.seconds,
             "other_cpus": [result_json(Judged(result)) for result in self.elsewhere],
             "results": [result_json(item) for item in self.judged],
         }

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
-from qcam.common.errors import BundleError, ImageSetError
+from qcam.common.errors import BundleError, ImageSetError, UnsupportedGraphError
 from qcam.common.norms import logit_error
 from qcam.common.vocabulary import Arithmetic
+from qcam.evaluate.check.batches import one_ahead
+from qcam.evaluate.check.comparing import laid_out_as, same_bits
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult, ValuesResult
+from qcam.evaluate.check.timing import CAMS, COMPARING, ELSEWHERE, EXPOSED, FED, WAITING, Stopwatch, mirror_stage
 from qcam.evaluate.check.words import some
-from qcam.evaluate.maps.cam import enlarge
+from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
 from qcam.evaluate.maps.scores import columns, top_classes
 from qcam.evaluate.run.explained import explain
 from qcam.runtime.bundle import Bundle, Tap, load_onnx
 from qcam.runtime.codes import Codes
+from qcam.runtime.deployed import DeployedOutputs
 from qcam.runtime.deployed.inspection import Inspected
 from qcam.runtime.deployed.other_file import OtherFile
 from qcam.runtime.devices import telling_full_gpu
 from qcam.runtime.graph import Graph, attribute
 from qcam.runtime.kernels import KernelFamily
-from qcam.runtime.mirror import Mirror
+from qcam.runtime.mirror import Mirror, MirrorOutputs
 
 _EIGHT_BITS = ("uint8", "int8")
 _X86 = frozenset({"vnni", "avx2"})
+#: Types of deployed codes that are compared as they are; others are compared as float32.
+_KEPT = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.int16))
 #: Batches of (names, preprocessed images).
 Batches = Callable[[], Iterable[tuple[Sequence[str], NDArray[np.float32]]]]
 
@@ -53,6 +61,80 @@ class Runtime(Protocol):
     def run(self, images: NDArray[np.float32]) -> Inspected:
         """Run one batch, float32, batch × 3 × height × width, preprocessed."""
         ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A mirror that is to be held against the deployed run.
+
+    Attributes:
+        arithmetic: The mirror's.
+        family: Kernel family, for `integer`.
+        exact: Whether the mirror promises equal codes here.
+        every_tensor: Whether each operator is also fed with the deployed codes.
+    """
+
+    arithmetic: str
+    family: KernelFamily | None
+    exact: bool = False
+    every_tensor: bool = False
+
+
+class _Deployed:
+    """What the deployed side gave of one batch; its codes become tensors once, whatever the number of mirrors.
+
+    Attributes:
+        outputs: Logits, tap and skips.
+        undisturbed: Whether codes of other tensors than the tap are to be compared.
+    """
+
+    def __init__(self, inspected: Inspected, tap: str) -> None:
+        self.outputs = inspected.outputs
+        self.undisturbed = inspected.undisturbed
+        self._arrays = dict(inspected.codes) if inspected.undisturbed else {tap: inspected.outputs.tap}
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def codes(self, name: str, simulated: torch.Tensor, *, reshaped: bool) -> torch.Tensor:
+        """Return codes on the CPU, in the simulated ones' order in memory.
+
+        Args:
+            name: Name of the tensor.
+            simulated: What they are held against.
+            reshaped: Whether they may be in another shape, of as many values for each image.
+        """
+        if name in self._arrays:
+            array = self._arrays.pop(name)
+            kept = array.dtype in _KEPT and array.flags.writeable
+            self._tensors[name] = torch.from_numpy(array if kept else array.astype(np.float32))
+        stored = self._tensors[name]
+        alike = reshaped and stored.shape[:1] == simulated.shape[:1] and stored.ndim != simulated.ndim
+        if alike and stored.numel() == simulated.numel():
+            stored = stored.reshape(simulated.shape)
+        self._tensors[name] = stored = laid_out_as(stored, simulated)
+        return stored
+
+
+class _Held:
+    """One mirror under way, and what has been found of it.
+
+    Attributes:
+        wanted: What was asked for.
+        mirror: The mirror.
+        own: Whether it follows the kernels that the deployed side really has.
+        result: The result so far.
+        tensors: Its tensors by name.
+        values: Likewise those that are compared by value.
+        stage: What its forward runs count as.
+    """
+
+    def __init__(self, wanted: Wanted, mirror: Mirror, result: CheckResult, *, own: bool, elsewhere: bool) -> None:
+        self.wanted = wanted
+        self.mirror = mirror
+        self.own = own
+        self.result = result
+        self.tensors = {tensor.name: tensor for tensor in result.tensors}
+        self.values = {tensor.name: tensor for tensor in result.values}
+        self.stage = ELSEWHERE if elsewhere else mirror_stage(result.arithmetic)
 
 
 class Checker:
@@ -128,31 +210,63 @@ class Checker:
     def run(
         self,
         batches: Batches,
-        arithmetic: str,
-        family: KernelFamily | None,
+        wanted: Sequence[Wanted],
         *,
-        exact: bool,
-        every_tensor: bool = False,
+        elsewhere: Sequence[KernelFamily] = (),
         advance: Callable[[int], None] = lambda _images: None,
-    ) -> CheckResult:
-        """Hold one mirror against the deployed run.
+        stopwatch: Stopwatch | None = None,
+    ) -> tuple[list[CheckResult], dict[str, CheckResult | UnsupportedGraphError]]:
+        """Hold mirrors against the deployed run: each batch is made and run once, and every mirror is held against that.
 
         Args:
             batches: The images.
-            arithmetic: The mirror's.
-            family: Kernel family, for `integer`.
-            exact: Whether the mirror promises equal codes here.
-            every_tensor: Whether each operator is also fed with the deployed codes.
+            wanted: The mirrors.
+            elsewhere: Kernel families of other CPUs whose integer mirrors are run for information.
             advance: Called with the number of images done.
+            stopwatch: Where the time goes.
 
         Returns:
-            The result.
+            The results of the mirrors that are wanted, in their order; and family → result of those for information, the error
+            where such a mirror cannot compute its graph, which ends that one alone.
 
         Raises:
             BundleError: If tensors of the two sides differ in shape or type.
             ImageSetError: If there is no image.
             OutOfMemoryError: If the memory of a GPU does not hold a batch.
+            UnsupportedGraphError: If a mirror that is wanted cannot compute its graph.
         """
+        watch = stopwatch or Stopwatch()
+        held = [self._hold(each) for each in wanted]
+        others = {family.name: _unless_unknown(partial(self._hold_other, family)) for family in elsewhere}
+        count = disturbed = unfaithful = 0
+        for names, images in self._at_a_time(watch.each(WAITING, one_ahead(batches()))):
+            with watch.stage(EXPOSED):
+                inspected = self._runtime.run(images)
+            deployed = _Deployed(inspected, self.entry.tap.output)
+            count += len(names)
+            disturbed += 0 if inspected.undisturbed else len(names)
+            unfaithful += 0 if inspected.faithful else len(names)
+            del inspected  # whose codes are let go one by one
+            for each in held:
+                self._add(each, names, images, deployed, watch)
+            for family, other in others.items():
+                if isinstance(other, _Held):
+                    others[family] = _unless_unknown(partial(self._add, other, names, images, deployed, watch))
+            advance(len(names))
+        if not count:
+            raise ImageSetError("no image could be read; nothing was compared")
+        known = {
+            family: self._finished(other, disturbed, unfaithful) if isinstance(other, _Held) else other
+            for family, other in others.items()
+        }
+        return [self._finished(each, disturbed, unfaithful) for each in held], known
+
+    def _hold_other(self, family: KernelFamily) -> _Held:
+        return self._hold(Wanted(Arithmetic.INTEGER, family), elsewhere=True)
+
+    def _hold(self, wanted: Wanted, *, elsewhere: bool = False) -> _Held:
+        """Build a mirror, and its result without any image."""
+        arithmetic, family = wanted.arithmetic, wanted.family
         mirror = self._mirror(arithmetic, family)
         own = self._own is not None and family == self._own
         # Alone, float kernels were found to compute what they compute in the whole graph; measured on x86.
@@ -167,7 +281,7 @@ class Checker:
             arithmetic=arithmetic if quantized else "float",
             kernel=family.name if family is not None and followed else "float kernels" if floats else "",
             provider=self._runtime.provider,
-            exact=exact and quantized and known,
+            exact=wanted.exact and quantized and known,
             float_tap=quantized and self.entry.tap.dtype == "float32" and self._other is None,
             missing=self._runtime.missing,
         )
@@ -185,19 +299,28 @@ class Checker:
                 for name, source in self._sources.items()
                 if name != LOGITS and name not in self._same and name in mirror.quantized
             ]
-        tensors = {tensor.name: tensor for tensor in result.tensors}
-        values = {tensor.name: tensor for tensor in result.values}
-        disturbed = unfaithful = 0
-        for image_names, images in self._at_a_time(batches()):
-            inspected = self._runtime.run(images)
-            disturbed += 0 if inspected.undisturbed else len(image_names)
-            unfaithful += 0 if inspected.faithful else len(image_names)
-            self._compare(mirror, image_names, images, inspected, tensors, values, result)
-            if every_tensor and inspected.undisturbed:
-                self._force(mirror, images, inspected, tensors)
-            advance(len(image_names))
-        if not result.images:
-            raise ImageSetError("no image could be read; nothing was compared")
+        return _Held(wanted, mirror, result, own=own, elsewhere=elsewhere)
+
+    def _add(
+        self, held: _Held, names: Sequence[str], images: NDArray[np.float32], deployed: _Deployed, watch: Stopwatch
+    ) -> _Held:
+        """Hold a mirror against one batch."""
+        with watch.stage(COMPARING):
+            self._compare(held, names, images, deployed, watch)
+        if held.wanted.every_tensor and deployed.undisturbed:
+            self._force(held, images, deployed, watch)
+        return held
+
+    def _finished(self, held: _Held, disturbed: int, unfaithful: int) -> CheckResult:
+        """Return the result when all images are done, with what its reader has to know.
+
+        Args:
+            held: The mirror.
+            disturbed: Of how many images exposing tensors changed the run.
+            unfaithful: Of how many images handing out the CAM layer changed the logits.
+        """
+        mirror, result = held.mirror, held.result
+        quantized = bool(self._reading.tensors)
         if disturbed:
             result.remarks.append(
                 f"exposing every tensor changed the deployed run of {disturbed} of {len(result.images)} images: of those, only "
@@ -221,10 +344,10 @@ class Checker:
             result.remarks.append("the file quantizes its class scores: their gradient passes where one is saturated, too")
         result.tensors = [tensor for tensor in result.tensors if tensor.elements]
         result.values = [tensor for tensor in result.values if tensor.elements]
-        if every_tensor and self._other is not None:
+        if held.wanted.every_tensor and self._other is not None:
             result.remarks += self._unfed(result)
-        if arithmetic == Arithmetic.INTEGER and quantized:
-            result.remarks += _float_remarks(mirror, here=own)
+        if held.wanted.arithmetic == Arithmetic.INTEGER and quantized:
+            result.remarks += _float_remarks(mirror, here=held.own)
         return result
 
     def _at_a_time(
@@ -252,47 +375,33 @@ class Checker:
         )
 
     def _compare(
-        self,
-        mirror: Mirror,
-        names: Sequence[str],
-        images: NDArray[np.float32],
-        inspected: Inspected,
-        tensors: dict[str, TensorResult],
-        values: dict[str, ValuesResult],
-        result: CheckResult,
+        self, held: _Held, names: Sequence[str], images: NDArray[np.float32], shown: _Deployed, watch: Stopwatch
     ) -> None:
-        tap = self.entry.tap.output
+        tap, mirror, result = self.entry.tap.output, held.mirror, held.result
 
         def see(name: str, codes: torch.Tensor) -> None:
-            if not inspected.undisturbed and name != tap:
+            if not shown.undisturbed and name != tap:
                 return
-            if name in tensors or name in values:
-                shown = inspected.codes[name] if inspected.undisturbed else inspected.outputs.tap
-                stored = self._stored(shown, codes)
-                if name in tensors:
-                    tensors[name].add(codes, stored)
-                else:
-                    values[name].add(*self._values(name, codes, stored))
+            if name in held.tensors or name in held.values:
+                with watch.stage(COMPARING):
+                    stored = self._stored(shown, name, codes)
+                    if name in held.tensors:
+                        held.tensors[name].add(codes, stored)
+                    else:
+                        held.values[name].add(*self._values(name, codes.float(), stored.to(self._device).float()))
 
-        simulated = mirror.forward(images, see)
-        deployed = inspected.outputs
+        with watch.stage(held.stage):
+            simulated = mirror.forward(images, see)
+        deployed = shown.outputs
         if tuple(simulated.tap.shape) != deployed.tap.shape:
             raise BundleError(
                 f"{self.entry.tap.tensor} (the CAM layer) has shape {deployed.tap.shape} in the file that was run and "
                 f"{tuple(simulated.tap.shape)} in the bundle's"
             )
-        tensors[LOGITS].add(simulated.logits, torch.from_numpy(deployed.logits).to(self._device))
+        held.tensors[LOGITS].add(simulated.logits, torch.from_numpy(deployed.logits))
         targets, chosen = top_classes(deployed.logits), top_classes(simulated.logits.cpu().numpy())
-        score = columns(targets, deployed.logits.shape[1])
-        taps = self._runtime.taps
-        real = [mirror.dequantize(tap, values) for tap, values in zip(taps, (deployed.tap, *deployed.skips), strict=True)]
-        own = (self.entry.tap, *self.entry.skips)
-        fake = [mirror.dequantize(tap, values) for tap, values in zip(own, (simulated.tap, *simulated.skips), strict=True)]
-        maps = []
-        for activation, *skips in (fake, real):
-            at = [_representable(tap, value) for tap, value in zip(own, (activation, *skips), strict=True)]
-            maps.append(enlarge(explain(mirror, activation, score, skips, at=at), self.bundle.preprocessing.crop))
-        metrics = all_metrics(*maps)
+        with watch.stage(CAMS):
+            metrics = all_metrics(*self._maps(mirror, simulated, deployed, columns(targets, deployed.logits.shape[1])))
         logits, real_logits = (values.astype(np.float64) for values in (simulated.logits.cpu().numpy(), deployed.logits))
         same_tap = None
         if self.same_tap or result.float_tap:
@@ -311,29 +420,41 @@ class Checker:
                 )
             )
 
-    def _force(
-        self, mirror: Mirror, images: NDArray[np.float32], inspected: Inspected, tensors: dict[str, TensorResult]
-    ) -> None:
+    def _maps(
+        self, mirror: Mirror, simulated: MirrorOutputs, deployed: DeployedOutputs, score: NDArray[np.int64]
+    ) -> tuple[Array, Array]:
+        """Return the CAMs of both sides as they are compared; where both sides' values are the same, they are computed once."""
+        taps, own = self._runtime.taps, (self.entry.tap, *self.entry.skips)
+        real = [mirror.dequantize(tap, values) for tap, values in zip(taps, (deployed.tap, *deployed.skips), strict=True)]
+        fake = [mirror.dequantize(tap, values) for tap, values in zip(own, (simulated.tap, *simulated.skips), strict=True)]
+
+        def shown(activation: torch.Tensor, *skips: torch.Tensor) -> Array:
+            at = [_representable(tap, value) for tap, value in zip(own, (activation, *skips), strict=True)]
+            return enlarge(explain(mirror, activation, score, skips, at=at), self.bundle.preprocessing.crop)
+
+        ours = shown(*fake)
+        return ours, ours if all(map(same_bits, fake, real)) else shown(*real)
+
+    def _force(self, held: _Held, images: NDArray[np.float32], shown: _Deployed, watch: Stopwatch) -> None:
         """Run the mirror once more, every operator fed with the deployed codes."""
 
         def see(name: str, codes: torch.Tensor) -> torch.Tensor | None:
-            if name not in tensors:
+            if name not in held.tensors:
                 return None
-            deployed = self._stored(inspected.codes[name], codes)
-            if name in self._fed:
-                tensors[name].add(codes, deployed, forced=True)
-            return deployed
+            with watch.stage(COMPARING):
+                stored = self._stored(shown, name, codes)
+                if name in self._fed:
+                    held.tensors[name].add(codes, stored, forced=True)
+                return torch.empty_like(codes).copy_(stored)  # in the mirror's own order in memory, by which sums round
 
-        outputs = mirror.forward(images, see)
+        with watch.stage(FED):
+            outputs = held.mirror.forward(images, see)
         if self._other is None or LOGITS in self._fed:
-            tensors[LOGITS].add(outputs.logits, torch.from_numpy(inspected.outputs.logits).to(self._device), forced=True)
+            held.tensors[LOGITS].add(outputs.logits, torch.from_numpy(shown.outputs.logits), forced=True)
 
-    def _stored(self, codes: NDArray[Any], simulated: torch.Tensor) -> torch.Tensor:
-        """Return deployed codes on the mirror's device; where another file only reshapes, in the bundle's shape."""
-        same_type = simulated.dtype == torch.from_numpy(np.empty(0, codes.dtype)).dtype
-        stored = torch.from_numpy(codes if same_type else codes.astype(np.float32)).to(self._device)
-        alike = self._other is not None and stored.shape[:1] == simulated.shape[:1] and stored.ndim != simulated.ndim
-        return stored.reshape(simulated.shape) if alike and stored.numel() == simulated.numel() else stored
+    def _stored(self, shown: _Deployed, name: str, simulated: torch.Tensor) -> torch.Tensor:
+        """Return deployed codes; where another file only reshapes, in the bundle's shape."""
+        return shown.codes(name, simulated, reshaped=self._other is not None)
 
     def _values(self, name: str, codes: torch.Tensor, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what simulated and deployed codes of a tensor stand for, and the coarser of their steps."""
@@ -365,6 +486,14 @@ class Checker:
             f"{len(left)} of {len(result.tensors)} tensors are not fed with the deployed codes: those of their operands have "
             f"no partner or mean something else ({some(left)})"
         ]
+
+
+def _unless_unknown(make: Callable[[], _Held]) -> _Held | UnsupportedGraphError:
+    """Return what `make` does, or the error where a mirror cannot compute its graph."""
+    try:
+        return make()
+    except UnsupportedGraphError as error:
+        return error
 
 
 def _parameters(codes: Codes, dimensions: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

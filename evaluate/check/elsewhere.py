@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+from qcam.common.errors import UnsupportedGraphError
+from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.showing.numbers import agreement
-from qcam.runtime.kernels import KernelFamily
+from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror.integer.exposure import Exposure
+from qcam.runtime.session_config import EXACT_SUMS
+
+
+def other_families(reading: Reading, risks: Exposure, own: KernelFamily) -> dict[str, bool | UnsupportedGraphError]:
+    """Tell of each other kernel family whether it treats something in a file otherwise than this CPU.
+
+    Args:
+        reading: The file.
+        risks: What its weights risk.
+        own: This CPU's family.
+
+    Returns:
+        Family → whether it may compute something else; the error, where the graph that it runs is not known. One that
+        computes as a third family does, by a session's setting, is left out.
+    """
+    found: dict[str, bool | UnsupportedGraphError] = {}
+    for other in KERNELS.values():
+        shown = adds_as(other, reading)
+        if other == own or shown not in (own, other):
+            continue
+        try:
+            found[other.name] = risks.differs(own, shown) or not reading.same_kernels(own, shown)
+        except UnsupportedGraphError as error:
+            found[other.name] = error
+    return found
+
+
+def adds_as(family: KernelFamily, reading: Reading) -> KernelFamily:
+    """Return the family as which another one adds under the settings that a file is deployed with."""
+    exact = reading.settings.get(EXACT_SUMS) == "1"
+    return KERNELS["vnni"] if exact and family.pairs_saturate else family
 
 
 def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from qcam.common.errors import BundleError
+from qcam.evaluate.check.comparing import compared
 from qcam.evaluate.maps.metrics import METRICS
 
 #: Name under which the logits stand among the tensors.
@@ -53,11 +54,7 @@ class TensorResult:
             BundleError: If the two differ in shape.
         """
         require_one_shape(self.name, simulated, deployed)
-        same = int((simulated == deployed).sum())
-        largest = 0.0
-        if same < simulated.numel():
-            # What is no number on one side is infinitely far off.
-            largest = float((simulated.double() - deployed.double()).abs().nan_to_num(nan=math.inf, posinf=math.inf).max())
+        same, largest = compared(simulated, deployed, whole=self.name != LOGITS)
         if forced:
             self.forced = (self.forced or 0) + same
             self.forced_largest = max(self.forced_largest, largest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,8 @@ from qcam.common.files import sha256_file
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.check.batches import batches
 from qcam.evaluate.check.checked import Checked
-from qcam.evaluate.check.checker import Checker
-from qcam.evaluate.check.elsewhere import lowest_weight_warning, saturation_warning
+from qcam.evaluate.check.checker import Checker, Wanted
+from qcam.evaluate.check.elsewhere import adds_as, lowest_weight_warning, other_families, saturation_warning
 from qcam.evaluate.check.gates import CODE_GATES, default_gates
 from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.matching import of_other_scales, of_partners, refuse_meaningless
@@ -21,6 +21,7 @@ from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.plan import left_out, plan
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import CheckResult
+from qcam.evaluate.check.timing import PREPARING, Stopwatch, shares
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
 from qcam.evaluate.run.arithmetic import float_arithmetic
@@ -77,6 +78,7 @@ class _Check:
         self._elsewhere: list[CheckResult] = []
         self._bundles: dict[str, dict[str, Any]] = {}
         self._placements: dict[str, dict[str, Any]] = {}
+        self._seconds: dict[str, dict[str, dict[str, float]]] = {}
         self._remarks: list[str] = []
         self._warnings: list[str] = []
         self._refused: dict[str, str] = {}
@@ -94,6 +96,14 @@ class _Check:
 
     def judge(self, bundle: Bundle, precision: str) -> None:
         """Judge one precision of one bundle; its file is read here and nowhere else."""
+        watch = Stopwatch()
+        with watch.stage(PREPARING):
+            self._judge(bundle, precision, watch)
+        seconds = self._seconds.setdefault(bundle.model_id, {}).setdefault(precision, {})
+        for stage, spent in watch.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+
+    def _judge(self, bundle: Bundle, precision: str, watch: Stopwatch) -> None:
         options = self._options
         session = bundle.precision(precision).session
         kernels = Kernels.of(options, session)
@@ -118,16 +128,41 @@ class _Check:
             risks = self._risks(bundle, precision, reading, runtime.deployed.placement)
         promised = checker.same_codes if other is not None else bundle.precision(precision).promised
         trusted = promised and reading.deployed is not None and kernels.trusted(risks)
-        results = []
-        for arithmetic in options.arithmetics if reading.tensors else (Arithmetic.FAKE_QUANT,):
-            exact = trusted and arithmetic == Arithmetic.INTEGER
-            result = self._run(checker, bundle, arithmetic, kernels.family, exact=exact, every_tensor=options.every_tensor)
+        arithmetics = options.arithmetics if reading.tensors else (Arithmetic.FAKE_QUANT,)
+        wanted = [
+            Wanted(
+                arithmetic,
+                kernels.family,
+                exact=trusted and arithmetic == Arithmetic.INTEGER,
+                every_tensor=options.every_tensor,
+            )
+            for arithmetic in arithmetics
+        ]
+        others: dict[str, bool | UnsupportedGraphError] = {}
+        if risks is not None and options.other_cpus and kernels.own is not None and options.deployed is None:
+            others = other_families(reading, risks, kernels.own)
+        # A family that is judged anyway is not run again.
+        done = {kernels.family.name} if Arithmetic.INTEGER in arithmetics else set()
+        further = [KERNELS[name] for name, differs in others.items() if differs is True and name not in done]
+        count = len(wanted) + len(further)
+        mirrors = f"{count} mirror{'' if count == 1 else 's'}"
+        with telling.progress(f"{bundle.model_id} {precision}, {mirrors}", len(self._photographs)) as advance:
+            results, elsewhere = checker.run(
+                lambda: batches(self._photographs, bundle, options.batch_size, self._refused),
+                wanted,
+                elsewhere=further,
+                advance=advance,
+                stopwatch=watch,
+            )
+        for result in results:
             if other is not None and reading.tensors:
                 result.remarks += of_other_scales(result, other.path)
             self._judged.append(Judged(result, self._gates(result)))
-            results.append(result)
-        if risks is not None and options.other_cpus and kernels.own is not None and options.deployed is None:
-            self._other_cpus(checker, reading, bundle, risks, kernels.own, results)
+            if result.arithmetic == Arithmetic.INTEGER:
+                elsewhere[result.kernel] = result
+        if risks is not None and kernels.own is not None:
+            found = {name: elsewhere[name] if differs is True else differs for name, differs in others.items()}
+            self._tell_elsewhere(f"{bundle.model_id} {precision}", reading, risks, kernels.own, found)
 
     def finish(self) -> Checked:
         """Return what was found, with warnings of what is incomplete."""
@@ -139,6 +174,7 @@ class _Check:
         for reason, names in reasons.items():
             self._warn(f"refused: {reason}: {some(names)}")
         deployed, gpu = self._options.deployed, self._gpu()  # which is remarked
+        self._remarks.append(f"time: {shares(stages for ran in self._seconds.values() for stages in ran.values())}")
         return Checked(
             options=self._options,
             kernels=self._kernels,
@@ -151,6 +187,7 @@ class _Check:
             refused=self._refused,
             deployed_sha256=None if deployed is None else sha256_file(deployed),
             gpu=gpu,
+            seconds=self._seconds,
         )
 
     def _gpu(self) -> Gpu | None:
@@ -193,24 +230,6 @@ class _Check:
             self._warn(lowest_weight_warning(name, risks, here=self._kernels.wraps))
         return risks
 
-    def _run(
-        self, checker: Checker, bundle: Bundle, arithmetic: str, family: KernelFamily, *, exact: bool, every_tensor: bool
-    ) -> CheckResult:
-        """Hold one mirror against the deployed run."""
-        precision = checker.entry.name
-        simulated = f"integer ({family})" if arithmetic == Arithmetic.INTEGER else arithmetic
-        if not checker.quantized:
-            simulated = "float"
-        with telling.progress(f"{bundle.model_id} {precision} {simulated}", len(self._photographs)) as advance:
-            return checker.run(
-                lambda: batches(self._photographs, bundle, self._options.batch_size, self._refused),
-                arithmetic,
-                family,
-                exact=exact,
-                every_tensor=every_tensor,
-                advance=advance,
-            )
-
     def _gates(self, result: CheckResult) -> tuple[Gate, ...]:
         wanted = dict(
             self._options.gates
@@ -228,39 +247,38 @@ class _Check:
             Gate(name, threshold, figures[name]) for name, threshold in wanted.items() if result.coded or name not in CODE_GATES
         )
 
-    def _other_cpus(
+    def _tell_elsewhere(
         self,
-        checker: Checker,
+        name: str,
         reading: Reading,
-        bundle: Bundle,
         risks: Exposure,
         own: KernelFamily,
-        results: Sequence[CheckResult],
+        found: Mapping[str, CheckResult | UnsupportedGraphError | bool],
     ) -> None:
-        """Tell what other families' kernels would change; a family that was judged anyway is not run again."""
-        done = {result.kernel: result for result in results if result.arithmetic == Arithmetic.INTEGER}
+        """Tell what other families' kernels would change.
+
+        Args:
+            name: Model and precision.
+            reading: The file.
+            risks: What its weights risk.
+            own: This CPU's family.
+            found: Family → its mirror's result, the error where its graph is not known, or False where nothing differs.
+        """
+        if not found:
+            return
         same: list[str] = []
         unknown: list[str] = []
         floats = reading.float_operators
-        name = f"{bundle.model_id} {checker.entry.name}"
-        exact = reading.settings.get(EXACT_SUMS) == "1"
         for other in KERNELS.values():
-            if other == own:
-                continue
-            # Under that setting products are added exactly there, too.
-            shown = KERNELS["vnni"] if exact and other.pairs_saturate else other
-            if shown not in (own, other):
+            if (shown := adds_as(other, reading)) not in (own, other):
                 self._remarks.append(f"{name}: under {EXACT_SUMS}=1, {other} CPUs compute as {shown} CPUs do")
+        for family, result in found.items():
+            other = KERNELS[family]
+            if isinstance(result, UnsupportedGraphError):
+                self._remarks.append(f"{name}: what CPUs of family {other} compute is not foretold: {result.template}")
                 continue
-            try:
-                if not risks.differs(own, shown) and reading.same_kernels(own, shown):
-                    (unknown if floats else same).append(other.name)
-                    continue
-                result = done.get(other.name)
-                if result is None:
-                    result = self._run(checker, bundle, Arithmetic.INTEGER, other, exact=False, every_tensor=False)
-            except UnsupportedGraphError as error:
-                self._remarks.append(f"{name}: what CPUs of family {other} compute is not foretold: {error.template}")
+            if not isinstance(result, CheckResult):
+                (unknown if floats else same).append(other.name)
                 continue
             self._elsewhere.append(result)
             if floats:

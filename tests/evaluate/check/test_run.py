@@ -1,4 +1,5 @@
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -6,14 +7,16 @@ import pytest
 from pretended import CPU, CUDA, pretend_cuda
 
 from qcam.common import telling
-from qcam.common.errors import ImageSetError, ProviderError
+from qcam.common.errors import ImageSetError, ProviderError, UnsupportedGraphError
 from qcam.common.wording import in_python
 from qcam.evaluate.check.checker import Checker
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.run import run_check
+from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.gpu import Gpu
+from qcam.runtime.mirror import Mirror
 
 
 @pytest.fixture
@@ -59,6 +62,55 @@ def test_warnings_are_told_and_kept_and_nothing_is_printed_or_written(
     assert any("this file behaves differently" in warning for warning in found.warnings)
     assert [item.result.title for item in found.judged] == [f"tiny int8, integer ({known_cpu})"]
     assert found.placement()["tiny"]["int8"]["integer_coverage"]["count"] == 1
+
+
+def test_a_photograph_is_decoded_once_for_all_mirrors_of_a_precision_under_one_bar(tiny_bundle, known_cpu, monkeypatch):
+    decoded, bars = [], []
+
+    class Listener:
+        @contextmanager
+        def progress(self, description, total):
+            bars.append([description, total])
+            yield bars[-1].append
+
+    def counting(source):
+        decoded.append(source)
+        return decode(source)
+
+    monkeypatch.setattr("qcam.evaluate.check.batches.decode", counting)
+    options = CheckOptions(precisions=("int8",), arithmetics=("integer", "fake_quant"), batch_size=2)
+    photographs = evaluation_photographs()[:3]
+    with telling.listening(Listener()):
+        found = run_check([tiny_bundle], photographs, options)
+    assert decoded == [photograph.path for photograph in photographs]
+    mirrors = 2 + len(found.elsewhere)
+    assert mirrors > 2
+    assert bars == [[f"tiny int8, {mirrors} mirrors", 3, 2, 1]]
+
+
+def test_a_cpu_family_whose_graph_is_not_known_is_remarked_and_stops_nothing(tiny_bundle, known_cpu, monkeypatch):
+    other = "avx2" if known_cpu != "avx2" else "vnni"
+    forward = Mirror.forward
+
+    def fails(mirror, *arguments):
+        if mirror.family.name == other:
+            raise UnsupportedGraphError("no {batch_size}")
+        return forward(mirror, *arguments)
+
+    monkeypatch.setattr(Mirror, "forward", fails)
+    found = run_check([tiny_bundle], evaluation_photographs()[:1], CheckOptions(precisions=("int8",)))
+    assert found.holds
+    assert other not in {result.kernel for result in found.elsewhere}
+    assert f"tiny int8: what CPUs of family {other} compute is not foretold: no {{batch_size}}" in found.remarks
+
+
+def test_the_time_is_told_in_shares_and_kept_apart(tiny_bundle):
+    found = run_check([tiny_bundle], evaluation_photographs()[:1], CheckOptions(precisions=("f32", "int16")))
+    assert found.remarks[-1].startswith("time: ")
+    assert "float mirror" in found.remarks[-1]
+    seconds = found.to_json()["seconds"]
+    assert {name: set(of) for name, of in seconds.items()} == {"tiny": {"f32", "int16"}}
+    assert {"preparing", "exposed run", "integer mirror", "comparing"} < set(seconds["tiny"]["int16"])
 
 
 def test_no_photographs_are_nothing_to_compare(tiny_bundle):

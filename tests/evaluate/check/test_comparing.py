@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from qcam.evaluate.check.comparing import compared, laid_out_as, same_bits
+
+LAST = torch.channels_last
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [(torch.uint8, 0, 255), (torch.int8, -128, 127)])
+def test_bytes_are_subtracted_without_wrapping_around(kind, low, high):
+    one, other = torch.tensor([low, high, 5], dtype=kind), torch.tensor([high, low, 5], dtype=kind)
+    assert compared(one, other, whole=True) == (1, 255.0)
+    assert compared(one[2:], other[:1], whole=True) == (0, float(high - 5))
+
+
+@pytest.mark.parametrize("simulated", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+def test_counts_do_not_depend_on_type_or_order_in_memory_or_on_how_much_is_compared_at_a_time(simulated, layout):
+    generator = np.random.default_rng(0)
+    one = generator.integers(0, 256, (3, 40, 30, 31), dtype=np.uint8)  # more than is compared at a time
+    other = one.copy()
+    other.reshape(-1)[[0, 70_000, 111_599]] ^= np.array([1, 64, 2], dtype=np.uint8)
+    ours = torch.from_numpy(one).to(simulated).contiguous(memory_format=layout)
+    assert compared(ours, torch.from_numpy(other), whole=True) == (one.size - 3, 64.0)
+    assert compared(ours, laid_out_as(torch.from_numpy(other), ours), whole=True) == (one.size - 3, 64.0)
+
+
+def test_codes_of_16_bits_are_held_against_whole_numbers_in_float32():
+    codes = torch.tensor([-32768, 32767, 7], dtype=torch.int16)
+    assert compared(torch.tensor([32767.0, -32768.0, 7.0]), codes, whole=True) == (1, 65535.0)
+
+
+def test_a_difference_that_float32_does_not_have_is_found_where_numbers_are_not_whole():
+    one, other = torch.tensor([1.0]), torch.tensor([-(2.0**-30)])
+    assert compared(one, other, whole=False) == (0, 1 + 2.0**-30)
+
+
+def test_no_number_differs_from_itself_and_is_infinitely_far_off():
+    assert compared(torch.tensor([math.nan, 1.0]), torch.tensor([math.nan, 1.0]), whole=False) == (1, math.inf)
+
+
+def test_an_order_in_memory_is_taken_over_only_from_channels_last_of_the_same_shape():
+    values = torch.zeros(2, 3, 4, 5)
+    model = values.contiguous(memory_format=LAST)
+    assert laid_out_as(values, model).stride() == model.stride()
+    assert laid_out_as(values, values) is values
+    assert laid_out_as(values, torch.zeros(2, 3, 5, 4).contiguous(memory_format=LAST)) is values
+    assert laid_out_as(torch.zeros(6), torch.zeros(6)).stride() == (1,)
+
+
+def test_bits_tell_zeros_of_two_signs_apart_and_know_a_nan_again():
+    zeros = torch.tensor([0.0, math.nan])
+    assert same_bits(zeros, zeros.clone())
+    assert not same_bits(zeros, torch.tensor([-0.0, math.nan]))
+    assert not same_bits(zeros.double(), zeros.double())
+    assert not same_bits(zeros, zeros[:1])
