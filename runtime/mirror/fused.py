@@ -17,7 +17,8 @@ import torch
 from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
 from qcam.runtime.graph import Graph
 from qcam.runtime.mirror.integer.elementwise import PairLookup
-from qcam.runtime.mirror.integer.kernel import Lookup
+from qcam.runtime.mirror.integer.kernel import Lookup, memory
+from qcam.runtime.mirror.parallel import CACHED, across, parts_of
 from qcam.runtime.mirror.steps import Step
 
 
@@ -57,11 +58,27 @@ class FakeQuantize:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return the quantized values of x, float32."""
-        return self._rounded(x / self._scale)
+        result = torch.empty_like(x)
+        self._write(x, result)
+        return result
 
     def in_place(self, x: torch.Tensor) -> torch.Tensor:
         """Return them in the memory of x."""
-        return self._rounded(x.div_(self._scale))
+        self._write(x, x)
+        return x
+
+    def _write(self, x: torch.Tensor, into: torch.Tensor) -> None:
+        values, written = memory(x), memory(into)
+        if x.device.type != "cpu" or values is None or written is None or x.stride() != into.stride():
+            into.copy_(self._rounded(x / self._scale))
+            return
+
+        def work(part: slice) -> None:
+            for begin in range(part.start, min(part.stop, len(values)), CACHED):
+                some = slice(begin, min(begin + CACHED, part.stop))
+                self._rounded(torch.div(values[some], self._scale, out=written[some]))
+
+        across(parts_of(len(values), 1), work)
 
     def _rounded(self, steps: torch.Tensor) -> torch.Tensor:
         return steps.clamp_(self._low, self._high).round_().mul_(self._scale)
