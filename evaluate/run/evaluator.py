@@ -284,10 +284,11 @@ class BundleEvaluator:
         """Run all batches at one precision: first all sessions' part, then all mirrors', so that not both need be there."""
         outputs, again = [], []
         with self._open_session(precision, clock) as session:
+            own = precision in self._apart
             for batch in batches:
-                outputs.append(_passed(session, batch.images, precision, clock))
+                outputs.append(_passed(session, batch.images, precision, clock, own=own))
                 if precision == self._null:
-                    again.append(_passed(session, batch.images, f"{precision} again", clock))
+                    again.append(_passed(session, batch.images, f"{precision} again", clock, own=own))
         with self._built(precision, clock):
             for batch, passed in zip(batches, outputs, strict=True):
                 run, targets = self._deployed_run(precision, passed, batch.samples, batch.deployed.get("f32"), clock)
@@ -462,9 +463,22 @@ class _Batch:
         return replace(self, crops=self.crops[:0], images=self.images[:0])
 
 
-def _passed(session: DeployedModel, images: NDArray[np.float32], named: str, clock: StageClock) -> DeployedOutputs:
-    """Run a session; its time counts under the name of its run."""
-    return session.run(images, lambda part: clock.stage(f"{part} {named}"))
+def _passed(
+    session: DeployedModel, images: NDArray[np.float32], named: str, clock: StageClock, *, own: bool = False
+) -> DeployedOutputs:
+    """Run a session; its time counts under the name of its run.
+
+    Args:
+        session: The session.
+        images: What it runs.
+        named: The name.
+        clock: Where its time goes.
+        own: Whether the results get memory of their own: as they come, they keep all of their session's from being freed.
+    """
+    passed = session.run(images, lambda part: clock.stage(f"{part} {named}"))
+    if not own:
+        return passed
+    return DeployedOutputs(passed.logits.copy(), passed.tap.copy(), tuple(skip.copy() for skip in passed.skips))
 
 
 def null_precision(precisions: Iterable[str]) -> str:

@@ -120,7 +120,8 @@ def test_one_network_keeps_what_memory_there_is_and_takes_turns_with_the_rest(
     memory = Memory(monkeypatch, 100)
     monkeypatch.setattr(machine, "available_memory", lambda: room)
     study([tiny_bundle.folder], some_photographs, tmp_path / "out")
-    assert memory.opened == 3 + len(apart)
+    assert memory.opened >= 3 + len(apart)
+    assert memory.most == 3
 
 
 def test_a_session_that_cannot_be_had_again_ends_the_run(two_networks, some_photographs, tmp_path, monkeypatch):
