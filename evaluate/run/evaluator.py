@@ -106,7 +106,7 @@ class BundleEvaluator:
         self._apart = frozenset(name for name in precisions if name in apart)
         self.expected = Expected()
         self.deployed = {name: self._session(name, settings) for name in precisions}
-        self._device = ""
+        self._device = self._built_on = ""
         self._mirrors: dict[str, Mirror] = {}
         self._enlarge = partial(enlarge, size=self.preprocessing.crop)
 
@@ -165,12 +165,14 @@ class BundleEvaluator:
 
     @telling_full_gpu("{device} cpu for the mirrors")
     def build(self, device: str) -> None:
-        """Build the mirror of every precision on a PyTorch device.
+        """Build the mirror of every precision on a PyTorch device, where they are not built yet.
 
         Raises:
             QcamError: If a graph has an operator that the mirror does not know.
             OutOfMemoryError: If the GPU does not hold the mirrors.
         """
+        if self._built_on == device:
+            return
         self._device = device
         for name in self.deployed:
             start = time.perf_counter()
@@ -181,6 +183,7 @@ class BundleEvaluator:
             del mirror  # it was only to be seen that there is one
             give_memory_back()
             self.expected.opening += time.perf_counter() - start
+        self._built_on = device
 
     def _mirror(self, precision: str) -> Mirror:
         from qcam.runtime.mirror import Mirror
