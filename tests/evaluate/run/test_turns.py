@@ -20,6 +20,9 @@ from qcam.evaluate.engine import choice
 from qcam.evaluate.run import memory as memory_module
 from qcam.evaluate.run import runner
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.pace import Pace
+from qcam.evaluate.run.protocol import Expected
+from qcam.evaluate.run.stages import REOPENING
 from qcam.evaluate.run.turns import Turns
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import load_bundle
@@ -216,3 +219,52 @@ def test_turns_that_begin_in_a_run_are_taken_shard_by_shard_from_then_on(monkeyp
     assert all([row.model for row in outcome.rows] == ["a", "b"] for outcomes, _ in done for outcome in outcomes)
     # Once at the start; then for three batches that were loaded already, for the rest of that shard, and for the next one.
     assert [one.opened for one in run.evaluators] == [1 + 5, 1 + 5]
+
+
+class Reopened(Network):
+    """A network that is opened for each of its turns."""
+
+    def __init__(self, name: str, turns: list[tuple[str, list[int]]]) -> None:
+        super().__init__(name, set())
+        self._turns, self.expected = turns, Expected(opening=1.0, image=1.0)
+
+    def build(self, device: str) -> None: ...
+
+    def evaluate_all(self, batches: Any, clock: Any) -> Any:
+        self._turns.append((self.bundle.model_id, [len(samples) for samples in batches]))
+        with clock.stage(REOPENING):
+            pass
+        return super().evaluate_all(batches, clock)
+
+
+def test_a_turn_is_over_the_images_of_several_shards_which_end_whole(monkeypatch):
+    """Opening two networks takes 2 s, an image of both 2 s: 2 % would be 50 images, 60 seconds are 30."""
+
+    def load(images: Any) -> runner.LoadedBatch:
+        return runner.LoadedBatch(images, {"a": list(images), "b": list(images)}, {}, {})
+
+    monkeypatch.setattr(runner, "Loader", lambda *_arguments, **_more: SimpleNamespace(load=load))
+    monkeypatch.setattr(Pace, "learn", lambda *_: None)
+    turns: list[tuple[str, list[int]]] = []
+    options: Any = SimpleNamespace(batch_size=8, target="f32-top1")
+    run = runner.ShardRunner([lambda name=name: Reopened(name, turns) for name in "ab"], None, options, longest=60)  # type: ignore[misc]
+    run.build("cpu")
+    shards = [[ImageFile(f"{shard}-{index}", Path("x")) for index in range(16)] for shard in range(3)] + [[]]
+    told: list[int] = []
+    done = list(run.evaluate(shards, {}, told.append))
+    assert turns == [("a", [8, 8, 8]), ("b", [8, 8, 8])] * 2
+    assert [[outcome.image for outcome in outcomes] for outcomes, _ in done] == [[file.name for file in one] for one in shards]
+    assert all([row.model for row in outcome.rows] == ["a", "b"] for outcomes, _ in done for outcome in outcomes)
+    assert sum(told) == 2 * 48
+
+
+def test_a_pace_follows_what_was_seen():
+    pace = Pace(longest=300)
+    assert not pace.reopens
+    pace.expect(opening=1, image=0.5)
+    assert pace.reopens
+    assert pace.images() == 100
+    pace.learn(16, running=80, opening=10)  # 5 s an image: 2 % would be 100 images, and 500 s
+    assert pace.images() == 60
+    pace.learn(16, running=16_000, opening=10)
+    assert pace.images() == 1
