@@ -37,16 +37,6 @@ class Pace:
             self._opening, self._image = opening, running / images
 
     def images(self) -> int:
-        """Return how many images should run before sessions are closed.
-
-        Example:
-            >>> pace = Pace(longest=300)
-            >>> pace.expect(opening=1, image=0.5)
-            >>> pace.images()
-            100
-            >>> pace.learn(16, running=80, opening=10)  # 5 s an image: 2 % would take 100 images, and 500 s
-            >>> pace.images()
-            60
-        """
+        """Return how many images should run before sessions are closed."""
         image = max(self._image, 1e-6)
         return max(1, int(min(self._opening / SHARE, self._longest) / image))
