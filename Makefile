@@ -54,11 +54,14 @@ bench: setup-dev
 	$(BIN)/python benchmarks/growth.py --json $(SPEED)/growth.json
 	$(BIN)/python benchmarks/performance.py $(SPEED)/speed.json $(SPEED)/export.json $(SPEED)/evaluation.json $(SPEED)/growth.json
 
-# docs/scale.md: engines, workers, and what a large study costs (half an hour)
+# docs/scale.md: engines, workers, and what a large study costs (an hour)
 scale: setup-dev
 	$(BIN)/python benchmarks/cluster.py --images 192 --json $(SPEED)/cluster.json
 	$(BIN)/python benchmarks/scale.py measure --json $(SPEED)/scale.json
-	$(BIN)/python benchmarks/scale.py write $(SPEED)/cluster.json $(SPEED)/scale.json
+	$(BIN)/qcam-export vgg16 resnet50 mobilenet_v2 efficientnet_b0 densenet121 squeezenet1_1 --weights random:0 --keep --output $(SPEED)/six
+	$(BIN)/python benchmarks/workers.py $(addprefix $(SPEED)/six/,vgg16 resnet50 mobilenet_v2 efficientnet_b0 densenet121 squeezenet1_1) \
+		--count 1 --count 3 --count 6 --json $(SPEED)/workers.json
+	$(BIN)/python benchmarks/scale.py write $(SPEED)/cluster.json $(SPEED)/scale.json $(SPEED)/workers.json
 
 # docs/paper.md's tables: MODELS="bundles/efficientnet_lite0 bundles/mobilenet_v2=WEIGHTS ..." (half an hour)
 ablation: setup-dev

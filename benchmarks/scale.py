@@ -1,7 +1,7 @@
 """docs/scale.md: what the engines measured, and a plan of a large study made from it.
 
     python benchmarks/scale.py measure --json build/speed/scale.json [--images 48]
-    python benchmarks/scale.py write build/speed/cluster.json build/speed/scale.json
+    python benchmarks/scale.py write build/speed/cluster.json build/speed/scale.json build/speed/workers.json
 
 `measure` evaluates six networks at three precisions in one process of one thread, with and without simulation: images a second
 and core, bytes read and written, memory. Then it joins the parts many times over, to see what a driver does with a large study.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from qcam.common.files import readable_json, write_atomically
 from qcam.evaluate.results.folder import RUN, Results, read_run, write_run
 from qcam.evaluate.results.parts import PartStore, join_parts
 from qcam.evaluate.results.summary import summarise
+from qcam.evaluate.run.memory import ROOM
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.saliency import open_saliency
+from qcam.evaluate.study.executor import ThisProcess
 from qcam.images.listing import find_images
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import SessionSettings
@@ -76,8 +79,9 @@ def measure(images: int, json_path: Path, one: str | None, folder: Path | None) 
 @main.command()
 @click.argument("cluster", type=FILE)
 @click.argument("scale", type=FILE)
+@click.argument("workers", type=FILE)
 @click.option("--output", default=Path("docs/scale.md"), show_default=True, type=click.Path(path_type=Path))
-def write(cluster: Path, scale: Path, output: Path) -> None:
+def write(cluster: Path, scale: Path, workers: Path, output: Path) -> None:
     """Write the page."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True)
     engines = json.loads(cluster.read_text(encoding="utf-8"))
@@ -92,6 +96,7 @@ def write(cluster: Path, scale: Path, output: Path) -> None:
         engines=engines,
         medians=medians,
         scale=measured,
+        workers=json.loads(workers.read_text(encoding="utf-8")),
         share=share,
         count=IMAGES,
         plan=[
@@ -121,9 +126,12 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
     parts: list[Path] = []
     with tempfile.TemporaryDirectory() as results:
         start = time.perf_counter()
-        study = TimedStudy(bundles, images, open_saliency("spectral"), options, Path(results) / "out")
+        executor = partial(ThisProcess, room=ROOM)
+        study = TimedStudy(bundles, images, open_saliency("spectral"), options, Path(results) / "out", executor=executor)
         torch_device("cpu", 1)
         planned = study.prepare("cpu", force=False)
+        planned.build()
+        ready = time.perf_counter()
         kept = Path(results) / "kept"
         kept.mkdir()
         clear = study.place.parts.clear
@@ -135,7 +143,7 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
 
         study.place.parts.__class__.clear = lambda _: keep()  # type: ignore[method-assign]
         planned.run()
-        first, last = study.times[0][0], study.times[-1][0]
+        last = study.times[-1][0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         written = sum(path.stat().st_size for path in parts) / len(images)
         # The driver's part of a large study: the same parts many times over.
@@ -149,8 +157,8 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
         summarise((model, large.columns(model)) for model in large.models)
         done = time.perf_counter()
     return {
-        "rate": sum(count for _, count in study.times[1:]) / (last - first),
-        "start": study.times[0][0] - start,
+        "rate": sum(count for _, count in study.times) / (last - ready),
+        "start": ready - start,
         "peak_mib": peak,
         "bytes_written_an_image": written,
         "bytes_read_an_image": sum(path.stat().st_size for path in (folder / "images").iterdir()) / len(images),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -82,6 +84,12 @@ def _memory_limit() -> int:
         return limit - taken + int(fields.get("inactive_file", 0))  # files that were read are given up when it gets tight
     except (OSError, ValueError):  # no such files, or "max"
         return 1 << 62
+
+
+def give_memory_back() -> None:
+    """Give back to the system what was freed: the C library keeps blocks of some megabytes for later, and asks for others."""
+    with suppress(OSError, AttributeError):  # a system without glibc does as it likes
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def has_gpu() -> bool:

@@ -23,6 +23,14 @@ from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, RESULT_PARAMETERS
 
 #: Tensors of more bytes are weights: they are copied once, at the end, and nobody asks for their values here.
 _LARGE = 1 << 16
+#: Type of elements → bytes of one; others have one byte or less, or are not numbers.
+_BYTES = {
+    kind: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+    for kind in (
+        TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT16, TensorProto.UINT16,
+        TensorProto.INT32, TensorProto.UINT32, TensorProto.INT64, TensorProto.UINT64,
+    )
+}  # fmt: skip
 #: Domain of ONNX Runtime's own operators.
 _MICROSOFT = "com.microsoft"
 #: Attributes in which a Constant node can hold its value, with what makes an array of it.
@@ -93,7 +101,7 @@ class _Copy:
             self.hold(tensor.name, tensor)
         for node in graph.node:
             value = _constant_tensor(node)
-            if value is not None and value.ByteSize() > _LARGE and node.output[0] not in outputs:  # not copied twice
+            if value is not None and _is_large(value) and node.output[0] not in outputs:  # not copied twice
                 self.large.append((node.output[0], value))
                 self.changed = True
             else:
@@ -101,7 +109,7 @@ class _Copy:
 
     def hold(self, name: str, tensor: TensorProto) -> None:
         """Take a tensor as an initializer of a name."""
-        if tensor.ByteSize() > _LARGE:
+        if _is_large(tensor):
             self.large.append((name, tensor))
             return
         self.model.graph.initializer.append(tensor)
@@ -131,6 +139,11 @@ class _Copy:
         kept = [_copied(node) for node in nodes]
         del self.model.graph.node[:]
         self.model.graph.node.extend(kept)
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    """Tell whether a tensor is a weight, by its shape: to ask protobuf for its size is to write it out once."""
+    return prod(tensor.dims) * _BYTES.get(tensor.data_type, 1) > _LARGE
 
 
 def _copied(node: NodeProto) -> NodeProto:

@@ -11,6 +11,8 @@ from qcam.common.arguments import whole_or_none
 from qcam.common.errors import QcamError
 from qcam.common.storage import is_url
 from qcam.common.vocabulary import Device, Engine, require
+from qcam.evaluate.run.evaluator import arrange
+from qcam.evaluate.run.memory import ROOM
 
 if TYPE_CHECKING:
     from qcam.evaluate.engine.dispatcher import Dispatcher
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
     from qcam.runtime.deployed import SessionSettings
 
-#: Memory of a worker: libraries and batches, and what it keeps of each byte of its bundles' files.
-WORKER_BYTES, BYTES_A_BYTE = 1 << 30, 7
 #: Fewer images than this are evaluated in one process unless asked otherwise.
 FEW = 200
 
@@ -37,6 +37,7 @@ class EngineOptions:
         gpus: GPUs of each worker.
         requirements: What a worker must be.
         patience: Seconds without a word after which a worker counts as hung; None follows the shards.
+        room: Memory that a worker may take, in bytes; None for as much as it needs.
     """
 
     name: str = "local"
@@ -45,6 +46,7 @@ class EngineOptions:
     gpus: float = 0.0
     requirements: tuple[tuple[str, str], ...] = ()
     patience: float | None = None
+    room: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse an engine or a number of workers that there is not.
@@ -88,23 +90,32 @@ def refuse_workers_without_gpus(options: EngineOptions, settings: SessionSetting
 
 
 def settle(
-    options: EngineOptions, threads: int | None, images: int, bundles: Sequence[Bundle], *, on_cpu: bool
+    options: EngineOptions,
+    threads: int | None,
+    images: int,
+    bundles: Sequence[Bundle],
+    study: StudyOptions | None,
+    *,
+    on_cpu: bool,
 ) -> tuple[EngineOptions, int]:
-    """Decide how many workers there are, and how many threads each has.
+    """Decide how many workers there are, how many threads each has, and how much memory it may take.
 
     Two processes of one thread evaluate more images than one of two threads (docs/scale.md): much of a run is small operations
     that no second thread helps. So there is one for each core, as far as memory reaches. The number of threads, which counts
     among what can change a figure, does not depend on the memory.
+
+    Several networks share `ROOM` in a worker; one network takes what it needs, unless memory is short.
 
     Args:
         options: As asked for.
         threads: As asked for; None follows.
         images: Number of images: few are not worth a second process.
         bundles: What each worker holds.
+        study: What is run of them; None for what has no sessions, whose memory is not known.
         on_cpu: Whether all is computed on CPUs: several processes on one GPU only get in each other's way.
 
     Returns:
-        The options, and the threads of each worker.
+        The options, with workers and room, and the threads of each worker.
 
     Raises:
         QcamError: If options do not go together.
@@ -113,19 +124,24 @@ def settle(
         raise QcamError("{ray_address} and {gpus_per_worker} belong to {engine} ray; add it, or leave them out")
     if options.gpus > 1 and options.gpus != int(options.gpus):
         raise QcamError(f"{{gpus_per_worker}} {options.gpus:g}: give a whole number, or a part of one")
+    known = study if on_cpu else None
+    shared = ROOM if known is not None and len(bundles) > 1 else None
     if options.name == "ray":
-        return options, threads or 1
+        return replace(options, room=shared), threads or 1
     cores = machine.available_cores()
     workers = options.workers
     if workers is None and (images < FEW or not on_cpu):
         workers = 1
     elif workers is None:
         threads = threads or 1
-        needed = WORKER_BYTES + BYTES_A_BYTE * sum(
-            bundle.path(e.name).stat().st_size for bundle in bundles for e in bundle.precisions
-        )
-        workers = max(1, min(cores // threads, machine.available_memory() // needed))
-    return replace(options, workers=workers), threads or max(1, cores // workers)
+        workers = cores // threads or 1
+    if known is None:
+        return replace(options, workers=workers), threads or max(1, cores // workers)
+    memory = machine.available_memory()
+    room = min(memory // workers, shared or memory)
+    if options.workers is None and workers > 1:
+        workers = max(1, min(workers, memory // arrange(bundles, known, room).bytes))
+    return replace(options, workers=workers, room=room), threads or max(1, cores // workers)
 
 
 def crew_for(
@@ -166,6 +182,8 @@ def crew_for(
         device=device,
         requirements=engine.requirements,
         versions=machine.versions(),
+        room=engine.room,
+        patience=engine.patience,
     )
 
     def crew(destination: Destination) -> Dispatcher:

@@ -20,8 +20,9 @@ from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.results.folder import RUN
 from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
 from qcam.evaluate.run.differing import differences
-from qcam.evaluate.run.evaluator import BundleEvaluator
+from qcam.evaluate.run.evaluator import deployed_openers
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.pace import LONGEST
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource, open_saliency
 from qcam.runtime.bundle import Bundle, load_bundle
@@ -87,6 +88,8 @@ class WorkerSpec:
         device: PyTorch device of the mirrors.
         requirements: What a worker must be: (key, value), see `requirements.py`.
         versions: The driver's.
+        room: Memory that a worker may take, in bytes; None for as much as it needs.
+        patience: Seconds without a word after which a worker counts as hung, if they were given.
     """
 
     bundles: tuple[str | Path, ...]
@@ -98,6 +101,8 @@ class WorkerSpec:
     device: str
     requirements: tuple[tuple[str, str], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    room: int | None = None
+    patience: float | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,8 @@ class Worker:
         saliency = request.open(settings.threads, numbered(saliency_device, settings.device_index))
         if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
-        self.runner = ShardRunner([partial(BundleEvaluator.of, bundle, options) for bundle in bundles], saliency, options)
+        longest = LONGEST if spec.patience is None else min(LONGEST, spec.patience / 4)
+        self.runner = ShardRunner(deployed_openers(bundles, options, spec.room), saliency, options, longest=longest)
         device = on_device(spec.device)
         self.runner.settle(device)
         self.facts = self.runner.facts

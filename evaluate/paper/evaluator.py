@@ -39,7 +39,7 @@ from qcam.evaluate.paper.options import FIXES, PaperOptions
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.comparing import Compared, References
 from qcam.evaluate.run.explained import Run, explain
-from qcam.evaluate.run.protocol import Finish, Sample
+from qcam.evaluate.run.protocol import Expected, Finish, Sample
 from qcam.evaluate.run.ran import FakeQuantized, InPyTorch, Ran
 from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency.source import resized_map
@@ -95,6 +95,7 @@ class PaperEvaluator:
         preprocessing: The bundle's, squashed instead of cropped unless that slip is switched off.
         sequential: Whether observers go on adapting from image to image.
         precisions: Those to run.
+        expected: Nothing: all is kept open.
     """
 
     def __init__(self, bundle: Bundle, precisions: Sequence[str], options: PaperOptions, *, weights: str | None = None) -> None:
@@ -139,6 +140,7 @@ class PaperEvaluator:
         # A fresh initialisation looks the same and has nothing folded; its figures mean nothing either way.
         self._restored = "eval-mode" not in options.fixes and bundle.trained and is_folded(self._module)
         self._models: dict[str, nn.Module] = {}
+        self.expected = Expected()
 
     def open(self) -> None:
         """Do nothing: there are no sessions."""
@@ -269,6 +271,10 @@ class PaperEvaluator:
             return rows, maps
 
         return finish
+
+    def evaluate_all(self, batches: Sequence[Sequence[Sample]], clock: StageClock) -> list[Finish]:
+        """Run batches, one after the other; arguments and errors as of `evaluate`."""
+        return [self.evaluate(samples, clock) for samples in batches]
 
     def _run(self, precision: str, sample: Sample, which: str, f32_target: int | None) -> tuple[Run, int]:
         model = self._models[precision]

@@ -92,11 +92,8 @@ class Compared:
         """Hold a simulated run against the deployed one, which is the reference; classes are the deployed run's."""
         values = self._maps(simulated, simulated.shown, deployed.shown, deployed.maps)
         errors = self._logit_errors(deployed, simulated, deployed)
-        equal = None
-        if deployed.codes is not None and simulated.codes is not None and deployed.codes.dtype.kind != "f":
-            equal = [float(np.mean(ours == theirs)) for ours, theirs in zip(deployed.codes, simulated.codes, strict=True)]
         constants = is_constant(simulated.shown), is_constant(deployed.shown)
-        return self._rows(values, deployed, simulated, constants, errors=errors, codes_equal=equal)
+        return self._rows(values, deployed, simulated, constants, errors=errors, codes_equal=simulated.codes_equal)
 
     def on_model(self, run: Run, drop: Array, increase: NDArray[np.bool_]) -> list[Row]:
         """Tell what the model makes of what its CAMs leave of the pictures."""

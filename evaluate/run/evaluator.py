@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from qcam.common import telling
 from qcam.common.errors import QcamError, in_file
+from qcam.common.machine import give_memory_back
 from qcam.common.vocabulary import CamMethod, Target, require
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
@@ -19,12 +22,14 @@ from qcam.evaluate.maps.scores import columns, explained_classes, probabilities,
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.comparing import Compared, References
 from qcam.evaluate.run.explained import Run, explain
-from qcam.evaluate.run.protocol import Finish, Sample
+from qcam.evaluate.run.memory import Arrangement, arranged, parts_of
+from qcam.evaluate.run.protocol import Expected, Finish, Sample
 from qcam.evaluate.run.ran import Deployed, Ran
-from qcam.evaluate.run.stages import StageClock
+from qcam.evaluate.run.stages import REOPENING, StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
-from qcam.runtime.deployed import DeployedModel, SessionSettings, nothing_fits, unfit_precisions
+from qcam.runtime.deployed import DeployedModel, DeployedOutputs, SessionSettings, nothing_fits, unfit_precisions
 from qcam.runtime.devices import telling_full_gpu
+from qcam.runtime.session_config import SHARED_ARENA
 
 if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
@@ -54,6 +59,7 @@ class BundleEvaluator:
         preprocessing: The bundle's own.
         sequential: False: images do not depend on each other.
         deployed: Precision → session, in the order of the tables.
+        expected: What opening again and an image take of time, as seen while sessions and mirrors were made.
     """
 
     sequential = False
@@ -69,6 +75,7 @@ class BundleEvaluator:
         fake_quant: bool = True,
         null_row: bool = True,
         faithfulness: bool = False,
+        apart: Container[str] = (),
     ) -> None:
         """Open the sessions; the provider is proven here, before PyTorch is even imported.
 
@@ -82,6 +89,7 @@ class BundleEvaluator:
             null_row: Whether f32, or the first precision where there is none, is run a second time and compared with itself:
                 what drifts there is not quantization.
             faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
+            apart: Precisions of which session and mirror are there only while they run (`memory.py`).
 
         Raises:
             QcamError: If target or method is unknown, the provider or a file does not do, or f32 is needed and not there.
@@ -95,13 +103,21 @@ class BundleEvaluator:
         self._faithfulness = faithfulness
         if target == "f32-top1" and "f32" not in precisions:
             raise needs_f32(bundle)
-        self.deployed = {name: DeployedModel(bundle, name, settings) for name in precisions}
+        self._apart = frozenset(name for name in precisions if name in apart)
+        self.expected = Expected()
+        self.deployed = {name: self._session(name, settings) for name in precisions}
+        self._device = self._built_on = ""
         self._mirrors: dict[str, Mirror] = {}
         self._enlarge = partial(enlarge, size=self.preprocessing.crop)
 
     @classmethod
-    def of(cls, bundle: Bundle, options: StudyOptions) -> BundleEvaluator:
+    def of(cls, bundle: Bundle, options: StudyOptions, apart: Container[str] = ()) -> BundleEvaluator:
         """Open what a run's options ask of a bundle.
+
+        Args:
+            bundle: The bundle.
+            options: The options.
+            apart: As in the constructor.
 
         Raises:
             QcamError: As from the constructor, or a precision was asked for that the bundle does not hold.
@@ -115,16 +131,32 @@ class BundleEvaluator:
             fake_quant=options.fake_quant,
             null_row=options.null_row,
             faithfulness=options.faithfulness,
+            apart=apart,
         )
 
+    def _session(self, precision: str, settings: SessionSettings) -> DeployedModel:
+        """Make a session, and close it again if it is opened for its turn; then it has memory of its own, to give back."""
+        if precision not in self._apart:
+            session = DeployedModel(self.bundle, precision, settings)
+        else:
+            session = DeployedModel(self.bundle, precision, replace(settings, config={SHARED_ARENA: "0"} | settings.config))
+            session.close()
+            give_memory_back()
+            self.expected.opening += session.seconds[0]
+        twice = 2 if precision == self._null else 1
+        # A mirror takes about twice as long as ONNX Runtime in float.
+        self.expected.image += session.seconds[1] * (twice + 2 * self._fake_quant)
+        return session
+
     def open(self) -> None:
-        """Open the sessions that were closed.
+        """Open the sessions that were closed, but for those that are opened for their turn.
 
         Raises:
             ProviderError: If one cannot be had again as it was.
         """
-        for session in self.deployed.values():
-            session.open()
+        for name, session in self.deployed.items():
+            if name not in self._apart:
+                session.open()
 
     def close(self) -> None:
         """Give the memory of the sessions back."""
@@ -133,20 +165,62 @@ class BundleEvaluator:
 
     @telling_full_gpu("{device} cpu for the mirrors")
     def build(self, device: str) -> None:
-        """Build the mirror of every precision on a PyTorch device.
+        """Build the mirror of every precision on a PyTorch device, where they are not built yet.
 
         Raises:
             QcamError: If a graph has an operator that the mirror does not know; names the file.
             OutOfMemoryError: If the GPU does not hold the mirrors.
         """
+        if self._built_on == device:
+            return
+        self._device = device
+        for name in self.deployed:
+            start = time.perf_counter()
+            mirror = self._mirror(name)
+            if name not in self._apart:
+                self._mirrors[name] = mirror
+                continue
+            del mirror  # it was only to be seen that there is one
+            give_memory_back()
+            self.expected.opening += time.perf_counter() - start
+        self._built_on = device
+
+    def _mirror(self, precision: str) -> Mirror:
         from qcam.runtime.mirror import Mirror
 
-        for name, session in self.deployed.items():
-            with in_file(self.bundle.path(name)):
-                model = load_onnx(self.bundle, name)
-                self._mirrors[name] = Mirror(
-                    model, session.entry, device, tail_only=not self._fake_quant, preprocessing=self.preprocessing
-                )
+        entry = self.deployed[precision].entry
+        with in_file(self.bundle.path(precision)):
+            model = load_onnx(self.bundle, precision)
+            return Mirror(model, entry, self._device, tail_only=not self._fake_quant, preprocessing=self.preprocessing)
+
+    @contextmanager
+    def _open_session(self, precision: str, clock: StageClock) -> Iterator[DeployedModel]:
+        """Have the session of a precision, opened for the block if it is not kept open."""
+        session = self.deployed[precision]
+        if precision not in self._apart:
+            yield session
+            return
+        try:
+            with clock.stage(REOPENING):
+                session.open()
+            yield session
+        finally:
+            session.close()
+            give_memory_back()
+
+    @contextmanager
+    def _built(self, precision: str, clock: StageClock) -> Iterator[None]:
+        """Have the mirror of a precision among the others, built for the block if it is not kept."""
+        if precision in self._mirrors:
+            yield
+            return
+        with clock.stage(REOPENING):
+            self._mirrors[precision] = self._mirror(precision)
+        try:
+            yield
+        finally:
+            del self._mirrors[precision]
+            give_memory_back()
 
     def state(self) -> str:
         """Return nothing: images do not depend on each other."""
@@ -185,39 +259,54 @@ class BundleEvaluator:
         ]
 
     @telling_full_gpu("a smaller {batch_size}, or {device} cpu for the mirrors")
-    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
-        """Run images.
+    def evaluate_all(self, batches: Sequence[Sequence[Sample]], clock: StageClock) -> list[Finish]:
+        """Run batches, precision by precision.
 
         Args:
-            samples: The images, at most a batch.
+            batches: The images, each at most a batch.
             clock: Where the time goes.
 
         Returns:
-            What computes rows (image by image, precision, comparison) and CAMs.
+            What computes rows (image by image, precision, comparison) and CAMs, for each batch.
 
         Raises:
-            OutOfMemoryError: If the memory of a GPU does not hold the batch.
+            OutOfMemoryError: If the memory of a GPU does not hold a batch.
         """
-        crops = np.stack([sample.crop for sample in samples])
-        with clock.stage("normalise"):
-            images = self.preprocessing.normalise(crops)
-        batch = _Batch(samples, {}, {}, {}, {})
+        made = []
+        for samples in batches:
+            crops = np.stack([sample.crop for sample in samples])
+            with clock.stage("normalise"):
+                made.append(_Batch(samples, crops, self.preprocessing.normalise(crops)))
         for precision in self.deployed:
-            real, fake, targets = self._run(precision, images, samples, batch.deployed.get("f32"), clock)
-            batch.deployed[precision], batch.targets[precision] = real, targets
-            if fake is not None:
-                batch.simulated[precision] = fake
-            if self._faithfulness:
-                with clock.stage("explanation on model"):
-                    batch.faithfulness[precision] = self._explain(precision, crops, real, targets)
-        if self._null is not None:
-            batch.again, _, _ = self._run(self._null, images, samples, batch.deployed[self._null], clock, again=True)
+            self._run_all(precision, made, clock)
+        return [partial(self._finish, batch.done(), clock) for batch in made]
 
-        def finish() -> tuple[list[Row], list[StoredMap]]:
-            with clock.stage("metrics"):
-                return self._rows(batch), self._maps(batch)
+    def _finish(self, batch: _Batch, clock: StageClock) -> tuple[list[Row], list[StoredMap]]:
+        with clock.stage("metrics"):
+            return self._rows(batch), self._maps(batch)
 
-        return finish
+    def _run_all(self, precision: str, batches: Sequence[_Batch], clock: StageClock) -> None:
+        """Run all batches at one precision: first all sessions' part, then all mirrors', so that not both need be there."""
+        outputs, again = [], []
+        with self._open_session(precision, clock) as session:
+            own = precision in self._apart
+            for batch in batches:
+                outputs.append(_passed(session, batch.images, precision, clock, own=own))
+                if precision == self._null:
+                    again.append(_passed(session, batch.images, f"{precision} again", clock, own=own))
+        with self._built(precision, clock):
+            for batch, passed in zip(batches, outputs, strict=True):
+                run, targets = self._deployed_run(precision, passed, batch.samples, batch.deployed.get("f32"), clock)
+                batch.deployed[precision], batch.targets[precision] = run, targets
+                if self._fake_quant:
+                    batch.simulated[precision] = self._simulated_run(precision, passed, batch.images, targets, clock)
+            for batch, passed in zip(batches, again, strict=False):
+                batch.again, _ = self._deployed_run(precision, passed, batch.samples, batch.deployed[precision], clock)
+        if self._faithfulness:
+            with self._open_session(precision, clock) as session, clock.stage("explanation on model"):
+                for batch in batches:
+                    real, targets = batch.deployed[precision], batch.targets[precision]
+                    batch.faithfulness[precision] = self._explain(session, batch.crops, real, targets)
 
     @telling_full_gpu("{device} cpu for the mirrors")
     def explain(self, samples: Sequence[Sample]) -> dict[str, Explained]:
@@ -235,8 +324,12 @@ class BundleEvaluator:
         images = self.preprocessing.normalise(np.stack([sample.crop for sample in samples]))
         found: dict[str, Explained] = {}
         f32: Run | None = None
+        clock = StageClock()
         for precision in self.deployed:
-            run, _, targets = self._run(precision, images, samples, f32, StageClock(), again=True)
+            with self._open_session(precision, clock) as session:
+                passed = _passed(session, images, precision, clock)
+            with self._built(precision, clock):
+                run, targets = self._deployed_run(precision, passed, samples, f32, clock)
             f32 = run if precision == "f32" else f32
             found[precision] = Explained(run.logits, run.maps, targets)
         return found
@@ -249,13 +342,14 @@ class BundleEvaluator:
             for index, sample in enumerate(batch.samples)
         ]
 
-    def _run(
+    def _deployed_run(
         self,
         precision: str,
-        images: NDArray[np.float32],
+        outputs: DeployedOutputs,
         samples: Sequence[Sample],
         f32: Run | None,
         clock: StageClock,
+<<<<<<< HEAD
         *,
         again: bool = False,
     ) -> tuple[Run, Run | None, NDArray[np.int64]]:
@@ -282,13 +376,47 @@ class BundleEvaluator:
             )
             codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
             return real, Run(passed.logits.cpu().numpy(), maps, self._enlarge, codes), targets
+=======
+    ) -> tuple[Run, NDArray[np.int64]]:
+        """Explain what a session gave; return the run, and the classes that were explained."""
+        mirror = self._mirrors[precision]
+        targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
+        score = columns(targets, outputs.logits.shape[1])
+        values = (outputs.tap, *outputs.skips)
+        taps = [mirror.dequantize(tap, each) for tap, each in zip(self.deployed[precision].taps, values, strict=True)]
+        maps = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
+        return Run(outputs.logits, maps, self._enlarge), targets
+
+    def _simulated_run(
+        self,
+        precision: str,
+        outputs: DeployedOutputs,
+        images: NDArray[np.float32],
+        targets: NDArray[np.int64],
+        clock: StageClock,
+    ) -> Run:
+        """Run the whole mirror, and explain it; its codes at the tap are held against the session's."""
+        mirror = self._mirrors[precision]
+        with clock.stage(f"mirror forward {precision}"):
+            passed = mirror.forward(images)
+        values = (passed.tap, *passed.skips)
+        taps = [mirror.dequantize(tap, each) for tap, each in zip(self.deployed[precision].taps, values, strict=True)]
+        score = columns(targets, outputs.logits.shape[1])
+        maps = explain(
+            mirror, taps[0], score, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
+        )
+        equal = None
+        if outputs.tap.dtype.kind != "f":
+            codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
+            equal = tuple(float(np.mean(ours == theirs)) for ours, theirs in zip(outputs.tap, codes, strict=True))
+        return Run(passed.logits.cpu().numpy(), maps, self._enlarge, equal)
 
     def _explain(
-        self, precision: str, crops: NDArray[np.uint8], run: Run, targets: NDArray[np.int64]
+        self, session: DeployedModel, crops: NDArray[np.uint8], run: Run, targets: NDArray[np.int64]
     ) -> tuple[Array, NDArray[np.bool_]]:
         """Show the deployed model what its CAM leaves of each picture; return drop and increase of the class's probability."""
         left = self.preprocessing.normalise(explanation_crops(crops, run.shown))
-        after = self.deployed[precision].run(left).logits
+        after = session.run(left).logits
         places = np.arange(len(targets))
         return drop_and_increase(probabilities(run.logits)[places, targets], probabilities(after)[places, targets])
 
@@ -327,16 +455,63 @@ class BundleEvaluator:
         return made.with_reference(run, reference)
 
 
+def arrange(bundles: Sequence[Bundle], options: StudyOptions, room: int | None) -> Arrangement:
+    """Estimate what a worker with some bundles takes, and decide what of it is kept open.
+
+    Args:
+        bundles: The bundles.
+        options: What is run of them.
+        room: Memory that a worker may take, in bytes; None for as much as it needs.
+
+    Raises:
+        QcamError: If a precision was asked for that a bundle does not hold, or the provider can run none of it.
+    """
+    precisions = [fitting_precisions(bundle, options.precisions, options.settings) for bundle in bundles]
+    return arranged(parts_of(bundles, precisions, options), room)
+
+
+def deployed_openers(bundles: Sequence[Bundle], options: StudyOptions, room: int | None) -> list[Callable[[], BundleEvaluator]]:
+    """Return what opens the evaluator of each bundle; arguments and errors as of `arrange`."""
+    if room is None:
+        return [partial(BundleEvaluator.of, bundle, options) for bundle in bundles]
+    arrangement = arrange(bundles, options, room)
+    return [partial(BundleEvaluator.of, bundle, options, arrangement.apart_of(bundle)) for bundle in bundles]
+
+
 @dataclass
 class _Batch:
-    """What was run of some samples: precision → run."""
+    """Samples, what networks take of them, and what was run of them: precision → run."""
 
     samples: Sequence[Sample]
-    deployed: dict[str, Run]
-    simulated: dict[str, Run]
-    targets: dict[str, NDArray[np.int64]]
-    faithfulness: dict[str, tuple[Array, NDArray[np.bool_]]]
+    crops: NDArray[np.uint8]
+    images: NDArray[np.float32]
+    deployed: dict[str, Run] = field(default_factory=dict)
+    simulated: dict[str, Run] = field(default_factory=dict)
+    targets: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    faithfulness: dict[str, tuple[Array, NDArray[np.bool_]]] = field(default_factory=dict)
     again: Run | None = None
+
+    def done(self) -> _Batch:
+        """Return the batch without the pictures: what is compared later takes none of their memory."""
+        return replace(self, crops=self.crops[:0], images=self.images[:0])
+
+
+def _passed(
+    session: DeployedModel, images: NDArray[np.float32], named: str, clock: StageClock, *, own: bool = False
+) -> DeployedOutputs:
+    """Run a session; its time counts under the name of its run.
+
+    Args:
+        session: The session.
+        images: What it runs.
+        named: The name.
+        clock: Where its time goes.
+        own: Whether the results get memory of their own: as they come, they keep all of their session's from being freed.
+    """
+    passed = session.run(images, lambda part: clock.stage(f"{part} {named}"))
+    if not own:
+        return passed
+    return DeployedOutputs(passed.logits.copy(), passed.tap.copy(), tuple(skip.copy() for skip in passed.skips))
 
 
 def null_precision(precisions: Iterable[str]) -> str:

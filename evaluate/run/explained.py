@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,13 @@ class Run:
         logits: float32, batch × classes.
         maps: CAMs at the tap's resolution, float64, batch × height × width; not negative, not normalised.
         enlarge: Makes of maps what is compared, float64, batch × height × width, 0..1.
-        codes: The tap's codes, or values where it is float; None where there is no file.
+        codes_equal: For each image, the share of the tap's codes that are the deployed run's; None where there are none.
     """
 
     logits: NDArray[np.float32]
     maps: Array
     enlarge: Callable[[Array], Array]
-    codes: NDArray[Any] | None = None
+    codes_equal: tuple[float, ...] | None = None
 
     @cached_property
     def shown(self) -> Array:

@@ -47,6 +47,19 @@ class Sample:
     uniform: str = ""
 
 
+@dataclass
+class Expected:
+    """What an evaluator's time goes into, in seconds, as seen while it was made.
+
+    Attributes:
+        opening: What it takes to open once more what is not kept open; 0 where all is.
+        image: One image, roughly.
+    """
+
+    opening: float = 0.0
+    image: float = 0.0
+
+
 #: Computes the rest of a batch that has been run: rows, image by image, and CAMs.
 Finish = Callable[[], tuple[list[Row], list[StoredMap]]]
 
@@ -59,11 +72,13 @@ class Evaluator(Protocol):
         preprocessing: How photographs become its inputs under this protocol.
         sequential: Whether an image's figures depend on the images before it: then shards run in order, and each part
             carries the state that the next one starts from.
+        expected: What it was seen to take of time, before any image is run.
     """
 
     bundle: Bundle
     preprocessing: Preprocessing
     sequential: bool
+    expected: Expected
 
     def open(self) -> None:
         """Open the sessions that were closed, if it has sessions."""
@@ -81,8 +96,8 @@ class Evaluator(Protocol):
         """Return the rows of an image that could not be decoded."""
         ...
 
-    def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
-        """Run a batch; return what computes its rows (image by image) and CAMs, in whatever thread it is called."""
+    def evaluate_all(self, batches: Sequence[Sequence[Sample]], clock: StageClock) -> list[Finish]:
+        """Run batches; return what computes the rows (image by image) and CAMs of each, in whatever thread it is called."""
         ...
 
     def state(self) -> str:

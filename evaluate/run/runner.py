@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import chain
 
 from qcam.common.errors import ResultsError
 from qcam.common.records import AGAIN, read_record
@@ -13,15 +14,18 @@ from qcam.evaluate.results.parts import ImageOutcome
 from qcam.evaluate.run.facts import WorkerFacts, gather_facts
 from qcam.evaluate.run.loader import LoadedBatch, Loader
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.pace import LONGEST, Pace
 from qcam.evaluate.run.pipeline import overlapped
 from qcam.evaluate.run.protocol import Evaluator, Finish
-from qcam.evaluate.run.stages import StageClock
+from qcam.evaluate.run.stages import REOPENING, StageClock
 from qcam.evaluate.run.turns import Turns
 from qcam.evaluate.saliency import SaliencySource
 from qcam.images.sources import ImageFile
 
-#: Batches that run one after the other with each model, and whether they are the last of their shard.
-_Unit = tuple[Sequence[Sequence[ImageFile]], bool]
+#: Batches that run one after the other with each model, each with whether it is the last of its shard.
+_Unit = Sequence[tuple[Sequence[ImageFile], bool]]
+#: A batch that ran, what computes the rest, the state it leaves, whether it is the last of its shard.
+_Ran = tuple[LoadedBatch, list[Finish], str, bool]
 
 
 class ShardRunner:
@@ -38,6 +42,8 @@ class ShardRunner:
         saliency: SaliencySource | None,
         options: StudyOptions,
         clock: StageClock | None = None,
+        *,
+        longest: float = LONGEST,
     ) -> None:
         """Make the evaluators, and take what else a run is made of.
 
@@ -46,6 +52,7 @@ class ShardRunner:
             saliency: Where salient-object maps come from, if anywhere.
             options: What can change a figure.
             clock: Where the time goes.
+            longest: Seconds after which something should be finished, where sessions are closed and opened between.
 
         Raises:
             QcamError: If an evaluator cannot be made.
@@ -57,6 +64,7 @@ class ShardRunner:
         self.options = options
         self.clock = clock or StageClock()
         self._device = "cpu"
+        self._pace = Pace(longest)
 
     @property
     def evaluators(self) -> Sequence[Evaluator]:
@@ -94,6 +102,8 @@ class ShardRunner:
         with self.clock.stage("build mirrors"):
             for evaluator in self.evaluators:
                 evaluator.build(device)
+        expected = [evaluator.expected for evaluator in self.evaluators]
+        self._pace.expect(sum(each.opening for each in expected), sum(each.image for each in expected))
 
     def evaluate(
         self, shards: Sequence[Sequence[ImageFile]], hashes: Mapping[str, str], advance: Callable[[int], None]
@@ -115,45 +125,58 @@ class ShardRunner:
         """
         loader = Loader(self.evaluators, self._saliency, hashes, self.clock, labelled=self.options.target == "label")
 
-        def load(unit: _Unit) -> tuple[list[LoadedBatch], bool]:
-            batches, last = unit
-            return [loader.load(images) for images in batches], last
+        def load(unit: _Unit) -> list[tuple[LoadedBatch, bool]]:
+            return [(loader.load(images), last) for images, last in unit]
 
-        def run(loaded: tuple[list[LoadedBatch], bool]) -> tuple[list[tuple[LoadedBatch, list[Finish]]], str, bool]:
-            unit, last = loaded
-            done: list[tuple[LoadedBatch, list[Finish]]] = [(batch, []) for batch in unit]
+        def run(unit: list[tuple[LoadedBatch, bool]]) -> list[_Ran]:
+            begin, opening = self.clock.elapsed, self.clock.seconds.get(REOPENING, 0.0)
+            finishes: list[list[Finish]] = [[] for _ in unit]
             for evaluator in self.evaluators:
-                for batch, finishes in done:
-                    samples = batch.samples[evaluator.bundle.model_id]
-                    if samples:
-                        evaluate = partial(evaluator.evaluate, samples, self.clock)
-                        finishes.append(self._turns.run(evaluator, evaluate))
-                    advance(len(batch.images))
-            return done, self.state(), last
+                model = evaluator.bundle.model_id
+                places = [place for place, (batch, _) in enumerate(unit) if batch.samples[model]]
+                if places:
+                    samples = [unit[place][0].samples[model] for place in places]
+                    made = self._turns.run(evaluator, partial(evaluator.evaluate_all, samples, self.clock))
+                    for place, finish in zip(places, made, strict=True):
+                        finishes[place].append(finish)
+                advance(sum(len(batch.images) for batch, _ in unit))
+            opening = self.clock.seconds.get(REOPENING, 0.0) - opening
+            self._pace.learn(sum(len(batch.images) for batch, _ in unit), self.clock.elapsed - begin - opening, opening)
+            state = self.state()
+            return [(batch, done, state, last) for (batch, last), done in zip(unit, finishes, strict=True)]
 
-        def finish(ran: tuple[list[tuple[LoadedBatch, list[Finish]]], str, bool]) -> tuple[list[ImageOutcome], str, bool]:
-            return [outcome for done in ran[0] for outcome in self._outcomes(*done)], *ran[1:]
+        def finish(unit: list[_Ran]) -> list[tuple[list[ImageOutcome], str, bool]]:
+            return [(self._outcomes(batch, done), state, last) for batch, done, state, last in unit]
 
-        finished = overlapped((unit for shard in shards for unit in self._units(shard)), load, run, finish)
+        finished = overlapped(self._units(shards), load, run, finish)
         with closing(finished):
+            batches = chain.from_iterable(finished)
             for shard in shards:
                 outcomes, state, last = [], "", not shard
                 while not last:
-                    found, state, last = next(finished)
+                    found, state, last = next(batches)
                     outcomes += found
                 yield outcomes, state
 
-    def _units(self, shard: Sequence[ImageFile]) -> Iterator[_Unit]:
-        """Yield a shard as what runs at a time: a batch, or all that is left where sessions are closed and opened between.
+    def _units(self, shards: Sequence[Sequence[ImageFile]]) -> Iterator[_Unit]:
+        """Yield what runs at a time: a batch, or many where sessions are closed and opened between.
 
         Each is settled only when it is about to be loaded: memory may turn out too small in the middle of a run.
         """
         size = self.options.batch_size
-        left = [shard[start : start + size] for start in range(0, len(shard), size)]
+        left = [
+            (shard[start : start + size], start + size >= len(shard))
+            for shard in shards
+            for start in range(0, len(shard), size)
+        ]
         while left:
-            taken = len(left) if self._turns.apart else 1
+            taken = 1
+            if self._turns.apart:
+                taken += next(place for place, (_, last) in enumerate(left) if last)
+            elif self._pace.reopens:
+                taken = self._pace.images() // size or 1
             unit, left = left[:taken], left[taken:]
-            yield unit, not left
+            yield unit
 
     def state(self) -> str:
         """Return what the images so far leave to the next; empty where they do not depend on each other."""

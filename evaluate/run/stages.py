@@ -11,6 +11,8 @@ from typing import Any
 
 #: Stages that are runs of a network under evaluation in ONNX Runtime begin with this word.
 DEPLOYED = "deployed "
+#: The stage in which sessions and mirrors that are not kept open are opened again.
+REOPENING = "open again"
 
 
 @dataclass(frozen=True)

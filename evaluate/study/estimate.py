@@ -11,6 +11,7 @@ from pathlib import Path
 from qcam.common import telling
 from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
+from qcam.evaluate.run.stages import REOPENING
 from qcam.evaluate.study.executor import ThisProcess
 from qcam.evaluate.study.study import PlannedStudy
 
@@ -71,9 +72,11 @@ def estimate(study: PlannedStudy) -> Estimate:
         with telling.status("measuring"):
             hashes = study.plan.hashes
             list(runner.evaluate([warm], hashes, lambda _: None))
-            start = time.perf_counter()
+            start, opened = time.perf_counter(), runner.clock.seconds.get(REOPENING, 0.0)
             ((outcomes, _),) = runner.evaluate([probe], hashes, lambda _: None)
-            seconds = (time.perf_counter() - start) / len(probe)
+            # A run opens what it does not keep once for many images, not for each batch.
+            opening = runner.clock.seconds.get(REOPENING, 0.0) - opened
+            seconds = (time.perf_counter() - start - opening) / len(probe)
         with tempfile.TemporaryDirectory() as folder:
             part = PlannedPart(0, "0" * 64, tuple(image.name for image in probe))
             path = write_part(PartStore(Path(folder)), part, outcomes)

@@ -13,7 +13,7 @@ from qcam.common.errors import ResultsError
 from qcam.evaluate.engine.dispatcher import dispatching
 from qcam.evaluate.engine.worker import Destination
 from qcam.evaluate.results.parts import DamagedPartError, find_part, write_part
-from qcam.evaluate.run.evaluator import BundleEvaluator, wanted_precisions
+from qcam.evaluate.run.evaluator import deployed_openers, wanted_precisions
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.run.stages import StageClock
@@ -142,6 +142,7 @@ class ThisProcess:
         clock: StageClock,
         *,
         make: Callable[[Bundle, list[str]], Evaluator] | None = None,
+        room: int | None = None,
     ) -> None:
         """Open every session.
 
@@ -151,17 +152,19 @@ class ThisProcess:
             options: What can change a figure.
             clock: Where the time goes.
             make: Makes the evaluator of a bundle and the precisions wanted of it; by default one of deployed runs.
+            room: Memory that sessions and mirrors may take; None for as much as they need.
 
         Raises:
             QcamError: If a provider cannot be had, or a bundle has no such precision.
         """
         with clock.stage("open sessions"):
-            openers: list[Callable[[], Evaluator]] = [
-                partial(make, bundle, wanted_precisions(bundle, options.precisions, reference=True))
-                if make
-                else partial(BundleEvaluator.of, bundle, options)
-                for bundle in bundles
-            ]
+            openers: Sequence[Callable[[], Evaluator]] = (
+                deployed_openers(bundles, options, room)
+                if make is None
+                else [
+                    partial(make, bundle, wanted_precisions(bundle, options.precisions, reference=True)) for bundle in bundles
+                ]
+            )
             self.runner = ShardRunner(openers, saliency, options, clock)
 
     @property

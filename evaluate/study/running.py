@@ -187,7 +187,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     on_gpu = request.device == Device.CUDA or (request.device == Device.AUTO and machine.has_gpu())
     on_cpu = provider == "CPU" and not on_gpu
     alone = request.paper or request.profile
-    spread, threads = settle(request.engine, request.threads, 0 if alone else len(photographs), bundles, on_cpu=on_cpu)
+    images, run = 0 if alone else len(photographs), None if request.paper else options
+    spread, threads = settle(request.engine, request.threads, images, bundles, run, on_cpu=on_cpu)
     options = replace(options, settings=replace(options.settings, threads=threads))
     on_device = partial(torch_device, threads=threads, tf32=options.settings.tf32, index=options.settings.device_index)
     saliency_device = "cpu"
@@ -201,7 +202,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
         _require_comparison(options, bundles)
     folder, remote = open_results(request.place)
     device = ""
-    executor: Opening = ThisProcess
+    executor: Opening = partial(ThisProcess, room=spread.room)
     if request.paper:
         device = on_device(request.device)
         executor = partial(ThisProcess, make=_paper(options.fixes, request.paper_weights))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
@@ -141,6 +142,7 @@ class DeployedModel:
         copy: The session of the copy; None where one session gives everything.
         placement: Which kernels run where, from a profiled run of one blank image, or of as many as the file takes.
         folded: How many int32 biases were put into the session as floats; 0 on providers that take them as they are.
+        seconds: What opening it took, and the first run of one image.
     """
 
     _session: Any
@@ -198,7 +200,9 @@ class DeployedModel:
             batch=settings.batch,
         )
         self._profiled = True  # the first session, of which one run is
+        start = time.perf_counter()
         fallback = self._open()
+        opened = time.perf_counter()
         self._input = self._session.get_inputs()[0].name
         taps = (self.entry.tap, *self.entry.skips)
         self._outputs = [self.entry.logits, *(tap.output for tap in taps if self.copy is None)]
@@ -206,7 +210,9 @@ class DeployedModel:
         # An engine for one image says nothing of another: where there are engines, the batch that will run is proven.
         fixed = self.entry.input.batch
         proven = fixed or (settings.batch if settings.provider in ENGINES else 1)
+        before = time.perf_counter()
         blank = self._first_run(self._blank(proven, image))
+        self.seconds = (opened - start, (time.perf_counter() - before) / proven)
         if blank.logits.ndim != 2 or not _names_fit(blank.logits.shape[1], len(bundle.classes)):
             raise BundleError(f"{self._path} returns logits of shape {blank.logits.shape} for {len(bundle.classes)} classes")
         for value, tap in zip((blank.tap, *blank.skips), taps, strict=True) if own else ():

@@ -147,7 +147,7 @@ def test_a_precision_of_somebodys_own_can_be_asked_for(with_vendor: Path, some_p
 def test_a_study_refuses_a_precision_that_one_of_the_bundles_lacks_before_it_opens_any(
     with_vendor: Path, tiny_bundle, some_photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "BundleEvaluator", None)
+    monkeypatch.setattr(executor, "deployed_openers", None)
     with pytest.raises(QcamError, match="tiny holds no int8-vendor, only f32, int16, int8"):
         qcam_api.study(
             [with_vendor, tiny_bundle], images=some_photographs, saliency="none", precisions=["int8-vendor", "f32"],

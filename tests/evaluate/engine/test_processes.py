@@ -20,6 +20,7 @@ from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.evaluate.engine.choice import EngineOptions, settle
 from qcam.evaluate.results.folder import RESULTS
+from qcam.evaluate.run.options import StudyOptions
 
 
 def test_two_processes_end_like_one(tiny_bundle, many, tmp_path, same_as):
@@ -185,12 +186,12 @@ def test_archives_are_shared_by_workers(tiny_bundle, many, tmp_path, kind):
 def test_the_number_of_threads_does_not_follow_the_memory(tiny_bundle, monkeypatch):
     """Threads are part of the plan: the same command has to go on when there is less memory than before."""
     monkeypatch.setattr(machine, "available_cores", lambda: 8)
-    for memory, workers in ((1 << 40, 8), (3 << 30, 2), (0, 1)):
+    for memory, workers in ((1 << 40, 8), (2 << 30, 2), (0, 1)):
         monkeypatch.setattr(machine, "available_memory", lambda memory=memory: memory)
-        settled, threads = settle(EngineOptions(), None, 1000, [tiny_bundle], on_cpu=True)
+        settled, threads = settle(EngineOptions(), None, 1000, [tiny_bundle], StudyOptions(()), on_cpu=True)
         assert (settled.workers, threads) == (workers, 1)
-    assert settle(EngineOptions(), None, 20, [tiny_bundle], on_cpu=True)[1] == 8
-    assert settle(EngineOptions(), None, 1000, [tiny_bundle], on_cpu=False)[0].workers == 1
-    assert settle(EngineOptions(workers=4), None, 1000, [tiny_bundle], on_cpu=True)[1] == 2
+    assert settle(EngineOptions(), None, 20, [tiny_bundle], StudyOptions(()), on_cpu=True)[1] == 8
+    assert settle(EngineOptions(), None, 1000, [tiny_bundle], StudyOptions(()), on_cpu=False)[0].workers == 1
+    assert settle(EngineOptions(workers=4), None, 1000, [tiny_bundle], StudyOptions(()), on_cpu=True)[1] == 2
     with pytest.raises(QcamError, match="a whole number, or a part of one"):
-        settle(EngineOptions("ray", gpus=1.5), None, 1000, [tiny_bundle], on_cpu=False)
+        settle(EngineOptions("ray", gpus=1.5), None, 1000, [tiny_bundle], StudyOptions(()), on_cpu=False)

@@ -64,7 +64,7 @@ def bug(*_):
 
 @pytest.mark.parametrize("what", [broken_provider, interrupted, bug])
 def test_a_run_that_evaluates_nothing_leaves_what_was_there(tiny_bundle, photographs, tmp_path, before, monkeypatch, what):
-    monkeypatch.setattr(BundleEvaluator, "evaluate", what)
+    monkeypatch.setattr(BundleEvaluator, "evaluate_all", what)
     study = make(tiny_bundle, photographs, tmp_path / "out", method="gradcam")
     with pytest.raises((QcamError, KeyboardInterrupt, ZeroDivisionError)):
         run(study, force=True)
@@ -103,7 +103,7 @@ def test_parts_of_an_unfinished_run_come_back_too(tiny_bundle, photographs, tmp_
     (out / "parts" / "000000-abababababababab-cdcdcdcdcdcdcdcd.parquet").write_bytes(b"a part")
     (out / RUN).write_text('{"schema_version": 2, "plan": {}}')
     before = content(out)
-    monkeypatch.setattr(BundleEvaluator, "evaluate", broken_provider)
+    monkeypatch.setattr(BundleEvaluator, "evaluate_all", broken_provider)
     with pytest.raises(QcamError):
         run(make(tiny_bundle, photographs, out), force=True)
     assert content(out) == before
@@ -156,7 +156,7 @@ def test_killed_while_an_unfinished_run_is_set_aside_nothing_of_it_is_lost(
     second = make(tiny_bundle, photographs, out, batch_size=2, method="gradcam")
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.replace", dying)
-        patch.setattr(BundleEvaluator, "evaluate", broken_provider)
+        patch.setattr(BundleEvaluator, "evaluate_all", broken_provider)
         with pytest.raises((Killed, QcamError)):
             run(second, force=True)
     make(tiny_bundle, photographs, out, batch_size=2).recover()

@@ -14,8 +14,15 @@ import pytest
 from studies import SAME
 
 import qcam
-from qcam.common.errors import OutOfMemoryError
+from qcam.common import machine
+from qcam.common.errors import OutOfMemoryError, ProviderError
+from qcam.evaluate.engine import choice
+from qcam.evaluate.run import memory as memory_module
 from qcam.evaluate.run import runner
+from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.pace import Pace
+from qcam.evaluate.run.protocol import Expected
+from qcam.evaluate.run.stages import REOPENING
 from qcam.evaluate.run.turns import Turns
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import load_bundle
@@ -70,10 +77,10 @@ def two_networks(tiny_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     return [tiny_bundle.folder, other]
 
 
-def study(bundles: list[Path], photographs: Path, output: Path) -> Any:
+def study(bundles: list[Path], photographs: Path, output: Path, **more: Any) -> Any:
     return qcam.study(
-        [str(folder) for folder in bundles], images=photographs, saliency="none", output=output, batch_size=2, threads=1,
-        device="cpu",
+        [str(folder) for folder in bundles], images=photographs, saliency="none", output=output, threads=1, device="cpu",
+        **{"batch_size": 2} | more,
     )  # fmt: skip
 
 
@@ -90,6 +97,47 @@ def test_networks_take_turns_and_figures_stay_the_same(
     assert memory.most == (6 if when_running else 3)
     assert memory.opened > 6
     assert sum("one network at a time" in text for text in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("more", [{}, {"faithfulness": True, "fake_quant": False}, {"null_row": False, "batch_size": 4}])
+def test_precisions_that_are_opened_for_their_turn_give_the_same_figures(
+    two_networks, some_photographs, tmp_path, monkeypatch, more
+):
+    study(two_networks, some_photographs, tmp_path / "kept", **more)
+    memory = Memory(monkeypatch, 100)
+    monkeypatch.setattr(choice, "ROOM", 1)
+    study(two_networks, some_photographs, tmp_path / "apart", **more)
+    for name in SAME:
+        assert (tmp_path / "apart" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes(), name
+    assert memory.most == 1
+    assert memory.opened >= 12  # six to see that they can be had, and six for their turn
+
+
+def test_one_network_keeps_what_memory_there_is_and_takes_turns_with_the_rest(
+    tiny_bundle, some_photographs, tmp_path, monkeypatch
+):
+    parts = memory_module.parts_of([tiny_bundle], [["f32", "int16", "int8"]], StudyOptions((), batch_size=2))
+    room = memory_module.arranged(parts, None).bytes - 1
+    apart = memory_module.arranged(parts, room).apart
+    assert 0 < len(apart) < 3
+    memory = Memory(monkeypatch, 100)
+    monkeypatch.setattr(machine, "available_memory", lambda: room)
+    study([tiny_bundle.folder], some_photographs, tmp_path / "out")
+    assert memory.opened >= 3 + len(apart)
+    assert memory.most == 3
+
+
+def test_a_session_that_cannot_be_had_again_ends_the_run(two_networks, some_photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "ROOM", 1)
+    real = DeployedModel.open
+
+    def gone(self: DeployedModel) -> None:
+        self._path = self._path.with_name("gone.onnx")
+        real(self)
+
+    monkeypatch.setattr(DeployedModel, "open", gone)
+    with pytest.raises(ProviderError, match=r"cannot load .*gone\.onnx"):
+        study(two_networks, some_photographs, tmp_path / "out")
 
 
 def test_a_network_that_does_not_fit_alone_is_refused(two_networks, some_photographs, tmp_path, monkeypatch):
@@ -147,10 +195,14 @@ class Network:
     def close(self) -> None:
         self._open.discard(self.bundle.model_id)
 
-    def evaluate(self, samples: Any, clock: Any) -> Any:
+    def evaluate_all(self, batches: Any, clock: Any) -> Any:
         if len(self._open) > 1:
             raise OutOfMemoryError("full")
-        return lambda: ([SimpleNamespace(image=image.name, model=self.bundle.model_id) for image in samples], [])
+        model = self.bundle.model_id
+        return [
+            lambda samples=samples: ([SimpleNamespace(image=image.name, model=model) for image in samples], [])
+            for samples in batches
+        ]
 
 
 def test_turns_that_begin_in_a_run_are_taken_shard_by_shard_from_then_on(monkeypatch):
@@ -167,3 +219,52 @@ def test_turns_that_begin_in_a_run_are_taken_shard_by_shard_from_then_on(monkeyp
     assert all([row.model for row in outcome.rows] == ["a", "b"] for outcomes, _ in done for outcome in outcomes)
     # Once at the start; then for three batches that were loaded already, for the rest of that shard, and for the next one.
     assert [one.opened for one in run.evaluators] == [1 + 5, 1 + 5]
+
+
+class Reopened(Network):
+    """A network that is opened for each of its turns."""
+
+    def __init__(self, name: str, turns: list[tuple[str, list[int]]]) -> None:
+        super().__init__(name, set())
+        self._turns, self.expected = turns, Expected(opening=1.0, image=1.0)
+
+    def build(self, device: str) -> None: ...
+
+    def evaluate_all(self, batches: Any, clock: Any) -> Any:
+        self._turns.append((self.bundle.model_id, [len(samples) for samples in batches]))
+        with clock.stage(REOPENING):
+            pass
+        return super().evaluate_all(batches, clock)
+
+
+def test_a_turn_is_over_the_images_of_several_shards_which_end_whole(monkeypatch):
+    """Opening two networks takes 2 s, an image of both 2 s: 2 % would be 50 images, 60 seconds are 30."""
+
+    def load(images: Any) -> runner.LoadedBatch:
+        return runner.LoadedBatch(images, {"a": list(images), "b": list(images)}, {}, {})
+
+    monkeypatch.setattr(runner, "Loader", lambda *_arguments, **_more: SimpleNamespace(load=load))
+    monkeypatch.setattr(Pace, "learn", lambda *_: None)
+    turns: list[tuple[str, list[int]]] = []
+    options: Any = SimpleNamespace(batch_size=8, target="f32-top1")
+    run = runner.ShardRunner([lambda name=name: Reopened(name, turns) for name in "ab"], None, options, longest=60)  # type: ignore[misc]
+    run.build("cpu")
+    shards = [[ImageFile(f"{shard}-{index}", Path("x")) for index in range(16)] for shard in range(3)] + [[]]
+    told: list[int] = []
+    done = list(run.evaluate(shards, {}, told.append))
+    assert turns == [("a", [8, 8, 8]), ("b", [8, 8, 8])] * 2
+    assert [[outcome.image for outcome in outcomes] for outcomes, _ in done] == [[file.name for file in one] for one in shards]
+    assert all([row.model for row in outcome.rows] == ["a", "b"] for outcomes, _ in done for outcome in outcomes)
+    assert sum(told) == 2 * 48
+
+
+def test_a_pace_follows_what_was_seen():
+    pace = Pace(longest=300)
+    assert not pace.reopens
+    pace.expect(opening=1, image=0.5)
+    assert pace.reopens
+    assert pace.images() == 100
+    pace.learn(16, running=80, opening=10)  # 5 s an image: 2 % would be 100 images, and 500 s
+    assert pace.images() == 60
+    pace.learn(16, running=16_000, opening=10)
+    assert pace.images() == 1

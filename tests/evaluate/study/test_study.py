@@ -307,7 +307,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
 def test_a_finished_run_is_not_run_again(tiny_bundle, photographs, tmp_path, monkeypatch):
     images = find_images(photographs)
     first = finish(make(tiny_bundle, images, tmp_path / "out"))
-    monkeypatch.setattr(BundleEvaluator, "evaluate", lambda *_: pytest.fail("evaluated again"))
+    monkeypatch.setattr(BundleEvaluator, "evaluate_all", lambda *_: pytest.fail("evaluated again"))
     assert comparable(finish(make(tiny_bundle, images, tmp_path / "out"))) == comparable(first)
 
 
@@ -462,15 +462,15 @@ def test_a_precision_that_the_bundle_lacks_is_an_error(export_tiny, photographs,
 
 
 def test_logits_that_are_no_numbers_are_named_and_never_averaged(tiny_bundle, photographs, tmp_path, monkeypatch):
-    real = BundleEvaluator._run
+    real = BundleEvaluator._deployed_run
 
     def broken(self, precision, *arguments, **options):
-        run, simulated, targets = real(self, precision, *arguments, **options)
+        run, targets = real(self, precision, *arguments, **options)
         if precision == "int8":
             run.logits[0, 3] = np.nan
-        return run, simulated, targets
+        return run, targets
 
-    monkeypatch.setattr(BundleEvaluator, "_run", broken)
+    monkeypatch.setattr(BundleEvaluator, "_deployed_run", broken)
     rows = finish(make(tiny_bundle, find_images(photographs)[:1], tmp_path / "out"))
     for row in rows:
         if row.precision == "int8" and row.image == find_images(photographs)[0].name and not row.status.startswith("refused"):
