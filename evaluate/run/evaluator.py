@@ -211,13 +211,16 @@ class BundleEvaluator:
     @contextmanager
     def _built(self, precision: str, clock: StageClock) -> Iterator[None]:
         """Have the mirror of a precision among the others, built for the block if it is not kept."""
+        where = in_file(self.bundle.path(precision))  # the mirror refuses some settings of an operator where it computes
         if precision in self._mirrors:
-            yield
+            with where:
+                yield
             return
         with clock.stage(REOPENING):
             self._mirrors[precision] = self._mirror(precision)
         try:
-            yield
+            with where:
+                yield
         finally:
             del self._mirrors[precision]
             give_memory_back()
@@ -349,34 +352,6 @@ class BundleEvaluator:
         samples: Sequence[Sample],
         f32: Run | None,
         clock: StageClock,
-<<<<<<< HEAD
-        *,
-        again: bool = False,
-    ) -> tuple[Run, Run | None, NDArray[np.int64]]:
-        with in_file(self.bundle.path(precision)):  # the mirror refuses some settings of an operator where it computes
-            session, mirror = self.deployed[precision], self._mirrors[precision]
-            second = f"{precision} again" if again else precision
-            outputs = session.run(images, lambda part: clock.stage(f"{part} {second}"))
-            targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
-            taps = [
-                mirror.dequantize(tap, values) for tap, values in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)
-            ]
-            score = columns(targets, outputs.logits.shape[1])
-            maps = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
-            real = Run(outputs.logits, maps, self._enlarge, outputs.tap)
-            if not self._fake_quant or again:
-                return real, None, targets
-            with clock.stage(f"mirror forward {precision}"):
-                passed = mirror.forward(images)
-            taps = [
-                mirror.dequantize(tap, values) for tap, values in zip(session.taps, (passed.tap, *passed.skips), strict=True)
-            ]
-            maps = explain(
-                mirror, taps[0], score, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
-            )
-            codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
-            return real, Run(passed.logits.cpu().numpy(), maps, self._enlarge, codes), targets
-=======
     ) -> tuple[Run, NDArray[np.int64]]:
         """Explain what a session gave; return the run, and the classes that were explained."""
         mirror = self._mirrors[precision]
