@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from qcam.commands import console
 from qcam.common import machine
 from qcam.common.files import fingerprint, readable_json, write_atomically
-from qcam.evaluate.check.checker import Checker, Wanted
+from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.held import Wanted
 from qcam.evaluate.maps.cam import cam, enlarge
 from qcam.evaluate.maps.metrics import correlation
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle

@@ -14,7 +14,8 @@ import pytest
 from emulated import EmulatedModel, where_to_run
 from emulation import why_not
 
-from qcam.evaluate.check.checker import Checker, Wanted
+from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.held import Wanted
 from qcam.evaluate.check.result import LOGITS
 from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs

@@ -21,7 +21,8 @@ import qcam.exporters
 import qcam.models
 from qcam.common import machine
 from qcam.common.files import fingerprint, sha256_file, write_atomically
-from qcam.evaluate.check.checker import Checker, Wanted
+from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.held import Wanted
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.run import run_check
 from qcam.evaluate.maps.cam import cam

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -16,10 +15,11 @@ from qcam.common.errors import BundleError, ImageSetError, UnsupportedGraphError
 from qcam.common.norms import logit_error
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.check.batches import one_ahead
-from qcam.evaluate.check.comparing import laid_out_as, same_bits
+from qcam.evaluate.check.comparing import same_bits
+from qcam.evaluate.check.held import Deployed, Held, Wanted
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult, ValuesResult
-from qcam.evaluate.check.timing import CAMS, COMPARING, ELSEWHERE, EXPOSED, FED, WAITING, Stopwatch, mirror_stage
+from qcam.evaluate.check.timing import CAMS, COMPARING, EXPOSED, FED, WAITING, Stopwatch
 from qcam.evaluate.check.words import some
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
@@ -37,8 +37,6 @@ from qcam.runtime.mirror import Mirror, MirrorOutputs
 
 _EIGHT_BITS = ("uint8", "int8")
 _X86 = frozenset({"vnni", "avx2"})
-#: Types of deployed codes that are compared as they are; others are compared as float32.
-_KEPT = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.int16))
 #: Batches of (names, preprocessed images).
 Batches = Callable[[], Iterable[tuple[Sequence[str], NDArray[np.float32]]]]
 
@@ -61,80 +59,6 @@ class Runtime(Protocol):
     def run(self, images: NDArray[np.float32]) -> Inspected:
         """Run one batch, float32, batch × 3 × height × width, preprocessed."""
         ...
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A mirror that is to be held against the deployed run.
-
-    Attributes:
-        arithmetic: The mirror's.
-        family: Kernel family, for `integer`.
-        exact: Whether the mirror promises equal codes here.
-        every_tensor: Whether each operator is also fed with the deployed codes.
-    """
-
-    arithmetic: str
-    family: KernelFamily | None
-    exact: bool = False
-    every_tensor: bool = False
-
-
-class _Deployed:
-    """What the deployed side gave of one batch; its codes become tensors once, whatever the number of mirrors.
-
-    Attributes:
-        outputs: Logits, tap and skips.
-        undisturbed: Whether codes of other tensors than the tap are to be compared.
-    """
-
-    def __init__(self, inspected: Inspected, tap: str) -> None:
-        self.outputs = inspected.outputs
-        self.undisturbed = inspected.undisturbed
-        self._arrays = dict(inspected.codes) if inspected.undisturbed else {tap: inspected.outputs.tap}
-        self._tensors: dict[str, torch.Tensor] = {}
-
-    def codes(self, name: str, simulated: torch.Tensor, *, reshaped: bool) -> torch.Tensor:
-        """Return codes on the CPU, in the simulated ones' order in memory.
-
-        Args:
-            name: Name of the tensor.
-            simulated: What they are held against.
-            reshaped: Whether they may be in another shape, of as many values for each image.
-        """
-        if name in self._arrays:
-            array = self._arrays.pop(name)
-            kept = array.dtype in _KEPT and array.flags.writeable
-            self._tensors[name] = torch.from_numpy(array if kept else array.astype(np.float32))
-        stored = self._tensors[name]
-        alike = reshaped and stored.shape[:1] == simulated.shape[:1] and stored.ndim != simulated.ndim
-        if alike and stored.numel() == simulated.numel():
-            stored = stored.reshape(simulated.shape)
-        self._tensors[name] = stored = laid_out_as(stored, simulated)
-        return stored
-
-
-class _Held:
-    """One mirror under way, and what has been found of it.
-
-    Attributes:
-        wanted: What was asked for.
-        mirror: The mirror.
-        own: Whether it follows the kernels that the deployed side really has.
-        result: The result so far.
-        tensors: Its tensors by name.
-        values: Likewise those that are compared by value.
-        stage: What its forward runs count as.
-    """
-
-    def __init__(self, wanted: Wanted, mirror: Mirror, result: CheckResult, *, own: bool, elsewhere: bool) -> None:
-        self.wanted = wanted
-        self.mirror = mirror
-        self.own = own
-        self.result = result
-        self.tensors = {tensor.name: tensor for tensor in result.tensors}
-        self.values = {tensor.name: tensor for tensor in result.values}
-        self.stage = ELSEWHERE if elsewhere else mirror_stage(result.arithmetic)
 
 
 class Checker:
@@ -242,7 +166,7 @@ class Checker:
         for names, images in self._at_a_time(watch.each(WAITING, one_ahead(batches()))):
             with watch.stage(EXPOSED):
                 inspected = self._runtime.run(images)
-            deployed = _Deployed(inspected, self.entry.tap.output)
+            deployed = Deployed(inspected, self.entry.tap.output)
             count += len(names)
             disturbed += 0 if inspected.undisturbed else len(names)
             unfaithful += 0 if inspected.faithful else len(names)
@@ -250,21 +174,21 @@ class Checker:
             for each in held:
                 self._add(each, names, images, deployed, watch)
             for family, other in others.items():
-                if isinstance(other, _Held):
+                if isinstance(other, Held):
                     others[family] = _unless_unknown(partial(self._add, other, names, images, deployed, watch))
             advance(len(names))
         if not count:
             raise ImageSetError("no image could be read; nothing was compared")
         known = {
-            family: self._finished(other, disturbed, unfaithful) if isinstance(other, _Held) else other
+            family: self._finished(other, disturbed, unfaithful) if isinstance(other, Held) else other
             for family, other in others.items()
         }
         return [self._finished(each, disturbed, unfaithful) for each in held], known
 
-    def _hold_other(self, family: KernelFamily) -> _Held:
+    def _hold_other(self, family: KernelFamily) -> Held:
         return self._hold(Wanted(Arithmetic.INTEGER, family), elsewhere=True)
 
-    def _hold(self, wanted: Wanted, *, elsewhere: bool = False) -> _Held:
+    def _hold(self, wanted: Wanted, *, elsewhere: bool = False) -> Held:
         """Build a mirror, and its result without any image."""
         arithmetic, family = wanted.arithmetic, wanted.family
         mirror = self._mirror(arithmetic, family)
@@ -299,11 +223,9 @@ class Checker:
                 for name, source in self._sources.items()
                 if name != LOGITS and name not in self._same and name in mirror.quantized
             ]
-        return _Held(wanted, mirror, result, own=own, elsewhere=elsewhere)
+        return Held(wanted, mirror, result, own=own, elsewhere=elsewhere)
 
-    def _add(
-        self, held: _Held, names: Sequence[str], images: NDArray[np.float32], deployed: _Deployed, watch: Stopwatch
-    ) -> _Held:
+    def _add(self, held: Held, names: Sequence[str], images: NDArray[np.float32], deployed: Deployed, watch: Stopwatch) -> Held:
         """Hold a mirror against one batch."""
         with watch.stage(COMPARING):
             self._compare(held, names, images, deployed, watch)
@@ -311,7 +233,7 @@ class Checker:
             self._force(held, images, deployed, watch)
         return held
 
-    def _finished(self, held: _Held, disturbed: int, unfaithful: int) -> CheckResult:
+    def _finished(self, held: Held, disturbed: int, unfaithful: int) -> CheckResult:
         """Return the result when all images are done, with what its reader has to know.
 
         Args:
@@ -375,7 +297,7 @@ class Checker:
         )
 
     def _compare(
-        self, held: _Held, names: Sequence[str], images: NDArray[np.float32], shown: _Deployed, watch: Stopwatch
+        self, held: Held, names: Sequence[str], images: NDArray[np.float32], shown: Deployed, watch: Stopwatch
     ) -> None:
         tap, mirror, result = self.entry.tap.output, held.mirror, held.result
 
@@ -435,7 +357,7 @@ class Checker:
         ours = shown(*fake)
         return ours, ours if all(map(same_bits, fake, real)) else shown(*real)
 
-    def _force(self, held: _Held, images: NDArray[np.float32], shown: _Deployed, watch: Stopwatch) -> None:
+    def _force(self, held: Held, images: NDArray[np.float32], shown: Deployed, watch: Stopwatch) -> None:
         """Run the mirror once more, every operator fed with the deployed codes."""
 
         def see(name: str, codes: torch.Tensor) -> torch.Tensor | None:
@@ -452,7 +374,7 @@ class Checker:
         if self._other is None or LOGITS in self._fed:
             held.tensors[LOGITS].add(outputs.logits, torch.from_numpy(shown.outputs.logits), forced=True)
 
-    def _stored(self, shown: _Deployed, name: str, simulated: torch.Tensor) -> torch.Tensor:
+    def _stored(self, shown: Deployed, name: str, simulated: torch.Tensor) -> torch.Tensor:
         """Return deployed codes; where another file only reshapes, in the bundle's shape."""
         return shown.codes(name, simulated, reshaped=self._other is not None)
 
@@ -488,7 +410,7 @@ class Checker:
         ]
 
 
-def _unless_unknown(make: Callable[[], _Held]) -> _Held | UnsupportedGraphError:
+def _unless_unknown(make: Callable[[], Held]) -> Held | UnsupportedGraphError:
     """Return what `make` does, or the error where a mirror cannot compute its graph."""
     try:
         return make()

@@ -12,9 +12,10 @@ from qcam.common.files import sha256_file
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.check.batches import batches
 from qcam.evaluate.check.checked import Checked
-from qcam.evaluate.check.checker import Checker, Wanted
+from qcam.evaluate.check.checker import Checker
 from qcam.evaluate.check.elsewhere import adds_as, lowest_weight_warning, other_families, saturation_warning
 from qcam.evaluate.check.gates import CODE_GATES, default_gates
+from qcam.evaluate.check.held import Wanted
 from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.matching import of_other_scales, of_partners, refuse_meaningless
 from qcam.evaluate.check.options import CheckOptions

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from qcam.common.errors import BundleError, ImageSetError, UnsupportedGraphError
-from qcam.evaluate.check.checker import Checker, Wanted
+from qcam.evaluate.check.checker import Checker
+from qcam.evaluate.check.held import Wanted
 from qcam.evaluate.check.timing import Stopwatch
 from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
