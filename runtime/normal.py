@@ -143,7 +143,7 @@ class _Copy:
 
 def _is_large(tensor: TensorProto) -> bool:
     """Tell whether a tensor is a weight, by its shape: to ask protobuf for its size is to write it out once."""
-    return prod(tensor.dims) * _BYTES.get(tensor.data_type, 1) > _LARGE
+    return bool(prod(tensor.dims) * _BYTES.get(TensorProto.DataType.ValueType(tensor.data_type), 1) > _LARGE)
 
 
 def _copied(node: NodeProto) -> NodeProto:

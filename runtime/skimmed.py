@@ -58,7 +58,7 @@ def _skimmed(data: mmap.mmap) -> ModelProto:
                 if field != _RAW_DATA or last - content <= _LARGE:
                     kept += data[first:last]
             tensors.append(TensorProto.FromString(bytes(kept)))
-    result = ModelProto.FromString(bytes(model))
+    result: ModelProto = ModelProto.FromString(bytes(model))
     result.graph.CopyFrom(GraphProto.FromString(bytes(graph)))
     result.graph.initializer.extend(tensors)
     return result

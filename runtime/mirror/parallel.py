@@ -76,6 +76,7 @@ class _Team:
         started = Barrier(count)
 
         def begin() -> None:
+            torch.get_num_threads()  # the first time a thread asks, it takes over what holds for all
             torch.set_num_threads(1)  # of this thread, but also of those that are not there yet
             started.wait()
 
