@@ -25,7 +25,6 @@ THROUGH = {
     "__main__": "commands/test_options.py",
     "calibration.minmax": "calibration/test_ranges.py",
     "commands.outcome": "commands/test_eval.py",
-    "evaluate.check.batches": "evaluate/check/test_run.py",
     "evaluate.check.elsewhere": "commands/test_check.py",
     "evaluate.check.pictures": "commands/test_check.py",
     "evaluate.report.page": "evaluate/report/test_write.py",

@@ -22,6 +22,7 @@ CACHED = 2**17
 #: Values of which no part is worth a thread of its own.
 _FEW = 2**14
 _own = local()
+_CPU = torch.device("cpu")
 
 
 def parts_of(count: int, size: int) -> list[slice]:
@@ -52,18 +53,19 @@ def across(parts: Sequence[slice], work: Callable[[slice], None]) -> None:
         _team(os.getpid(), threads).run(parts, work)
 
 
-def scratch(slot: int, count: int, kind: torch.dtype) -> torch.Tensor:
+def scratch(slot: int, count: int, kind: torch.dtype, device: torch.device = _CPU) -> torch.Tensor:
     """Return memory of this thread's own, flat, that is there already: its values are those of an earlier use.
 
     Args:
-        slot: Which; memory of one slot and type is handed out again and again.
+        slot: Which; memory of one slot, type and device is handed out again and again.
         count: Number of values.
         kind: Their type.
+        device: Where it lies.
     """
-    held: dict[tuple[int, torch.dtype], torch.Tensor] = _own.__dict__.setdefault("held", {})
-    found = held.get((slot, kind))
+    held: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = _own.__dict__.setdefault("held", {})
+    found = held.get((slot, kind, device))
     if found is None or len(found) < count:
-        found = held[slot, kind] = torch.empty(count, dtype=kind)
+        found = held[slot, kind, device] = torch.empty(count, dtype=kind, device=device)
     return found[:count]
 
 

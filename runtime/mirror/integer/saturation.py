@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from qcam.runtime.mirror.parallel import scratch
 
 #: What 16 bits hold.
 LOWEST, HIGHEST = -(2**15), 2**15 - 1
@@ -113,7 +116,7 @@ class Saturation:
             outputs: Number of outputs.
 
         Returns:
-            float32, outputs × positions.
+            float32, positions × outputs.
         """
         largest = planes.amax(dim=1)
         first, second, weights = self._first, self._second, self._weights
@@ -121,7 +124,8 @@ class Saturation:
         chosen = (reach > self._limits).nonzero()[:, 0]
         if not len(chosen):
             return None
-        result = torch.zeros((outputs, planes.shape[1]), device=planes.device)
+        positions = planes.shape[1]
+        result = scratch(2, outputs * positions, torch.float32, planes.device).view(outputs, positions).zero_()
         step = max(1, _CHUNK // max(planes.shape[1], 1))
         for begin in range(0, len(chosen), step):
             pair = chosen[begin : begin + step]
@@ -129,7 +133,7 @@ class Saturation:
             above.add_(planes.index_select(0, second[pair]).mul_(weights[pair, 1:2]))
             above.sub_(self._limits[pair, None]).clamp_(min=0).mul_(self._signs[pair, None])
             result.index_add_(0, self._outputs[pair], above)
-        return result
+        return result.t().contiguous()
 
     def add_to_product(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
         """Add the difference to the exact sums of a matrix product.
@@ -141,7 +145,7 @@ class Saturation:
         channels = torch.from_numpy(self.rows[:, 0]).to(codes.device)
         difference = self.difference(codes.T.index_select(0, channels).to(torch.float32), sums.shape[1])
         if difference is not None:
-            sums.add_(difference.T)
+            sums.add_(difference)
 
     def add_to_convolution(
         self, sums: torch.Tensor, padded: torch.Tensor, stride: Sequence[int], dilation: Sequence[int]
@@ -158,7 +162,8 @@ class Saturation:
         used, places = np.unique(self.rows[:, 0], return_inverse=True)
         channels = padded.transpose(0, 1).index_select(0, torch.from_numpy(used).to(padded.device))
         channels = channels.contiguous().to(torch.float32)
-        planes = torch.empty((len(self.rows), batch, height, width), device=padded.device)
+        shape = (len(self.rows), batch, height, width)
+        planes = scratch(3, prod(shape), torch.float32, padded.device).view(shape)
         kernel_places = self.rows[:, 1:]
         edges = [0, *(np.flatnonzero(np.diff(kernel_places, axis=0).any(axis=1)) + 1).tolist(), len(kernel_places)]
         for begin, end in pairwise(edges):
@@ -169,4 +174,4 @@ class Saturation:
             planes[begin:end] = channels[:, :, rows, columns].index_select(0, which)
         difference = self.difference(planes.reshape(len(planes), -1), outputs)
         if difference is not None:
-            sums.add_(difference.reshape(outputs, batch, height, width).transpose(0, 1))
+            sums.add_(difference.view(batch, height, width, outputs).permute(0, 3, 1, 2))

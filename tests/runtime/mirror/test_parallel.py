@@ -1,4 +1,4 @@
-"""Parts of a batch by several threads: all of them done, once each, by threads that compute alone; the caller's stay its own."""
+"""Parts of a batch by several threads: all are done, once each, by threads that compute alone; the caller keeps its own."""
 
 from __future__ import annotations
 
