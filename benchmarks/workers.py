@@ -64,9 +64,9 @@ def main(
                     output = folder / f"{count}-{round_}-{way}"
                     source = against if way == "against" else None
                     told = measure(way, folder / "images", output, not no_fake_quant, bundles[:count], source)
-                    found.append({"networks": count, "way": way, "load": os.getloadavg()[0]} | told)
+                    found.append({"networks": count, "images": images, "way": way, "load": os.getloadavg()[0]} | told)
                     console.out.print(json.dumps(found[-1]), markup=False)
-                    value = {"bundles": [path.name for path in bundles], "images": images, "runs": found}
+                    value = {"bundles": [path.name for path in bundles], "fake_quant": not no_fake_quant, "runs": found}
                     about = {"machine": machine.describe(), "versions": machine.versions()}
                     write_atomically(json_path, readable_json(value | about))  # what there is, should the next one fail
 
