@@ -54,7 +54,6 @@ THROUGH = {
     "models.own": "exporters/test_own_modules.py",
     "models.published": "models/test_brought.py",
     "runtime.mirror.integer.softmax": "runtime/mirror/integer/test_emulated.py",
-    "runtime.mirror.operators.padding": "runtime/mirror/operators/test_convolution.py",
 }
 _TESTS_HEAD = """# Which tests belong to which module
 

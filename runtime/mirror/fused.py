@@ -78,7 +78,7 @@ class FakeQuantize:
                 some = slice(begin, min(begin + CACHED, part.stop))
                 self._rounded(torch.div(values[some], self._scale, out=written[some]))
 
-        across(parts_of(len(values), 1), work)
+        across(parts_of(len(values), 1, values.device), work)
 
     def _rounded(self, steps: torch.Tensor) -> torch.Tensor:
         return steps.clamp_(self._low, self._high).round_().mul_(self._scale)

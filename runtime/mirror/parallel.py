@@ -21,17 +21,22 @@ PART = 2**19
 CACHED = 2**17
 #: Values of which no part is worth a thread of its own.
 _FEW = 2**14
+#: Values that a thread keeps memory for.
+_KEPT = 2**21
 _own = local()
 _CPU = torch.device("cpu")
 
 
-def parts_of(count: int, size: int) -> list[slice]:
+def parts_of(count: int, size: int, device: torch.device) -> list[slice]:
     """Cut a batch into parts that fit the cache, at least as many as there are threads.
 
     Args:
         count: Number of images, or of anything else that can be cut between.
         size: Values that are made of each.
+        device: Where it computes; anything but the CPU takes all at once, in the order and on the stream of the caller.
     """
+    if device.type != "cpu":
+        return [slice(0, count)]
     step = max(1, min(PART // max(size, 1), -(-count // torch.get_num_threads())))
     step = max(step, min(count, -(-_FEW // max(size, 1))))
     return [slice(begin, begin + step) for begin in range(0, count, step)]
@@ -56,16 +61,20 @@ def across(parts: Sequence[slice], work: Callable[[slice], None]) -> None:
 def scratch(slot: int, count: int, kind: torch.dtype, device: torch.device = _CPU) -> torch.Tensor:
     """Return memory of this thread's own, flat, that is there already: its values are those of an earlier use.
 
+    Memory of more than `_KEPT` values is new each time, and given back.
+
     Args:
-        slot: Which; memory of one slot, type and device is handed out again and again.
+        slot: Which; memory of one slot and type is handed out again and again.
         count: Number of values.
         kind: Their type.
         device: Where it lies.
     """
-    held: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = _own.__dict__.setdefault("held", {})
-    found = held.get((slot, kind, device))
+    if count > _KEPT or device.type != "cpu":
+        return torch.empty(count, dtype=kind, device=device)
+    held: dict[tuple[int, torch.dtype], torch.Tensor] = _own.__dict__.setdefault("held", {})
+    found = held.get((slot, kind))
     if found is None or len(found) < count:
-        found = held[slot, kind, device] = torch.empty(count, dtype=kind, device=device)
+        found = held[slot, kind] = torch.empty(count, dtype=kind)
     return found[:count]
 
 

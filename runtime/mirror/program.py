@@ -217,7 +217,9 @@ class Mirror:
 
     def _forward_once(self, images: torch.Tensor, observe: Observer | None) -> MirrorOutputs:
         """Run as many images as the file takes at a time, as it takes them."""
-        with torch.no_grad():
+        # Inference mode belongs to a thread, and others take part here.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            images = images.clone() if images.is_inference() else images
             values = {self._input: _channels_last(images.to(self.device))}
             if observe is None:
                 values = self._forward.run(values, self._placed)

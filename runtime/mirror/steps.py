@@ -11,7 +11,7 @@ import torch
 from qcam.common.errors import UnsupportedGraphError, first_line
 
 #: Sees the codes of a tensor as they are computed (name, codes: whole numbers in float32 or in their own type) and may return
-#: others, of the same type, to go on with.
+#: others, of the same type and shape, to go on with. What it sees is not to be written to: steps may read the same memory.
 Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
 
 #: Operators whose functions always return a tensor of their own, which a next step may overwrite.
@@ -113,6 +113,11 @@ class Program:
                 if observe is not None and name in observed:
                     other = observe(name, values[name])
                     if other is not None:
+                        if other.dtype != values[name].dtype or other.shape != values[name].shape:
+                            raise UnsupportedGraphError(
+                                f"codes in the place of {name} must be {values[name].dtype} of shape "
+                                f"{tuple(values[name].shape)}, not {other.dtype} of shape {tuple(other.shape)}"
+                            )
                         values[name] = other
             for name in step.done_with:
                 values.pop(name, None)

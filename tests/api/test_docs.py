@@ -42,7 +42,7 @@ def test_every_snippet_runs(tiny_bundle, some_photographs, tmp_path, monkeypatch
     assert "bundles/mine ('cat', 'dog') False" in told
     assert "provider" in told
     assert "CAM layer: " in told
-    assert re.search(r"^tiny int8 integer.*: 1 more of 1$", told, re.MULTILINE)
+    assert re.search(r"^tiny int8, \d mirrors?: 1 more of 1$", told, re.MULTILINE)
     for name in ("out/photos/report.html", "out/report/report.html", "out/check/check.json", "int8.png"):
         assert (tmp_path / name).is_file(), name
 

@@ -23,7 +23,7 @@ from qcam.runtime.mirror.integer.kernel import (
 )
 from qcam.runtime.mirror.integer.products import Window, convolution
 from qcam.runtime.mirror.integer.saturation import Saturation, saturable_pairs
-from qcam.runtime.mirror.operators.padding import resolve_pads
+from qcam.runtime.mirror.operators.padding import effective_dilation, resolve_pads
 from qcam.runtime.mirror.parallel import across, parts_of
 
 
@@ -41,7 +41,7 @@ def conv(setting: Setting) -> Kernel:
         )
     groups = int(attributes.get("group", 1))
     stride = list(attributes.get("strides") or [1, 1])
-    dilation = list(attributes.get("dilations") or [1, 1])
+    dilation = effective_dilation(list(attributes.get("dilations") or [1, 1]), raw.shape[2:])
     extent = [(size - 1) * step + 1 for size, step in zip(raw.shape[2:], dilation, strict=True)]
     zero = int(x.zero_point)
 
@@ -80,7 +80,7 @@ def conv(setting: Setting) -> Kernel:
         def work(part: slice) -> None:
             requantize_sums(sums_of(codes[part]), multiplier, output, result[part])
 
-        across(parts_of(len(codes), outputs * height * width), work)
+        across(parts_of(len(codes), outputs * height * width, codes.device), work)
         return result
 
     return run

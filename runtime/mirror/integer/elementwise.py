@@ -206,7 +206,7 @@ class PairLookup:
             places = first[part].view(torch.uint8).to(torch.int64).mul_(_CODES).add_(second[part].view(torch.uint8))
             torch.take(self._by_byte, places, out=written[part])
 
-        across(parts_of(len(written), PART // CACHED), work)
+        across(parts_of(len(written), PART // CACHED, written.device), work)
         return result
 
     def of_one(self, left: Lookup | None, right: Lookup | None) -> Lookup:

@@ -218,7 +218,7 @@ class Lookup:
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the results, in the shape of `codes` and laid out as they are."""
         flat = memory(codes)
-        if self._pairs is None or flat is None or len(flat) % 2:
+        if self._pairs is None or flat is None or len(flat) % 2 or codes.storage_offset() % 2:
             return take(self.table, codes.to(torch.int32) - self.low if self.low else codes)
         result, written = laid_out_as(codes, self.table.dtype)
         look_up(self._pairs, flat.view(torch.int16), written.view(torch.int16))
@@ -237,7 +237,7 @@ def look_up(table: torch.Tensor, numbers: torch.Tensor, into: torch.Tensor) -> N
     def work(part: slice) -> None:
         torch.take(table, numbers[part].to(torch.int64), out=into[part])
 
-    across(parts_of(len(into), 2), work)  # indices take eight bytes each
+    across(parts_of(len(into), 2, into.device), work)  # indices take eight bytes each
 
 
 def take(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -86,7 +86,12 @@ def matrix(zero: int, device: torch.device) -> Maker:
         if kind == torch.float32 and of_bytes(weight, device):
             return _ByteMatrix(weight, zero)
         held = torch.from_numpy(np.ascontiguousarray(weight)).to(device, kind)
-        return lambda codes, bias: F.linear(centre(codes, zero, kind), held, bias)
+
+        def product(codes: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            sums = F.linear(centre(codes, zero, kind), held)
+            return sums if bias is None else sums.add_(bias)
+
+        return product
 
     return make
 
@@ -150,7 +155,9 @@ class _FloatConvolution:
             self._weight = held.contiguous(memory_format=torch.channels_last)
         window = self._window
         x, padding = window.placed(centre(codes, self._zero, self._kind), 0)
-        return F.conv2d(x, self._weight, bias, window.stride, padding, window.dilation, window.groups)
+        sums = F.conv2d(x, self._weight, None, window.stride, padding, window.dilation, window.groups)
+        # Last, so that it is rounded once: handed to the operator, sums may begin with it, and leave the whole numbers.
+        return sums if bias is None else sums.add_(bias.reshape(-1, 1, 1))
 
 
 class _Bytes:
@@ -229,4 +236,4 @@ class _ByteMatrix(_Bytes):
         sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             x, 1.0, zero, self._packed, self._scales, self._zeros, bias, 1.0, 0, torch.float32, "none", [], ""
         )
-        return sums
+        return sums.reshape(*codes.shape[:-1], len(self._scales))  # of an empty batch, oneDNN drops axes

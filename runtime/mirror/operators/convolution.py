@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from qcam.common.errors import UnsupportedGraphError
-from qcam.runtime.mirror.operators.padding import resolve_pads, split_pads
+from qcam.runtime.mirror.operators.padding import effective_dilation, resolve_pads, split_pads
 from qcam.runtime.mirror.registry import operator
 
 
@@ -26,7 +26,7 @@ def conv(
     """2-D convolution; asymmetric pads are added in front of it."""
     if weight.dim() != 4:
         raise UnsupportedGraphError(f"Conv over {weight.dim() - 2} spatial dimensions is not supported; only images are")
-    stride, dilation = strides or [1, 1], dilations or [1, 1]
+    stride, dilation = strides or [1, 1], effective_dilation(dilations or [1, 1], weight.shape[2:])
     size = [(kernel - 1) * step + 1 for kernel, step in zip(weight.shape[2:], dilation, strict=True)]
     explicit, padding = split_pads(resolve_pads(auto_pad, pads, list(x.shape[2:]), size, stride))
     if explicit:

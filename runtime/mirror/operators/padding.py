@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qcam.common.errors import UnsupportedGraphError
 
 
@@ -31,6 +33,16 @@ def resolve_pads(auto_pad: str, pads: list[int] | None, size: list[int], window:
     small = [value // 2 for value in total]
     large = [value - half for value, half in zip(total, small, strict=True)]
     return [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]
+
+
+def effective_dilation(dilation: Sequence[int], kernel: Sequence[int]) -> list[int]:
+    """Return the dilation of a window, 1 along axes where it is one value long: there it means nothing, and can crash PyTorch.
+
+    Args:
+        dilation: Vertical and horizontal.
+        kernel: Height and width of the window.
+    """
+    return [1 if size == 1 else step for step, size in zip(dilation, kernel, strict=True)]
 
 
 def split_pads(pads: list[int]) -> tuple[list[int], list[int]]:

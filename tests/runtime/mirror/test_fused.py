@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.mirror import Mirror
 from qcam.runtime.mirror.fused import FakeQuantize, find_pairs
@@ -93,6 +94,13 @@ def test_a_lookup_finds_the_result_of_each_code_whatever_the_layout(layout, sign
     found = Lookup(table, -128 if signed else 0)(given)
     assert found.dtype == result
     assert torch.equal(found, table[places])
+
+
+def test_a_lookup_of_codes_that_begin_anywhere():
+    table = torch.arange(256).flip(0).to(torch.uint8)
+    stored = torch.arange(28, dtype=torch.uint8).reshape(4, 7)
+    for begin in range(4):
+        assert torch.equal(Lookup(table, 0)(stored[begin : begin + 2]), 255 - stored[begin : begin + 2])
 
 
 @pytest.mark.parametrize("first", LAYOUTS)
@@ -208,3 +216,22 @@ def test_a_gradient_does_not_depend_on_batch_order_or_threads(tiny_bundle, preci
     assert torch.equal(together, apart)
     assert torch.equal(together, swapped)
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("arithmetic", ["fake_quant", "integer"])
+def test_a_forward_does_not_depend_on_the_callers_mode(tiny_bundle, arithmetic):
+    mirror = Mirror(load_onnx(tiny_bundle, "int8"), tiny_bundle.precision("int8"), arithmetic=arithmetic)
+    plain = mirror.forward(images(tiny_bundle, 9))
+    with torch.inference_mode():
+        given = images(tiny_bundle, 9)
+        inside = mirror.forward(given)
+    assert torch.equal(plain.logits, inside.logits)
+    assert not inside.logits.is_inference()
+
+
+def test_codes_in_the_place_of_others_have_their_type_and_shape(tiny_bundle):
+    mirror = Mirror(load_onnx(tiny_bundle, "int8"), tiny_bundle.precision("int8"), arithmetic="integer")
+    tap = tiny_bundle.precision("int8").tap.output
+    for other in (lambda codes: codes.float(), lambda codes: codes[:1]):
+        with pytest.raises(UnsupportedGraphError, match=f"in the place of {tap} must be torch.uint8"):
+            mirror.forward(images(tiny_bundle), lambda name, codes, other=other: other(codes) if name == tap else None)

@@ -9,6 +9,8 @@ import torch
 
 from qcam.runtime.mirror.parallel import PART, across, parts_of, scratch
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
@@ -21,7 +23,7 @@ def threads(request):
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 1000])
 @pytest.mark.parametrize("size", [1, 3000, PART // 3, 5 * PART])
 def test_parts_cover_a_batch_and_fit(threads, count, size):
-    parts = parts_of(count, size)
+    parts = parts_of(count, size, CPU)
     assert [index for part in parts for index in range(count)[part]] == list(range(count))
     lengths = [len(range(count)[part]) for part in parts]
     assert all(length == 1 or length * size <= PART for length in lengths)
@@ -30,7 +32,7 @@ def test_parts_cover_a_batch_and_fit(threads, count, size):
 
 
 def test_every_part_is_done_once_and_alone(threads):
-    parts, done, alone = parts_of(40, PART // 4), torch.zeros(40), []
+    parts, done, alone = parts_of(40, PART // 4, CPU), torch.zeros(40), []
 
     def work(part):
         done[part] += 1

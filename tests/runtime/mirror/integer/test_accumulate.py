@@ -103,6 +103,27 @@ def test_weights_that_fit_no_byte_are_multiplied_as_floats(of_bytes):
     assert sums(torch.full((2, 20), 255, dtype=torch.uint8)).tolist() == [[200 * 255 * 20] * 3] * 2
 
 
+@pytest.mark.parametrize("window", [(1, 1), (1, 7)])
+@pytest.mark.usefixtures("of_bytes")
+def test_a_bias_next_to_24_bits_is_rounded_once(window):
+    numbers = np.random.default_rng(0)
+    channels = 250 // window[1]
+    weight = numbers.integers(127, 256, (64, channels, *window)).astype(np.int16)  # none fits a byte
+    bias = np.full(64, 2**24 - 20) - np.arange(64)
+    given = torch.from_numpy(codes(4, channels * 16 * 16).reshape(4, channels, 16, 16))
+    make = convolution(Window([1, 1], [1, 1], 1, lambda _size: [0] * 4), 0, CPU)
+    sums = ExactSum(weight, bias, 0, 255, make, CPU, cuttable=True)
+    exact = F.conv2d(given.double(), torch.from_numpy(weight).double()).numpy().astype(np.int64) + bias[:, None, None]
+    np.testing.assert_array_equal(sums(given).numpy(), wrapped(exact))
+
+
+@pytest.mark.usefixtures("of_bytes")
+def test_an_empty_batch_keeps_its_axes():
+    weight = adversarial(20).astype(np.int16)
+    sums = ExactSum(weight, None, 0, 255, matrix(0, CPU), CPU, cuttable=False)
+    assert sums(torch.zeros((2, 0, 20), dtype=torch.uint8)).shape == (2, 0, 5)
+
+
 @pytest.fixture
 def asked_anew():
     products.bytes_are_exact.cache_clear()

@@ -1,7 +1,10 @@
 import pytest
+import torch
 from mirror_single import OLDEST, case, check, check_gradient, each, floats, operator_function, versions
 
 from qcam.common.errors import QcamError
+from qcam.runtime.mirror.operators.convolution import conv
+from qcam.runtime.mirror.operators.padding import effective_dilation
 
 IMAGE = floats(2, 4, 7, 8)
 WEIGHT = floats(6, 4, 3, 2, seed=1)
@@ -68,3 +71,13 @@ def test_refuses_an_unknown_auto_pad():
 def test_gradient_equals_finite_differences(attributes):
     weight = floats(2, 2 // attributes.get("group", 1), 2, 2, seed=1)
     check_gradient(operator_function("Conv", **attributes), floats(2, 2, 4, 4), weight, floats(2, seed=2))
+
+
+def test_a_dilation_along_an_axis_of_one_value_means_nothing():
+    # With channels last, PyTorch 2.14 crashed on a map one column wide (this would end the process).
+    x = torch.randn(1, 4, 8, 1).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(4, 2, 1, 1).contiguous(memory_format=torch.channels_last)
+    given = {"dilations": [2, 2], "strides": [2, 2], "pads": [1, 1, 1, 1], "group": 2}
+    found = conv(x, weight, torch.randn(4), **given)
+    assert found.shape == (1, 4, 5, 2)
+    assert effective_dilation([2, 3], [1, 5]) == [1, 3]
