@@ -26,6 +26,7 @@ from qcam.runtime.loaded.islands import Island, IslandSession, find_islands, rou
 from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
 from qcam.runtime.mirror.integer.kernel import Setting, stored_type, straight_through
+from qcam.runtime.mirror.operators.quantization import BYTES
 from qcam.runtime.mirror.registry import Resolved, resolve
 from qcam.runtime.mirror.steps import Observer, Program, Step, in_order
 from qcam.runtime.mirror.tail import Tail
@@ -477,7 +478,7 @@ def _narrowed(quantize: Callable[..., torch.Tensor]) -> Callable[..., torch.Tens
         zero_point = parameters[1] if len(parameters) > 1 else None
         kind = torch.uint8 if zero_point is None else zero_point.dtype
         codes = quantize(x, *parameters, **attributes)
-        return codes.to(kind) if kind in (torch.uint8, torch.int8) else codes
+        return codes.to(kind) if kind in BYTES else codes
 
     return compute
 

@@ -29,6 +29,7 @@ from qcam.runtime.mirror.integer.kernel import (
     stored_type,
     take,
 )
+from qcam.runtime.mirror.operators.quantization import BYTES
 from qcam.runtime.mirror.parallel import CACHED, PART, across, parts_of, scratch
 
 _F32 = np.float32
@@ -247,7 +248,7 @@ class Formula:
     @classmethod
     def of(cls, table: torch.Tensor, lows: tuple[int, int], nearly: Nearly) -> Formula | None:
         """Return a formula that gives a table's results; None if it misses too many of them, or by more than 1."""
-        if table.dtype not in (torch.uint8, torch.int8) or table.device.type != "cpu":
+        if table.dtype not in BYTES or table.device.type != "cpu":
             return None
         limits = torch.iinfo(table.dtype)
         x, y = (torch.arange(low, low + _CODES).to(torch.int8 if low else torch.uint8) for low in lows)

@@ -13,7 +13,9 @@ import torch
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.registry import MICROSOFT, operator
 
-_CODE_TYPES = (torch.uint8, torch.int8, torch.uint16, torch.int16)
+#: Types of codes of 8 bits, which travel in their own type where no gradient flows.
+BYTES = (torch.uint8, torch.int8)
+_CODE_TYPES = (*BYTES, torch.uint16, torch.int16)
 
 
 class _Quantize(torch.autograd.Function):
@@ -82,7 +84,7 @@ def dequantize_linear(
     _refuse_narrow(scale)
     if codes.is_floating_point():  # codes of a QuantizeLinear in this graph, exact in float32
         steps = codes if zero_point is None else codes - along(zero_point.to(torch.float32), codes, axis)
-    elif codes.dtype in (torch.uint8, torch.int8):
+    elif codes.dtype in BYTES:
         steps = codes.to(torch.float32)
         if zero_point is not None:
             steps.sub_(along(zero_point.to(torch.float32), codes, axis))
