@@ -21,10 +21,19 @@ class WholeGraph:
         constants = mirror._fold()
         live = [node for node in mirror._graph.model.graph.node if any(output not in constants for output in node.output)]
         wanted = [entry.logits, entry.tap.output, *(skip.output for skip in entry.skips)]
-        self.program = Program(mirror._steps(live, straight_through=True), wanted, constants)
+        # Laid out as the mirror's forward: float32 sums added in another order give another activation, and other maxima.
+        by_channels = mirror._by_channels(live, constants)
+        self.program = Program(mirror._steps(live, straight_through=True), wanted, by_channels)
 
     def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.program.run({self._mirror._input: images.to(self._mirror.device)}, self._mirror._placed)
+        given = images.to(self._mirror.device)
+        if given.dim() == 4:
+            given = given.contiguous(memory_format=torch.channels_last)
+        return self.program.run({self._mirror._input: given}, self._mirror._placed)
+
+    def tap(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the tap carries: codes, or float32."""
+        return self._run(images)[self._mirror.entry.tap.output].detach()
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return batch × classes, differentiable."""
