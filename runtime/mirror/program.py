@@ -27,6 +27,7 @@ from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
 from qcam.runtime.mirror.integer.kernel import Setting, stored_type, straight_through
 from qcam.runtime.mirror.operators.quantization import BYTES
+from qcam.runtime.mirror.products_of_codes import by_codes
 from qcam.runtime.mirror.registry import Resolved, resolve
 from qcam.runtime.mirror.steps import Observer, Program, Step, in_order
 from qcam.runtime.mirror.tail import Tail
@@ -172,7 +173,7 @@ class Mirror:
             computed = {name for step in self._stepwise.steps for name in step.outputs}
             self.quantized = tuple(name for name in quantized_tensors(graph) if name in computed and name in of_file)
             self._observed = frozenset(self.quantized)
-        steps = self._steps(behind, straight_through=True)
+        steps = by_codes(self._steps(behind, straight_through=True), graph, self.device)
         self._tail = Tail(steps, self._entries, entry.logits, constants, whole=arithmetic == "integer")
 
     @staticmethod

@@ -164,7 +164,7 @@ class _Bytes:
     """Weights as bytes, packed by oneDNN when the shape of the first input is known."""
 
     def __init__(self, weight: NDArray[Any], zero: int) -> None:
-        self._weight = torch.from_numpy(np.ascontiguousarray(weight, np.int8))
+        self._weight = torch.from_numpy(np.array(weight, np.int8, order="C"))
         self._packed: torch.Tensor | None = None
         self._lock = RLock()
         self._zero = zero
@@ -233,6 +233,7 @@ class _ByteMatrix(_Bytes):
         with self._lock:
             if self._packed is None:
                 self._packed = torch.ops.onednn.qlinear_prepack(self._weight, list(x.shape))
+                self._weight = torch.empty(0, dtype=torch.int8)  # it may be large, and is not read again
         sums: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             x, 1.0, zero, self._packed, self._scales, self._zeros, bias, 1.0, 0, torch.float32, "none", [], ""
         )
