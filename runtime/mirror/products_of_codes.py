@@ -9,7 +9,6 @@ at every step. So forward takes the codes, and back the same float32 weights as 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ class _ByCodes:
         """Take the codes of the weight, less their zero point, outputs × inputs; and scale, zero point and type of the input."""
         self._scale, self._zero, self._kind = of_input
         self._scales = torch.from_numpy(np.broadcast_to(scales * self._scale, (len(codes),)).copy())
-        self._codes = codes
+        self._sums: Product = matrix(self._zero, torch.device("cpu"))(codes, torch.float32)
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
         """Return x · weightᵀ + bias; x is batch × inputs, on the input's grid."""
@@ -60,10 +59,6 @@ class _ByCodes:
         """Return x · weightᵀ, each sum rounded once and then scaled."""
         codes = (x.detach() / float(self._scale)).round_().add_(self._zero).to(self._kind)
         return self._sums(codes, None).mul_(self._scales)
-
-    @cached_property
-    def _sums(self) -> Product:  # made when asked: many mirrors never are
-        return matrix(self._zero, torch.device("cpu"))(self._codes, torch.float32)
 
 
 def by_codes(steps: list[Step], graph: Graph, device: torch.device) -> list[Step]:
