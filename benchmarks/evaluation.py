@@ -36,7 +36,7 @@ COMMANDS = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", default="resnet50", show_default=True, help="As for qcam-export.")
 @click.option("--images", default=400, show_default=True, type=click.IntRange(1), help="Photographs, made of the real ones.")
-@click.option("--simulated-images", default=48, show_default=True, type=click.IntRange(1), help="Likewise, with simulation.")
+@click.option("--simulated-images", default=400, show_default=True, type=click.IntRange(1), help="Likewise, with simulation.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
 def main(model: str, images: int, simulated_images: int, json_path: Path | None) -> None:
     """Measure whole commands."""
