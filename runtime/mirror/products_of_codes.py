@@ -1,7 +1,7 @@
 """Large matrix products of a tail, forward by bytes.
 
 On the way to the scores, a layer that gradients pass decides only which gates behind it are open: which values a ReLU or a
-quantizer lets through. Its float32 weights are what takes the time, a few hundred megabytes read once a batch (VGG-16), and read
+quantizer lets through. Its float32 weights are what takes the time, a few hundred megabytes read once a batch (VGG-16), and
 again on the way back. The file's own codes are a quarter of that, and their sums are exact: rounded once, where float32 rounds
 at every step. So forward takes the codes, and back the same float32 weights as ever.
 """
@@ -45,7 +45,7 @@ class _ByCodes:
     """The function of a Gemm whose operands are dequantized codes of 8 bits."""
 
     def __init__(self, codes: NDArray[Any], scales: NDArray[np.float32], of_input: tuple[np.float32, int, torch.dtype]) -> None:
-        """Take the codes of the weight, less their zero point, outputs × inputs; and scale, zero point and type of the input."""
+        """Take the weight's codes, less their zero point, outputs × inputs; and scale, zero point and type of the input."""
         self._scale, self._zero, self._kind = of_input
         self._scales = torch.from_numpy(np.broadcast_to(scales * self._scale, (len(codes),)).copy())
         self._sums: Product = matrix(self._zero, torch.device("cpu"))(codes, torch.float32)
@@ -92,7 +92,7 @@ def _changed(step: Step, graph: Graph, device: torch.device) -> Step:
     (scales, zeros), zero = of_weight, of_input[1].reshape(())
     kind = torch.from_numpy(np.zeros(0, zero.dtype)).dtype
     axis = next((attribute.i for attribute in weight.attribute if attribute.name == "axis"), 1)
-    if scales.size > 1 and axis % 2 != 0 or np.any(zeros) or codes.dtype != np.int8 or kind not in BYTES:
+    if (scales.size > 1 and axis % 2 != 0) or np.any(zeros) or codes.dtype != np.int8 or kind not in BYTES:
         return step
     if codes.ndim != 2 or codes.shape[1] * 255 * 128 > _HIGHEST_SUM or not of_bytes(codes, device):
         return step

@@ -8,7 +8,7 @@ can reach, at all positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -25,6 +25,12 @@ LOWEST, HIGHEST = -(2**15), 2**15 - 1
 _SATURABLE = 129
 #: Sums of pairs that are worked on at a time: they stay in the processor's cache.
 _CHUNK = 2**17
+#: Positions of which it is asked together whether a pair can saturate: fewer leave more out, and cost more to ask.
+_SHORTEST, _LONGEST = 256, 2048
+
+
+#: Lays out the raw codes that some rows of K multiply: rows × positions, float32.
+Planes = Callable[[NDArray[np.int64]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,12 @@ def saturable_pairs(weight: NDArray[np.int16], groups: int = 1) -> Pairs:
     return Pairs(rows, places[: len(order)], places[len(order) :], output[order], weights)
 
 
+def _span(positions: int) -> int:
+    """Return how many positions are asked at a time whether a pair can saturate there: a divisor of their number."""
+    fitting = [span for span in range(_SHORTEST, min(positions, _LONGEST) + 1) if positions % span == 0]
+    return fitting[-1] if fitting else max(positions, 1)
+
+
 class Saturation:
     """The difference that saturation makes to exact sums.
 
@@ -108,32 +120,50 @@ class Saturation:
         self._limits = torch.from_numpy(np.where(downwards, -LOWEST, HIGHEST).astype(np.float32)).to(device)
         self._signs = torch.from_numpy(np.where(downwards, 1, -1).astype(np.float32)).to(device)
 
-    def difference(self, planes: torch.Tensor, outputs: int) -> torch.Tensor | None:
-        """Return what has to be added to exact sums; None if it is nothing.
+    def add_to(self, sums: torch.Tensor, largest: torch.Tensor, planes_of: Planes) -> None:
+        """Add the difference to exact sums.
 
         Args:
-            planes: rows × positions: the raw codes that each row of K multiplies, float32.
-            outputs: Number of outputs.
-
-        Returns:
-            float32, positions × outputs.
+            sums: outputs × positions (of one or several dimensions), changed in place.
+            largest: For each row of K the largest raw code that it multiplies, or more; float32.
+            planes_of: Lays out the codes of some rows of K.
         """
-        largest = planes.amax(dim=1)
-        first, second, weights = self._first, self._second, self._weights
-        reach = (largest[first] * weights[:, 0]).addcmul_(largest[second], weights[:, 1])
-        chosen = (reach > self._limits).nonzero()[:, 0]
+        positions = sums[0].numel()
+        chosen = (self._reach(largest[self._first], largest[self._second], self._weights) > self._limits).nonzero()[:, 0]
         if not len(chosen):
-            return None
-        positions = planes.shape[1]
-        result = scratch(2, outputs * positions, torch.float32, planes.device).view(outputs, positions).zero_()
-        step = max(1, _CHUNK // max(planes.shape[1], 1))
-        for begin in range(0, len(chosen), step):
-            pair = chosen[begin : begin + step]
-            above = planes.index_select(0, first[pair]).mul_(weights[pair, 0:1])
-            above.add_(planes.index_select(0, second[pair]).mul_(weights[pair, 1:2]))
-            above.sub_(self._limits[pair, None]).clamp_(min=0).mul_(self._signs[pair, None])
-            result.index_add_(0, self._outputs[pair], above)
-        return result.t().contiguous()
+            return
+        first, second, weights, limits = (values[chosen] for values in (self._first, self._second, self._weights, self._limits))
+        signs, into = self._signs[chosen], self._outputs[chosen]
+        needed = torch.zeros(len(self.rows), dtype=torch.bool, device=largest.device)
+        needed[first] = needed[second] = True
+        places = needed.cumsum(0) - 1
+        planes = planes_of(needed.nonzero()[:, 0].cpu().numpy())
+        span = _span(positions)
+        spans = positions // span
+        pieces = planes.reshape(-1, span)  # piece of a row: row · spans + number
+        highest = pieces.amax(dim=1).view(-1, spans)
+        first, second = places[first], places[second]
+        reach = self._reach(highest[first], highest[second], weights[:, None])
+        pairs, numbers = (reach > limits[:, None]).nonzero(as_tuple=True)
+        if not len(pairs):
+            return
+        outputs, into = into[pairs].unique_consecutive(return_inverse=True)  # sorted: pairs are
+        first, second, into = (values * spans + numbers for values in (first[pairs], second[pairs], into))
+        result = scratch(2, len(outputs) * positions, torch.float32, planes.device).view(-1, span).zero_()
+        step = max(1, _CHUNK // span)
+        for begin in range(0, len(pairs), step):
+            part = slice(begin, begin + step)
+            pair = pairs[part]
+            above = pieces.index_select(0, first[part]).mul_(weights[pair, 0:1])
+            above.add_(pieces.index_select(0, second[part]).mul_(weights[pair, 1:2]))
+            above.sub_(limits[pair, None]).clamp_(min=0).mul_(signs[pair, None])
+            result.index_add_(0, into[part], above)
+        sums.index_add_(0, outputs, result.view(-1, *sums.shape[1:]).to(sums.dtype))
+
+    @staticmethod
+    def _reach(first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return how far the sum of a pair gets from nothing."""
+        return (first * weights[..., 0]).addcmul_(second, weights[..., 1])
 
     def add_to_product(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
         """Add the difference to the exact sums of a matrix product.
@@ -142,10 +172,15 @@ class Saturation:
             sums: positions × outputs, changed in place.
             codes: positions × inputs, raw.
         """
-        channels = torch.from_numpy(self.rows[:, 0]).to(codes.device)
-        difference = self.difference(codes.T.index_select(0, channels).to(torch.float32), sums.shape[1])
-        if difference is not None:
-            sums.add_(difference)
+        if not len(codes):
+            return
+
+        def planes_of(rows: NDArray[np.int64]) -> torch.Tensor:
+            channels = torch.from_numpy(self.rows[rows, 0]).to(codes.device)
+            return codes.index_select(1, channels).T.contiguous().to(torch.float32)
+
+        largest = codes.amax(dim=0).to(torch.float32)[torch.from_numpy(self.rows[:, 0]).to(codes.device)]
+        self.add_to(sums.T, largest, planes_of)
 
     def add_to_convolution(
         self, sums: torch.Tensor, padded: torch.Tensor, stride: Sequence[int], dilation: Sequence[int]
@@ -158,20 +193,25 @@ class Saturation:
             stride: Of the convolution.
             dilation: Of the convolution.
         """
-        batch, outputs, height, width = sums.shape
-        used, places = np.unique(self.rows[:, 0], return_inverse=True)
-        channels = padded.transpose(0, 1).index_select(0, torch.from_numpy(used).to(padded.device))
-        channels = channels.contiguous().to(torch.float32)
-        shape = (len(self.rows), batch, height, width)
-        planes = scratch(3, prod(shape), torch.float32, padded.device).view(shape)
-        kernel_places = self.rows[:, 1:]
-        edges = [0, *(np.flatnonzero(np.diff(kernel_places, axis=0).any(axis=1)) + 1).tolist(), len(kernel_places)]
-        for begin, end in pairwise(edges):
-            top, left = (int(place) * step for place, step in zip(kernel_places[begin], dilation, strict=True))
-            rows = slice(top, top + (height - 1) * stride[0] + 1, stride[0])
-            columns = slice(left, left + (width - 1) * stride[1] + 1, stride[1])
-            which = torch.from_numpy(places[begin:end]).to(padded.device)
-            planes[begin:end] = channels[:, :, rows, columns].index_select(0, which)
-        difference = self.difference(planes.reshape(len(planes), -1), outputs)
-        if difference is not None:
-            sums.add_(difference.view(batch, height, width, outputs).permute(0, 3, 1, 2))
+        batch, _, height, width = sums.shape
+        if not batch:
+            return
+
+        def planes_of(rows: NDArray[np.int64]) -> torch.Tensor:
+            chosen = self.rows[rows]
+            used, places = np.unique(chosen[:, 0], return_inverse=True)
+            channels = padded.permute(0, 2, 3, 1).index_select(3, torch.from_numpy(used).to(padded.device))
+            channels = channels.permute(3, 0, 1, 2).contiguous().to(torch.float32)
+            shape = (len(rows), batch, height, width)
+            planes = scratch(3, prod(shape), torch.float32, padded.device).view(shape)
+            edges = [0, *(np.flatnonzero(np.diff(chosen[:, 1:], axis=0).any(axis=1)) + 1).tolist(), len(chosen)]
+            for begin, end in pairwise(edges):
+                top, left = (int(place) * step for place, step in zip(chosen[begin, 1:], dilation, strict=True))
+                high = slice(top, top + (height - 1) * stride[0] + 1, stride[0])
+                wide = slice(left, left + (width - 1) * stride[1] + 1, stride[1])
+                which = torch.from_numpy(places[begin:end]).to(padded.device)
+                planes[begin:end] = channels[:, :, high, wide].index_select(0, which)
+            return planes.reshape(len(planes), -1)
+
+        largest = padded.amax(dim=(0, 2, 3)).to(torch.float32)[torch.from_numpy(self.rows[:, 0]).to(padded.device)]
+        self.add_to(sums.transpose(0, 1), largest, planes_of)

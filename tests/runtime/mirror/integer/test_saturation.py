@@ -6,6 +6,7 @@ from integer_cases import Choices, Nodes, run_mirror
 from integer_operators import S8, U8
 
 from qcam.runtime.kernels import KERNELS
+from qcam.runtime.mirror.integer import saturation
 from qcam.runtime.mirror.integer.saturation import saturable_pairs
 
 #: channels, outputs, groups, window, pads, strides, dilations
@@ -47,8 +48,10 @@ def saturated(rows, weights, zero):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("batch", [1, 3])
-def test_convolutions(shape, seed, batch):
+@pytest.mark.parametrize(("batch", "spans"), [(1, (256, 2048)), (3, (256, 2048)), (3, (2, 8))])
+def test_convolutions(shape, seed, batch, spans, monkeypatch):
+    monkeypatch.setattr(saturation, "_SHORTEST", spans[0])
+    monkeypatch.setattr(saturation, "_LONGEST", spans[1])
     channels, outputs, groups, window, pads, strides, dilations = shape
     numbers = np.random.default_rng(seed)
     weight = numbers.choice([-128, -100, -30, 0, 60, 127], (outputs, channels // groups, *window))
@@ -72,6 +75,24 @@ def test_convolutions(shape, seed, batch):
     np.testing.assert_array_equal(run_mirror(case, KERNELS["avx2"])["result_codes"], expected)
     exact = run_mirror(case, KERNELS["vnni"])["result_codes"]
     assert not np.array_equal(exact, expected) or channels // groups == 1  # it did matter
+
+
+def test_pairs_that_saturate_in_one_span_alone():
+    """One bright spot in a large dark picture: only there, and only at the outputs that it reaches."""
+    numbers = np.random.default_rng(0)
+    weight = numbers.choice([-128, -90, 3, 127], (6, 4))
+    codes = np.full((2, 4, 60, 60), 3)
+    codes[1, :, 31, 7] = 255
+    nodes = Nodes(Choices.seeded(0), U8, 21)
+    nodes.x = codes.astype(np.float32)
+    x = nodes.quantize("x", 1.0, 0, name="x")
+    nodes.add("Conv", "c", x.name, nodes.held("w", weight.astype(S8)[:, :, None, None], 1.0, 0))
+    case = nodes.case(nodes.quantize("c", 512.0, 128, name="result").name, "QLinearConv")
+    sums = saturated(codes.transpose(0, 2, 3, 1), weight, 0).transpose(0, 3, 1, 2)
+    expected = np.clip(np.rint(sums / 512), -128, 127) + 128
+    found = run_mirror(case, KERNELS["avx2"])["result_codes"]
+    np.testing.assert_array_equal(found, expected)
+    assert (found != run_mirror(case, KERNELS["vnni"])["result_codes"]).any(axis=(0, 1)).nonzero() == (31, 7)
 
 
 def test_a_depthwise_convolution_does_not_saturate():
