@@ -179,6 +179,13 @@ class GraphTail:
     skips: dict[str, str]
 
 
+def alone(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a node of its own: one of a model keeps the whole model in memory, all of its weights with it."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
 def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
     """Return a node's attribute as a Python value, or `default` if it is not there."""
     for found in node.attribute:

@@ -9,14 +9,14 @@ groups is in qcam.runtime.rewrites.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
-from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.graph import Graph, alone, attribute
 from qcam.runtime.tables import (
     BIASED_OPERATORS,
     CLIPPING_OPERATORS,
@@ -51,6 +51,10 @@ class KernelGroup:
     def label(self) -> str:
         """Return operator and name, for messages."""
         return f"{self.node.op_type} {self.node.name or self.result}"
+
+    def alone(self) -> KernelGroup:
+        """Return the group with nodes of its own, which keep no model in memory."""
+        return replace(self, node=alone(self.node), inner=tuple(alone(node) for node in self.inner))
 
 
 def find_groups(graph: Graph, *, bits: int = 8) -> tuple[KernelGroup, ...]:

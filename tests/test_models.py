@@ -140,12 +140,13 @@ def test_the_tail_gives_the_gradient_of_the_whole_graph(case, precision):
     """The gradient through the tail alone equals autograd through the whole mirror, at the same activation."""
     _, bundle, images = case
     session = DeployedModel(bundle, precision, SessionSettings())
-    mirror = Mirror(load_onnx(bundle, precision), session.entry)
+    model = load_onnx(bundle, precision)
+    mirror = Mirror(model, session.entry)
     passed = mirror.forward(images)
     activation = mirror.dequantize(session.entry.tap, passed.tap)
     targets = passed.logits.argmax(dim=1)
     tail = mirror.gradient(activation, targets)
-    whole = WholeGraph(mirror)
+    whole = WholeGraph(mirror, model)
     assert torch.equal(whole.tap(torch.from_numpy(images)), passed.tap), "another activation: nothing to compare"
     seen = whole.gradient(torch.from_numpy(images), targets)
     scale = float(tail.abs().max())

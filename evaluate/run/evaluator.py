@@ -191,7 +191,10 @@ class BundleEvaluator:
         entry = self.deployed[precision].entry
         with in_file(self.bundle.path(precision)):
             model = load_onnx(self.bundle, precision)
-            return Mirror(model, entry, self._device, tail_only=not self._fake_quant, preprocessing=self.preprocessing)
+            mirror = Mirror(model, entry, self._device, tail_only=not self._fake_quant, preprocessing=self.preprocessing)
+        del model
+        give_memory_back()
+        return mirror
 
     @contextmanager
     def _open_session(self, precision: str, clock: StageClock) -> Iterator[DeployedModel]:

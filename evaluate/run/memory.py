@@ -9,7 +9,7 @@ The numbers here were measured (`benchmarks/workers.py`); docs/scale.md holds es
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -36,6 +36,8 @@ _FLOAT, _SIXTEEN = 0.75, 0.375
 _PACKED, _OPENING = 1.1, 2.1
 #: The largest weight is there so many times while a mirror converts it.
 _CONVERTED = 1.2
+#: Layers of so many weights and more are multiplied as codes in an int8 mirror's tail (`runtime/mirror/products_of_codes.py`).
+_AS_CODES = 1 << 22
 #: Activations alive at a time → memory of a session's arena, which grows by doubling, and of PyTorch.
 _ARENA, _IN_PYTORCH = 2.0, 2.0
 
@@ -47,12 +49,14 @@ class Shape:
     Attributes:
         weights: All weights.
         tail: Those behind the tap.
+        products: Those of them that an int8 mirror holds as codes, too.
         largest: The largest one.
         activations: What is alive at a time of one image's activations, at most.
     """
 
     weights: int
     tail: int
+    products: int
     largest: int
     activations: int
 
@@ -66,7 +70,7 @@ class Part:
         precision: Its name.
         kept: Session and mirror, at rest.
         running: What they take besides while they run: of the session, of the mirror.
-        building: What building the mirror takes besides.
+        building: What building the mirror takes besides: the file is there until it is done.
         turn: The most that it takes at a time where session and mirror are opened one after the other.
     """
 
@@ -141,6 +145,7 @@ def parts_of(bundles: Iterable[Bundle], precisions: Iterable[Sequence[str]], opt
 def _part(bundle: Bundle, entry: PrecisionEntry, shape: Shape, options: StudyOptions) -> Part:
     size, weights = _size(bundle, entry.file, entry.external), shape.weights
     activations = shape.activations * options.batch_size
+    codes = 0
     if size >= _FLOAT * weights:
         session, opening = int(_PACKED * weights), int(_OPENING * weights)
         copied = 0
@@ -149,12 +154,13 @@ def _part(bundle: Bundle, entry: PrecisionEntry, shape: Shape, options: StudyOpt
         copied = size
     else:
         session, opening, copied = size, 2 * size, size
+        codes = shape.products // 4
     if entry.original is not None and not entry.promised:  # a second session, of the file that is deployed
         other = _size(bundle, entry.original.file, entry.original.external)
         session, opening = session + max(other, session), opening + max(other, session)
     held = shape.weights if options.fake_quant else shape.tail
-    mirror = held + size  # with the file that it was made of
-    building = copied + int(_CONVERTED * min(shape.largest, held))
+    mirror = held + codes
+    building = size + copied + int(_CONVERTED * min(shape.largest, held))
     arena = int(_ARENA * activations)
     computing = int(_IN_PYTORCH * activations) if options.fake_quant else 0
     turn = max(opening, session + arena, mirror + building, mirror + computing)
@@ -177,7 +183,7 @@ def _shape_of(bundle: Bundle) -> Shape:
         return _shape(bundle.path(entry.name), entry.tap.output, entry.logits)
     except QcamError:
         size = _size(bundle, entry.file, entry.external)
-        return Shape(size, size, size, 0)
+        return Shape(size, size, 0, size, 0)
 
 
 @cache
@@ -195,9 +201,17 @@ def _shape(path: Path, tap: str, logits: str) -> Shape:
         tail = sum(
             weights.get(name, 0) for name in graph.upstream({name for node in nodes for name in node.input} & graph.fixed)
         )
+        products = sum(size for size in _products(graph, nodes, weights) if size >= 4 * _AS_CODES)
     except QcamError:  # a tap that nothing depends on is refused as well
-        tail = sum(weights.values())
-    return Shape(sum(weights.values()), tail, max(weights.values(), default=0), _alive(graph))
+        tail, products = sum(weights.values()), 0
+    return Shape(sum(weights.values()), tail, products, max(weights.values(), default=0), _alive(graph))
+
+
+def _products(graph: Graph, nodes: Iterable[onnx.NodeProto], weights: Mapping[str, int]) -> Iterator[int]:
+    """Return the sizes of the weights that nodes multiply matrices by."""
+    for node in nodes:
+        if node.op_type == "Gemm" and node.input[1] in graph.fixed:
+            yield max(weights.get(name, 0) for name in graph.upstream([node.input[1]]))
 
 
 def _alive(graph: Graph) -> int:

@@ -7,7 +7,7 @@ island can be given to ONNX Runtime's own float kernels, in a session of that is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError, first_line
+from qcam.runtime.graph import alone
 from qcam.runtime.tables import ONE_ROUNDING, QUANTIZERS
 
 #: The optimizer that changes the layout of float kernels into blocks of channels.
@@ -145,7 +146,8 @@ class IslandSession:
             blocked: Whether its kernels compute in blocked layout in the whole graph. Alone they would do so where they do not
                 there, behind a quantizer: the layout is then left as it is.
         """
-        self.island = island
+        # Nodes of its own: those of the model would keep it in memory as long as the session.
+        self.island = replace(island, nodes=tuple(map(alone, island.nodes)), unordered=tuple(map(alone, island.unordered)))
         self._settings, self._threads = dict(settings), threads
         self._session: Any = None
         self._blocked = blocked
@@ -155,7 +157,8 @@ class IslandSession:
         read = {name for node in island.nodes for name in node.input if name in constants}
         self._computed = {name: np.ascontiguousarray(constants[name]) for name in sorted(read - stored)}
         self._stored = {name: np.ascontiguousarray(constants[name]) for name in sorted(read & stored)}
-        self._opsets, self._ir_version = list(model.opset_import), model.ir_version
+        self._opsets = [helper.make_opsetid(each.domain, each.version) for each in model.opset_import]
+        self._ir_version = model.ir_version
 
     def _open(self, given: Mapping[str, NDArray[Any]]) -> Any:
         """Make the session, by the shapes of the values that it will be given."""

@@ -14,6 +14,9 @@ from qcam.common.errors import UnsupportedGraphError, first_line
 #: others, of the same type and shape, to go on with. What it sees is not to be written to: steps may read the same memory.
 Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
 
+#: Puts a result where the next step reads it.
+Place = Callable[[torch.Tensor], torch.Tensor]
+
 #: Operators whose functions always return a tensor of their own, which a next step may overwrite.
 _FRESH = frozenset(
     {"Add", "AveragePool", "BatchNormalization", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul", "Relu", "Sigmoid"}
@@ -80,7 +83,7 @@ class Program:
     def run(
         self,
         values: dict[str, torch.Tensor],
-        place: Callable[[torch.Tensor], torch.Tensor],
+        place: Place,
         observe: Observer | None = None,
         observed: frozenset[str] = frozenset(),
     ) -> dict[str, torch.Tensor]:
@@ -122,6 +125,16 @@ class Program:
             for name in step.done_with:
                 values.pop(name, None)
         return values
+
+
+def placing(device: torch.device) -> Place:
+    """Return what puts a value where it is read: shapes and axes are read by Python, not by the device."""
+    return lambda value: value if value.dtype == torch.int64 else value.to(device)
+
+
+def channels_last(value: torch.Tensor) -> torch.Tensor:
+    """Lay an image or the weights of a convolution out with its channels last."""
+    return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:

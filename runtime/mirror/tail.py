@@ -14,15 +14,13 @@ from typing import Any
 
 import torch
 
-from qcam.runtime.mirror.steps import Program, Step
+from qcam.runtime.mirror.steps import Place, Program, Step
 from qcam.runtime.tables import SHAPE_OPERATORS
 
 #: Operators that treat every class alike and apart from the others.
 _CLASS_BY_CLASS = frozenset({"Relu", "Identity", "GlobalAveragePool", "ReduceMean", "QuantizeLinear", "DequantizeLinear"})
 #: Computes the output of one class for each image of (the layer's input, the classes).
 ClassRows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-#: Puts a result where the next step reads it.
-Place = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Tail:

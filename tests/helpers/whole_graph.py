@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import onnx
 import torch
 
 from qcam.runtime.mirror import Mirror
-from qcam.runtime.mirror.steps import Program
+from qcam.runtime.mirror.building import Building
+from qcam.runtime.mirror.steps import Program, channels_last, placing
 
 
 class WholeGraph:
@@ -15,21 +17,18 @@ class WholeGraph:
         program: The steps.
     """
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, model: onnx.ModelProto) -> None:
+        """Build the mirror's graph again, from the model that it was made of."""
         self._mirror = mirror
-        entry = mirror.entry
-        constants = mirror._fold()
-        live = [node for node in mirror._graph.model.graph.node if any(output not in constants for output in node.output)]
-        wanted = [entry.logits, entry.tap.output, *(skip.output for skip in entry.skips)]
+        building = Building(model, mirror.entry, mirror.device, mirror.arithmetic, mirror.family)
+        self._input, self._place = building.image_input, placing(mirror.device)
         # Laid out as the mirror's forward: float32 sums added in another order give another activation, and other maxima.
-        by_channels = mirror._by_channels(live, constants)
-        self.program = Program(mirror._steps(live, straight_through=True), wanted, by_channels)
+        by_channels = building.by_channels(building.live)
+        self.program = Program(building.steps(building.live, straight_through=True), building.wanted, by_channels)
 
     def _run(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        given = images.to(self._mirror.device)
-        if given.dim() == 4:
-            given = given.contiguous(memory_format=torch.channels_last)
-        return self.program.run({self._mirror._input: given}, self._mirror._placed)
+        given = channels_last(images.to(self._mirror.device))
+        return self.program.run({self._input: given}, self._place)
 
     def tap(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the tap carries: codes, or float32."""

@@ -10,9 +10,11 @@ import pytest
 import workers
 from onnx import TensorProto, helper, numpy_helper
 
+from qcam.evaluate.run import memory
 from qcam.evaluate.run.memory import BASE, ROOM, Arrangement, Part, Shape, _shape, arranged, parts_of
 from qcam.evaluate.run.options import StudyOptions
 from qcam.runtime.deployed import SessionSettings
+from qcam.runtime.mirror import products_of_codes
 
 GB = 1_000_000_000
 
@@ -56,7 +58,58 @@ def test_a_network_is_measured_from_its_file(tmp_path):
         [numpy_helper.from_array(np.ones((3, 4), np.float32), "a"), numpy_helper.from_array(np.ones((4, 5), np.float32), "b")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
-    assert _shape(tmp_path / "m.onnx", "tap", "y") == Shape(weights=4 * 32, tail=4 * 20, largest=4 * 20, activations=4 * 9)
+    assert _shape(tmp_path / "m.onnx", "tap", "y") == Shape(
+        weights=4 * 32, tail=4 * 20, products=0, largest=4 * 20, activations=4 * 9
+    )
+
+
+def layers(quantized):
+    """Return x → tap → Gemm of 4×6 → Relu → Gemm of 6×5, with the weights of the first as floats or as codes."""
+    held = [numpy_helper.from_array(np.ones((6, 5), np.float32), "b")]
+    nodes = [helper.make_node("Relu", ["x"], ["tap"])]
+    if quantized:
+        held += [numpy_helper.from_array(np.ones((4, 6), np.int8), "q"), numpy_helper.from_array(np.float32(1), "scale")]
+        nodes.append(helper.make_node("DequantizeLinear", ["q", "scale"], ["a"]))
+    else:
+        held.append(numpy_helper.from_array(np.ones((4, 6), np.float32), "a"))
+    nodes += [
+        helper.make_node("Gemm", ["tap", "a"], ["m"]),
+        helper.make_node("Relu", ["m"], ["n"]),
+        helper.make_node("Gemm", ["n", "b"], ["y"]),
+        helper.make_node("Gemm", ["tap", "n"], ["of activations"], transA=1),
+    ]
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])]
+    logits = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5])]
+    return helper.make_model(
+        helper.make_graph(nodes, "graph", given, logits, held), opset_imports=[helper.make_opsetid("", 17)]
+    )
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_large_layers_of_the_tail_are_known_from_floats_and_from_codes(quantized, tmp_path, monkeypatch):
+    assert memory._AS_CODES == products_of_codes.LARGE
+    onnx.save(layers(quantized), tmp_path / "m.onnx")
+    for least, found in ((24, 4 * (24 + 30)), (25, 4 * 30), (31, 0)):
+        monkeypatch.setattr(memory, "_AS_CODES", least)
+        _shape.cache_clear()
+        assert _shape(tmp_path / "m.onnx", "tap", "y").products == found
+    _shape.cache_clear()
+
+
+def test_the_file_counts_as_long_as_the_mirror_is_built(tiny_bundle, monkeypatch):
+    """By hand: a float session keeps 1.1 times its weights; a mirror its weights, an int8 one codes of large layers as well."""
+    monkeypatch.setattr(memory, "_shape_of", lambda _: Shape(100_000, 60_000, 40_000, 30_000, 0))
+    sizes = {"f32": 100_000, "int16": 50_000, "int8": 25_000}
+    monkeypatch.setattr(memory, "_size", lambda _, file, __: sizes[file.removesuffix(".onnx")])
+    bundle = replace(tiny_bundle, precisions=tuple(replace(e, file=f"{e.name}.onnx") for e in tiny_bundle.precisions))
+    options = StudyOptions(())
+    f32, int16, int8 = parts_of([bundle], [list(sizes)], options)
+    assert [part.kept for part in (f32, int16, int8)] == [110_000 + 100_000, 150_000 + 100_000, 25_000 + 100_000 + 10_000]
+    # The file, its codes once more, the largest weight 1.2 times.
+    assert [part.building for part in (f32, int16, int8)] == [100_000 + 36_000, 100_000 + 36_000, 50_000 + 36_000]
+    assert int8.turn == 110_000 + 86_000
+    tails = parts_of([bundle], [["f32", "int8"]], replace(options, fake_quant=False))
+    assert [part.kept for part in tails] == [110_000 + 60_000, 25_000 + 60_000 + 10_000]
 
 
 def test_the_simulation_and_larger_batches_take_more(tiny_bundle):

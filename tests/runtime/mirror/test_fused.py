@@ -159,7 +159,7 @@ def test_the_tails_shortcuts_give_the_whole_tails_gradient(tiny_bundle, precisio
     tail = mirror._tail
     assert tail._pool is not None
     assert tail._last is not None
-    whole = Tail(tail.program.steps, mirror._entries, mirror.entry.logits, tail.program.constants, whole=True)
+    whole = Tail(tail.program.steps, tail._entries, mirror.entry.logits, tail.program.constants, whole=True)
     tap = mirror.dequantize(mirror.entry.tap, mirror.forward(images(tiny_bundle, 5)).tap)
     targets = torch.tensor([0, 3, 3, 9, 5])
     short, long = (each.gradient(tap.clone(), targets, {}, lambda value: value) for each in (tail, whole))
@@ -177,7 +177,7 @@ def test_squeezenets_class_map_is_computed_for_one_class_alone(seeded_bundle, pr
     tail = mirror._tail
     assert tail._pool is None  # a convolution comes first
     assert tail._last is not None
-    whole = Tail(tail.program.steps, mirror._entries, mirror.entry.logits, tail.program.constants, whole=True)
+    whole = Tail(tail.program.steps, tail._entries, mirror.entry.logits, tail.program.constants, whole=True)
     outputs = mirror.forward(images(bundle))
     tap = mirror.dequantize(mirror.entry.tap, outputs.tap)
     targets = outputs.logits.argmax(1)

@@ -1,3 +1,4 @@
+import gc
 import weakref
 from dataclasses import replace
 
@@ -11,11 +12,21 @@ from whole_graph import WholeGraph
 
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import PrecisionEntry, Tap
+from qcam.runtime.loaded import followed
 from qcam.runtime.mirror import Mirror, registry
 
 CLASSES = 3
 #: Name → scale and zero point. All are powers of two, so that float32 holds every sum exactly, in any order.
-CODES = {"x": (1 / 8, 128), "s": (1 / 16, 0), "t": (1 / 8, 120), "u": (1 / 8, 128), "v": (1 / 8, 0), "g": (1 / 64, 0)}
+CODES = {
+    "x": (1 / 8, 128),
+    "s": (1 / 16, 0),
+    "t": (1 / 8, 120),
+    "u": (1 / 8, 128),
+    "v": (1 / 8, 0),
+    "g": (1 / 64, 0),
+    "flat": (1 / 8, 120),
+    "many": (1, 128),
+}
 
 
 class Nodes:
@@ -118,7 +129,7 @@ def gradient_inputs(mirror, batch):
     return mirror.dequantize(entry.tap, outputs.tap), skips
 
 
-def full_gradient(mirror, batch, targets, tensor):
+def full_gradient(mirror, dtype, batch, targets, tensor):
     """Return the gradient at a tensor by autograd through the whole graph."""
     seen = []
 
@@ -129,7 +140,7 @@ def full_gradient(mirror, batch, targets, tensor):
 
         return watched
 
-    whole = WholeGraph(mirror)
+    whole = WholeGraph(mirror, skip_graph(dtype))
     program = whole.program
     program.steps = [replace(step, compute=watch(step.compute)) if tensor in step.outputs else step for step in program.steps]
     logits = whole.logits(torch.from_numpy(batch).requires_grad_())
@@ -157,7 +168,7 @@ def test_forward_equals_onnx_runtime_exactly(dtype):
 @TYPES
 def test_logits_are_those_of_forward(dtype):
     mirror, batch = mirror_of(dtype), torch.from_numpy(images())
-    assert torch.equal(WholeGraph(mirror).logits(batch), mirror.forward(batch).logits)
+    assert torch.equal(WholeGraph(mirror, skip_graph(dtype)).logits(batch), mirror.forward(batch).logits)
 
 
 @TYPES
@@ -167,7 +178,7 @@ def test_gradient_equals_autograd_through_the_whole_graph(dtype):
     gradient = mirror.gradient(activation, np.array(TARGETS), skips)
     assert gradient.shape == activation.shape
     assert 0 < int(gradient.count_nonzero()) < gradient.numel()
-    torch.testing.assert_close(gradient, full_gradient(mirror, batch, TARGETS, "t_d" if dtype else "t"))
+    torch.testing.assert_close(gradient, full_gradient(mirror, dtype, batch, TARGETS, "t_d" if dtype else "t"))
 
 
 @TYPES
@@ -276,6 +287,49 @@ def test_values_are_freed_but_for_what_is_returned():
     mirror = mirror_of()
     values = mirror._forward.run({"x": torch.from_numpy(images())}, mirror._placed)
     assert set(values) == {"logits", "t_q", "s_q"}
+
+
+def protos():
+    """Return all parts of ONNX models that are alive: one of them keeps its whole model, with all of the weights."""
+    gc.collect()
+    return [found for found in gc.get_objects() if str(type(found).__module__).startswith(("onnx", "google._upb"))]
+
+
+def large_graph():
+    """Return a tap and two layers behind it, with four megabytes of codes."""
+    make = Nodes()
+    flat = make.quantized(make.add("Flatten", "flat", make.quantized(make.add("Tanh", "t", "x"))))
+    make.add("Gemm", "many", flat, make.weight("w1", whole(2**17, 32), 1 / 8), transB=1)
+    make.add("Gemm", "logits", make.quantized("many"), make.weight("w2", whole(CLASSES, 2**17), 1 / 8), transB=1)
+    return make.model(["logits", "t_q"])
+
+
+@pytest.mark.parametrize("tail_only", [False, True])
+def test_the_model_is_released_when_the_mirror_is_made(tail_only):
+    before = protos()
+    known = {id(found) for found in before}
+    model = large_graph()
+    assert model.ByteSize() > 4_000_000
+    assert any(found is model for found in protos() if id(found) not in known)
+    mirror = Mirror(model, entry_of("logits", tap("t", np.uint8)), tail_only=tail_only)
+    del model
+    assert [found for found in protos() if id(found) not in known] == []
+    assert mirror.gradient(torch.from_numpy(abs(images(2))), torch.tensor([0, 1])).shape == (2, 2, 4, 4)
+
+
+def test_an_integer_mirror_refers_to_no_node_of_the_graph_as_loaded():
+    model = large_graph()
+    loaded = followed(model)
+    parts = [*loaded.model.graph.node, *loaded.model.opset_import]
+    entry = entry_of("logits", tap("t", np.uint8))
+    mirror = Mirror(model, entry, arithmetic="integer", loaded=loaded, float_kernels=True)
+    mirror.forward(images(2))
+    assert [group.node.op_type for group in mirror.groups] == [group.node.op_type for group in loaded.groups]
+    assert {"Flatten", "Gemm"} <= {group.node.op_type for group in mirror.groups}
+    assert any("Tanh" in label for label in mirror.delegated)
+    del loaded
+    gc.collect()
+    assert [part for part in parts if gc.get_referrers(part) != [parts]] == []
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_gradients_are_the_simulations_where_codes_agree(dtype, seed, family):
         activation = mirror.dequantize(entry.tap, outputs.tap)
         gradients.append(mirror.gradient(activation, targets, skips))
         # The whole graph, differentiated, gives the same.
-        whole = WholeGraph(mirror).gradient(torch.from_numpy(case.x), torch.from_numpy(targets))
+        whole = WholeGraph(mirror, case.model).gradient(torch.from_numpy(case.x), torch.from_numpy(targets))
         torch.testing.assert_close(gradients[-1], whole, rtol=1e-6, atol=0)
     assert agree or family.fixed_point_add
     assert gradients[0].abs().sum() > 0
@@ -88,7 +88,7 @@ def test_values_in_the_differentiable_graph_are_exact(dtype, family):
     case, entry = residual(dtype, 7)
     mirror = Mirror(case.model, entry, arithmetic="integer", family=family)
     x = torch.from_numpy(case.x)
-    differentiable = WholeGraph(mirror).logits(x.clone().requires_grad_())
+    differentiable = WholeGraph(mirror, case.model).logits(x.clone().requires_grad_())
     assert differentiable.requires_grad
     assert torch.equal(differentiable.detach(), mirror.forward(x).logits)
 
@@ -114,7 +114,7 @@ def test_values_are_exact_where_the_simulation_is_not(family):
     x = torch.from_numpy(case.x)
     outputs = mirror.forward(x)
     assert torch.equal(outputs.tap, simulated.forward(x).tap) != family.pairs_saturate
-    assert torch.equal(WholeGraph(mirror).logits(x).detach(), outputs.logits)
+    assert torch.equal(WholeGraph(mirror, case.model).logits(x).detach(), outputs.logits)
     # Straight through: the weights' gradient, whatever saturated on the way.
     gradient = mirror.gradient(mirror.dequantize(entry.tap, outputs.tap), np.array([0, 3]))
     assert torch.equal(gradient, simulated.gradient(mirror.dequantize(entry.tap, outputs.tap), np.array([0, 3])))
