@@ -17,6 +17,7 @@ KERNEL_FEATURES = (
     "amx_int8", "asimd", "asimddp", "i8mm", "sve",
 )  # fmt: skip
 
+#: File systems whose files lie in memory.
 _MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 _PACKAGES = (
     "qcam", "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript",

@@ -1,10 +1,10 @@
 """What ONNX Runtime makes of a file, written down with its weights packed for its kernels: sessions are opened again from it.
 
 A session packs the weights of its file each time it is made. Where it is closed and opened again many times, ONNX Runtime
-writes its own optimized graph and the packed weights into a temporary folder while the first session is made. Opened from there,
-the weights are pages of a file: nothing is packed again, processes of one machine share them, and the system takes them back
-when memory gets short. Placement comes from the user's own file, and a copy takes its place only when it has given the same bits
-(`session.py`).
+writes its own optimized graph and the packed weights into a temporary folder while the first session is made. Opened from
+there, the weights are pages of a file: nothing is packed again, processes of one machine share them, and the system takes them
+back when memory gets short. Placement comes from the user's own file; a copy takes its place only when it has given the same
+bits (`session.py`).
 """
 
 from __future__ import annotations
