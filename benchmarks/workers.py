@@ -3,9 +3,10 @@
     python benchmarks/workers.py BUNDLE... [--images 48] [--rounds 2] [--count 1 --count 3] [--against SRC] --json FILE
 
 Each run is a process of its own, of one thread, and they alternate: networks with all sessions and mirrors kept open, and
-networks that share 3 GB. The peak counts pages of files, which the system takes back when memory gets short; what was anonymous
-of it is looked at 20 times a second, and told beside it. `--against` names the `src` folder of another checkout, whose runs take part. Seconds are told twice,
-on the clock and of the processor: where others use the machine, the latter are the ones to compare.
+networks that share 3 GB. `--against` names the `src` folder of another checkout, whose runs take part. The peak counts pages of
+files, which the system takes back when memory gets short; what was anonymous of it is looked at 20 times a second, and told
+beside it. Seconds are told twice, on the clock and of the processor: where others use the machine, the latter are the ones to
+compare.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from brought_files import PREPROCESSING, SIZE, brought, network
 
 from qcam.common import machine
 from qcam.common.files import sha256_file
@@ -25,6 +26,7 @@ from qcam.runtime.deployed import DeployedModel, PackedCopies, SessionSettings, 
 from qcam.runtime.deployed.packed import GRAPH, WEIGHTS, digest, new_folder, packable
 
 IMAGES = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
+PICTURES = PREPROCESSING.normalise(np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3), dtype=np.uint8))
 
 
 @pytest.fixture(autouse=True)
@@ -256,5 +258,37 @@ def beside(tiny_bundle: Any, tmp_path: Path) -> Any:
 def test_weights_in_a_file_beside_the_graph_are_packed_too(tiny_bundle, beside, temporary, opened):
     model = DeployedModel(beside, "f32", SessionSettings(threads=1), copies=PackedCopies())
     wanted = DeployedModel(tiny_bundle, "f32", SessionSettings(threads=1)).run(IMAGES)
+    assert same(reopened(model).run(IMAGES), wanted)
+    assert opened[-1][0] == GRAPH
+
+
+@pytest.mark.parametrize(
+    "taken", [{"batch": 4}, {"batch": 1}, {"dtype": "uint8", "values": "pixels", "layout": "NHWC"}], ids=str
+)
+def test_files_of_a_fixed_batch_and_of_pixels_are_proven_by_what_they_take(tmp_path, opened, taken):
+    bundle = brought(tmp_path / "b", **taken)
+    model = DeployedModel(bundle, "int8-vendor", SessionSettings(threads=1), copies=PackedCopies())
+    wanted = model.run(PICTURES)
+    assert same(reopened(model).run(PICTURES), wanted)
+    assert [name for name, _ in opened] == ["int8.onnx", GRAPH]
+
+
+def test_an_original_and_the_copy_that_hands_out_its_tap_are_packed_each(tmp_path, temporary, opened):
+    bundle = brought(tmp_path / "b", original=network(tapped=False, bias=2.5), proof="differs")
+    model = DeployedModel(bundle, "int8-vendor", SessionSettings(threads=1), copies=PackedCopies())
+    wanted = model.run(PICTURES)
+    assert same(reopened(model).run(PICTURES), wanted)
+    assert sorted(name for name, _ in opened) == ["int8.onnx", GRAPH, GRAPH, "theirs.onnx"]
+    assert len(copies_in(temporary)) == 2
+
+
+def test_a_file_of_fused_integer_operators_is_packed_too(tiny_bundle, tmp_path, opened):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    onnxruntime.InferenceSession(str(tiny_bundle.path("int8")), options, providers=["CPUExecutionProvider"])
+    assert "QLinearConv" in {node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node}
+    model = DeployedModel(tiny_bundle, "int8", SessionSettings(threads=1), file=tmp_path / "fused.onnx", copies=PackedCopies())
+    wanted = model.run(IMAGES)
     assert same(reopened(model).run(IMAGES), wanted)
     assert opened[-1][0] == GRAPH
