@@ -3,8 +3,10 @@
     python benchmarks/workers.py BUNDLE... [--images 48] [--rounds 2] [--count 1 --count 3] [--against SRC] --json FILE
 
 Each run is a process of its own, of one thread, and they alternate: networks with all sessions and mirrors kept open, and
-networks that share 3 GB. `--against` names the `src` folder of another checkout, whose runs take part. Seconds are told twice,
-on the clock and of the processor: where others use the machine, the latter are the ones to compare.
+networks that share 3 GB. `--against` names the `src` folder of another checkout, whose runs take part. The peak counts pages of
+files, which the system takes back when memory gets short; what was anonymous of it is looked at 20 times a second, and told
+beside it. Seconds are told twice, on the clock and of the processor: where others use the machine, the latter are the ones to
+compare.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -94,6 +97,8 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         more["executor"] = partial(ThisProcess, room=room)
         arrangement = arrange(bundles, options, room)
         told = {"estimated_mib": arrangement.bytes / 2**20, "apart": len(arrangement.apart)}
+    looked = Anonymous()
+    looked.start()
     begin = time.perf_counter()
     photographs = find_images(Path(request["images"]))
     study = Study(bundles, photographs, open_saliency("spectral"), options, Path(request["output"]), **more)
@@ -107,15 +112,34 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     reopening = study.clock.seconds.get("open again", 0.0)
     return told | {
         "start": start - begin, "seconds": seconds, "processor_seconds": processor, "reopening": reopening, "peak_mib": peak(),
+        "anonymous_mib": looked.most,
     }  # fmt: skip
 
 
-def peak() -> float:
-    """Return the most memory that this process had, in MiB."""
+def peak(what: str = "VmHWM") -> float:
+    """Return the most memory that this process had, in MiB; or another line of what the system tells of it."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{what}:"):
             return int(line.split()[1]) / 1024
     raise SystemExit("this system does not tell the peak of a process")
+
+
+class Anonymous(threading.Thread):
+    """Looks again and again at the memory of this process that is no page of a file.
+
+    Attributes:
+        most: The most that was seen, in MiB.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0.0
+
+    def run(self) -> None:
+        """Look until the process ends."""
+        while True:
+            self.most = max(self.most, peak("RssAnon"))
+            time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import metadata
@@ -16,6 +17,8 @@ KERNEL_FEATURES = (
     "amx_int8", "asimd", "asimddp", "i8mm", "sve",
 )  # fmt: skip
 
+#: File systems whose files lie in memory.
+_MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 _PACKAGES = (
     "qcam", "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxscript",
     "torch", "torchvision", "timm", "pyarrow",
@@ -84,6 +87,21 @@ def _memory_limit() -> int:
         return limit - taken + int(fields.get("inactive_file", 0))  # files that were read are given up when it gets tight
     except (OSError, ValueError):  # no such files, or "max"
         return 1 << 62
+
+
+def in_memory(folder: Path) -> bool:
+    """Tell whether a folder lies in memory and not on a disk; False where the system does not tell."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+        real = folder.resolve()
+    except OSError:
+        return False
+    kinds = {}
+    for line in lines:
+        _, place, kind, *_ = line.split(" ")
+        kinds[re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), place)] = kind  # what is mounted last is seen
+    nearest = next((str(each) for each in (real, *real.parents) if str(each) in kinds), "")
+    return kinds.get(nearest, "") in _MEMORY_FILE_SYSTEMS
 
 
 def give_memory_back() -> None:

@@ -6,14 +6,18 @@ import itertools
 import multiprocessing
 import signal
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from qcam.common.errors import QcamError
 from qcam.evaluate.engine.messages import Lost, Message, Refused, Shard
 from qcam.evaluate.engine.worker import Destination, WorkerSpec, open_worker
+from qcam.runtime.deployed import PackedCopies
+from qcam.runtime.deployed.packed import new_folder, remove_folder
 
 #: Seconds that a worker has to end when it is told to.
 _GRACE = 5.0
@@ -45,6 +49,9 @@ class ProcessPool:
         self._joined: set[str] = set()
         self._wanted = workers
         self._not_before = 0.0
+        # Of this process and not of a worker's, which is ended without a chance to remove anything.
+        self._copies = new_folder() if spec.room is not None else None
+        self._remove = weakref.finalize(self, remove_folder, self._copies) if self._copies is not None else None
         self._fill()
 
     @property
@@ -102,6 +109,8 @@ class ProcessPool:
                 process.kill()
                 process.join()
         self._processes.clear()
+        if self._remove is not None:
+            self._remove()
 
     def _fill(self) -> None:
         """Start as many workers as are missing."""
@@ -116,7 +125,9 @@ class ProcessPool:
     def _start(self) -> None:
         ours, theirs = self._context.Pipe()
         name = f"worker-{next(self._names)}"
-        process = self._context.Process(target=_serve, args=(self._spec, self._destination, theirs), name=name, daemon=True)
+        process = self._context.Process(
+            target=_serve, args=(self._spec, self._destination, self._copies, theirs), name=name, daemon=True
+        )
         # Ctrl-C reaches the workers too; ignored from their first moment on, the driver decides.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -139,12 +150,14 @@ class ProcessPool:
         return f"ended with exit code {code}"
 
 
-def _serve(spec: WorkerSpec, destination: Destination, connection: Connection) -> None:
-    """Be a worker until the driver is gone."""
+def _serve(spec: WorkerSpec, destination: Destination, copies: Path | None, connection: Connection) -> None:
+    """Be a worker until the driver is gone; then remove the packed copies, which it may have had no chance to."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    worker, message = open_worker(spec)
+    worker, message = open_worker(spec, None if copies is None else PackedCopies(copies))
     with suppress(OSError, EOFError):
         connection.send(message)
         while worker is not None:
             for message in worker.evaluate(connection.recv(), destination):
                 connection.send(message)
+    if copies is not None and worker is not None:
+        remove_folder(copies)

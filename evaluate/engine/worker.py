@@ -26,6 +26,7 @@ from qcam.evaluate.run.pace import LONGEST
 from qcam.evaluate.run.runner import ShardRunner
 from qcam.evaluate.saliency import SaliencySource, open_saliency
 from qcam.runtime.bundle import Bundle, load_bundle
+from qcam.runtime.deployed import PackedCopies
 from qcam.runtime.devices import numbered, torch_device
 
 #: Seconds between tries where a bundle behind a URL cannot be read.
@@ -153,8 +154,12 @@ class Worker:
         runner: What evaluates.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, copies: PackedCopies | None = None) -> None:
         """Open everything.
+
+        Args:
+            spec: What there is to know.
+            copies: Where sessions that take turns keep packed weights; None: nowhere.
 
         Raises:
             QcamError: If this process cannot take part in the run: another bundle, other versions, no such provider, a
@@ -181,7 +186,7 @@ class Worker:
         if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
         longest = LONGEST if spec.patience is None else min(LONGEST, spec.patience / 4)
-        self.runner = ShardRunner(deployed_openers(bundles, options, spec.room), saliency, options, longest=longest)
+        self.runner = ShardRunner(deployed_openers(bundles, options, spec.room, copies), saliency, options, longest=longest)
         device = on_device(spec.device)
         self.runner.settle(device)
         self.facts = self.runner.facts
@@ -230,10 +235,10 @@ class Worker:
         yield Returned()
 
 
-def open_worker(spec: WorkerSpec) -> tuple[Worker | None, Message]:
-    """Open a worker; return it with what to tell the driver."""
+def open_worker(spec: WorkerSpec, copies: PackedCopies | None = None) -> tuple[Worker | None, Message]:
+    """Open a worker; return it with what to tell the driver. Arguments as of `Worker`."""
     try:
-        worker = Worker(spec)
+        worker = Worker(spec, copies)
     except QcamError as error:
         return None, Refused(error.template)
     except Exception as error:  # a fault of this program or machine: the driver tells it, and tries elsewhere

@@ -27,7 +27,14 @@ from qcam.evaluate.run.protocol import Expected, Finish, Sample
 from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.evaluate.run.stages import REOPENING, StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
-from qcam.runtime.deployed import DeployedModel, DeployedOutputs, SessionSettings, nothing_fits, unfit_precisions
+from qcam.runtime.deployed import (
+    DeployedModel,
+    DeployedOutputs,
+    PackedCopies,
+    SessionSettings,
+    nothing_fits,
+    unfit_precisions,
+)
 from qcam.runtime.devices import telling_full_gpu
 from qcam.runtime.session_config import SHARED_ARENA
 
@@ -76,6 +83,7 @@ class BundleEvaluator:
         null_row: bool = True,
         faithfulness: bool = False,
         apart: Container[str] = (),
+        copies: PackedCopies | None = None,
     ) -> None:
         """Open the sessions; the provider is proven here, before PyTorch is even imported.
 
@@ -90,6 +98,7 @@ class BundleEvaluator:
                 what drifts there is not quantization.
             faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
             apart: Precisions of which session and mirror are there only while they run (`memory.py`).
+            copies: Where their sessions keep packed weights from turn to turn; None: nowhere, each packs its own again.
 
         Raises:
             QcamError: If target or method is unknown, the provider or a file does not do, or f32 is needed and not there.
@@ -104,6 +113,7 @@ class BundleEvaluator:
         if target == "f32-top1" and "f32" not in precisions:
             raise needs_f32(bundle)
         self._apart = frozenset(name for name in precisions if name in apart)
+        self._copies = copies
         self.expected = Expected()
         self.deployed = {name: self._session(name, settings) for name in precisions}
         self._device = self._built_on = ""
@@ -111,13 +121,16 @@ class BundleEvaluator:
         self._enlarge = partial(enlarge, size=self.preprocessing.crop)
 
     @classmethod
-    def of(cls, bundle: Bundle, options: StudyOptions, apart: Container[str] = ()) -> BundleEvaluator:
+    def of(
+        cls, bundle: Bundle, options: StudyOptions, apart: Container[str] = (), copies: PackedCopies | None = None
+    ) -> BundleEvaluator:
         """Open what a run's options ask of a bundle.
 
         Args:
             bundle: The bundle.
             options: The options.
             apart: As in the constructor.
+            copies: As in the constructor.
 
         Raises:
             QcamError: As from the constructor, or a precision was asked for that the bundle does not hold.
@@ -132,6 +145,7 @@ class BundleEvaluator:
             null_row=options.null_row,
             faithfulness=options.faithfulness,
             apart=apart,
+            copies=copies,
         )
 
     def _session(self, precision: str, settings: SessionSettings) -> DeployedModel:
@@ -139,7 +153,8 @@ class BundleEvaluator:
         if precision not in self._apart:
             session = DeployedModel(self.bundle, precision, settings)
         else:
-            session = DeployedModel(self.bundle, precision, replace(settings, config={SHARED_ARENA: "0"} | settings.config))
+            own = replace(settings, config={SHARED_ARENA: "0"} | settings.config)
+            session = DeployedModel(self.bundle, precision, own, copies=self._copies)
             session.close()
             give_memory_back()
             self.expected.opening += session.seconds[0]
@@ -448,12 +463,14 @@ def arrange(bundles: Sequence[Bundle], options: StudyOptions, room: int | None) 
     return arranged(parts_of(bundles, precisions, options), room)
 
 
-def deployed_openers(bundles: Sequence[Bundle], options: StudyOptions, room: int | None) -> list[Callable[[], BundleEvaluator]]:
-    """Return what opens the evaluator of each bundle; arguments and errors as of `arrange`."""
+def deployed_openers(
+    bundles: Sequence[Bundle], options: StudyOptions, room: int | None, copies: PackedCopies | None = None
+) -> list[Callable[[], BundleEvaluator]]:
+    """Return what opens the evaluator of each bundle; arguments and errors as of `arrange` and of `BundleEvaluator`."""
     if room is None:
         return [partial(BundleEvaluator.of, bundle, options) for bundle in bundles]
     arrangement = arrange(bundles, options, room)
-    return [partial(BundleEvaluator.of, bundle, options, arrangement.apart_of(bundle)) for bundle in bundles]
+    return [partial(BundleEvaluator.of, bundle, options, arrangement.apart_of(bundle), copies) for bundle in bundles]
 
 
 @dataclass

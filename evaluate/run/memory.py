@@ -34,6 +34,8 @@ ROOM = 3_000_000_000
 _FLOAT, _SIXTEEN = 0.75, 0.375
 #: What a float session takes of its weights, some of which it keeps in two orders; and while the file is there as well.
 _PACKED, _OPENING = 1.1, 2.1
+#: What a session on the CPU takes while it also writes its packed weights down: of float weights, of a file of 8 bits.
+_WRITING, _WRITING_CODES = 2.8, 3.5
 #: The largest weight is there so many times while a mirror converts it.
 _CONVERTED = 1.2
 #: Layers of so many weights and more are multiplied as codes in an int8 mirror's tail (`runtime/mirror/products_of_codes.py`).
@@ -145,15 +147,16 @@ def parts_of(bundles: Iterable[Bundle], precisions: Iterable[Sequence[str]], opt
 def _part(bundle: Bundle, entry: PrecisionEntry, shape: Shape, options: StudyOptions) -> Part:
     size, weights = _size(bundle, entry.file, entry.external), shape.weights
     activations = shape.activations * options.batch_size
+    writes = options.settings.provider == "CPU"  # a copy that it is opened again from (`runtime/deployed/packed.py`)
     codes = 0
     if size >= _FLOAT * weights:
-        session, opening = int(_PACKED * weights), int(_OPENING * weights)
+        session, opening = int(_PACKED * weights), int((_WRITING if writes else _OPENING) * weights)
         copied = 0
     elif size >= _SIXTEEN * weights:  # of 16 bits: ONNX Runtime dequantizes them when it loads the file, and keeps both
         session = opening = weights + size
         copied = size
     else:
-        session, opening, copied = size, 2 * size, size
+        session, opening, copied = size, int((_WRITING_CODES if writes else 2) * size), size
         codes = shape.products // 4
     if entry.original is not None and not entry.promised:  # a second session, of the file that is deployed
         other = _size(bundle, entry.original.file, entry.original.external)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +20,7 @@ from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
 from qcam.images.sources import absolute_source
 from qcam.runtime.bundle import Bundle
+from qcam.runtime.deployed import PackedCopies
 
 if TYPE_CHECKING:
     from qcam.evaluate.engine.dispatcher import Dispatcher
@@ -157,9 +158,10 @@ class ThisProcess:
         Raises:
             QcamError: If a provider cannot be had, or a bundle has no such precision.
         """
+        self._copies = PackedCopies()
         with clock.stage("open sessions"):
             openers: Sequence[Callable[[], Evaluator]] = (
-                deployed_openers(bundles, options, room)
+                deployed_openers(bundles, options, room, self._copies)
                 if make is None
                 else [
                     partial(make, bundle, wanted_precisions(bundle, options.precisions, reference=True)) for bundle in bundles
@@ -190,9 +192,13 @@ class ThisProcess:
     def bug_behind(self, shards: Collection[int]) -> None:
         """Return nothing: no shard is given up here."""
 
-    def at_work(self, plan: StudyPlan, place: ResultPlace) -> AbstractContextManager[None]:
-        """Do nothing: this process is there."""
-        return nullcontext()
+    @contextmanager
+    def at_work(self, plan: StudyPlan, place: ResultPlace) -> Generator[None, None, None]:
+        """Be there, as this process is; when the block ends, networks have no more turns (`Executor.at_work`)."""
+        try:
+            yield
+        finally:
+            self._copies.close()
 
     def settle(self, device: str) -> None:
         """Learn where PyTorch will compute (`Executor.settle`)."""

@@ -1,6 +1,7 @@
 """Deployed runs: ONNX Runtime sessions on a named execution provider. Imports neither torch nor torchvision."""
 
 from qcam.runtime.deployed.fitness import nothing_fits, unfit_precisions
+from qcam.runtime.deployed.packed import PackedCopies
 from qcam.runtime.deployed.placement import Placement
 from qcam.runtime.deployed.providers import provider_name, require_provider
 from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
@@ -8,6 +9,7 @@ from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, Sessio
 __all__ = [
     "DeployedModel",
     "DeployedOutputs",
+    "PackedCopies",
     "Placement",
     "SessionSettings",
     "nothing_fits",

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from qcam.common import telling
 from qcam.common.arguments import truth, whole
-from qcam.common.errors import BundleError, OutOfMemoryError, ProviderError, first_line
+from qcam.common.errors import BundleError, OutOfMemoryError, ProviderError, QcamError, first_line
 from qcam.common.files import sha256_file
 from qcam.common.vocabulary import InputValues, Layout
 from qcam.runtime.agreement import check_agreement, check_original, refuse_duplicates
-from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx
+from qcam.runtime.bundle import Bundle, Original, PrecisionEntry, Tap, load_onnx
 from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.fitness import refuse_unfit
 from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
@@ -41,6 +41,7 @@ from qcam.runtime.deployed.loading import (
     torch_may_help,
     whole_text,
 )
+from qcam.runtime.deployed.packed import PackedCopies, PackedCopy, packable
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, checked_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload, require_provider
@@ -58,6 +59,8 @@ _LONGEST_PRINT = 400
 Timed = Callable[[str], AbstractContextManager[object]]
 #: Most bytes of a constant that is read from another file to hold the file against the manifest: no scale has more.
 _SCALAR = 16
+#: How many pictures a session that is opened again is shown, and the seed of their noise.
+_SHOWN, _SEED = 2, 20
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ class DeployedModel:
         file: Path | None = None,
         entry: PrecisionEntry | None = None,
         model: onnx.ModelProto | None = None,
+        copies: PackedCopies | None = None,
     ) -> None:
         """Make the session and prove that it is what was asked for.
 
@@ -166,6 +170,7 @@ class DeployedModel:
             file: Another ONNX file to run in its place; it is not held against the manifest.
             entry: What that file's outputs mean, where they differ from the bundle's.
             model: What is run, parsed before (`load_onnx`, `read_onnx`); None: the file is parsed here.
+            copies: Where a session that will be closed and opened again keeps its packed weights meanwhile; None: nowhere.
 
         Raises:
             BundleError: If the file is not what the manifest says.
@@ -178,7 +183,9 @@ class DeployedModel:
         if original is not None:
             single = replace(self.entry, original=None, proof="")
             copied = load_onnx(bundle, precision) if model is None else model
-            self.copy = DeployedModel(bundle, precision, settings, file=bundle.path(precision), entry=single, model=copied)
+            self.copy = DeployedModel(
+                bundle, precision, settings, file=bundle.path(precision), entry=single, model=copied, copies=copies
+            )
             file, model = bundle.folder / original.file, None
         self._path = file or bundle.path(precision)
         self._settings = settings
@@ -199,9 +206,10 @@ class DeployedModel:
             image=image if self.entry.input.layout == Layout.NCHW else (*image[1:], image[0]),
             batch=settings.batch,
         )
+        self._packed = self._copy_among(copies, original)
         self._profiled = True  # the first session, of which one run is
         start = time.perf_counter()
-        fallback = self._open()
+        fallback = self._open_first()
         opened = time.perf_counter()
         self._input = self._session.get_inputs()[0].name
         taps = (self.entry.tap, *self.entry.skips)
@@ -226,6 +234,8 @@ class DeployedModel:
         each = tuple(replace(node, macs=node.macs // proven) for node in placement.nodes)
         self.placement: Placement = replace(placement, nodes=each, config=self.config)
         self._profiled = False
+        if self._packed is not None:
+            self._packed.expect(self._noticed())
 
     def close(self) -> None:
         """Give the session and its memory back; what is known of it stays."""
@@ -234,14 +244,14 @@ class DeployedModel:
             self.copy.close()
 
     def open(self) -> None:
-        """Make the session again if it was closed: of the same file, by the same settings.
+        """Make the session again if it was closed: of the same file, or of what ONNX Runtime made of it, by the same settings.
 
         Raises:
             ProviderError: If that cannot be done, or the session is not what it was.
         """
         if self.copy is not None:
             self.copy.open()
-        if self._session is not None:
+        if self._session is not None or self._open_packed():
             return
         before_name, before_nodes, before_all = self._name, self._where, self._all_nodes
         fallback = self._open()
@@ -349,6 +359,66 @@ class DeployedModel:
             return np.zeros((count, *image), np.float32)
         return self._preprocessing.normalise(np.zeros((count, *image[1:], 3), np.uint8))
 
+    def _copy_among(self, copies: PackedCopies | None, original: Original | None) -> PackedCopy | None:
+        """Return the packed copy of the file, made or not; None where sessions are not opened from one."""
+        if copies is None or not packable(self._settings.provider, self._config):
+            return None
+        import onnxruntime
+
+        external = self.entry.external if original is None else original.external
+        facts = {
+            "file": self._file.sha256() if original is None else original.sha256,
+            "external": external,
+            "config": self._config,
+            "threads": self._settings.threads,
+            "onnxruntime": onnxruntime.__version__,
+        }
+        copy = copies.of(facts)
+        copy.begin(sum(path.stat().st_size for path in (self._path, *(self._path.parent / name for name in external))))
+        return copy
+
+    def _open_first(self) -> str:
+        """Open the session as `_open` does, and have ONNX Runtime write the packed copy meanwhile, if it is to be there."""
+        packed = self._packed
+        if packed is None or not packed.writing:
+            return self._open()
+        try:
+            fallback = self._open()
+        except ProviderError as error:
+            packed.abandon()
+            fallback = self._open()
+            packed.refuse(self._path, f"ONNX Runtime could not write one ({first_line(error)})")
+            return fallback
+        packed.finish()
+        return fallback
+
+    def _open_packed(self) -> bool:
+        """Open the session of the packed copy; return False where there is none, or it is not the same bit for bit."""
+        packed = self._packed
+        if packed is None or not packed.usable:
+            return False
+        failure, _ = self._make(strict=False, packed=True)
+        why = ""
+        if failure is not None:
+            why = f"ONNX Runtime does not load it ({first_line(failure)})"
+        elif any(part.ep_name != self._name for part in self._session.get_provider_graph_assignment_info()):
+            why = f"some of it is not on {self._settings.provider}"
+        elif not packed.proven:
+            try:
+                why = "" if packed.prove(self._noticed()) else "it computes other values"
+            except QcamError as error:
+                why = f"it does not run ({first_line(error)})"
+        if why:
+            self._session = None
+            packed.refuse(self._path, why)
+        return not why
+
+    def _noticed(self) -> list[NDArray[Any]]:
+        """Return all that the session gives of a few pictures of noise."""
+        shown = (self.entry.input.batch or _SHOWN, *self._preprocessing.crop, 3)
+        noise = np.random.default_rng(_SEED).integers(0, 256, shown, np.uint8)
+        return self.values(self._preprocessing.normalise(noise), self._outputs)
+
     def _open(self) -> str:
         """Open the session; return why it is not what was asked for, or an empty text."""
         provider, allowed = self._settings.provider, self._settings.allow_fallback
@@ -421,11 +491,12 @@ class DeployedModel:
                 "{provider}"
             ) from failure
 
-    def _make(self, *, strict: bool) -> tuple[Exception | None, str]:
+    def _make(self, *, strict: bool, packed: bool = False) -> tuple[Exception | None, str]:
         """Make the session on the provider.
 
         Args:
             strict: Whether a node that is left to the CPU is an error; where it is not one here, `_elsewhere` finds it.
+            packed: Whether it is made of the packed copy.
 
         Returns:
             What was raised, if anything; and what was said meanwhile.
@@ -443,6 +514,12 @@ class DeployedModel:
             options.add_session_config_entry(EXTERNAL_FOLDER, str(self._path.parent))
         if strict and NO_CPU not in self._config:
             options.add_session_config_entry(NO_CPU, "1")
+        if packed and self._packed is not None:
+            model = self._packed.graph
+            # It is what optimization made; nothing is to be made of it once more.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif self._packed is not None:
+            self._packed.prepare(options)
         failure = None
         with captured_output() as captured:
             try:

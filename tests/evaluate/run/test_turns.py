@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from studies import SAME
 import qcam
 from qcam.common import machine
 from qcam.common.errors import OutOfMemoryError, ProviderError
-from qcam.evaluate.engine import choice
+from qcam.evaluate.engine import choice, processes
 from qcam.evaluate.run import memory as memory_module
 from qcam.evaluate.run import runner
 from qcam.evaluate.run.options import StudyOptions
@@ -26,7 +27,7 @@ from qcam.evaluate.run.stages import REOPENING
 from qcam.evaluate.run.turns import Turns
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import load_bundle
-from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.deployed import DeployedModel, SessionSettings, packed
 from qcam.runtime.deployed.session import DeployedOutputs
 
 FULL = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : BFCArena Failed to allocate memory for requested buffer of size 1"
@@ -113,6 +114,80 @@ def test_precisions_that_are_opened_for_their_turn_give_the_same_figures(
     assert memory.opened >= 12  # six to see that they can be had, and six for their turn
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files of this test alone, which counts as one on a disk."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(packed, "in_memory", lambda _: False)
+    return folder
+
+
+def test_sessions_of_a_turn_come_from_packed_copies_which_are_gone_when_the_run_ends(
+    two_networks, some_photographs, tmp_path, temporary, monkeypatch
+):
+    study(two_networks, some_photographs, tmp_path / "kept")
+    assert not list(temporary.glob("qcam-packed-*")), "nothing is opened again"
+    seen: list[int] = []
+    real = DeployedModel._open_packed
+
+    def counted(self: DeployedModel) -> bool:
+        seen.append(len(list(temporary.rglob(packed.GRAPH))))
+        return real(self)
+
+    monkeypatch.setattr(DeployedModel, "_open_packed", counted)
+    memory = Memory(monkeypatch, 100)
+    monkeypatch.setattr(choice, "ROOM", 1)
+    study(two_networks, some_photographs, tmp_path / "apart")
+    assert set(seen) == {3}, "the same three files, under the names of two networks"
+    assert memory.opened == 6 + len(seen)
+    assert not list(temporary.glob("qcam-packed-*"))
+    for name in SAME:
+        assert (tmp_path / "apart" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes(), name
+
+
+def test_a_run_that_ends_by_an_error_leaves_no_copy(two_networks, some_photographs, tmp_path, temporary, monkeypatch):
+    monkeypatch.setattr(choice, "ROOM", 1)
+    seen: list[Path] = []
+
+    def broken(self: DeployedModel) -> bool:
+        seen.extend(temporary.rglob(packed.GRAPH))
+        raise ProviderError("broken")
+
+    monkeypatch.setattr(DeployedModel, "_open_packed", broken)
+    with pytest.raises(ProviderError, match="broken"):
+        study(two_networks, some_photographs, tmp_path / "out")
+    assert seen
+    assert not list(temporary.glob("qcam-packed-*"))
+
+
+def test_workers_share_copies_in_a_folder_of_the_driver(two_networks, some_photographs, tmp_path, temporary, monkeypatch):
+    monkeypatch.setattr(choice, "ROOM", 1)
+    made: list[Path | None] = []
+    removed: list[int] = []
+    real = processes.new_folder
+
+    def new() -> Path | None:
+        made.append(real())
+        return made[-1]
+
+    def remove(folder: Path) -> None:
+        removed.append(len(list(folder.glob(f"*/{packed.GRAPH}"))))
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(processes, "new_folder", new)
+    monkeypatch.setattr(processes, "remove_folder", remove)
+    study(two_networks, some_photographs, tmp_path / "one")
+    assert not made
+    study(two_networks, some_photographs, tmp_path / "two", workers=2)
+    assert [folder is not None and folder.parent for folder in made] == [temporary]
+    assert removed == [3]
+    assert not list(temporary.glob("qcam-packed-*"))
+    for name in SAME:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+
+
 def test_one_network_keeps_what_memory_there_is_and_takes_turns_with_the_rest(
     tiny_bundle, some_photographs, tmp_path, monkeypatch
 ):
@@ -132,6 +207,7 @@ def test_a_session_that_cannot_be_had_again_ends_the_run(two_networks, some_phot
     real = DeployedModel.open
 
     def gone(self: DeployedModel) -> None:
+        self._packed = None
         self._path = self._path.with_name("gone.onnx")
         real(self)
 
