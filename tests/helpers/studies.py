@@ -27,7 +27,7 @@ def command(bundle: object, photographs: object, output: object, *options: objec
 
 
 def finish(command: list[str], cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False, **options)
 
 
 def wait_for_parts(folder: Path, wanted: int = 1) -> None:
