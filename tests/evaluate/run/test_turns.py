@@ -165,24 +165,24 @@ def test_a_run_that_ends_by_an_error_leaves_no_copy(two_networks, some_photograp
 def test_workers_share_copies_in_a_folder_of_the_driver(two_networks, some_photographs, tmp_path, temporary, monkeypatch):
     monkeypatch.setattr(choice, "ROOM", 1)
     made: list[Path | None] = []
-    removed: list[int] = []
-    real = processes.new_folder
+    held: list[int] = []
+    real, close = processes.new_folder, processes.ProcessPool.close
 
     def new() -> Path | None:
         made.append(real())
         return made[-1]
 
-    def remove(folder: Path) -> None:
-        removed.append(len(list(folder.glob(f"*/{packed.GRAPH}"))))
-        shutil.rmtree(folder)
+    def closing(self: processes.ProcessPool) -> None:
+        held.append(len(list(temporary.glob(f"qcam-packed-*/[0-9a-f]*/{packed.GRAPH}"))))
+        close(self)
 
     monkeypatch.setattr(processes, "new_folder", new)
-    monkeypatch.setattr(processes, "remove_folder", remove)
+    monkeypatch.setattr(processes.ProcessPool, "close", closing)
     study(two_networks, some_photographs, tmp_path / "one")
     assert not made
     study(two_networks, some_photographs, tmp_path / "two", workers=2)
     assert [folder is not None and folder.parent for folder in made] == [temporary]
-    assert removed == [2]
+    assert held == [2]
     assert not list(temporary.glob("qcam-packed-*"))
     for name in SAME:
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
