@@ -36,6 +36,7 @@ _SAVING = {
 }
 #: Settings of users that a copy would get in the way of.
 _IN_THE_WAY = re.compile("optimized_model|prepack|initializer|model_format|ort_model|ep[._]context", re.IGNORECASE)
+_NOT_PACKED = ("int16", "uint16")
 #: Most that a copy takes, as a multiple of its file: unpacked weights stay beside packed ones.
 _LARGEST = 2.5
 #: Bytes of a disk that copies leave free.
@@ -44,14 +45,16 @@ _LEFT_FREE = 1 << 30
 _LARGE_FILES = Path("/var/tmp")
 
 
-def packable(provider: str, config: Mapping[str, str]) -> bool:
+def packable(provider: str, config: Mapping[str, str], codes: str) -> bool:
     """Tell whether sessions may be opened again from copies.
 
     Args:
         provider: Short name of the execution provider; what others make of a file is no graph that could be written down.
         config: The session configuration.
+        codes: Type of the tap. ONNX Runtime packs no weights of 16 bits but makes floats of them in every run, which beside the
+            pages of a file takes more memory at a time.
     """
-    return provider == "CPU" and not any(_IN_THE_WAY.search(key) for key in config)
+    return provider == "CPU" and codes not in _NOT_PACKED and not any(_IN_THE_WAY.search(key) for key in config)
 
 
 def new_folder() -> Path | None:

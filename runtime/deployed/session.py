@@ -361,7 +361,7 @@ class DeployedModel:
 
     def _copy_among(self, copies: PackedCopies | None, original: Original | None) -> PackedCopy | None:
         """Return the packed copy of the file, made or not; None where sessions are not opened from one."""
-        if copies is None or not packable(self._settings.provider, self._config):
+        if copies is None or not packable(self._settings.provider, self._config, self.entry.tap.dtype):
             return None
         import onnxruntime
 

@@ -67,7 +67,7 @@ def same(found: Any, wanted: Any) -> bool:
     return digest([found.logits, found.tap, *found.skips]) == digest([wanted.logits, wanted.tap, *wanted.skips])
 
 
-@pytest.mark.parametrize("precision", ["f32", "int16", "int8"])
+@pytest.mark.parametrize("precision", ["f32", "int8"])
 def test_a_session_is_opened_again_from_the_copy_and_computes_the_same_bits(tiny_bundle, temporary, opened, precision):
     copies = PackedCopies()
     plain = DeployedModel(tiny_bundle, precision, SessionSettings(threads=1))
@@ -191,11 +191,19 @@ def test_what_lies_in_memory_is_told_by_the_nearest_mount(tmp_path, monkeypatch)
 
 
 def test_settings_about_files_and_packing_and_other_providers_leave_sessions_as_they_were():
-    assert packable("CPU", {"session.qdqisint8allowed": "1", "session.use_env_allocators": "0"})
-    assert not packable("CPU", {"session.disable_prepacking": "1"})
-    assert not packable("CPU", {"session.save_model_format": "ORT"})
-    assert not packable("CUDA", {})
-    assert not packable("OpenVINO", {})
+    assert packable("CPU", {"session.qdqisint8allowed": "1", "session.use_env_allocators": "0"}, "int8")
+    assert not packable("CPU", {"session.disable_prepacking": "1"}, "uint8")
+    assert not packable("CPU", {"session.save_model_format": "ORT"}, "float32")
+    assert not packable("CUDA", {}, "float32")
+    assert not packable("OpenVINO", {}, "float32")
+
+
+def test_a_file_of_16_bits_whose_weights_are_not_packed_is_opened_itself(tiny_bundle, temporary, opened):
+    model = DeployedModel(tiny_bundle, "int16", SessionSettings(threads=1), copies=PackedCopies())
+    wanted = model.run(IMAGES)
+    assert same(reopened(model).run(IMAGES), wanted)
+    assert [name for name, _ in opened] == ["int16.onnx"] * 2
+    assert not copies_in(temporary)
 
 
 def test_processes_that_share_a_folder_make_one_copy_and_each_proves_it(tiny_bundle, temporary, opened):
