@@ -147,7 +147,7 @@ class Saturation:
         pairs, numbers = (reach > limits[:, None]).nonzero(as_tuple=True)
         if not len(pairs):
             return
-        outputs, into = into[pairs].unique_consecutive(return_inverse=True)  # sorted: pairs are
+        outputs, into = torch.unique_consecutive(into[pairs], return_inverse=True)  # sorted: pairs are
         first, second, into = (values * spans + numbers for values in (first[pairs], second[pairs], into))
         result = scratch(2, len(outputs) * positions, torch.float32, planes.device).view(-1, span).zero_()
         step = max(1, _CHUNK // span)
