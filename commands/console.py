@@ -358,17 +358,20 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt while the block runs (main thread only)."""
+    """Turn SIGTERM, and SIGHUP where it is not ignored, into KeyboardInterrupt while the block runs (main thread only)."""
 
     def interrupt(_signal: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: leave signals alone
-        yield
-        return
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):  # a terminal that is closed, where there are such
+        number = getattr(signal, name, None)
+        if number is None or signal.getsignal(number) == signal.SIG_IGN:  # nohup
+            continue
+        with suppress(ValueError):  # not in the main thread: leave signals alone
+            before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

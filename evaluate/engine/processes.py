@@ -154,10 +154,12 @@ def _serve(spec: WorkerSpec, destination: Destination, copies: Path | None, conn
     """Be a worker until the driver is gone; then remove the packed copies, which it may have had no chance to."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     worker, message = open_worker(spec, None if copies is None else PackedCopies(copies))
+    refused = worker is None
     with suppress(OSError, EOFError):
         connection.send(message)
-        while worker is not None:
+        while not refused and worker is not None:
             for message in worker.evaluate(connection.recv(), destination):
                 connection.send(message)
-    if copies is not None and worker is not None:
+                refused = refused or isinstance(message, Refused)
+    if copies is not None and not refused:  # a worker that was refused goes alone
         remove_folder(copies)

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,10 @@ def packable(provider: str, config: Mapping[str, str], codes: str) -> bool:
 
 def new_folder() -> Path | None:
     """Make a folder for copies that nobody else can look into; None where there is no disk for temporary files."""
-    for place in (Path(tempfile.gettempdir()), _LARGE_FILES):
+    places = [_LARGE_FILES]
+    with suppress(OSError):  # where there is none at all
+        places.insert(0, Path(tempfile.gettempdir()))
+    for place in places:
         if place.is_dir() and not in_memory(place):
             try:
                 return Path(tempfile.mkdtemp(prefix="qcam-packed-", dir=place))
@@ -93,58 +97,61 @@ class PackedCopies:
         """
         self._folder = folder
         self._remove: Any = None
-        self._why = ""
+        self._full = False
+        self.closed = False
 
     @property
-    def ended(self) -> bool:
-        """Tell whether no copy is made or used any more."""
-        return bool(self._why)
+    def shared(self) -> bool:
+        """Tell whether other processes may use the copies."""
+        return self._folder is not None and self._remove is None
+
+    def place(self, name: str) -> Path | None:
+        """Return the folder of a copy that is there whole; None if there is none."""
+        if self._folder is None or not (self._folder / name / GRAPH).exists():
+            return None
+        return self._folder / name
 
     def of(self, facts: Mapping[str, object]) -> PackedCopy:
         """Return the copy, made or not, of a file; facts are all that decides on what ONNX Runtime makes of it."""
         return PackedCopy(self, fingerprint(facts))
 
     def room(self, bytes_: int) -> Path | None:
-        """Return the folder if its disk has room for the copy of a file; otherwise end, which is told.
+        """Return the folder if its disk has room for the copy of a file; otherwise none is written any more, which is told.
 
         Args:
             bytes_: The file's size, with all that belongs to it.
         """
-        if self.ended:
+        if self._full or self.closed:
             return None
         if self._folder is None:
             self._folder = new_folder()
             if self._folder is None:
-                self._end("no folder for temporary files lies on a disk that can be written; TMPDIR names another one")
+                self._stop("no folder for temporary files lies on a disk that can be written; TMPDIR names another one")
                 return None
             self._remove = weakref.finalize(self, remove_folder, self._folder)
         try:
             free = shutil.disk_usage(self._folder).free
         except OSError as error:
-            self._end(f"{self._folder}: {error.strerror or error}")
+            self._stop(f"{self._folder}: {error.strerror or error}")
             return None
         if free < bytes_ * _LARGEST + _LEFT_FREE:
-            self._end(f"{self._folder.parent} has {free >> 20} MiB left; TMPDIR names another place")
+            self._stop(f"{self._folder.parent} has {free >> 20} MiB left; TMPDIR names another place")
             return None
         return self._folder
 
     def close(self) -> None:
         """Make and use no copy from here on, and remove the folder if it is this process's own."""
-        self._why = self._why or "closed"
+        self.closed = True
         if self._remove is not None:
             self._remove()
 
-    def _end(self, why: str) -> None:
-        self._why = why
+    def _stop(self, why: str) -> None:
+        self._full = True
         telling.note(f"networks are opened for their turns from their own files, which takes longer: {why}")
 
 
 class PackedCopy:
-    """One file's copy: being written, there, or not to be used.
-
-    Attributes:
-        proven: Whether it has given the same bits as its file.
-    """
+    """One file's copy: being written, there, or not to be used."""
 
     def __init__(self, copies: PackedCopies, name: str) -> None:
         """Write nothing yet; see `PackedCopies.of`."""
@@ -152,13 +159,23 @@ class PackedCopy:
         self._name = name
         self._writing: Path | None = None
         self._place: Path | None = None
+        self._refused = False
         self._expected = ""
-        self.proven = False
+        self._proven: object = None
 
     @property
     def usable(self) -> bool:
-        """Tell whether a session may be opened from it."""
-        return self._place is not None and bool(self._expected) and not self._copies.ended
+        """Tell whether a session may be opened from it; another process may have written it meanwhile."""
+        if self._refused or self._copies.closed or not self._expected:
+            return False
+        if self._place is None:
+            self._place = self._copies.place(self._name)
+        return self._place is not None
+
+    @property
+    def proven(self) -> bool:
+        """Tell whether it has given the same bits as its file, and its files are still those that did."""
+        return self._proven is not None and self._proven == self._files()
 
     @property
     def graph(self) -> str:
@@ -177,14 +194,14 @@ class PackedCopy:
         Args:
             bytes_: Size of the file.
         """
-        folder = self._copies.room(bytes_)
-        if folder is None:
+        self._place = self._copies.place(self._name)
+        if self._place is not None:
             return
-        if (folder / self._name / GRAPH).exists():
-            self._place = folder / self._name
+        folder = self._copies.room(bytes_)
+        if folder is None or any(folder.glob(f".writing-{self._name}-*")):  # one of them is enough
             return
         try:
-            self._writing = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+            self._writing = Path(tempfile.mkdtemp(prefix=f".writing-{self._name}-", dir=folder))
         except OSError as error:
             telling.note(f"{folder}: no packed copy can be written, {error.strerror or error}")
 
@@ -229,8 +246,9 @@ class PackedCopy:
 
     def prove(self, values: Iterable[NDArray[Any]]) -> bool:
         """Tell whether the copy has given the same bits as the file."""
-        self.proven = digest(values) == self._expected
-        return self.proven
+        same = digest(values) == self._expected
+        self._proven = self._files() if same else None
+        return same
 
     def refuse(self, path: Path, why: str) -> None:
         """Not be used any more; that is told.
@@ -240,10 +258,18 @@ class PackedCopy:
             why: The reason.
         """
         self.abandon()
-        if self._place is not None:
+        self._refused = True
+        if self._place is not None and not self._copies.shared:  # others prove it for themselves
             remove_folder(self._place)
-            self._place = None
+        self._place = None
         telling.note(
             f"{path}: it is opened itself for every turn, not a copy with packed weights, which takes longer and gives the "
             f"same figures: {why}"
         )
+
+    def _files(self) -> object:
+        """Return what tells the copy's files from others in their place."""
+        if self._place is None:
+            return None
+        found = [os.stat(self._place / name) for name in sorted(os.listdir(self._place))]
+        return [(each.st_ino, each.st_size, each.st_mtime_ns) for each in found]

@@ -235,7 +235,10 @@ class DeployedModel:
         self.placement: Placement = replace(placement, nodes=each, config=self.config)
         self._profiled = False
         if self._packed is not None:
-            self._packed.expect(self._noticed())
+            try:
+                self._packed.expect(self._noticed())
+            except QcamError as error:
+                self._packed.refuse(self._path, f"it does not run pictures of noise ({first_line(error)})")
 
     def close(self) -> None:
         """Give the session and its memory back; what is known of it stays."""
@@ -373,8 +376,12 @@ class DeployedModel:
             "threads": self._settings.threads,
             "onnxruntime": onnxruntime.__version__,
         }
+        try:
+            size = sum(path.stat().st_size for path in (self._path, *(self._path.parent / name for name in external)))
+        except OSError:  # the session will say what is missing
+            return None
         copy = copies.of(facts)
-        copy.begin(sum(path.stat().st_size for path in (self._path, *(self._path.parent / name for name in external))))
+        copy.begin(size)
         return copy
 
     def _open_first(self) -> str:
@@ -415,7 +422,7 @@ class DeployedModel:
 
     def _noticed(self) -> list[NDArray[Any]]:
         """Return all that the session gives of a few pictures of noise."""
-        shown = (self.entry.input.batch or _SHOWN, *self._preprocessing.crop, 3)
+        shown = (self.entry.input.batch or min(_SHOWN, self._settings.batch), *self._preprocessing.crop, 3)
         noise = np.random.default_rng(_SEED).integers(0, 256, shown, np.uint8)
         return self.values(self._preprocessing.normalise(noise), self._outputs)
 

@@ -57,8 +57,12 @@ class _ByCodes:
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """Return x · weightᵀ, each sum rounded once and then scaled."""
+        nowhere = x.isnan().any(dim=1)
         codes = (x.detach() / float(self._scale)).round_().add_(self._zero).to(self._kind)
-        return self._sums(codes, None).mul_(self._scales)
+        result = self._sums(codes, None).mul_(self._scales)
+        if bool(nowhere.any()):  # no code stands for it
+            result[nowhere] = torch.nan
+        return result
 
 
 def by_codes(steps: list[Step], graph: Graph, device: torch.device) -> list[Step]:
@@ -91,6 +95,8 @@ def _changed(step: Step, graph: Graph, device: torch.device) -> Step:
     codes = numpy_helper.to_array(stored)
     (scales, zeros), zero = of_weight, of_input[1].reshape(())
     kind = torch.from_numpy(np.zeros(0, zero.dtype)).dtype
+    if scales.ndim > 1:
+        return step
     axis = next((attribute.i for attribute in weight.attribute if attribute.name == "axis"), 1)
     if (scales.size > 1 and axis % 2 != 0) or np.any(zeros) or codes.dtype != np.int8 or kind not in BYTES:
         return step

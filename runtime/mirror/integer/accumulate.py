@@ -51,10 +51,12 @@ class ExactSum:
         kind = torch.float64 if cuts is None else torch.float32
         cuts = cuts or [slice(0, weight.shape[1])]
         bounds = [_bound(weight[:, cut], low, high) for cut in cuts]
+        #: The largest magnitude that a sum without the bias can have.
+        self.reach = sum(bounds)
         self._kind = kind
         self._parts: list[tuple[slice, Product]] = [(cut, make(weight[:, cut], kind)) for cut in cuts]
         #: Whether sums without the bias stay below 2^24.
-        self._small = kind == torch.float32 and sum(bounds) < EXACT_BELOW
+        self._small = kind == torch.float32 and self.reach < EXACT_BELOW
         # A layer with a channel that is next to nothing has a bias for it of any size; float32 holds the others.
         whole = np.zeros(weight.shape[0], np.int64) if bias is None else np.array(bias)
         narrow = np.where(np.abs(whole) < EXACT_BELOW, whole, 0)

@@ -60,7 +60,7 @@ def conv(setting: Setting) -> Kernel:
     def sums_of(codes: torch.Tensor) -> torch.Tensor:
         if saturation is None:
             return sums(codes)
-        exact = sums.exact(codes)
+        exact = saturation.with_room(sums.exact(codes), sums.reach)
         top, left, bottom, right = pads(list(codes.shape[2:]))
         saturation.add_to_convolution(exact, F.pad(codes, [left, right, top, bottom], value=float(zero)), stride, dilation)
         return sums.with_bias(exact)

@@ -40,7 +40,7 @@ def gemm(setting: Setting) -> Kernel:
         if saturation is None:
             total = sums(codes)
         else:
-            exact = sums.exact(codes)
+            exact = saturation.with_room(sums.exact(codes), sums.reach)
             saturation.add_to_product(exact, codes)
             total = sums.with_bias(exact)
         scaled = total * multiplier
@@ -68,7 +68,7 @@ def matmul(setting: Setting) -> Kernel:
             if saturation is None:
                 total = sums(codes)
             else:
-                flat = sums.exact(codes).reshape(-1, weight.shape[0])
+                flat = saturation.with_room(sums.exact(codes), sums.reach).reshape(-1, weight.shape[0])
                 saturation.add_to_product(flat, codes.reshape(-1, weight.shape[1]))
                 total = sums.with_bias(flat).reshape(*codes.shape[:-1], weight.shape[0])
             scaled = total * multiplier

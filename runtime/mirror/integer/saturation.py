@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qcam.runtime.mirror.integer.kernel import EXACT_BELOW
 from qcam.runtime.mirror.parallel import scratch
 
 #: What 16 bits hold.
@@ -120,11 +121,25 @@ class Saturation:
         self._limits = torch.from_numpy(np.where(downwards, -LOWEST, HIGHEST).astype(np.float32)).to(device)
         self._signs = torch.from_numpy(np.where(downwards, 1, -1).astype(np.float32)).to(device)
 
+        most = np.abs(pairs.weights[order]).sum(axis=1) * 255 - np.where(downwards, -LOWEST, HIGHEST)
+        lost = np.zeros((2, int(pairs.output.max()) + 1), np.int64)
+        np.add.at(lost, (downwards.astype(np.int64), pairs.output[order]), most)
+        self._most = int(lost.max())
+
+    def with_room(self, sums: torch.Tensor, reach: int) -> torch.Tensor:
+        """Return exact sums in a type that holds them with their difference, too.
+
+        Args:
+            sums: The sums.
+            reach: The largest magnitude that they can have.
+        """
+        return sums if reach + self._most < EXACT_BELOW else sums.to(torch.float64)
+
     def add_to(self, sums: torch.Tensor, largest: torch.Tensor, planes_of: Planes) -> None:
         """Add the difference to exact sums.
 
         Args:
-            sums: outputs × positions (of one or several dimensions), changed in place.
+            sums: outputs × positions (of one or several dimensions), from `with_room`, changed in place.
             largest: For each row of K the largest raw code that it multiplies, or more; float32.
             planes_of: Lays out the codes of some rows of K.
         """
@@ -149,7 +164,7 @@ class Saturation:
             return
         outputs, into = torch.unique_consecutive(into[pairs], return_inverse=True)  # sorted: pairs are
         first, second, into = (values * spans + numbers for values in (first[pairs], second[pairs], into))
-        result = scratch(2, len(outputs) * positions, torch.float32, planes.device).view(-1, span).zero_()
+        result = scratch(2, len(outputs) * positions, sums.dtype, planes.device).view(-1, span).zero_()
         step = max(1, _CHUNK // span)
         for begin in range(0, len(pairs), step):
             part = slice(begin, begin + step)
@@ -157,8 +172,8 @@ class Saturation:
             above = pieces.index_select(0, first[part]).mul_(weights[pair, 0:1])
             above.add_(pieces.index_select(0, second[part]).mul_(weights[pair, 1:2]))
             above.sub_(limits[pair, None]).clamp_(min=0).mul_(signs[pair, None])
-            result.index_add_(0, into[part], above)
-        sums.index_add_(0, outputs, result.view(-1, *sums.shape[1:]).to(sums.dtype))
+            result.index_add_(0, into[part], above.to(sums.dtype))
+        sums.index_add_(0, outputs, result.view(-1, *sums.shape[1:]))
 
     @staticmethod
     def _reach(first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -20,10 +20,11 @@ import pytest
 from brought_files import PREPROCESSING, SIZE, brought, network
 
 from qcam.common import machine
+from qcam.common.errors import ProviderError
 from qcam.common.files import sha256_file
 from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import DeployedModel, PackedCopies, SessionSettings, packed
-from qcam.runtime.deployed.packed import GRAPH, WEIGHTS, digest, new_folder, packable
+from qcam.runtime.deployed.packed import GRAPH, WEIGHTS, digest, new_folder, packable, remove_folder
 
 IMAGES = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
 PICTURES = PREPROCESSING.normalise(np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3), dtype=np.uint8))
@@ -300,3 +301,63 @@ def test_a_file_of_fused_integer_operators_is_packed_too(tiny_bundle, tmp_path, 
     wanted = model.run(IMAGES)
     assert same(reopened(model).run(IMAGES), wanted)
     assert opened[-1][0] == GRAPH
+
+
+def test_a_copy_that_is_another_one_since_it_was_proven_is_proven_again(tiny_bundle, temporary, opened, caplog):
+    caplog.set_level(logging.INFO)
+    model = DeployedModel(tiny_bundle, "f32", SessionSettings(threads=1), copies=PackedCopies())
+    wanted = model.run(IMAGES)
+    assert same(reopened(model).run(IMAGES), wanted)
+    model.close()
+    (graph,) = copies_in(temporary)
+    weights = graph.parent / WEIGHTS
+    changed = bytes(byte ^ 1 for byte in weights.read_bytes())
+    weights.unlink()
+    weights.write_bytes(changed)
+    assert same(reopened(model).run(IMAGES), wanted)
+    assert [name for name, _ in opened] == ["f32.onnx", GRAPH, GRAPH, "f32.onnx"]
+    assert any("it computes other values" in text for text in caplog.messages)
+
+
+def test_a_full_disk_stops_new_copies_and_not_those_that_are_there(tiny_bundle, temporary, opened, monkeypatch):
+    copies = PackedCopies()
+    model = DeployedModel(tiny_bundle, "f32", SessionSettings(threads=1), copies=copies)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    other = DeployedModel(tiny_bundle, "int8", SessionSettings(threads=1), copies=copies)
+    again = DeployedModel(tiny_bundle, "f32", SessionSettings(threads=1), copies=copies)
+    opened.clear()
+    for each in (model, other, again):
+        reopened(each)
+    assert [name for name, _ in opened] == [GRAPH, "int8.onnx", GRAPH]
+
+
+def test_who_finds_a_copy_being_written_takes_it_when_it_is_there(tiny_bundle, temporary, opened):
+    shared = new_folder()
+    facts = DeployedModel(tiny_bundle, "f32", SessionSettings(threads=1), copies=PackedCopies(shared))
+    (graph,) = shared.glob(f"*/{GRAPH}")
+    busy = graph.parent.rename(shared / f".writing-{graph.parent.name}-x")
+    model = DeployedModel(tiny_bundle, "f32", SessionSettings(threads=1), copies=PackedCopies(shared))
+    assert len(list(shared.iterdir())) == 1, "one process writes it"
+    opened.clear()
+    assert same(reopened(model).run(IMAGES), facts.run(IMAGES))
+    busy.rename(graph.parent)
+    reopened(model)
+    assert [name for name, _ in opened] == ["f32.onnx", GRAPH]
+    remove_folder(shared)
+
+
+def test_pictures_that_do_not_run_leave_the_session_as_it_is(tiny_bundle, temporary, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+
+    def fails(_self):
+        raise ProviderError("no batch of 2")
+
+    monkeypatch.setattr(DeployedModel, "_noticed", fails)
+    model = DeployedModel(tiny_bundle, "f32", SessionSettings(threads=1), copies=PackedCopies())
+    assert same(reopened(model).run(IMAGES), model.run(IMAGES))
+    assert any("it does not run pictures of noise (no batch of 2)" in text for text in caplog.messages)
+
+
+def test_no_more_pictures_are_shown_than_will_be_run_at_a_time(tiny_bundle, temporary):
+    model = DeployedModel(tiny_bundle, "f32", SessionSettings(threads=1, batch=1), copies=PackedCopies())
+    assert [len(values) for values in model._noticed()] == [1] * (2 + len(model.entry.skips))

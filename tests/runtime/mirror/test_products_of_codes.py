@@ -67,6 +67,14 @@ def test_sums_are_rounded_once(scale, inputs):
     np.testing.assert_allclose(wanted, close, atol=1e-5 * np.abs(close).max())
 
 
+def test_what_is_no_number_stays_none():
+    step, graph, codes, _, weight = case()
+    (changed,) = by_codes([step], graph, CPU)
+    x = torch.from_numpy((codes.astype(np.float32) - X_ZERO) * X_SCALE)
+    x[1, 7] = torch.nan
+    assert changed.compute(x, weight, None, transB=1).isnan().all(dim=1).tolist() == [False, True, False, False]
+
+
 def test_gradients_are_those_of_the_float_weights():
     step, graph, codes, _, weight = case()
     (changed,) = by_codes([step], graph, CPU)
@@ -87,8 +95,9 @@ def test_gradients_are_those_of_the_float_weights():
         ({"transB": 1}, {"w_codes": np.ones((7, 300), np.uint8), "w_zero": np.uint8(0)}),
         ({"transB": 1}, {"x_scale": np.full(300, 0.5, np.float32), "x_zero": np.zeros(300, np.uint8)}),
         ({"transB": 1}, {"x_zero": np.uint16(3)}),
+        ({"transB": 1}, {"w_scale": np.full((7, 1), 0.5, np.float32)}),
     ],
-    ids=["alpha", "not transposed", "zero point", "unsigned", "scales of inputs", "16 bit"],
+    ids=["alpha", "not transposed", "zero point", "unsigned", "scales of inputs", "16 bit", "scales in a matrix"],
 )
 def test_others_stay_as_they_are(attributes, constants):
     step, graph, *_ = case(attributes, **constants)

@@ -119,3 +119,19 @@ def test_pairs_that_can_saturate():
     pairs = saturable_pairs(weight)
     assert pairs.weights.tolist() == [[64, 65], [-128, -1]]
     assert pairs.rows[:, 0].tolist() == [0, 1, 4, 5]
+
+
+@pytest.mark.parametrize(("inputs", "zero"), [(4608, 0), (1200, 128)])
+def test_differences_beyond_what_float32_counts(inputs, zero):
+    """Thousands of pairs that saturate by far: the difference leaves 2^24, and so does the sum of all."""
+    numbers = np.random.default_rng(0)
+    weight = numbers.integers(90, 128, (3, inputs))
+    weight[1] = numbers.choice([-127, 127], inputs)
+    codes = numbers.integers(200, 256, (2, inputs))
+    nodes = Nodes(Choices.seeded(0), U8, 21)
+    nodes.x = (codes - zero).astype(np.float32)
+    x = nodes.quantize("x", 1.0, zero, name="x")
+    nodes.add("Gemm", "y", x.name, nodes.held("w", weight.T.astype(S8), 1.0, 0))
+    wanted = saturated(codes[:, None, None], weight, zero)[:, 0, 0]
+    found = run_mirror(nodes.case("y", "QGemm"), KERNELS["avx2"])["y"]
+    np.testing.assert_array_equal(found, wanted.astype(np.float32))
