@@ -77,11 +77,12 @@ def test_each_end_has_its_code_and_one_line(how: str, code: int, line: str) -> N
     assert (process.returncode, out, err) == (code, "result\n", line)
 
 
-def test_sigterm_ends_a_command_like_ctrl_c() -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_being_ended_or_hung_up_ends_a_command_like_ctrl_c(how: signal.Signals) -> None:
     with start("wait") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "result\n"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(how)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "\ninterrupted\n")
 
@@ -141,10 +142,22 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: tuple[str, ...]) -> 
     assert arguments[-1] in err.splitlines()[-1] or arguments[0] in err.splitlines()[-1]
 
 
-def test_the_handler_of_sigterm_is_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_handlers_are_put_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     run(QcamError("x"))
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_a_command_under_nohup_goes_on_when_the_terminal_is_closed() -> None:
+    seen: list[object] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with console._terminate_as_interrupt():
+            seen.append(signal.getsignal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.SIG_IGN]
 
 
 def test_remarks_go_to_standard_error_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
