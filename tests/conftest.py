@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from qcam.images.preprocessing import Preprocessing
 from qcam.models.sources import LoadedModel, load_model
 from qcam.models.weights import hash_parameters
 from qcam.runtime.bundle import Bundle, load_bundle
+from qcam.runtime.deployed import packed
 from qcam.runtime.deployed.probe import probe_kernels
 
 __all__ = ["large", "ran", "results"]  # fixtures of results, used by tests of several rooms
@@ -261,3 +263,13 @@ def known_cpu() -> str:
     if probe.family is None:
         pytest.skip(f"this CPU's kernels fit no known family: {probe.reason}")
     return probe.name
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files of this test alone, which counts as one on a disk."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(packed, "in_memory", lambda _: False)
+    return folder

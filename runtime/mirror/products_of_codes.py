@@ -9,18 +9,18 @@ at every step. So forward takes the codes, and back the same float32 weights as 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
+from qcam.runtime.codes import Codes, codes_of_dequantized
 from qcam.runtime.graph import Graph
 from qcam.runtime.mirror.integer.products import Product, matrix, of_bytes
-from qcam.runtime.mirror.operators.quantization import BYTES
 from qcam.runtime.mirror.steps import Step
+from qcam.runtime.mirror.tail import is_linear
 
 #: Weights that are worth it: as float32 (16 MiB) more than a processor keeps at hand.
 LARGE = 1 << 22
@@ -44,9 +44,10 @@ class _Product(torch.autograd.Function):
 class _ByCodes:
     """The function of a Gemm whose operands are dequantized codes of 8 bits."""
 
-    def __init__(self, codes: NDArray[Any], scales: NDArray[np.float32], of_input: tuple[np.float32, int, torch.dtype]) -> None:
-        """Take the weight's codes, less their zero point, outputs × inputs; and scale, zero point and type of the input."""
-        self._scale, self._zero, self._kind = of_input
+    def __init__(self, codes: NDArray[Any], scales: NDArray[np.float32], x: Codes) -> None:
+        """Take the weight's codes (outputs × inputs, zero point 0), one scale or one for each output, and the input's codes."""
+        self._scale, self._zero = np.float32(x.scale), int(x.zero_point)
+        self._kind = torch.uint8 if x.dtype == np.uint8 else torch.int8
         self._scales = torch.from_numpy(np.broadcast_to(scales * self._scale, (len(codes),)).copy())
         self._sums: Product = matrix(self._zero, torch.device("cpu"))(codes, torch.float32)
 
@@ -80,36 +81,15 @@ def by_codes(steps: list[Step], graph: Graph, device: torch.device) -> list[Step
 
 
 def _changed(step: Step, graph: Graph, device: torch.device) -> Step:
-    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | step.attributes
-    if step.operator != "Gemm" or plain != {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}:
+    if not is_linear(step):
         return step
-    x, weight = (graph.producer.get(name) for name in step.inputs[:2])
-    if x is None or weight is None or x.op_type != "DequantizeLinear" or weight.op_type != "DequantizeLinear":
+    x, w = (codes_of_dequantized(graph, name) for name in step.inputs[:2])
+    stored = None if w is None else graph.initializers.get(w.tensor)
+    if x is None or w is None or stored is None or prod(stored.dims) < LARGE or len(stored.dims) != 2:
         return step
-    stored = graph.initializers.get(weight.input[0])
-    if stored is None or int(np.prod(stored.dims)) < LARGE:
+    if x.dtype not in (np.uint8, np.int8) or x.scale.size != 1 or w.dtype != np.int8 or np.any(w.zero_point):
         return step
-    of_input, of_weight = _parameters(x, graph), _parameters(weight, graph)
-    if of_input is None or of_weight is None or of_input[0].size != 1 or of_input[1].size != 1:
+    if w.scale.ndim > 1 or (w.scale.size > 1 and w.axis % 2 != 0) or stored.dims[1] * 255 * 128 > _HIGHEST_SUM:
         return step
-    codes = numpy_helper.to_array(stored)
-    (scales, zeros), zero = of_weight, of_input[1].reshape(())
-    kind = torch.from_numpy(np.zeros(0, zero.dtype)).dtype
-    if scales.ndim > 1:
-        return step
-    axis = next((attribute.i for attribute in weight.attribute if attribute.name == "axis"), 1)
-    if (scales.size > 1 and axis % 2 != 0) or np.any(zeros) or codes.dtype != np.int8 or kind not in BYTES:
-        return step
-    if codes.ndim != 2 or codes.shape[1] * 255 * 128 > _HIGHEST_SUM or not of_bytes(codes, device):
-        return step
-    compute = _ByCodes(codes, scales.astype(np.float32), (np.float32(of_input[0].reshape(())), int(zero), kind))
-    return replace(step, compute=compute)
-
-
-def _parameters(node: onnx.NodeProto, graph: Graph) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Return scale and zero point of a DequantizeLinear, if they are constants of the file and explicit."""
-    held = [graph.initializers.get(name) for name in node.input[1:3]]
-    if len(held) < 2 or any(value is None for value in held):
-        return None
-    scale, zero = (numpy_helper.to_array(value) for value in held if value is not None)
-    return (scale, zero) if scale.dtype == np.float32 else None
+    codes = graph.array(w.tensor)
+    return replace(step, compute=_ByCodes(codes, w.scale, x)) if of_bytes(codes, device) else step

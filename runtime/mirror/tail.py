@@ -144,8 +144,7 @@ def _rows_of(step: Step, constants: Mapping[str, torch.Tensor]) -> ClassRows | N
     if bias is not None and bias.shape != weight.shape[:1]:
         return None
     if step.operator == "Gemm":
-        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | step.attributes
-        if plain != {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}:
+        if not is_linear(step):
             return None
     elif step.operator == "Conv":
         attributes: dict[str, Any] = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": 1} | step.attributes
@@ -164,6 +163,12 @@ def _rows_of(step: Step, constants: Mapping[str, torch.Tensor]) -> ClassRows | N
         return result if bias is None else result + bias[targets].reshape(-1, *[1] * (result.dim() - 1))
 
     return compute
+
+
+def is_linear(step: Step) -> bool:
+    """Tell whether a step is x · weightᵀ + bias, each row of the weight making one output."""
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | step.attributes
+    return step.operator == "Gemm" and plain == {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
 
 
 def _flat(step: Step) -> Step:

@@ -3,7 +3,7 @@
 The sum over pairs of sat16(x[2i]·w[2i] + x[2i+1]·w[2i+1]), x being raw codes and pairs running along K = (kernel row, kernel
 column, input channel of the group), differs from the exact sum only where a pair leaves 16 bits. That takes two weights of one
 sign with |w| + |w'| ≥ 129 and two large codes: few pairs. So the difference is computed for those alone that the codes at hand
-can reach, at all positions.
+can reach, at the spans of positions where they can.
 """
 
 from __future__ import annotations

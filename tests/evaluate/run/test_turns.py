@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,16 +111,6 @@ def test_precisions_that_are_opened_for_their_turn_give_the_same_figures(
         assert (tmp_path / "apart" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes(), name
     assert memory.most == 1
     assert memory.opened >= 12  # six to see that they can be had, and six for their turn
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files of this test alone, which counts as one on a disk."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(packed, "in_memory", lambda _: False)
-    return folder
 
 
 def test_sessions_of_a_turn_come_from_packed_copies_which_are_gone_when_the_run_ends(

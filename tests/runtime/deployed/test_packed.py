@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,10 @@ from qcam.runtime.bundle import load_bundle
 from qcam.runtime.deployed import DeployedModel, PackedCopies, SessionSettings, packed
 from qcam.runtime.deployed.packed import GRAPH, WEIGHTS, digest, new_folder, packable, remove_folder
 
+pytestmark = pytest.mark.usefixtures("temporary")
+
 IMAGES = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
 PICTURES = PREPROCESSING.normalise(np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3), dtype=np.uint8))
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files of this test alone, which counts as one on a disk."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(packed, "in_memory", lambda _: False)
-    return folder
 
 
 @pytest.fixture
