@@ -16,9 +16,10 @@ import torch
 
 from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
 from qcam.runtime.graph import Graph
+from qcam.runtime.mirror import compiled
 from qcam.runtime.mirror.integer.elementwise import PairLookup
 from qcam.runtime.mirror.integer.kernel import Lookup, memory
-from qcam.runtime.mirror.parallel import CACHED, across, parts_of
+from qcam.runtime.mirror.parallel import across, parts_of
 from qcam.runtime.mirror.steps import Step
 
 
@@ -54,6 +55,7 @@ class FakeQuantize:
         zero = int(codes.zero_point)
         self._low, self._high = information.min - zero, information.max - zero
         # A tensor on the device: PyTorch multiplies by the reciprocal of a number, which rounds ties differently.
+        self._number = np.float32(codes.scale)
         self._scale = torch.from_numpy(np.array(codes.scale)).to(device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,15 +70,17 @@ class FakeQuantize:
         return x
 
     def _write(self, x: torch.Tensor, into: torch.Tensor) -> None:
-        values, written = memory(x), memory(into)
-        if x.device.type != "cpu" or values is None or written is None or x.stride() != into.stride():
+        values, written, loops = memory(x), memory(into), compiled.loops()
+        alike = x.device.type == "cpu" and x.dtype == torch.float32 and x.stride() == into.stride()
+        if loops is None or values is None or written is None or not alike:
             into.copy_(self._rounded(x / self._scale))
             return
 
         def work(part: slice) -> None:
-            for begin in range(part.start, min(part.stop, len(values)), CACHED):
-                some = slice(begin, min(begin + CACHED, part.stop))
-                self._rounded(torch.div(values[some], self._scale, out=written[some]))
+            if x is into:
+                loops.fake_quantize(values[part].numpy(), self._number, self._low, self._high)
+            else:
+                loops.fake_quantized(values[part].numpy(), self._number, self._low, self._high, written[part].numpy())
 
         across(parts_of(len(values), 1, values.device), work)
 

@@ -17,8 +17,6 @@ import torch
 
 #: Values that a thread works on at a time.
 PART = 2**19
-#: Values that one operation after the other is done to: as float32 they stay in a core's own cache.
-CACHED = 2**17
 #: Values of which no part is worth a thread of its own.
 _FEW = 2**14
 #: Values that a thread keeps memory for.

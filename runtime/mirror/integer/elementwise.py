@@ -6,7 +6,7 @@ the arithmetic in one plain formula, and makes the run itself one lookup.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from qcam.runtime.codes import Codes
+from qcam.runtime.mirror import compiled
 from qcam.runtime.mirror.integer.kernel import (
     Kernel,
     Lookup,
@@ -29,12 +30,9 @@ from qcam.runtime.mirror.integer.kernel import (
     stored_type,
     take,
 )
-from qcam.runtime.mirror.operators.quantization import BYTES
-from qcam.runtime.mirror.parallel import CACHED, PART, across, parts_of, scratch
+from qcam.runtime.mirror.parallel import across, parts_of
 
 _F32 = np.float32
-#: Computes a result that is not rounded yet from two codes as float32, which it may overwrite.
-Nearly = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: Codes of an operand of 8 bits.
 _CODES = 256
 
@@ -53,13 +51,7 @@ def add(setting: Setting) -> Kernel:
     """clamp(rne(fma(a, a_s/y_s, fma(b, b_s/y_s, y_zp - fma(a_s/y_s, a_zp, b_s/y_s · b_zp))))); on ARM64 fixed point."""
     a, b = setting.inputs
     compute = _fixed_point_sum if setting.family.fixed_point_add else _float_sum
-    left, right, offset = _ratios(a, b, setting.output)
-    terms = [float(ratio) for ratio in (left, right, offset)]
-
-    def nearly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return x.mul_(terms[0]).add_(y.mul_(terms[1]).add_(terms[2]))
-
-    return _binary(setting, lambda x, y: compute(x, y, a, b, setting.output), nearly)
+    return _binary(setting, lambda x, y: compute(x, y, a, b, setting.output))
 
 
 @kernel("Mul")
@@ -77,10 +69,7 @@ def multiply(setting: Setting) -> Kernel:
         fused = setting.family.fused_batch_norm  # the same instruction
         return _rounded(fused_multiply_add(products, ratio, offset) if fused else products * ratio + offset, output)
 
-    def nearly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return x.sub_(int(a.zero_point)).mul_(y.sub_(int(b.zero_point))).mul_(float(ratio)).add_(float(offset))
-
-    return _binary(setting, compute, nearly)
+    return _binary(setting, compute)
 
 
 @kernel("Sigmoid")
@@ -168,20 +157,13 @@ class PairLookup:
         lows: The smallest code of either operand: 0 or -128.
     """
 
-    def __init__(
-        self,
-        table: torch.Tensor,
-        lows: tuple[int, int],
-        constants: tuple[torch.Tensor | None, ...],
-        nearly: Nearly | None = None,
-    ) -> None:
+    def __init__(self, table: torch.Tensor, lows: tuple[int, int], constants: tuple[torch.Tensor | None, ...]) -> None:
         """Take a table.
 
         Args:
             table: See the class.
             lows: See the class.
             constants: The operands that are constants, as codes; None for one that is not.
-            nearly: Computes what is rounded to the result, or next to it; None: results are looked up.
         """
         self.table = table
         self.lows = lows
@@ -190,7 +172,6 @@ class PairLookup:
         for axis, low in enumerate(lows):
             square = square.roll(low, axis)  # by byte: -128 is the byte 128
         self._by_byte = square.reshape(-1).contiguous()
-        self._formula = None if nearly is None else Formula.of(table, lows, nearly)
 
     def __call__(self, *codes: torch.Tensor) -> torch.Tensor:
         """Return the results of the operands that are no constants."""
@@ -200,14 +181,16 @@ class PairLookup:
         result, written = laid_out_as(x, self.table.dtype)
         first, second = (operand.as_strided((x.numel(),), (1,)) for operand in (x, y))
 
+        loops = compiled.loops_for(first, second, written)
+
         def work(part: slice) -> None:
-            if self._formula is not None:
-                self._formula(first[part], second[part], written[part])
+            if loops is not None:
+                loops.look_up_pairs(*map(compiled.in_bytes, (self._by_byte, first[part], second[part], written[part])))
                 return
             places = first[part].view(torch.uint8).to(torch.int64).mul_(_CODES).add_(second[part].view(torch.uint8))
             torch.take(self._by_byte, places, out=written[part])
 
-        across(parts_of(len(written), PART // CACHED, written.device), work)
+        across(parts_of(len(written), 1, written.device), work)
         return result
 
     def of_one(self, left: Lookup | None, right: Lookup | None) -> Lookup:
@@ -223,63 +206,6 @@ class PairLookup:
         return Lookup(take(self.table, (x - self.lows[0]) * _CODES + (y - self.lows[1])), low)
 
 
-class Formula:
-    """The results of pairs of codes, computed in float32, with the few that it misses put right.
-
-    A formula in plain float32 rounds once more than the kernel, and so misses a result where the real number lies next to the
-    middle between two codes. All 65,536 results are computed when the kernel is built, and each miss is known.
-    """
-
-    #: Misses up to which the formula is faster than looking results up.
-    FEW = 6
-
-    def __init__(self, nearly: Nearly, limits: tuple[int, int], misses: Sequence[tuple[int, int, int]]) -> None:
-        """Take a formula.
-
-        Args:
-            nearly: The formula.
-            limits: Smallest and largest result.
-            misses: Byte of the first code, byte of the second, what has to be added to the result: 1 or -1.
-        """
-        self._nearly = nearly
-        self._limits = limits
-        self._misses = misses
-
-    @classmethod
-    def of(cls, table: torch.Tensor, lows: tuple[int, int], nearly: Nearly) -> Formula | None:
-        """Return a formula that gives a table's results; None if it misses too many of them, or by more than 1."""
-        if table.dtype not in BYTES or table.device.type != "cpu":
-            return None
-        limits = torch.iinfo(table.dtype)
-        x, y = (torch.arange(low, low + _CODES).to(torch.int8 if low else torch.uint8) for low in lows)
-        x, y = x.repeat_interleave(_CODES), y.repeat(_CODES)
-        plain = cls(nearly, (limits.min, limits.max), ())
-        found = torch.empty_like(table)
-        plain(x, y, found)
-        missed = table.to(torch.int16) - found.to(torch.int16)
-        places = missed.nonzero()[:, 0]
-        if len(places) > cls.FEW or missed.abs().max() > 1:
-            return None
-        bytes_of_both = (operand.view(torch.uint8)[places].tolist() for operand in (x, y))
-        misses = list(zip(*bytes_of_both, missed[places].tolist(), strict=True))
-        return cls(nearly, (limits.min, limits.max), misses)
-
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, into: torch.Tensor) -> None:
-        """Write the results of pairs of codes, flat."""
-        count = len(x)
-        first, second = (scratch(slot, count, torch.float32).copy_(codes) for slot, codes in enumerate((x, y)))
-        steps = self._nearly(first, second).clamp_(*self._limits).round_()
-        into.copy_(scratch(0, count, torch.int16).copy_(steps))
-        for code, other_code, difference in self._misses:
-            # 0 where both codes are the missed ones, else 1; bytes are worked on faster than masks.
-            other = x.view(torch.uint8).bitwise_xor(code).bitwise_or_(y.view(torch.uint8).bitwise_xor(other_code)).clamp_(max=1)
-            written = into.view(torch.uint8)
-            if difference > 0:
-                written.add_(1).sub_(other)
-            else:
-                written.sub_(1).add_(other)
-
-
 def _alike(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both operands in one shape and one layout without gaps."""
     shape = np.broadcast_shapes(x.shape, y.shape)
@@ -293,9 +219,7 @@ def _alike(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)
 
 
-def _binary(
-    setting: Setting, compute: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]], nearly: Nearly
-) -> Kernel:
+def _binary(setting: Setting, compute: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]) -> Kernel:
     """Build the kernel of two operands, either of which may be a constant."""
     a, b = setting.inputs
     results = setting.tensor(compute(all_codes(a)[:, None], all_codes(b)[None, :]).reshape(-1))
@@ -305,4 +229,4 @@ def _binary(
         None if value is None else setting.tensor(value).to(stored_type(codes))
         for value, codes in zip(held, (a, b), strict=True)
     )
-    return PairLookup(table, (limits(a)[0], limits(b)[0]), constants, nearly)
+    return PairLookup(table, (limits(a)[0], limits(b)[0]), constants)

@@ -14,7 +14,8 @@ from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
-from qcam.runtime.mirror.parallel import CACHED, across, parts_of, scratch
+from qcam.runtime.mirror import compiled
+from qcam.runtime.mirror.parallel import across, parts_of
 
 #: Maps the codes of the operands that are no constants to the result: codes (`stored_type` tells their type), or float values.
 Kernel = Callable[..., torch.Tensor]
@@ -142,18 +143,13 @@ def requantize_sums(sums: torch.Tensor, multiplier: torch.Tensor, output: Codes,
     """
     low, high = limits(output)
     zero = int(output.zero_point)
-    if sums.device.type != "cpu" or not sums.is_contiguous(memory_format=torch.channels_last):
+    loops = compiled.loops_for(into)
+    whole = sums.dtype == torch.float32 and all(each.is_contiguous(memory_format=torch.channels_last) for each in (sums, into))
+    if loops is None or not whole:
         into.copy_(sums.mul_(multiplier.reshape(-1, 1, 1)).clamp_(low - zero, high - zero).round_().add_(zero))
         return
-    channels = len(multiplier)
-    rows, codes = (each.permute(0, 2, 3, 1).reshape(-1, channels) for each in (sums, into))
-    step = max(1, CACHED // channels)
-    for begin in range(0, len(rows), step):
-        part = rows[begin : begin + step]
-        part.mul_(multiplier).clamp_(low - zero, high - zero).round_()
-        # By way of 16 bits: PyTorch is slow from float32 to bytes without a sign.
-        whole = scratch(0, part.numel(), torch.int16).view(part.shape).copy_(part)
-        codes[begin : begin + step].copy_(whole.add_(zero) if zero else whole)
+    rows, codes = (each.permute(0, 2, 3, 1).reshape(-1, len(multiplier)) for each in (sums, into))
+    loops.requantize(rows.numpy(), multiplier.numpy(), low - zero, high - zero, zero, compiled.in_bytes(codes))
 
 
 def all_codes(codes: Codes) -> NDArray[np.int64]:
@@ -208,36 +204,24 @@ class Lookup:
     def __init__(self, table: torch.Tensor, low: int) -> None:
         self.table = table
         self.low = low
-        #: Results of two codes that lie beside each other, by the number that their bytes make up: half as many lookups.
-        self._pairs: torch.Tensor | None = None
-        if table.element_size() == 1:
-            by_byte = table.view(torch.uint8).cpu().numpy()[(np.arange(256) + 128) % 256 if low else np.arange(256)]
-            both = np.arange(2**16, dtype=np.uint16).view(np.uint8)
-            self._pairs = torch.from_numpy(by_byte[both].view(np.int16)).to(table.device)
+        self._by_byte = table.roll(low)  # -128 is the byte 128
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the results, in the shape of `codes` and laid out as they are."""
         flat = memory(codes)
-        if self._pairs is None or flat is None or len(flat) % 2 or codes.storage_offset() % 2:
+        if flat is None:
             return take(self.table, codes.to(torch.int32) - self.low if self.low else codes)
         result, written = laid_out_as(codes, self.table.dtype)
-        look_up(self._pairs, flat.view(torch.int16), written.view(torch.int16))
+        loops = compiled.loops_for(flat, self.table)
+
+        def work(part: slice) -> None:
+            if loops is not None:
+                loops.look_up(*map(compiled.in_bytes, (self._by_byte, flat[part], written[part])))
+            else:
+                torch.take(self._by_byte, flat[part].view(torch.uint8).to(torch.int64), out=written[part])
+
+        across(parts_of(len(written), 1, written.device), work)
         return result
-
-
-def look_up(table: torch.Tensor, numbers: torch.Tensor, into: torch.Tensor) -> None:
-    """Write table[number] for each number.
-
-    Args:
-        table: The results; negative numbers count from its end.
-        numbers: Whole numbers of any type, flat.
-        into: Where to; flat, of the type of the table.
-    """
-
-    def work(part: slice) -> None:
-        torch.take(table, numbers[part].to(torch.int64), out=into[part])
-
-    across(parts_of(len(into), 2, into.device), work)  # indices take eight bytes each
 
 
 def take(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

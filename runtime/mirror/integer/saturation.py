@@ -3,35 +3,27 @@
 The sum over pairs of sat16(x[2i]·w[2i] + x[2i+1]·w[2i+1]), x being raw codes and pairs running along K = (kernel row, kernel
 column, input channel of the group), differs from the exact sum only where a pair leaves 16 bits. That takes two weights of one
 sign with |w| + |w'| ≥ 129 and two large codes: few pairs. So the difference is computed for those alone that the codes at hand
-can reach, at the spans of positions where they can.
+can reach.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qcam.runtime.mirror import compiled
 from qcam.runtime.mirror.integer.kernel import EXACT_BELOW
-from qcam.runtime.mirror.parallel import scratch
 
 #: What 16 bits hold.
 LOWEST, HIGHEST = -(2**15), 2**15 - 1
 #: Smallest sum of two weights' magnitudes that can saturate: 129 · 255 > 2^15 ≥ 128 · 255.
 _SATURABLE = 129
-#: Sums of pairs that are worked on at a time: they stay in the processor's cache.
-_CHUNK = 2**17
-#: Positions of which it is asked together whether a pair can saturate: fewer leave more out, and cost more to ask.
-_SHORTEST, _LONGEST = 256, 2048
-
-
-#: Lays out the raw codes that some rows of K multiply: rows × positions, float32.
-Planes = Callable[[NDArray[np.int64]], torch.Tensor]
+#: Sums of pairs that are worked on at a time where no compiled loop does it.
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -89,19 +81,8 @@ def saturable_pairs(weight: NDArray[np.int16], groups: int = 1) -> Pairs:
     return Pairs(rows, places[: len(order)], places[len(order) :], output[order], weights)
 
 
-def _span(positions: int) -> int:
-    """Return how many positions are asked at a time whether a pair can saturate there: a divisor of their number."""
-    fitting = [span for span in range(_SHORTEST, min(positions, _LONGEST) + 1) if positions % span == 0]
-    return fitting[-1] if fitting else max(positions, 1)
-
-
 class Saturation:
-    """The difference that saturation makes to exact sums.
-
-    Attributes:
-        rows: Input channel, kernel row and kernel column of each row of K that is needed: rows × 3, those of one place of the
-            kernel beside each other.
-    """
+    """The difference that saturation makes to exact sums."""
 
     def __init__(self, pairs: Pairs, device: torch.device) -> None:
         """Lay the pairs out.
@@ -110,21 +91,19 @@ class Saturation:
             pairs: At least one.
             device: Where it computes.
         """
-        self.rows = pairs.rows
-        order = np.argsort(pairs.output, kind="stable")  # differences of one output are added beside each other
-        downwards = pairs.weights[order].min(axis=1) < 0
-        self._first, self._second, self._outputs = (
-            torch.from_numpy(values[order]).to(device) for values in (pairs.first, pairs.second, pairs.output)
-        )
-        self._weights = torch.from_numpy(np.abs(pairs.weights[order]).astype(np.float32)).to(device)
-        #: What the magnitude of a pair's sum may be, and what is added for each 1 that it is above.
-        self._limits = torch.from_numpy(np.where(downwards, -LOWEST, HIGHEST).astype(np.float32)).to(device)
-        self._signs = torch.from_numpy(np.where(downwards, 1, -1).astype(np.float32)).to(device)
-
-        most = np.abs(pairs.weights[order]).sum(axis=1) * 255 - np.where(downwards, -LOWEST, HIGHEST)
+        self._device = device
+        self._outputs = pairs.output
+        self._weights = pairs.weights.astype(np.int32)
+        #: Of either factor of each pair: its channel; its row and its column in the kernel.
+        self._factors = [pairs.rows[which] for which in (pairs.first, pairs.second)]
+        downwards = pairs.weights.min(axis=1) < 0
+        #: What the magnitude of a pair's sum may be.
+        self._limits = np.where(downwards, -LOWEST, HIGHEST)
         lost = np.zeros((2, int(pairs.output.max()) + 1), np.int64)
-        np.add.at(lost, (downwards.astype(np.int64), pairs.output[order]), most)
-        self._most = int(lost.max())
+        most = np.abs(pairs.weights).sum(axis=1) * 255 - self._limits
+        np.add.at(lost, (downwards.astype(np.int64), pairs.output), most)
+        #: The largest magnitude that the difference of one sum can have.
+        self.most = int(lost.max())
 
     def with_room(self, sums: torch.Tensor, reach: int) -> torch.Tensor:
         """Return exact sums in a type that holds them with their difference, too.
@@ -133,69 +112,16 @@ class Saturation:
             sums: The sums.
             reach: The largest magnitude that they can have.
         """
-        return sums if reach + self._most < EXACT_BELOW else sums.to(torch.float64)
-
-    def add_to(self, sums: torch.Tensor, largest: torch.Tensor, planes_of: Planes) -> None:
-        """Add the difference to exact sums.
-
-        Args:
-            sums: outputs × positions (of one or several dimensions), from `with_room`, changed in place.
-            largest: For each row of K the largest raw code that it multiplies, or more; float32.
-            planes_of: Lays out the codes of some rows of K.
-        """
-        positions = sums[0].numel()
-        chosen = (self._reach(largest[self._first], largest[self._second], self._weights) > self._limits).nonzero()[:, 0]
-        if not len(chosen):
-            return
-        first, second, weights, limits = (values[chosen] for values in (self._first, self._second, self._weights, self._limits))
-        signs, into = self._signs[chosen], self._outputs[chosen]
-        needed = torch.zeros(len(self.rows), dtype=torch.bool, device=largest.device)
-        needed[first] = needed[second] = True
-        places = needed.cumsum(0) - 1
-        planes = planes_of(needed.nonzero()[:, 0].cpu().numpy())
-        span = _span(positions)
-        spans = positions // span
-        pieces = planes.reshape(-1, span)  # piece of a row: row · spans + number
-        highest = pieces.amax(dim=1).view(-1, spans)
-        first, second = places[first], places[second]
-        reach = self._reach(highest[first], highest[second], weights[:, None])
-        pairs, numbers = (reach > limits[:, None]).nonzero(as_tuple=True)
-        if not len(pairs):
-            return
-        outputs, into = torch.unique_consecutive(into[pairs], return_inverse=True)  # sorted: pairs are
-        first, second, into = (values * spans + numbers for values in (first[pairs], second[pairs], into))
-        result = scratch(2, len(outputs) * positions, sums.dtype, planes.device).view(-1, span).zero_()
-        step = max(1, _CHUNK // span)
-        for begin in range(0, len(pairs), step):
-            part = slice(begin, begin + step)
-            pair = pairs[part]
-            above = pieces.index_select(0, first[part]).mul_(weights[pair, 0:1])
-            above.add_(pieces.index_select(0, second[part]).mul_(weights[pair, 1:2]))
-            above.sub_(limits[pair, None]).clamp_(min=0).mul_(signs[pair, None])
-            result.index_add_(0, into[part], above.to(sums.dtype))
-        sums.index_add_(0, outputs, result.view(-1, *sums.shape[1:]))
-
-    @staticmethod
-    def _reach(first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return how far the sum of a pair gets from nothing."""
-        return (first * weights[..., 0]).addcmul_(second, weights[..., 1])
+        return sums if reach + self.most < EXACT_BELOW else sums.to(torch.float64)
 
     def add_to_product(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
         """Add the difference to the exact sums of a matrix product.
 
         Args:
-            sums: positions × outputs, changed in place.
+            sums: positions × outputs, from `with_room`, changed in place.
             codes: positions × inputs, raw.
         """
-        if not len(codes):
-            return
-
-        def planes_of(rows: NDArray[np.int64]) -> torch.Tensor:
-            channels = torch.from_numpy(self.rows[rows, 0]).to(codes.device)
-            return codes.index_select(1, channels).T.contiguous().to(torch.float32)
-
-        largest = codes.amax(dim=0).to(torch.float32)[torch.from_numpy(self.rows[:, 0]).to(codes.device)]
-        self.add_to(sums.T, largest, planes_of)
+        self._add(sums[None, None], codes[None, None], (1, 1), (1, 1))
 
     def add_to_convolution(
         self, sums: torch.Tensor, padded: torch.Tensor, stride: Sequence[int], dilation: Sequence[int]
@@ -203,30 +129,60 @@ class Saturation:
         """Add the difference to the exact sums of a convolution.
 
         Args:
-            sums: batch × outputs × rows × columns, changed in place.
+            sums: batch × outputs × rows × columns, from `with_room`, changed in place.
             padded: Raw codes (unsigned), padded with the zero point.
             stride: Of the convolution.
             dilation: Of the convolution.
         """
-        batch, _, height, width = sums.shape
-        if not batch:
+        self._add(sums.permute(0, 2, 3, 1), padded.permute(0, 2, 3, 1), stride, dilation)
+
+    def _add(self, sums: torch.Tensor, codes: torch.Tensor, stride: Sequence[int], dilation: Sequence[int]) -> None:
+        """Add the difference; channels are last in both."""
+        if not sums.numel():
             return
+        codes = codes.contiguous()
+        largest = codes.reshape(-1, codes.shape[3]).amax(dim=0).cpu().numpy().astype(np.int64)
+        weights = np.abs(self._weights.astype(np.int64))
+        reach = sum(largest[factor[:, 0]] * weights[:, which] for which, factor in enumerate(self._factors))
+        chosen = np.flatnonzero(reach > self._limits)
+        if not len(chosen):
+            return
+        batch, rows, columns, channels = codes.shape
+        steps = (1, dilation[0] * columns * channels, dilation[1] * channels)
+        #: How far behind the first code of a window, in memory, either factor lies.
+        offsets = np.stack([factor[chosen] @ np.array(steps, np.int64) for factor in self._factors])
+        pairs = offsets, self._weights[chosen], self._outputs[chosen]
+        loops = compiled.loops_for(codes)
+        if loops is not None and sums.is_contiguous():
+            sizes = np.array([batch, rows, columns, channels, *sums.shape[1:3], *stride], np.int64)
+            loops.saturate(compiled.in_bytes(codes).reshape(-1), sizes, *pairs, sums.view(-1, sums.shape[3]).numpy())
+            return
+        begins = torch.arange(rows * columns, device=codes.device).view(rows, columns)[:: stride[0], :: stride[1]]
+        begins = begins[: sums.shape[1], : sums.shape[2]].reshape(-1)
+        starts = ((torch.arange(batch, device=codes.device) * rows * columns)[:, None] + begins).reshape(-1) * channels
+        self._add_by_pairs(sums, codes.reshape(-1), starts, pairs)
 
-        def planes_of(rows: NDArray[np.int64]) -> torch.Tensor:
-            chosen = self.rows[rows]
-            used, places = np.unique(chosen[:, 0], return_inverse=True)
-            channels = padded.permute(0, 2, 3, 1).index_select(3, torch.from_numpy(used).to(padded.device))
-            channels = channels.permute(3, 0, 1, 2).contiguous().to(torch.float32)
-            shape = (len(rows), batch, height, width)
-            planes = scratch(3, prod(shape), torch.float32, padded.device).view(shape)
-            edges = [0, *(np.flatnonzero(np.diff(chosen[:, 1:], axis=0).any(axis=1)) + 1).tolist(), len(chosen)]
-            for begin, end in pairwise(edges):
-                top, left = (int(place) * step for place, step in zip(chosen[begin, 1:], dilation, strict=True))
-                high = slice(top, top + (height - 1) * stride[0] + 1, stride[0])
-                wide = slice(left, left + (width - 1) * stride[1] + 1, stride[1])
-                which = torch.from_numpy(places[begin:end]).to(padded.device)
-                planes[begin:end] = channels[:, :, high, wide].index_select(0, which)
-            return planes.reshape(len(planes), -1)
+    def _add_by_pairs(
+        self,
+        sums: torch.Tensor,
+        codes: torch.Tensor,
+        starts: torch.Tensor,
+        pairs: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]],
+    ) -> None:
+        """Add the difference without the compiled loop.
 
-        largest = padded.amax(dim=(0, 2, 3)).to(torch.float32)[torch.from_numpy(self.rows[:, 0]).to(padded.device)]
-        self.add_to(sums.transpose(0, 1), largest, planes_of)
+        Args:
+            sums: As of `_add`.
+            codes: Flat.
+            starts: For each position the place of its window's first code.
+            pairs: Offsets, weights and outputs of those that can saturate.
+        """
+        offsets, weights, outputs = (torch.from_numpy(values).to(codes.device) for values in pairs)
+        total = torch.zeros(len(starts), sums.shape[3], dtype=sums.dtype, device=sums.device)
+        step = max(1, _CHUNK // len(starts))
+        for begin in range(0, len(outputs), step):
+            part = slice(begin, begin + step)
+            first, second = (codes[starts[:, None] + offsets[which, part]].to(torch.int32) for which in (0, 1))
+            both = first * weights[part, 0] + second * weights[part, 1]
+            total.index_add_(1, outputs[part], (both.clamp(LOWEST, HIGHEST) - both).to(sums.dtype))
+        sums.add_(total.view(sums.shape))

@@ -51,7 +51,7 @@ def test_silu_is_one_table_where_nothing_looks_at_the_sigmoid(seeded_bundle):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
-def test_fake_quantize_is_dequantize_of_quantize(dtype):
+def test_fake_quantize_is_dequantize_of_quantize(dtype, with_loops):
     from qcam.runtime.codes import Codes
     from qcam.runtime.mirror.operators.quantization import dequantize_linear, quantize_linear
 
@@ -86,7 +86,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("result", [torch.uint8, torch.int8, torch.float32])
 @pytest.mark.parametrize("shape", [(1, 1, 3, 1), (1, 3, 5, 7), (2, 16, 70, 90)])
-def test_a_lookup_finds_the_result_of_each_code_whatever_the_layout(layout, signed, result, shape):
+def test_a_lookup_finds_the_result_of_each_code_whatever_the_layout(layout, signed, result, shape, with_loops):
     numbers = torch.Generator().manual_seed(0)
     table = torch.randint(0, 120, (256,), generator=numbers).to(result)
     places = LAYOUTS[layout](torch.randint(0, 256, shape, generator=numbers))
@@ -96,7 +96,7 @@ def test_a_lookup_finds_the_result_of_each_code_whatever_the_layout(layout, sign
     assert torch.equal(found, table[places])
 
 
-def test_a_lookup_of_codes_that_begin_anywhere():
+def test_a_lookup_of_codes_that_begin_anywhere(with_loops):
     table = torch.arange(256).flip(0).to(torch.uint8)
     stored = torch.arange(28, dtype=torch.uint8).reshape(4, 7)
     for begin in range(4):
@@ -107,7 +107,7 @@ def test_a_lookup_of_codes_that_begin_anywhere():
 @pytest.mark.parametrize("second", LAYOUTS)
 @pytest.mark.parametrize("lows", [(0, 0), (-128, 0), (0, -128), (-128, -128)])
 @pytest.mark.parametrize("broadcast", [False, True])
-def test_a_lookup_of_pairs_finds_the_result_of_each_pair(first, second, lows, broadcast):
+def test_a_lookup_of_pairs_finds_the_result_of_each_pair(first, second, lows, broadcast, with_loops):
     numbers = torch.Generator().manual_seed(0)
     table = torch.randint(0, 256, (2**16,), generator=numbers).to(torch.uint8)
     x = LAYOUTS[first](torch.randint(0, 256, (2, 6, 6, 6), generator=numbers))

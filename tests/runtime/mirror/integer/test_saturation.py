@@ -48,10 +48,9 @@ def saturated(rows, weights, zero):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("batch", "spans"), [(1, (256, 2048)), (3, (256, 2048)), (3, (2, 8))])
-def test_convolutions(shape, seed, batch, spans, monkeypatch):
-    monkeypatch.setattr(saturation, "_SHORTEST", spans[0])
-    monkeypatch.setattr(saturation, "_LONGEST", spans[1])
+@pytest.mark.parametrize(("batch", "chunk"), [(1, 2**20), (3, 2**20), (3, 64)])
+def test_convolutions(shape, seed, batch, chunk, with_loops, monkeypatch):
+    monkeypatch.setattr(saturation, "_CHUNK", chunk)
     channels, outputs, groups, window, pads, strides, dilations = shape
     numbers = np.random.default_rng(seed)
     weight = numbers.choice([-128, -100, -30, 0, 60, 127], (outputs, channels // groups, *window))
@@ -77,7 +76,7 @@ def test_convolutions(shape, seed, batch, spans, monkeypatch):
     assert not np.array_equal(exact, expected) or channels // groups == 1  # it did matter
 
 
-def test_pairs_that_saturate_in_one_span_alone():
+def test_pairs_that_saturate_at_one_place_alone(with_loops):
     """One bright spot in a large dark picture: only there, and only at the outputs that it reaches."""
     numbers = np.random.default_rng(0)
     weight = numbers.choice([-128, -90, 3, 127], (6, 4))
@@ -122,7 +121,7 @@ def test_pairs_that_can_saturate():
 
 
 @pytest.mark.parametrize(("inputs", "zero"), [(4608, 0), (1200, 128)])
-def test_differences_beyond_what_float32_counts(inputs, zero):
+def test_differences_beyond_what_float32_counts(inputs, zero, with_loops):
     """Thousands of pairs that saturate by far: the difference leaves 2^24, and so does the sum of all."""
     numbers = np.random.default_rng(0)
     weight = numbers.integers(90, 128, (3, inputs))

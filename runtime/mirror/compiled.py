@@ -1,0 +1,128 @@
+"""Loops over many values, compiled by numba: one pass over memory, and no turn at Python's lock in between.
+
+PyTorch has no single operator for what integer kernels do to each of their sums (multiply, clamp, round, make a byte of it). As
+a row of operators it takes ten times as long as the arithmetic, most of it spent on memory, and on two threads that hand
+Python's lock to each other after each. Nothing here is computed otherwise than there: no fused multiply-add, no reordering, no
+reciprocal. Where numba is missing or does not work, PyTorch's operators do the same, slower.
+
+Compiled code is kept by numba: beside this file, or else in the user's cache. NUMBA_DISABLE_JIT=1 switches it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+_I32 = np.int32
+#: Types that sums can have.
+_SUMS = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The compiled loops, each on NumPy arrays without gaps; bytes of signed codes are given as unsigned ones."""
+
+    requantize: Callable[..., None]
+    fake_quantize: Callable[..., None]
+    fake_quantized: Callable[..., None]
+    look_up: Callable[..., None]
+    look_up_pairs: Callable[..., None]
+    saturate: Callable[..., None]
+
+
+@lru_cache(maxsize=1)
+def loops() -> Loops | None:
+    """Compile the loops, or load what was compiled before; None where that is impossible or switched off."""
+    try:
+        import numba
+
+        return None if numba.config.DISABLE_JIT else _compiled(numba)  # type: ignore[attr-defined]
+    except Exception:  # whatever ails numba or LLVM here: the same is computed without
+        return None
+
+
+def _compiled(numba: Any) -> Loops:
+    def loop(signature: str | list[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        def compiled(function: Callable[..., None]) -> Callable[..., None]:
+            try:
+                result: Callable[..., None] = numba.njit(signature, nogil=True, error_model="numpy", cache=True)(function)
+            except RuntimeError:  # no folder to keep it in
+                result = numba.njit(signature, nogil=True, error_model="numpy")(function)
+            return result
+
+        return compiled
+
+    @loop("void(float32[:, ::1], float32[::1], float32, float32, int32, uint8[:, ::1])")
+    def requantize(sums: Any, multipliers: Any, low: Any, high: Any, zero: Any, into: Any) -> None:
+        for row in range(sums.shape[0]):
+            for channel in range(sums.shape[1]):
+                steps = sums[row, channel] * multipliers[channel]
+                if steps < low:
+                    steps = low
+                elif steps > high:
+                    steps = high
+                into[row, channel] = np.uint8(_I32(np.rint(steps)) + zero)
+
+    @loop("void(float32[::1], float32, float32, float32)")
+    def fake_quantize(values: Any, scale: Any, low: Any, high: Any) -> None:
+        for place in range(values.shape[0]):
+            steps = values[place] / scale
+            if steps < low:
+                steps = low
+            elif steps > high:
+                steps = high
+            values[place] = np.rint(steps) * scale
+
+    @loop("void(float32[::1], float32, float32, float32, float32[::1])")
+    def fake_quantized(values: Any, scale: Any, low: Any, high: Any, into: Any) -> None:
+        for place in range(values.shape[0]):
+            steps = values[place] / scale
+            if steps < low:
+                steps = low
+            elif steps > high:
+                steps = high
+            into[place] = np.rint(steps) * scale
+
+    @loop("void(uint8[::1], uint8[::1], uint8[::1])")
+    def look_up(table: Any, codes: Any, into: Any) -> None:
+        for place in range(codes.shape[0]):
+            into[place] = table[codes[place]]
+
+    @loop("void(uint8[::1], uint8[::1], uint8[::1], uint8[::1])")
+    def look_up_pairs(table: Any, first: Any, second: Any, into: Any) -> None:
+        for place in range(first.shape[0]):
+            into[place] = table[(_I32(first[place]) << _I32(8)) | _I32(second[place])]
+
+    @loop([f"void(uint8[::1], int64[::1], int64[:, ::1], int32[:, ::1], int64[::1], {kind}[:, ::1])" for kind in _SUMS])
+    def saturate(codes: Any, sizes: Any, offsets: Any, weights: Any, outputs: Any, sums: Any) -> None:
+        batch, rows, columns, channels, height, width, down, right = sizes
+        for image in range(batch):
+            for row in range(height):
+                for column in range(width):
+                    start = ((image * rows + row * down) * columns + column * right) * channels
+                    place = (image * height + row) * width + column
+                    for pair in range(outputs.shape[0]):
+                        first, second = codes[start + offsets[0, pair]], codes[start + offsets[1, pair]]
+                        total = _I32(first) * weights[pair, 0] + _I32(second) * weights[pair, 1]
+                        if total > 32767:
+                            sums[place, outputs[pair]] -= total - 32767
+                        elif total < -32768:
+                            sums[place, outputs[pair]] -= total + 32768
+
+    return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate)
+
+
+def loops_for(*tensors: torch.Tensor) -> Loops | None:
+    """Return the loops if they can work on these: tensors of bytes on the CPU."""
+    fitting = all(each.device.type == "cpu" and each.dtype in (torch.uint8, torch.int8) for each in tensors)
+    return loops() if fitting else None
+
+
+def in_bytes(values: torch.Tensor) -> Any:
+    """Return codes of 8 bits, in order in memory, as an array of unsigned bytes that shares their memory."""
+    return values.view(torch.uint8).numpy()
