@@ -33,6 +33,8 @@ class Loops:
     look_up: Callable[..., None]
     look_up_pairs: Callable[..., None]
     saturate: Callable[..., None]
+    dequantize: Callable[..., None]
+    sum_maps: Callable[..., None]
 
 
 @lru_cache(maxsize=1)
@@ -114,7 +116,71 @@ def _compiled(numba: Any) -> Loops:
                         elif total < -32768:
                             sums[place, outputs[pair]] -= total + 32768
 
-    return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate)
+    @loop("void(uint8[::1], float32[::1], float32[::1])")
+    def dequantize(codes: Any, values: Any, into: Any) -> None:
+        for place in range(codes.shape[0]):
+            into[place] = values[codes[place]]
+
+    @loop("float32(float32[:], int64, boolean)")
+    def sum_map(values: Any, start: Any, neighbours: Any) -> Any:
+        length = values.shape[0]
+        start = min(start, length)
+        packets = (length - start) // 4
+        end = start + 4 * packets
+        if packets == 0:
+            total = values[0]
+            for place in range(1, length):
+                total += values[place]
+            return total
+        lanes = np.empty(8, np.float32)
+        for place in range(start, min(start + 8, end)):
+            lanes[place - start] = values[place]
+        for place in range(start + 8, start + packets // 2 * 8):
+            lanes[(place - start) % 8] += values[place]
+        for lane in range(4):
+            if packets > 1:
+                lanes[lane] += lanes[lane + 4]
+            if packets > 1 and packets % 2:
+                lanes[lane] += values[end - 4 + lane]
+        total = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]) if neighbours else (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
+        for place in range(start):
+            total += values[place]
+        for place in range(end, length):
+            total += values[place]
+        return total
+
+    @loop("void(float32[:, :, ::1], int64, boolean, float32[:, ::1])")
+    def sum_maps(maps: Any, first: Any, neighbours: Any, into: Any) -> None:
+        images, length, channels = maps.shape
+        packets = length // 4
+        lanes = np.empty((8, channels), np.float32)
+        for image in range(images):
+            if length % 4:
+                for channel in range(channels):
+                    start = (-((first + image) * channels + channel) * length) % 4
+                    into[image, channel] = sum_map(maps[image, :, channel], start, neighbours)
+                continue
+            pairs = packets // 2 * 8
+            for place in range(pairs):
+                for channel in range(channels):
+                    if place < 8:
+                        lanes[place, channel] = maps[image, place, channel]
+                    else:
+                        lanes[place % 8, channel] += maps[image, place, channel]
+            for lane in range(4):
+                for channel in range(channels):
+                    if pairs:
+                        lanes[lane, channel] += lanes[lane + 4, channel]
+                    if packets % 2 and pairs:
+                        lanes[lane, channel] += maps[image, pairs + lane, channel]
+                    elif packets % 2:
+                        lanes[lane, channel] = maps[image, lane, channel]
+            second, third = (1, 2) if neighbours else (2, 1)
+            for channel in range(channels):
+                left = lanes[0, channel] + lanes[second, channel]
+                into[image, channel] = left + (lanes[third, channel] + lanes[3, channel])
+
+    return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate, dequantize, sum_maps)
 
 
 def loops_for(*tensors: torch.Tensor) -> Loops | None:

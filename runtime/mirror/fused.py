@@ -18,8 +18,8 @@ from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
 from qcam.runtime.graph import Graph
 from qcam.runtime.mirror import compiled
 from qcam.runtime.mirror.integer.elementwise import PairLookup
-from qcam.runtime.mirror.integer.kernel import Lookup, memory
-from qcam.runtime.mirror.parallel import across, parts_of
+from qcam.runtime.mirror.integer.kernel import Lookup
+from qcam.runtime.mirror.parallel import across, memory, parts_of
 from qcam.runtime.mirror.steps import Step
 
 

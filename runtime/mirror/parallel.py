@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from threading import Barrier, Lock, local
+from threading import Barrier, Lock
 
 import torch
 
@@ -19,10 +19,6 @@ import torch
 PART = 2**19
 #: Values of which no part is worth a thread of its own.
 _FEW = 2**14
-#: Values that a thread keeps memory for.
-_KEPT = 2**21
-_own = local()
-_CPU = torch.device("cpu")
 
 
 def parts_of(count: int, size: int, device: torch.device) -> list[slice]:
@@ -56,24 +52,19 @@ def across(parts: Sequence[slice], work: Callable[[slice], None]) -> None:
         _team(os.getpid(), threads).run(parts, work)
 
 
-def scratch(slot: int, count: int, kind: torch.dtype, device: torch.device = _CPU) -> torch.Tensor:
-    """Return memory of this thread's own, flat, that is there already: its values are those of an earlier use.
+def memory(x: torch.Tensor) -> torch.Tensor | None:
+    """Return the values of a tensor as they lie in memory, one after another; None if there are gaps or repetitions."""
+    if x.is_contiguous():
+        return x.view(-1)
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).view(-1)
+    return None
 
-    Memory of more than `_KEPT` values is new each time, and given back.
 
-    Args:
-        slot: Which; memory of one slot and type is handed out again and again.
-        count: Number of values.
-        kind: Their type.
-        device: Where it lies.
-    """
-    if count > _KEPT or device.type != "cpu":
-        return torch.empty(count, dtype=kind, device=device)
-    held: dict[tuple[int, torch.dtype], torch.Tensor] = _own.__dict__.setdefault("held", {})
-    found = held.get((slot, kind))
-    if found is None or len(found) < count:
-        found = held[slot, kind] = torch.empty(count, dtype=kind)
-    return found[:count]
+def laid_out_as(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a new tensor laid out as one without gaps, and its values as they lie in memory."""
+    result = torch.empty_strided(x.shape, x.stride(), dtype=kind, device=x.device)
+    return result, result.as_strided((x.numel(),), (1,))
 
 
 class _Team:

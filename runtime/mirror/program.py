@@ -18,11 +18,14 @@ from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded import LoadedGraph
 from qcam.runtime.mirror.building import Building
+from qcam.runtime.mirror.parallel import across
 from qcam.runtime.mirror.steps import Observer, channels_last, placing
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
 #: kernels compute, code for code.
 ARITHMETICS = ("fake_quant", "integer")
+#: Images that a thread takes through a fake-quant graph at a time. Always as many: float sums may depend on it.
+_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ class Mirror:
             images = images.clone() if images.is_inference() else images
             values = {self._input: channels_last(images.to(self.device))}
             if observe is None:
-                values = self._forward.run(values, self._placed)
+                shared = self._by_parts(values[self._input]) if self.entry.input.batch is None else None
+                values = shared or self._forward.run(values, self._placed)
             else:
                 values = self._stepwise.run(values, self._placed, observe, self._observed)
         entry = self.entry
@@ -168,6 +172,28 @@ class Mirror:
             for name in (entry.logits, entry.tap.output, *(skip.output for skip in entry.skips))
         )
         return MirrorOutputs(logits, tap, tuple(skips))
+
+    def _by_parts(self, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        """Return logits, tap and skips of a batch that threads took part by part through the whole graph; None if they may not.
+
+        What a thread works on then stays in its cache, and no thread waits for others after each step. Not so where ONNX
+        Runtime's float kernels compute: they may add in another order for another number of images.
+        """
+        count = len(images)
+        step = _IMAGES if self.arithmetic == "fake_quant" else -(-count // torch.get_num_threads())
+        if step >= count or self.delegated or self.device.type != "cpu":
+            return None
+        parts = [slice(begin, begin + step) for begin in range(0, count, step)]
+        entry = self.entry
+        names = (entry.logits, entry.tap.output, *(skip.output for skip in entry.skips))
+        found: dict[int, dict[str, torch.Tensor]] = {}
+
+        def work(part: slice) -> None:
+            values = self._forward.run({self._input: images[part]}, self._placed)
+            found[part.start] = {name: values[name] for name in names}
+
+        across(parts, work)
+        return {name: torch.cat([found[part.start][name] for part in parts]) for name in names}
 
     def gradient(
         self,

@@ -23,14 +23,12 @@ from qcam.runtime.mirror.integer.kernel import (
     dequantize_codes,
     fused_multiply_add,
     kernel,
-    laid_out_as,
     limits,
-    memory,
     quantize_values,
     stored_type,
     take,
 )
-from qcam.runtime.mirror.parallel import across, parts_of
+from qcam.runtime.mirror.parallel import across, laid_out_as, memory, parts_of
 
 _F32 = np.float32
 #: Codes of an operand of 8 bits.

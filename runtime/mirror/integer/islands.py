@@ -15,7 +15,7 @@ from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.elementwise import logistic
 from qcam.runtime.mirror.integer.kernel import straight_through
-from qcam.runtime.mirror.integer.summation import row_sums
+from qcam.runtime.mirror.integer.summation import map_sums, row_sums
 from qcam.runtime.mirror.registry import exact_operator
 
 
@@ -69,13 +69,19 @@ def reduce_mean(
     if not named and noop_with_empty_axes:
         return x
     chosen = sorted({int(axis) % x.dim() for axis in named}) if named else list(range(x.dim()))
-    true = x.double().mean(dim=chosen, keepdim=bool(keepdims)).float()
     kept = x.dim() - len(chosen)
-    if x.dtype != torch.float32 or chosen != list(range(kept, x.dim())) or not kept:
-        return true
+    last = x.dtype == torch.float32 and chosen == list(range(kept, x.dim())) and kept > 0
+    if not last or x.requires_grad:
+        true = x.double().mean(dim=chosen, keepdim=bool(keepdims)).float()
+        if not last:
+            return true
     with torch.no_grad():
-        rows = x.reshape(-1, math.prod(x.shape[kept:]))
-        exact = (row_sums(rows, neighbours=family.adds_neighbours) / rows.shape[1]).reshape(true.shape)
+        if x.dim() == 4 and kept == 2:
+            sums = map_sums(x.detach(), neighbours=family.adds_neighbours)
+        else:
+            sums = row_sums(x.detach().reshape(-1, math.prod(x.shape[kept:])), neighbours=family.adds_neighbours)
+        shape = [*x.shape[:kept], *[1] * (len(chosen) if keepdims else 0)]
+        exact = (sums / math.prod(x.shape[kept:])).reshape(shape)
     return straight_through(true, exact) if x.requires_grad else exact
 
 

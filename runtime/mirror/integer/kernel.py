@@ -15,7 +15,7 @@ from qcam.runtime.codes import Codes
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror import compiled
-from qcam.runtime.mirror.parallel import across, parts_of
+from qcam.runtime.mirror.parallel import across, laid_out_as, memory, parts_of
 
 #: Maps the codes of the operands that are no constants to the result: codes (`stored_type` tells their type), or float values.
 Kernel = Callable[..., torch.Tensor]
@@ -176,21 +176,6 @@ def dequantize_codes(codes: NDArray[np.int64], meaning: Codes) -> NDArray[np.flo
 def fused_multiply_add(a: Any, b: Any, c: Any) -> NDArray[np.float32]:
     """Return a · b + c rounded once to float32: the product of two float32 is exact in float64."""
     return (np.asarray(a, np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64)).astype(np.float32)
-
-
-def memory(x: torch.Tensor) -> torch.Tensor | None:
-    """Return the values of a tensor as they lie in memory, one after another; None if there are gaps or repetitions."""
-    if x.is_contiguous():
-        return x.view(-1)
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return x.permute(0, 2, 3, 1).view(-1)
-    return None
-
-
-def laid_out_as(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a new tensor laid out as one without gaps, and its values as they lie in memory."""
-    result = torch.empty_strided(x.shape, x.stride(), dtype=kind, device=x.device)
-    return result, result.as_strided((x.numel(),), (1,))
 
 
 class Lookup:

@@ -11,6 +11,9 @@ import math
 
 import torch
 
+from qcam.runtime.mirror import compiled
+from qcam.runtime.mirror.parallel import across, parts_of
+
 _LANES = 4
 
 
@@ -30,6 +33,30 @@ def row_sums(x: torch.Tensor, *, neighbours: bool) -> torch.Tensor:
     for phase in range(min(cycle, rows)):
         start = min(-phase * length % _LANES, length)
         sums[phase::cycle] = _sums(x[phase::cycle], start, neighbours)
+    return sums
+
+
+def map_sums(x: torch.Tensor, *, neighbours: bool) -> torch.Tensor:
+    """Return the sum of each map as `row_sums` of the maps, laid out one after the other, would; maps stay where they are.
+
+    Args:
+        x: float32, batch × channels × height × width, of any layout.
+        neighbours: As of `row_sums`.
+
+    Returns:
+        float32, batch × channels.
+    """
+    batch, channels, height, width = x.shape
+    loops = compiled.loops() if x.device.type == "cpu" and x.numel() else None
+    last = x.permute(0, 2, 3, 1)
+    if loops is None or not last.is_contiguous():
+        return row_sums(x.reshape(-1, height * width), neighbours=neighbours).view(batch, channels)
+    maps, sums = last.reshape(batch, height * width, channels), torch.empty(batch, channels)
+
+    def work(part: slice) -> None:
+        loops.sum_maps(maps[part].numpy(), part.start, neighbours, sums[part].numpy())
+
+    across(parts_of(batch, channels * height * width, x.device), work)
     return sums
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from qcam.common.errors import UnsupportedGraphError
+from qcam.runtime.mirror import compiled
+from qcam.runtime.mirror.parallel import across, laid_out_as, memory, parts_of
 from qcam.runtime.mirror.registry import MICROSOFT, operator
 
 #: Types of codes of 8 bits, which travel in their own type where no gradient flows.
@@ -84,6 +86,8 @@ def dequantize_linear(
     _refuse_narrow(scale)
     if codes.is_floating_point():  # codes of a QuantizeLinear in this graph, exact in float32
         steps = codes if zero_point is None else codes - along(zero_point.to(torch.float32), codes, axis)
+    elif codes.dtype in BYTES and scale.numel() == 1 and codes.device.type == "cpu" and not scale.requires_grad:
+        return _dequantized_bytes(codes, scale, zero_point)
     elif codes.dtype in BYTES:
         steps = codes.to(torch.float32)
         if zero_point is not None:
@@ -94,6 +98,23 @@ def dequantize_linear(
             steps = steps - along(zero_point.to(torch.int32), codes, axis)
         steps = steps.to(torch.float32)
     return steps * along(scale, codes, axis)
+
+
+def _dequantized_bytes(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+    """Return (codes - zero_point) · scale of codes of 8 bits, one scale for all; laid out as they are."""
+    loops, flat = compiled.loops_for(codes), memory(codes)
+    if loops is None or flat is None:
+        steps = codes.to(torch.float32)
+        return (steps if zero_point is None else steps.sub_(zero_point.reshape(()).to(torch.float32))).mul_(scale.reshape(()))
+    every = torch.arange(256, dtype=torch.uint8).view(codes.dtype).to(torch.float32)  # by byte
+    values = (every if zero_point is None else every - zero_point.reshape(()).to(torch.float32)) * scale.reshape(())
+    result, written = laid_out_as(codes, torch.float32)
+
+    def work(part: slice) -> None:
+        loops.dequantize(compiled.in_bytes(flat[part]), values.numpy(), written[part].numpy())
+
+    across(parts_of(len(written), 1, written.device), work)
+    return result
 
 
 def _refuse_narrow(scale: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from qcam.runtime.mirror import Mirror
 from qcam.runtime.mirror.fused import FakeQuantize, find_pairs
 from qcam.runtime.mirror.integer.elementwise import PairLookup
 from qcam.runtime.mirror.integer.kernel import Lookup
-from qcam.runtime.mirror.integer.summation import row_sums
+from qcam.runtime.mirror.integer.summation import map_sums, row_sums
 from qcam.runtime.mirror.steps import Program
 from qcam.runtime.mirror.tail import Tail
 
@@ -37,6 +37,28 @@ def test_the_fused_forward_equals_the_one_that_can_be_observed(seeded_bundle, na
     assert torch.equal(fast.logits, slow.logits)
     assert torch.equal(fast.tap, slow.tap)
     assert seen == set(mirror.quantized)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16"])
+def test_parts_of_a_batch_give_what_the_batch_gives(tiny_bundle, precision):
+    """Threads take images through the whole graph: codes are those of the whole, and of images alone."""
+    entry, model, x = tiny_bundle.precision(precision), load_onnx(tiny_bundle, precision), images(tiny_bundle, 11)
+    before = torch.get_num_threads()
+    for arithmetic in ("integer", "fake_quant"):
+        mirror = Mirror(model, entry, arithmetic=arithmetic)
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(mirror.forward(x))
+        torch.set_num_threads(before)
+        found.append(mirror.forward(x, observe=lambda _name, _codes: None))  # as one
+        for other in found[1:]:
+            assert other.tap.shape == found[0].tap.shape
+            if arithmetic == "integer" and precision == "int8":
+                assert torch.equal(other.tap, found[0].tap)
+                assert torch.equal(other.logits, found[0].logits)
+            else:
+                torch.testing.assert_close(other.logits, found[0].logits, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -123,9 +145,23 @@ def test_a_lookup_of_pairs_finds_the_result_of_each_pair(first, second, lows, br
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (8, 16), (7, 49), (12, 50), (6, 51), (9, 12_544)])
 @pytest.mark.parametrize("neighbours", [False, True])
-def test_row_sums_add_in_eigens_order(shape, neighbours):
+def test_row_sums_add_in_eigens_order(shape, neighbours, with_loops):
     x = torch.from_numpy(np.random.default_rng(1).normal(size=shape).astype(np.float32))
-    assert row_sums(x, neighbours=neighbours).tolist() == [one_sum(x.numpy(), row, neighbours) for row in range(shape[0])]
+    wanted = [one_sum(x.numpy(), row, neighbours) for row in range(shape[0])]
+    assert row_sums(x, neighbours=neighbours).tolist() == wanted
+    maps = x.reshape(1, shape[0], 1, shape[1])  # as channels, in either layout
+    for given in (maps, maps.contiguous(memory_format=torch.channels_last)):
+        assert map_sums(given, neighbours=neighbours).flatten().tolist() == wanted
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 6), (3, 3), (4, 4), (7, 7), (6, 6), (14, 14), (5, 13)])
+@pytest.mark.parametrize("channels", [1, 3, 8, 37])
+def test_sums_of_maps_are_those_of_rows(size, channels, with_loops):
+    """Over several images, each map's place in the row of all decides where it is cut; threads take images by themselves."""
+    x = torch.randn(5, channels, *size, generator=torch.Generator().manual_seed(0))
+    for neighbours in (False, True):
+        wanted = row_sums(x.reshape(5 * channels, -1), neighbours=neighbours).view(5, channels)
+        assert torch.equal(map_sums(x.contiguous(memory_format=torch.channels_last), neighbours=neighbours), wanted)
 
 
 def one_sum(x, row, neighbours):

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from qcam.runtime.mirror.parallel import PART, across, parts_of, scratch
+from qcam.runtime.mirror.parallel import PART, across, parts_of
 
 CPU = torch.device("cpu")
 
@@ -59,15 +59,3 @@ def test_what_a_part_raises_is_raised(threads):
 
     with pytest.raises(ValueError, match="part "):
         across([slice(0, 1), slice(1, 2), slice(2, 3)], work)
-
-
-def test_scratch_is_each_threads_own_and_grows():
-    mine = scratch(7, 100, torch.float32)
-    assert scratch(7, 50, torch.float32).data_ptr() == mine.data_ptr()
-    assert len(scratch(7, 300, torch.float32)) == 300
-    assert scratch(7, 50, torch.int16).dtype == torch.int16
-    found = []
-    other = threading.Thread(target=lambda: found.append(scratch(7, 100, torch.float32).data_ptr()))
-    other.start()
-    other.join()
-    assert found != [scratch(7, 100, torch.float32).data_ptr()]

@@ -33,7 +33,7 @@ def mean_model():
 
 
 @pytest.mark.parametrize("kernel", [NATIVE, *EMULATED])
-def test_the_mean_of_a_map_is_the_kernels_own_bit_for_bit(kernel):
+def test_the_mean_of_a_map_is_the_kernels_own_bit_for_bit(kernel, with_loops):
     if reason := why_not(kernel):
         pytest.skip(reason)
     family = KERNELS[probe_kernels().name if kernel == NATIVE else kernel]
@@ -42,8 +42,10 @@ def test_the_mean_of_a_map_is_the_kernels_own_bit_for_bit(kernel):
     results = run(kernel, [Job(mean_model(), {"x": x}) for x in inputs])
     inexact = 0
     for x, result in zip(inputs, results, strict=True):
-        mine = reduce_mean(torch.from_numpy(x), torch.tensor([2, 3]), keepdims=0, family=family).numpy()
-        np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=str(x.shape))
+        for layout in (torch.contiguous_format, torch.channels_last):
+            given = torch.from_numpy(x).contiguous(memory_format=layout)
+            mine = reduce_mean(given, torch.tensor([2, 3]), keepdims=0, family=family).numpy()
+            np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=str(x.shape))
         inexact += int((mine != x.astype(np.float64).mean(axis=(2, 3)).astype(np.float32)).sum())
     assert inexact > 100  # the order matters: a correctly rounded mean is something else
 
