@@ -246,7 +246,8 @@ class Mirror:
         if tap.dtype == "float32":
             return torch.as_tensor(values).to(self.device)
         if isinstance(values, np.ndarray):  # in place: as `Tap.dequantize`, which has no PyTorch, in fewer passes over memory
-            steps = torch.from_numpy(values).to(self.device).to(torch.float32, copy=True)
+            stored = torch.from_numpy(values if values.flags.writeable else values.copy())
+            steps = stored.to(self.device).to(torch.float32, copy=True)
             return (steps.sub_(tap.zero_point) if tap.zero_point else steps).mul_(float(np.float32(tap.scale)))
         return (values - tap.zero_point) * torch.tensor(np.float32(tap.scale), device=values.device)
 

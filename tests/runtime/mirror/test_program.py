@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from whole_graph import WholeGraph
 
 from qcam.common.errors import QcamError
-from qcam.runtime.bundle import PrecisionEntry, Tap
+from qcam.runtime.bundle import PrecisionEntry, Tap, load_onnx
 from qcam.runtime.loaded import followed
 from qcam.runtime.mirror import Mirror, registry
 
@@ -502,3 +502,20 @@ def test_the_gradient_runs_on_the_device(dtype):
     gradient = mirror.gradient(outputs.tap, np.array(TARGETS), outputs.skips)
     assert gradient.device.type == "meta"
     assert gradient.shape == (4, 2, 4, 4)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16])
+def test_a_tap_is_dequantized_as_without_pytorch(kind, tiny_bundle):
+    entry = tiny_bundle.precision("int8")
+    mirror, limits = Mirror(load_onnx(tiny_bundle, "int8"), entry, tail_only=True), np.iinfo(kind)
+    codes = np.random.default_rng(0).integers(limits.min, limits.max + 1, (3, 5, 6, 7)).astype(kind)
+    codes.flat[:2] = limits.min, limits.max
+    for zero in (0, int(limits.max) // 3, int(limits.min)):
+        tap = replace(entry.tap, dtype=np.dtype(kind).name, scale=float(np.float32(0.0371)), zero_point=zero)
+        wanted, before = tap.dequantize(codes), codes.copy()
+        for writeable in (True, False):
+            codes.flags.writeable = writeable
+            found = mirror.dequantize(tap, codes).numpy()
+            np.testing.assert_array_equal(found.view(np.int32), wanted.view(np.int32))
+            np.testing.assert_array_equal(codes, before)
+        codes.flags.writeable = True
