@@ -1,7 +1,7 @@
 r"""docs/performance.md, made from what the benchmarks measured.
 
-    python benchmarks/performance.py build/speed/speed.json build/speed/export.json build/speed/evaluation.json \
-        build/speed/growth.json --output docs/performance.md
+    python benchmarks/performance.py build/speed/speed.json --evaluation build/speed/evaluation.json \
+        --export build/speed/export.json --growth build/speed/growth.json --output docs/performance.md
 
 Every figure in the page comes from these files; the words around them are in `performance.md.jinja`.
 """
@@ -9,6 +9,7 @@ Every figure in the page comes from these files; the words around them are in `p
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +18,45 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qcam.common.files import write_atomically
 
+#: The section that is always made, and the others by what they are made of, in the page's order.
+MAIN = "Beside bare inference and beside peers"
+SECTIONS = {"evaluation": "Whole commands", "export": "Export", "growth": "Growth"}
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("speed", type=FILE)
-@click.argument("export", type=FILE)
-@click.argument("evaluation", type=FILE)
-@click.argument("growth", type=FILE)
+@click.option("--evaluation", type=FILE, help="What benchmarks/evaluation.py measured.")
+@click.option("--export", type=FILE, help="What benchmarks/export.py measured.")
+@click.option("--growth", type=FILE, help="What benchmarks/growth.py measured.")
 @click.option("--output", default=Path("docs/performance.md"), show_default=True, type=click.Path(path_type=Path))
-def main(speed: Path, export: Path, evaluation: Path, growth: Path, output: Path) -> None:
-    """Write the page and its curves."""
+def main(speed: Path, output: Path, **others: Path | None) -> None:
+    """Write the page and its curves. Sections that nothing is given for stay as they are in the page, and it says so."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["bound"] = lambda bar: f"{'≥' if bar['at_least'] else '≤'} {bar['bound']:g}"
     read = {
-        name: json.loads(path.read_text(encoding="utf-8"))
-        for name, path in (("speed", speed), ("export", export), ("evaluation", evaluation), ("growth", growth))
+        name: None if path is None else json.loads(path.read_text(encoding="utf-8"))
+        for name, path in {"speed": speed, **others}.items()
     }
     curves = output.with_suffix(".svg")
-    draw(read["growth"], curves)
+    if read["growth"] is not None:
+        draw(read["growth"], curves)
+    before = sections(output.read_text(encoding="utf-8")) if output.is_file() else {}
+    kept = [SECTIONS[name] for name in SECTIONS if read[name] is None]
+    if missing := [title for title in kept if title not in before]:
+        raise click.UsageError(f"{output} has no section {', '.join(missing)} to keep; give what was measured for it")
     text = environment.get_template("performance.md.jinja").render(
-        **read, growth_of=lambda kind: per_image(read["growth"], kind), curves=curves.name
+        **read, growth_of=lambda kind: per_image(read["growth"], kind), curves=curves.name, kept=kept
     )
-    write_atomically(output, text)
+    found = sections(text)
+    whole = [before[title] if title in kept else found[title] for title in ("", MAIN, *SECTIONS.values())]
+    write_atomically(output, "".join(whole).rstrip() + "\n")
+
+
+def sections(page: str) -> dict[str, str]:
+    """Return the page cut at its second headings: title → text, the heading included; what is in front under no title."""
+    parts = re.split(r"(?m)^(?=## )", page)
+    return {part.partition("\n")[0].removeprefix("## ") if part.startswith("## ") else "": part for part in parts}
 
 
 def per_image(growth: dict[str, Any], kind: str) -> list[dict[str, float]]:
