@@ -5,11 +5,13 @@ from qcam.runtime.mirror.operators import (
     convolution,
     elementwise,
     fused,
+    making,
     matrix,
     normalization,
     pooling,
     quantization,
     reduction,
+    resizing,
     shape,
 )
 
@@ -18,10 +20,12 @@ __all__ = [
     "convolution",
     "elementwise",
     "fused",
+    "making",
     "matrix",
     "normalization",
     "pooling",
     "quantization",
     "reduction",
+    "resizing",
     "shape",
 ]

@@ -23,9 +23,18 @@ def conv(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> torch.Tensor:
-    """2-D convolution; asymmetric pads are added in front of it."""
+    """Convolution over images, or over sequences; asymmetric pads are added in front of it."""
+    if weight.dim() == 3:  # a sequence is an image of one row
+        start, end = pads or [0, 0]
+        row = {"auto_pad": auto_pad, "pads": [0, start, 0, end], "group": group}
+        flat: torch.Tensor = conv(
+            x.unsqueeze(2), weight.unsqueeze(2), bias, dilations=[1, *(dilations or [1])], strides=[1, *(strides or [1])], **row
+        )
+        return flat.squeeze(2)
     if weight.dim() != 4:
-        raise UnsupportedGraphError(f"Conv over {weight.dim() - 2} spatial dimensions is not supported; only images are")
+        raise UnsupportedGraphError(
+            f"Conv over {weight.dim() - 2} spatial dimensions is not supported; only images and sequences are"
+        )
     stride, dilation = strides or [1, 1], effective_dilation(dilations or [1, 1], weight.shape[2:])
     size = [(kernel - 1) * step + 1 for kernel, step in zip(weight.shape[2:], dilation, strict=True)]
     explicit, padding = split_pads(resolve_pads(auto_pad, pads, list(x.shape[2:]), size, stride))

@@ -115,3 +115,27 @@ def floor(x: torch.Tensor) -> torch.Tensor:
 def ceiling(x: torch.Tensor) -> torch.Tensor:
     """The next whole number above."""
     return x.ceil()
+
+
+@operator("Sin", versions=(7, 22))
+def sine(x: torch.Tensor) -> torch.Tensor:
+    """sin(x)."""
+    return x.sin()
+
+
+@operator("Cos", versions=(7, 22))
+def cosine(x: torch.Tensor) -> torch.Tensor:
+    """cos(x)."""
+    return x.cos()
+
+
+@operator("Equal", versions=(7, 11, 13, 19))
+def equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Whether a equals b, as bool."""
+    return a == b
+
+
+@operator("Not", versions=(1,))
+def negation(x: torch.Tensor) -> torch.Tensor:
+    """Whether x does not hold."""
+    return ~x

@@ -47,3 +47,13 @@ def instance_normalization(x: torch.Tensor, scale: torch.Tensor, bias: torch.Ten
     """Normalize each channel of each image over its positions."""
     # F.instance_norm, without its refusal of a single position.
     return torch.instance_norm(x, scale, bias, None, None, True, 0.0, epsilon, torch.backends.cudnn.enabled)
+
+
+@operator("GroupNormalization", versions=(18, 21))
+def group_normalization(
+    x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
+) -> torch.Tensor:
+    """Normalize each group of channels of each image; scale and bias are of channels, in the first version of groups."""
+    if len(scale) == num_groups != x.shape[1]:
+        scale, bias = (value.repeat_interleave(x.shape[1] // num_groups) for value in (scale, bias))
+    return F.group_norm(x, num_groups, scale, bias, epsilon)

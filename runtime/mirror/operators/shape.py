@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -173,12 +174,51 @@ def pad(
     mode: str = "constant",
 ) -> torch.Tensor:
     """Return x with values around it."""
-    if mode != "constant":
+    if mode != "constant" and mode not in _PLACES:
         raise UnsupportedGraphError(f"Pad with mode {mode} is not supported")
-    amounts = pads.tolist()
+    amounts = [int(amount) for amount in pads.tolist()]
     chosen = [int(axis) % x.dim() for axis in axes.tolist()] if axes is not None else list(range(x.dim()))
-    before, after = amounts[: len(chosen)], amounts[len(chosen) :]
-    flat: list[int] = []
-    for axis in reversed(range(x.dim())):
-        flat += [before[chosen.index(axis)], after[chosen.index(axis)]] if axis in chosen else [0, 0]
+    around = list(zip(chosen, amounts[: len(chosen)], amounts[len(chosen) :], strict=True))
+    if mode in _PLACES:
+        for axis, before, after in around:
+            if before or after:
+                places = _PLACES[mode](torch.arange(-before, x.shape[axis] + after), x.shape[axis])
+                x = x.index_select(axis, places.to(x.device))
+        return x
+    flat = [0] * (2 * x.dim())
+    for axis, before, after in around:
+        flat[2 * (x.dim() - 1 - axis) : 2 * (x.dim() - axis)] = [before, after]
     return F.pad(x, flat, value=0.0 if value is None or value.numel() == 0 else value.item())
+
+
+def _reflected(places: torch.Tensor, length: int) -> torch.Tensor:
+    """Return the places that are seen in mirrors at the first and the last value, which are not doubled."""
+    if length == 1:
+        return torch.zeros_like(places)
+    period = 2 * (length - 1)
+    places = places.remainder(period)
+    return torch.where(places < length, places, period - places)
+
+
+#: Mode of Pad → the values' places from places that may lie outside.
+_PLACES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "reflect": _reflected,
+    "edge": lambda places, length: places.clamp(0, length - 1),
+    "wrap": lambda places, length: places.remainder(length),
+}
+
+
+@operator("Tile", versions=(6, 13))
+def tile(x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
+    """Return x repeated along each axis."""
+    return x.repeat([int(count) for count in repeats.tolist()])
+
+
+@operator("ScatterND", versions=(11, 13, 16, 18))
+def scatter_nd(x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *, reduction: str = "none") -> torch.Tensor:
+    """Return x with other values at some places; the last axis of the indices counts along the first axes of x."""
+    if reduction != "none":
+        raise UnsupportedGraphError(f"ScatterND with reduction {reduction} is not supported")
+    places = tuple(indices.to(x.device).unbind(-1))
+    return x.index_put(tuple(torch.where(place < 0, place + size, place) for place, size in zip(places, x.shape, strict=False)),
+                       updates)  # fmt: skip

@@ -74,8 +74,8 @@ def test_every_case_has_an_oracle_and_a_name_of_its_own(name):
 @pytest.mark.parametrize(
     ("operator", "domain", "opsets", "label"),
     [
-        ("Resize", "", {"": 21}, r"Resize \(domain ai\.onnx, version 19\)"),
-        ("Resize", "ai.onnx", {"": 21}, r"Resize \(domain ai\.onnx, version 19\)"),
+        ("GridSample", "", {"": 21}, r"GridSample \(domain ai\.onnx, version 20\)"),
+        ("GridSample", "ai.onnx", {"": 21}, r"GridSample \(domain ai\.onnx, version 20\)"),
         ("Softmax", "", {"": 12}, r"Softmax \(domain ai\.onnx, version 11\)"),
         ("Nonsense", "", {"": 21}, r"Nonsense \(domain ai\.onnx, version 21\)"),
         ("QLinearAdd", MICROSOFT, {"": 21, MICROSOFT: 1}, r"QLinearAdd \(domain com\.microsoft, version 1\)"),

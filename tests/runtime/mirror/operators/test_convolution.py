@@ -39,6 +39,19 @@ CASES = [
         for auto_pad in ("SAME_UPPER", "SAME_LOWER")
         for label, strides in (("stride 1", [1, 1]), ("stride 2", [2, 2]), ("stride beyond kernel", [4, 3]))
     ),
+    case("Conv", "sequence", floats(2, 4, 9), floats(6, 4, 3, seed=1), BIAS),
+    case(
+        "Conv",
+        "sequence with everything",
+        floats(2, 4, 9),
+        floats(6, 2, 3, seed=1),
+        BIAS,
+        group=2,
+        pads=[1, 2],
+        strides=[2],
+        dilations=[2],
+    ),
+    case("Conv", "sequence SAME_UPPER", floats(2, 4, 9), floats(6, 4, 2, seed=1), auto_pad="SAME_UPPER", strides=[2]),
     # ONNX Runtime refuses dilations with SAME; onnx.reference pads as the mirror does.
     case("Conv", "auto pad SAME_UPPER dilated", IMAGE, WEIGHT, dilations=[2, 2], auto_pad="SAME_UPPER", runtime=False),
     case("Conv", "auto pad SAME_LOWER dilated", IMAGE, WEIGHT, dilations=[2, 3], auto_pad="SAME_LOWER", runtime=False),
@@ -51,10 +64,9 @@ def test_equals_the_oracles(item, opset):
 
 
 @pytest.mark.parametrize("opset", versions("Conv", OLDEST))
-@pytest.mark.parametrize("dimensions", [1, 3])
-def test_refuses_other_than_two_dimensions(dimensions, opset):
-    x, weight = floats(1, 2, *[5] * dimensions), floats(3, 2, *[3] * dimensions)
-    with pytest.raises(QcamError, match=f"Conv over {dimensions} spatial dimensions is not supported"):
+def test_refuses_volumes(opset):
+    x, weight = floats(1, 2, 5, 5, 5), floats(3, 2, 3, 3, 3)
+    with pytest.raises(QcamError, match="Conv over 3 spatial dimensions is not supported; only images and sequences are"):
         check(case("Conv", "", x, weight), opset)
 
 

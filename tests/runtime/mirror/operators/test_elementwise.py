@@ -36,6 +36,10 @@ CASES = [
         case(operator, "halves", np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.49, 7], np.float32), tolerance=0)
         for operator in ("Round", "Floor", "Ceil")
     ),
+    *(case(operator, "plain", A * 9) for operator in ("Sin", "Cos")),
+    *(case("Equal", label, np.rint(a), np.asarray(np.rint(b)), opsets=versions("Equal", 11)) for label, a, b in SHAPES),
+    case("Equal", "whole numbers", WHOLE, ints(7, 7, -1, 0)),
+    case("Not", "plain", WHOLE > 0),
     case("Where", "same shape", A > 0, A, B, tolerance=0),
     case("Where", "broadcast", np.array([[True], [False], [True]]), floats(4), floats(2, 1, 1, seed=1), tolerance=0),
     case("Where", "whole numbers", WHOLE > 0, WHOLE, ints(5), tolerance=0),
@@ -57,6 +61,6 @@ def test_gradient_of_power_equals_finite_differences():
     check_gradient(operator_function("Pow"), np.array([[0.5, 1.2, 2.0]]), np.array([[2.0], [-0.5]]))
 
 
-@pytest.mark.parametrize("operator", ["Neg", "Abs", "Sqrt", "Reciprocal", "Exp", "Log", "Erf"])
+@pytest.mark.parametrize("operator", ["Neg", "Abs", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Sin", "Cos"])
 def test_gradient_of_one_tensor_equals_finite_differences(operator):
     check_gradient(operator_function(operator), np.array([0.3, 0.9, 2.5]))

@@ -35,6 +35,23 @@ CASES = [
     case("LayerNormalization", "axis", X, floats(3, 4, 5, seed=1), floats(3, 4, 5, seed=2), axis=1),
     case("LayerNormalization", "axis from the end", X, floats(4, 5, seed=1), floats(4, 5, seed=2), axis=-2),
     case("LayerNormalization", "epsilon", X, floats(5, seed=1), epsilon=0.1, stash_type=1),
+    # The first version has a scale and a bias for each group.
+    *(
+        case(
+            "GroupNormalization",
+            f"{groups} groups {label}",
+            floats(2, 6, *size),
+            floats(count, seed=1),
+            floats(count, seed=2),
+            num_groups=groups,
+            epsilon=epsilon,
+            opsets=(opset,),
+        )
+        for opset in (18, 21)
+        for groups in (1, 2, 6)
+        for count in [groups if opset == 18 else 6]
+        for label, size, epsilon in (("map", (4, 5), 1e-5), ("epsilon", (4, 5), 0.1), ("sequence", (7,), 1e-5))
+    ),
     case("InstanceNormalization", "map", X, SCALE, BIAS),
     case("InstanceNormalization", "epsilon", X, SCALE, BIAS, epsilon=0.1),
     case("InstanceNormalization", "sequence", floats(2, 3, 5), SCALE, BIAS),

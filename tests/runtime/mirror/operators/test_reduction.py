@@ -5,7 +5,7 @@ from mirror_single import case, check, check_gradient, each, floats, ints, opera
 X = floats(2, 3, 4, 5)
 WHOLE = np.arange(12, dtype=np.int32).reshape(3, 4)
 #: First opset at which the axes are an input.
-AXES_AS_INPUT = {"ReduceMean": 18, "ReduceSum": 13, "ReduceMax": 18}
+AXES_AS_INPUT = {"ReduceMean": 18, "ReduceSum": 13, "ReduceMax": 18, "ReduceMin": 18, "ReduceL2": 18}
 
 
 def axes_as_attribute(operator, label, x=X, axes=None, **attributes):

@@ -175,6 +175,23 @@ DESCRIBED = [
     case("Pad", "crop", X, ints(0, 0, -1, 1, 0, 0, 2, -2), np.array(2.5, np.float32), reference=None),
     case("Pad", "axes", X, ints(1, 2, 3, 0), None, ints(3, 1), opsets=versions("Pad", 18)),
     case("Pad", "axes from the end", X, ints(1, 2), np.array(0.5, np.float32), ints(-1), opsets=versions("Pad", 18)),
+    *(
+        case(
+            "Pad",
+            f"{mode} {label}",
+            X,
+            ints(*amounts),
+            mode=mode,
+            tolerance=0,
+            opsets=versions("Pad", 19) if mode == "wrap" else None,
+        )
+        for mode in ("reflect", "edge", "wrap")
+        for label, amounts in (("inside", (0, 0, 1, 2, 0, 0, 3, 0)), ("every axis", (1, 1, 0, 1, 0, 2, 1, 4)))
+    ),
+    case("Pad", "edge far", X, ints(0, 0, 9, 0, 0, 0, 0, 11), mode="edge", tolerance=0),
+    case("Tile", "plain", X, ints(1, 2, 1, 3), tolerance=0),
+    case("ScatterND", "rows", X, ints(1, 0).reshape(2, 1), floats(2, 3, 4, 5, seed=1), tolerance=0),
+    case("ScatterND", "values", X, ints(1, 2, 0, -1, 0, -3, 1, 2).reshape(2, 4), floats(2, seed=1), tolerance=0),
     case("Pad", "whole numbers", ints(3, 4), ints(1, 2), np.array(7), opsets=versions("Pad", 13)),
 ]
 
@@ -193,9 +210,8 @@ def test_equals_the_oracles(item, opset):
         ("Cast", [], {"to": TensorProto.INT4}, "Cast to ONNX type INT4 is not supported"),
         ("Cast", [], {"to": TensorProto.BFLOAT16}, "Cast to ONNX type BFLOAT16 is not supported"),
         ("Cast", [], {"to": TensorProto.STRING}, "Cast to ONNX type STRING is not supported"),
-        ("Pad", [1], {"mode": "reflect"}, "Pad with mode reflect is not supported"),
-        ("Pad", [1], {"mode": "edge"}, "Pad with mode edge is not supported"),
-        ("Pad", [1], {"mode": "wrap"}, "Pad with mode wrap is not supported"),
+        ("Pad", [1], {"mode": "mirror"}, "Pad with mode mirror is not supported"),
+        ("ScatterND", [[[0]], [1.0]], {"reduction": "add"}, "ScatterND with reduction add is not supported"),
         ("Split", [], {}, "Split without sizes and without num_outputs is not supported"),
     ],
     ids=str,
