@@ -42,7 +42,7 @@ def _after_probe(bundle: Path, *, forward: bool) -> Callable[[onnx.ModelProto], 
     """Return what adds Sin, which the mirror does not know, before the tap or behind it."""
     entry = entry_of(bundle, "int8")
     name = entry["tap"]["tensor"] if forward else entry["logits"]
-    return lambda model: _insert(model, name, "Sin")
+    return lambda model: _insert(model, name, "Asin")
 
 
 def _insert(model: onnx.ModelProto, name: str, operator: str, *inputs: str) -> None:
@@ -108,19 +108,19 @@ _FORCED = [
     ("a damaged bundle", _forced(_damaged_bundle, "int8.onnx")),
     (
         "an operator that the mirror does not know, behind the tap",
-        _forced(_unknown_operator(forward=False), "int8.onnx", "Sin"),
+        _forced(_unknown_operator(forward=False), "int8.onnx", "Asin"),
     ),
     (
         "the same, with the simulation",
-        _forced(_unknown_operator(forward=False, words=("--fake-quant",)), "int8.onnx", "Sin"),
+        _forced(_unknown_operator(forward=False, words=("--fake-quant",)), "int8.onnx", "Asin"),
     ),
     (
         "the same, two workers",
-        _forced(_unknown_operator(forward=False, words=("--workers", 2)), "int8.onnx", "Sin"),
+        _forced(_unknown_operator(forward=False, words=("--workers", 2)), "int8.onnx", "Asin"),
     ),
     (
         "an operator that the mirror does not know, before the tap, with the simulation",
-        _forced(_unknown_operator(forward=True, words=("--fake-quant",)), "int8.onnx", "Sin"),
+        _forced(_unknown_operator(forward=True, words=("--fake-quant",)), "int8.onnx", "Asin"),
     ),
     ("a graph that fails on the first batch", _forced(_one_at_a_time, "int8.onnx")),
 ]
