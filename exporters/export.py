@@ -19,6 +19,7 @@ from qcam.common.files import new_folder, sha256_bytes, write_atomically
 from qcam.common.places import file_name
 from qcam.common.vocabulary import DEFAULT_OPSET, PRECISIONS, CalibrationMethod, Scheme, require
 from qcam.exporters.cam_layer import resolve_cam_layer
+from qcam.exporters.constants import fold_constants
 from qcam.exporters.onnx_export import export_float
 from qcam.exporters.pooling import refuse_uneven_pooling
 from qcam.exporters.proof import Images, prove
@@ -196,6 +197,7 @@ def write_bundle(
     # The folder is claimed first: a refusal should not cost minutes.
     with new_folder(target, replace=force) as folder:
         network = made()
+        fold_constants(network.model)
         quantized = [name for name in PRECISIONS if name in options.precisions and name != "f32"]
         calibration: CalibrationSet | None = None
         ranges = None
