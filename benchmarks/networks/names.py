@@ -21,7 +21,7 @@ TIMM: dict[str, tuple[str, ...]] = {
     "ConvNeXt V2": ("convnextv2_atto",),
     "CS3Darknet": ("cs3darknet_m", "cs3sedarknet_l", "cs3edgenet_x"),
     "CSPDarknet": ("cspdarknet53",),
-    "CSPNeXt": ("cspnext_nano",),
+    "CSPNeXt": ("cspnext_tiny",),
     "CSPResNet": ("cspresnet50",),
     "CSPResNeXt": ("cspresnext50",),
     "CSATv2": ("csatv2",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -52,7 +51,7 @@ def test_a_constant_that_is_an_output_stays_computed():
     model = standardized(outputs=("y", "weight"))
     fold_constants(model)
     assert {node.op_type for node in model.graph.node} >= {"Conv", "Mul"}
-    onnx.checker.check_model(model)
+    assert len(run(model)) == 2
 
 
 @pytest.mark.parametrize("kind", ["random", "large"])
