@@ -24,7 +24,7 @@ from qcam.exporters.onnx_export import export_float
 from qcam.exporters.pooling import refuse_uneven_pooling
 from qcam.exporters.proof import Images, prove
 from qcam.exporters.quantize import QuantizationOptions, quantize
-from qcam.exporters.tap import expose_tap
+from qcam.exporters.tap import expose_tap, repeat_sizes
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
 from qcam.models.sources import LoadedModel
@@ -198,6 +198,7 @@ def write_bundle(
     with new_folder(target, replace=force) as folder:
         network = made()
         fold_constants(network.model)
+        repeat_sizes(network.model, network.tensor)
         quantized = [name for name in PRECISIONS if name in options.precisions and name != "f32"]
         calibration: CalibrationSet | None = None
         ranges = None

@@ -7,7 +7,67 @@ import onnx
 
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import Tap
-from qcam.runtime.graph import Graph
+from qcam.runtime.graph import Graph, attribute
+
+
+def repeat_sizes(model: onnx.ModelProto, tensor: str) -> list[str]:
+    """Let sizes that are computed of the batch in front of the CAM layer be computed of the CAM layer for what is behind it.
+
+    Exporters read the number of images once, at the input, and carry it through the graph as integers. A tail that begins at
+    the CAM layer would have to be given them, whole numbers that say no more than how many images there are.
+
+    Args:
+        model: The float graph; changed.
+        tensor: The CAM layer's tensor, one entry for each image.
+
+    Returns:
+        Names of the integers that are computed of the CAM layer now.
+    """
+    graph = Graph(model)
+    after, fixed = graph.downstream(tensor), graph.fixed
+    behind = [node for node in model.graph.node if after.intersection(node.output)]
+    read = dict.fromkeys(name for node in behind for name in node.input if name and name not in after | fixed | {tensor})
+    copies: dict[str, str] = {}
+    made: list[onnx.NodeProto] = []
+    for name in read:
+        chain = _of_the_batch(graph, name)
+        for node in chain:
+            if node.output[0] in copies:
+                continue
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name = f"{node.output[0]}.behind"
+            inputs = [tensor] if node.op_type == "Shape" else [copies.get(given, given) for given in node.input]
+            del copy.input[:], copy.output[:]
+            copy.input.extend(inputs)
+            copy.output.append(f"{node.output[0]}.behind")
+            copies[node.output[0]] = copy.output[0]
+            made.append(copy)
+    if not made:
+        return []
+    for node in behind:
+        for place, name in enumerate(node.input):
+            if name in read:
+                node.input[place] = copies.get(name, name)
+    place = 1 + next(index for index, node in enumerate(model.graph.node) if tensor in node.output)
+    for number, node in enumerate(made):
+        model.graph.node.insert(place + number, node)
+    return [name for name in read if name in copies]
+
+
+def _of_the_batch(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
+    """Return the nodes that make a tensor of the number of images and of constants, in order; none if more goes into it."""
+    names = graph.upstream([tensor], stop=[node.output[0] for node in graph.model.graph.node if node.op_type == "Shape"])
+    names -= graph.fixed
+    chain = [node for node in graph.model.graph.node if names.intersection(node.output)]
+    for node in chain:
+        if node.op_type == "Shape":
+            begin, end = attribute(node, "start", 0), attribute(node, "end")
+            if (begin, end) != (0, 1):
+                return []
+        elif len(node.output) != 1 or any(name not in names and name not in graph.fixed for name in node.input if name):
+            return []
+    return chain if graph.image_input not in names else []
 
 
 def expose_tap(model: onnx.ModelProto, tensor: str, precision: str) -> tuple[Tap, tuple[Tap, ...]]:
@@ -37,6 +97,8 @@ def expose_tap(model: onnx.ModelProto, tensor: str, precision: str) -> tuple[Tap
         tap_output = quantizer.output[0]
     tail = graph.tail(tap_output, graph.outputs[0])
     tap = _describe(graph, tap_output)
+    for source in tail.skips.values():
+        _refuse_integers(graph, source, tensor)
     skips = tuple(_describe(graph, source) for source in dict.fromkeys(tail.skips.values()))
     for entry in (tap, *skips):
         if entry.output not in graph.outputs:
@@ -45,6 +107,18 @@ def expose_tap(model: onnx.ModelProto, tensor: str, precision: str) -> tuple[Tap
             dimensions = None if shape is None else ["batch" if size is None else size for size in shape]
             model.graph.output.append(onnx.helper.make_tensor_value_info(entry.output, element, dimensions))
     return tap, skips
+
+
+def _refuse_integers(graph: Graph, tensor: str, layer: str) -> None:
+    """Refuse what a tail reads beside the CAM layer if it is no activation."""
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.value_info}
+    node = graph.producer.get(tensor)
+    kind = kinds.get(tensor, onnx.TensorProto.FLOAT)
+    if kind != onnx.TensorProto.FLOAT and (node is None or node.op_type != "QuantizeLinear"):
+        raise QcamError(
+            f"what follows CAM layer {layer} also reads {tensor}, which is no activation "
+            f"({onnx.TensorProto.DataType.Name(kind).lower()}) and does not come from the layer; name another layer with {{cam_layer}}"
+        )
 
 
 def _describe(graph: Graph, output: str) -> Tap:

@@ -99,7 +99,7 @@ def _measured(network: str, images: int, families: Sequence[str], seed: int, fol
         for start in range(0, images, BATCH):
             yield names[start : start + BATCH], shown[start : start + BATCH]
 
-    row: dict[str, Any] = {"parameters": parameters, "given_seeds": given, "layer": bundle.cam_layer.tensor}
+    row: dict[str, Any] = {"images": images, "parameters": parameters, "given_seeds": given, "layer": bundle.cam_layer.tensor}
     row["f32"] = _float_error(bundle, loaded, shown)
     del loaded
     result, counting = _own(bundle, batches)

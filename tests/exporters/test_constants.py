@@ -7,7 +7,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from qcam.common.errors import QcamError
 from qcam.exporters.constants import fold_constants
+from qcam.exporters.tap import expose_tap, repeat_sizes
 
 
 def standardized(extra=(), outputs=("y",)):
@@ -76,3 +78,45 @@ def test_subgraphs_are_left_alone():
     fold_constants(model)
     for one, other in zip(before, run(model), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def of_a_batch(start=0, end=1):
+    """A network that reads the number of images at its input, and reshapes with it behind the CAM layer."""
+    held = {
+        "w": np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32), "one": np.array([1]),
+        "rest": np.array([4 * 36]), "v": np.random.default_rng(1).normal(size=(144, 5)).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Shape", ["x"], ["batch"], start=start, end=end),
+        helper.make_node("Mul", ["batch", "one"], ["images"]),
+        helper.make_node("Concat", ["images", "rest"], ["sizes"], axis=0),
+        helper.make_node("Conv", ["x", "w"], ["map"]),
+        helper.make_node("Reshape", ["map", "sizes"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "v"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_empty_tensor_value_info("y")], [numpy_helper.from_array(value, name) for name, value in held.items()],
+        value_info=[helper.make_tensor_value_info("sizes", TensorProto.INT64, [2])],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_sizes_of_the_batch_are_read_at_the_cam_layer_behind_it():
+    model = of_a_batch()
+    before = run(model, ["y"])[0]
+    assert repeat_sizes(model, "map") == ["sizes"]
+    np.testing.assert_array_equal(run(model, ["y"])[0], before)
+    tap, skips = expose_tap(model, "map", "f32")
+    assert (tap.output, skips) == ("map", ())
+    assert repeat_sizes(model, "map") == []
+
+
+def test_other_integers_beside_the_cam_layer_are_refused_by_name():
+    model = of_a_batch(0, 2)  # with the number of channels, of which the CAM layer has another
+    model.graph.node[2].CopyFrom(helper.make_node("Concat", ["one", "rest"], ["sizes0"], axis=0))
+    model.graph.node.insert(3, helper.make_node("Add", ["sizes0", "images0"], ["sizes"]))
+    model.graph.node.insert(3, helper.make_node("Sub", ["images", "images"], ["images0"]))
+    assert repeat_sizes(model, "map") == []
+    with pytest.raises(QcamError, match=r"reads sizes, which is no activation \(int64\)"):
+        expose_tap(model, "map", "f32")

@@ -119,6 +119,23 @@ def conv(choices: Choices) -> Case:
     return finish(nodes, "c", "QLinearConv", clip=True, unit=unit_of(x, scales))
 
 
+def conv_of_a_row(choices: Choices) -> Case:
+    """Along one axis, as eca's attention over channels."""
+    activations, weights = types(choices)
+    nodes = Nodes(choices, activations)
+    groups = choices.pick(1, 1, 1, 3)
+    inputs, each = choices.integer(1, 9), choices.integer(1, 4)
+    window, step, stride = choices.integer(1, 5), choices.pick(1, 1, 2), choices.pick(1, 1, 2)
+    extent = (window - 1) * step + 1
+    begin, end = choices.integer(0, 2), choices.integer(0, 2)
+    length = max(1, extent - begin - end) + choices.integer(0, 6)
+    (x,) = nodes.inputs((choices.integer(1, 3), groups * inputs, length))
+    w, scales = weight(nodes, (groups * each, inputs, window), weights, 0, groups * each)
+    attributes = {"strides": [stride], "dilations": [step], "group": groups, "pads": [begin, end]}
+    nodes.add("Conv", "c", x.name, w, *bias(nodes, x, scales), **attributes)
+    return finish(nodes, "c", "QLinearConv", clip=True, unit=unit_of(x, scales))
+
+
 def gemm(choices: Choices) -> Case:
     activations, weights = types(choices)
     nodes = Nodes(choices, activations)
@@ -320,6 +337,6 @@ def passing(choices: Choices) -> Case:
 OPERATORS = {
     function.__name__: function
     for function in (
-        conv, gemm, matmul, add, mul, concat, average_pool, global_average_pool, sigmoid, leaky_relu, softmax, passing, unfused,
+        conv, conv_of_a_row, gemm, matmul, add, mul, concat, average_pool, global_average_pool, sigmoid, leaky_relu, softmax, passing, unfused,
     )
 }  # fmt: skip

@@ -35,10 +35,13 @@ def conv(setting: Setting) -> Kernel:
     """
     attributes, (x, w), output = setting.attributes, setting.inputs[:2], setting.output
     raw = setting.constant(1)
-    if raw is None or raw.ndim != 4:
+    if raw is None or raw.ndim not in (3, 4):
         raise UnsupportedGraphError(
-            f"the mirror's QLinearConv needs a constant weight of 4 dimensions, at {setting.group.label}"
+            f"the mirror's QLinearConv needs a constant weight of 3 or 4 dimensions, at {setting.group.label}"
         )
+    flat = raw.ndim == 3
+    if flat:  # of one row
+        raw, attributes = raw[:, :, None], _of_one_row(attributes)
     groups = int(attributes.get("group", 1))
     stride = list(attributes.get("strides") or [1, 1])
     dilation = effective_dilation(list(attributes.get("dilations") or [1, 1]), raw.shape[2:])
@@ -66,6 +69,9 @@ def conv(setting: Setting) -> Kernel:
         return sums.with_bias(exact)
 
     def run(codes: torch.Tensor) -> torch.Tensor:
+        return convolved(codes[:, :, None])[:, :, 0] if flat else convolved(codes)
+
+    def convolved(codes: torch.Tensor) -> torch.Tensor:
         size = list(codes.shape[2:])
         top, left, bottom, right = pads(size)
         whole = (size[0] + top + bottom, size[1] + left + right)
@@ -84,6 +90,18 @@ def conv(setting: Setting) -> Kernel:
         return result
 
     return run
+
+
+def _of_one_row(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a convolution along one axis as those of one over two, the first of length 1."""
+    lifted = dict(attributes)
+    for name, neutral in (("strides", 1), ("dilations", 1), ("kernel_shape", 1)):
+        if lifted.get(name):
+            lifted[name] = [neutral, *lifted[name]]
+    if lifted.get("pads"):
+        begin, end = lifted["pads"]
+        lifted["pads"] = [0, begin, 0, end]
+    return lifted
 
 
 def centred(raw: NDArray[Any], codes: Codes) -> NDArray[np.int16]:

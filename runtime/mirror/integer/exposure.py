@@ -64,6 +64,7 @@ def exposure(graph: Graph, groups: Iterable[KernelGroup]) -> Exposure:
         lowest += int((raw == -128).sum())
         groups_of_node = int(attribute(group.node, "group", 1))  # type: ignore[call-overload]
         if group.node.op_type == "Conv":
+            raw = raw[:, :, None] if raw.ndim == 3 else raw
             if raw.ndim != 4 or (groups_of_node > 1 and raw.shape[1] == 1 and raw.shape[0] == groups_of_node):
                 continue
         elif raw.ndim == 2:

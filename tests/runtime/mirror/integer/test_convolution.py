@@ -3,13 +3,18 @@
 import numpy as np
 import pytest
 from integer_cases import Case, Choices, Nodes, check, here, property_of, run_mirror
-from integer_operators import S8, U8, conv
+from integer_operators import S8, U8, conv, conv_of_a_row
 
 from qcam.common.errors import QcamError
 
 
 @property_of(conv, 300)
 def test_codes_are_onnx_runtimes(case: Case) -> None:
+    check(case)
+
+
+@property_of(conv_of_a_row, 200)
+def test_codes_along_one_axis_are_onnx_runtimes(case: Case) -> None:
     check(case)
 
 
@@ -29,11 +34,10 @@ def test_sums_far_beyond_24_bits(dtype, weights):
     check(nodes.case(result.name, "QLinearConv"))
 
 
-@pytest.mark.parametrize("rank", [1, 3])
-def test_only_images_are_convolved(rank):
+def test_only_rows_and_images_are_convolved():
     nodes = Nodes(Choices.seeded(0), U8, 21)
-    (x,) = nodes.inputs((1, 2, *[5] * rank))
-    nodes.add("Conv", "c", x.name, nodes.held("w", np.ones((3, 2, *[3] * rank), S8), 0.5, 0))
+    (x,) = nodes.inputs((1, 2, 5, 5, 5))
+    nodes.add("Conv", "c", x.name, nodes.held("w", np.ones((3, 2, 3, 3, 3), S8), 0.5, 0))
     case = nodes.case(nodes.quantize("c", 1.0, 0, name="result").name, "QLinearConv")
     with pytest.raises(QcamError, match="Conv_c"):
         run_mirror(case, here())
