@@ -117,7 +117,8 @@ def _refuse_integers(graph: Graph, tensor: str, layer: str) -> None:
     if kind != onnx.TensorProto.FLOAT and (node is None or node.op_type != "QuantizeLinear"):
         raise QcamError(
             f"what follows CAM layer {layer} also reads {tensor}, which is no activation "
-            f"({onnx.TensorProto.DataType.Name(kind).lower()}) and does not come from the layer; name another layer with {{cam_layer}}"
+            f"({onnx.TensorProto.DataType.Name(kind).lower()}) and does not come from the layer; "
+            "name another layer with {cam_layer}"
         )
 
 

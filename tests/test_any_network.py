@@ -1,4 +1,4 @@
-"""Any network: twelve of torchvision and timm that no other test knows, from name to verdict; and the tool that tries them all."""
+"""Any network: twelve that no other test knows, from name to verdict; and the tool that tries them all."""
 
 from __future__ import annotations
 

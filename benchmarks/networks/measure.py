@@ -179,7 +179,8 @@ def _distinct(counting: Counting, bundle: Bundle, result: CheckResult) -> dict[s
 
 def _judged(row: dict[str, Any]) -> dict[str, Any]:
     """Return the verdict: equal, or the first reason why not."""
-    elsewhere = [f"{family}: {found['different']} codes differ" for family, found in row["others"].items() if found["different"]]
+    others = row["others"].items()
+    elsewhere = [f"{family}: {found['different']} codes differ" for family, found in others if found["different"]]
     reasons = {
         f"f32's logits are {row['f32']:.1e} from PyTorch's": not row["f32"] <= FLOAT_BOUND,
         f"{row['different']} of {row['codes']} codes differ, first at {row['first']}": row["different"] > 0,

@@ -96,7 +96,9 @@ TIMM: dict[str, tuple[str, ...]] = {
     "Res2Net": ("res2net50_48w_2s",),
     "Res2NeXt": ("res2next50",),
     "ResNeSt": ("resnest14d",),
-    "ResNet": ("resnet10t", "resnet18", "resnet26d", "resnet33ts", "resnet61q", "resnetaa50", "resnetblur50", "resnet50_gn", "test_resnet"),
+    "ResNet": (
+        "resnet10t", "resnet18", "resnet26d", "resnet33ts", "resnet61q", "resnetaa50", "resnetblur50", "resnet50_gn", "test_resnet",
+    ),
     "ResNet-RS": ("resnetrs50",),
     "ResNet V2": ("resnetv2_50", "resnetv2_50d_gn", "resnetv2_50d_evos"),
     "ResNeXt": ("resnext26ts", "resnext50_32x4d"),
@@ -126,8 +128,8 @@ SAMPLE = (
 
 #: Looked at on twenty photographs, and on the other families' kernels as well.
 THOROUGH = (
-    "resnet18", "mobilenet_v3_small", "googlenet", "timm:convnext_atto", "timm:dla34", "timm:ghostnetv2_100", "timm:hrnet_w18_small",
-    "timm:mobilenetv4_conv_small", "timm:regnety_002", "timm:resnest14d",
+    "resnet18", "mobilenet_v3_small", "googlenet", "timm:convnext_atto", "timm:dla34", "timm:ghostnetv2_100",
+    "timm:hrnet_w18_small", "timm:mobilenetv4_conv_small", "timm:regnety_002", "timm:resnest14d",
 )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ def table(rows: dict[str, dict[str, Any]], families: dict[str, str], mirror: str
         done = [name for name in mine if name in known]
         passed = [name for name in mine if name in equal]
         more = f" of {len({families[name] for name in passed})} families" if prefix else ""
-        lines.append(f"- {library}: **{len(passed)}** networks{more} pass, of {len(done)} that were tried and {len(mine)} listed.")
+        tried = f"of {len(done)} that were tried and {len(mine)} listed"
+        lines.append(f"- {library}: **{len(passed)}** networks{more} pass, {tried}.")
     lines.append(f"- Codes compared: {sum(row.get('codes', 0) for row in known.values()):,}; different: "
                  f"{sum(row.get('different', 0) for row in known.values()):,}.")  # fmt: skip
     others = Counter(
@@ -38,14 +39,18 @@ def table(rows: dict[str, dict[str, Any]], families: dict[str, str], mirror: str
     older = [name for name, row in known.items() if row.get("mirror") != mirror]
     if older:
         lines.append(f"- {len(older)} rows (marked ¹) were measured with earlier sources of the mirror.")
-    lines += ["", "| network | photographs | tensors | codes | different | f32, relative | tensors of ≥ 16 codes | |", "|---|--:|--:|--:|--:|--:|--:|---|"]
+    lines += [
+        "", "| network | photographs | tensors | codes | different | f32, relative | tensors of ≥ 16 codes | |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
+    ]  # fmt: skip
     for name in sorted(known, key=lambda each: (each.startswith("timm:"), each)):
         row = known[name]
         mark = " ¹" if name in older else ""
         said = "passes" if row["result"] == "equal" else f"{row['result']}: {row['reason']}"
         said = " ".join(said.split()).replace("|", "/")[:200]
         if "codes" in row:
-            numbers = f"{row['tensors']} | {row['codes']:,} | {row['different']:,} | {row['f32']:.0e} | {row['distinct_tensors']:.0%}"
+            counts = f"{row['tensors']} | {row['codes']:,} | {row['different']:,}"
+            numbers = f"{counts} | {row['f32']:.0e} | {row['distinct_tensors']:.0%}"
         else:
             numbers = " | | | | "
         lines.append(f"| {name}{mark} | {row['images']} | {numbers} | {said} |")

@@ -61,15 +61,16 @@ def write_rows(rows: dict[str, dict[str, Any]], path: Path = ROWS) -> None:
 
 def measured(network: str, images: int, families: tuple[str, ...], memory: float, minutes: float) -> dict[str, Any]:
     """Measure a network in a process of its own; what stops it becomes its row."""
-    program = "import json, sys; from measure import measure as m; print(json.dumps(m(sys.argv[1], int(sys.argv[2]), sys.argv[3:])))"
+    program = "import json, sys, measure as m; print(json.dumps(m.measure(sys.argv[1], int(sys.argv[2]), sys.argv[3:])))"
     started = time.monotonic()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT / "src")]), "OMP_WAIT_POLICY": "PASSIVE"}
     log = ROOT / "build" / "networks" / f"{network.replace(':', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            [sys.executable, "-c", program, network, str(images), *families], stdout=subprocess.PIPE, stderr=errors, env=environment
-        )
+            [sys.executable, "-c", program, network, str(images), *families], stdout=subprocess.PIPE, stderr=errors,
+            env=environment,
+        )  # fmt: skip
     peak, reason = 0.0, ""
     while child.poll() is None and not reason:
         time.sleep(0.2)

@@ -70,7 +70,8 @@ def test_what_is_another_value_each_time_or_much_larger_stays(kind):
 
 
 def test_subgraphs_are_left_alone():
-    inner = helper.make_graph([helper.make_node("Identity", ["weight"], ["w2"])], "then", [], [helper.make_empty_tensor_value_info("w2")])
+    inside = [helper.make_node("Identity", ["weight"], ["w2"])]
+    inner = helper.make_graph(inside, "then", [], [helper.make_empty_tensor_value_info("w2")])
     choose = helper.make_node("If", ["yes"], ["chosen"], then_branch=inner, else_branch=inner)
     model = standardized([choose, helper.make_node("Conv", ["x", "chosen"], ["z"], pads=[1, 1, 1, 1])], outputs=("y", "z"))
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))

@@ -337,6 +337,7 @@ def passing(choices: Choices) -> Case:
 OPERATORS = {
     function.__name__: function
     for function in (
-        conv, conv_of_a_row, gemm, matmul, add, mul, concat, average_pool, global_average_pool, sigmoid, leaky_relu, softmax, passing, unfused,
+        conv, conv_of_a_row, gemm, matmul, add, mul, concat, average_pool, global_average_pool, sigmoid, leaky_relu, softmax,
+        passing, unfused,
     )
 }  # fmt: skip
