@@ -97,7 +97,8 @@ TIMM: dict[str, tuple[str, ...]] = {
     "Res2NeXt": ("res2next50",),
     "ResNeSt": ("resnest14d",),
     "ResNet": (
-        "resnet10t", "resnet18", "resnet26d", "resnet33ts", "resnet61q", "resnetaa50", "resnetblur50", "resnet50_gn", "test_resnet",
+        "resnet10t", "resnet18", "resnet26d", "resnet33ts", "resnet61q", "resnetaa50", "resnetblur50", "resnet50_gn",
+        "test_resnet",
     ),
     "ResNet-RS": ("resnetrs50",),
     "ResNet V2": ("resnetv2_50", "resnetv2_50d_gn", "resnetv2_50d_evos"),
