@@ -171,7 +171,8 @@ def _codes(result: CheckResult) -> dict[str, Any]:
 
 def _distinct(counting: Counting, bundle: Bundle, result: CheckResult) -> dict[str, Any]:
     counts = {name: int(seen.sum()) for name, seen in counting.seen.items()}
-    compared = [counts[tensor.name] for tensor in result.tensors if tensor.name in counts]
+    # A tensor of one value an image has no room for as many codes.
+    compared = [counts[each.name] for each in result.tensors if each.name in counts and each.elements >= DISTINCT]
     tap = bundle.precision("int8").tap.output
     enough = sum(count >= DISTINCT for count in compared)
     return {"distinct_tensors": enough / max(len(compared), 1), "distinct_tap": counts.get(tap)}
