@@ -7,7 +7,7 @@ import onnx
 
 from qcam.common.errors import QcamError
 from qcam.runtime.bundle import Tap
-from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.graph import Graph, alone, attribute
 
 
 def repeat_sizes(model: onnx.ModelProto, tensor: str) -> list[str]:
@@ -34,8 +34,7 @@ def repeat_sizes(model: onnx.ModelProto, tensor: str) -> list[str]:
         for node in chain:
             if node.output[0] in copies:
                 continue
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
+            copy = alone(node)
             copy.name = f"{node.output[0]}.behind"
             inputs = [tensor] if node.op_type == "Shape" else [copies.get(given, given) for given in node.input]
             del copy.input[:], copy.output[:]

@@ -33,7 +33,6 @@ class Loops:
     look_up: Callable[..., None]
     look_up_pairs: Callable[..., None]
     saturate: Callable[..., None]
-    dequantize: Callable[..., None]
     sum_maps: Callable[..., None]
 
 
@@ -70,6 +69,7 @@ def _compiled(numba: Any) -> Loops:
                     steps = high
                 into[row, channel] = np.uint8(_I32(np.rint(steps)) + zero)
 
+    # In place it is a loop of its own: where two arrays might overlap, LLVM does one value at a time.
     @loop("void(float32[::1], float32, float32, float32)")
     def fake_quantize(values: Any, scale: Any, low: Any, high: Any) -> None:
         for place in range(values.shape[0]):
@@ -90,7 +90,7 @@ def _compiled(numba: Any) -> Loops:
                 steps = high
             into[place] = np.rint(steps) * scale
 
-    @loop("void(uint8[::1], uint8[::1], uint8[::1])")
+    @loop([f"void({kind}[::1], uint8[::1], {kind}[::1])" for kind in ("uint8", "float32")])
     def look_up(table: Any, codes: Any, into: Any) -> None:
         for place in range(codes.shape[0]):
             into[place] = table[codes[place]]
@@ -115,11 +115,6 @@ def _compiled(numba: Any) -> Loops:
                             sums[place, outputs[pair]] -= total - 32767
                         elif total < -32768:
                             sums[place, outputs[pair]] -= total + 32768
-
-    @loop("void(uint8[::1], float32[::1], float32[::1])")
-    def dequantize(codes: Any, values: Any, into: Any) -> None:
-        for place in range(codes.shape[0]):
-            into[place] = values[codes[place]]
 
     @loop("float32(float32[:], int64, boolean)")
     def sum_map(values: Any, start: Any, neighbours: Any) -> Any:
@@ -180,7 +175,7 @@ def _compiled(numba: Any) -> Loops:
                 left = lanes[0, channel] + lanes[second, channel]
                 into[image, channel] = left + (lanes[third, channel] + lanes[3, channel])
 
-    return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate, dequantize, sum_maps)
+    return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate, sum_maps)
 
 
 def loops_for(*tensors: torch.Tensor) -> Loops | None:

@@ -84,10 +84,11 @@ def dequantize_linear(
     if block_size or output_dtype not in (0, 1):
         raise UnsupportedGraphError("DequantizeLinear with blocks or to another type than float32 is not supported")
     _refuse_narrow(scale)
+    looked_up = _looked_up(codes, scale, zero_point)
+    if looked_up is not None:
+        return looked_up
     if codes.is_floating_point():  # codes of a QuantizeLinear in this graph, exact in float32
         steps = codes if zero_point is None else codes - along(zero_point.to(torch.float32), codes, axis)
-    elif codes.dtype in BYTES and scale.numel() == 1 and codes.device.type == "cpu" and not scale.requires_grad:
-        return _dequantized_bytes(codes, scale, zero_point)
     elif codes.dtype in BYTES:
         steps = codes.to(torch.float32)
         if zero_point is not None:
@@ -100,18 +101,18 @@ def dequantize_linear(
     return steps * along(scale, codes, axis)
 
 
-def _dequantized_bytes(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-    """Return (codes - zero_point) · scale of codes of 8 bits, one scale for all; laid out as they are."""
-    loops, flat = compiled.loops_for(codes), memory(codes)
+def _looked_up(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor | None:
+    """Return (codes - zero_point) · scale by a compiled table; None unless they are bytes without gaps, of one scale."""
+    loops = compiled.loops_for(codes) if scale.numel() == 1 and not scale.requires_grad else None
+    flat = memory(codes) if loops is not None else None
     if loops is None or flat is None:
-        steps = codes.to(torch.float32)
-        return (steps if zero_point is None else steps.sub_(zero_point.reshape(()).to(torch.float32))).mul_(scale.reshape(()))
+        return None
     every = torch.arange(256, dtype=torch.uint8).view(codes.dtype).to(torch.float32)  # by byte
     values = (every if zero_point is None else every - zero_point.reshape(()).to(torch.float32)) * scale.reshape(())
     result, written = laid_out_as(codes, torch.float32)
 
     def work(part: slice) -> None:
-        loops.dequantize(compiled.in_bytes(flat[part]), values.numpy(), written[part].numpy())
+        loops.look_up(values.numpy(), compiled.in_bytes(flat[part]), written[part].numpy())
 
     across(parts_of(len(written), 1, written.device), work)
     return result
