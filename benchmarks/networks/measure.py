@@ -185,12 +185,13 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
     reasons = {
         f"f32's logits are {row['f32']:.1e} from PyTorch's": not row["f32"] <= FLOAT_BOUND,
         f"{row['different']} of {row['codes']} codes differ, first at {row['first']}": row["different"] > 0,
-        f"{row['images'] - row['cams']} of {row['images']} CAMs are undefined": row["cams"] < row["images"],
         "; ".join(elsewhere): bool(elsewhere),
     }
     for reason, applies in reasons.items():
         if applies:
             return {"result": "differs", "reason": reason}
+    if row["cams"] < row["images"]:
+        return {"result": "undefined", "reason": f"{row['images'] - row['cams']} of {row['images']} CAMs are zero everywhere"}
     tap = row["distinct_tap"]
     if row["distinct_tensors"] < SHARE_DISTINCT or (tap is not None and tap < DISTINCT):
         return {"result": "dead", "reason": f"{row['distinct_tensors']:.0%} of tensors with {DISTINCT} codes, tap {tap}"}

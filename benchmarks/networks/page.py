@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from qcam.common.files import write_atomically
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- networks: begin -->", "<!-- networks: end -->"
 
@@ -47,6 +49,7 @@ def table(rows: dict[str, dict[str, Any]], families: dict[str, str], mirror: str
         row = known[name]
         mark = " ¹" if name in older else ""
         said = "passes" if row["result"] == "equal" else f"{row['result']}: {row['reason']}"
+        said += f" (seed {row['seed']})" if row.get("seed") else ""
         said = " ".join(said.split()).replace("|", "/")[:200]
         if "codes" in row:
             counts = f"{row['tensors']} | {row['codes']:,} | {row['different']:,}"
@@ -66,4 +69,4 @@ def write_page(rows: dict[str, dict[str, Any]], families: dict[str, str], mirror
     before, found, rest = text.partition(BEGIN)
     if not found:
         raise SystemExit(f"{page} has no {BEGIN}")
-    page.write_text(f"{before}{BEGIN}\n{table(rows, families, mirror)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    write_atomically(page, f"{before}{BEGIN}\n{table(rows, families, mirror)}\n{END}{rest.partition(END)[2]}")

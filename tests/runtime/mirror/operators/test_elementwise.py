@@ -12,6 +12,7 @@ SHAPES = (
 )
 WHOLE = np.array([-7, 7, -1, 6], np.int64)
 NAN_OR_INF = np.array([-2, 0, 4], np.float32)
+MANY = np.random.default_rng(0).random(20_000, np.float32) * 9 + np.float32(0.01)
 
 CASES = [
     *(case(operator, label, a, b) for operator in ("Add", "Sub", "Mul", "Div") for label, a, b in SHAPES),
@@ -31,6 +32,8 @@ CASES = [
     *(case(operator, "plain", A) for operator in ("Neg", "Abs", "Reciprocal", "Exp", "Erf")),
     *(case(operator, "positive", abs(A)) for operator in ("Sqrt", "Log")),
     *(case(operator, "outside", NAN_OR_INF) for operator in ("Sqrt", "Log", "Reciprocal")),
+    case("Sqrt", "many, rounded once", MANY, tolerance=0),  # a vectorized square root is one digit off now and then
+    *(case(operator, "many, rounded once", MANY, MANY[::-1].copy(), tolerance=0) for operator in ("Add", "Sub", "Mul", "Div")),
     *(case(operator, "whole numbers", WHOLE, tolerance=0) for operator in ("Neg", "Abs")),
     *(
         case(operator, "halves", np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.49, 7], np.float32), tolerance=0)
