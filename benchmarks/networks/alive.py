@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 NOTHING = 0.5
 
 
-def bring_to_life(module: torch.nn.Module, images: NDArray, seed: int, batch: int = 4) -> int:
+def bring_to_life(module: torch.nn.Module, images: NDArray, seed: int, batch: int = 8) -> int:
     """Give seeds to parameters that are one constant, and BatchNorm the statistics of photographs; in place.
 
     Args:
