@@ -23,8 +23,16 @@ def conv(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> torch.Tensor:
-    """Convolution over images, or over sequences; asymmetric pads are added in front of it."""
+    """Convolution over images, or over sequences; asymmetric pads are added in front of it.
+
+    Raises:
+        UnsupportedGraphError: If the weight has other spatial dimensions, or an attribute does not fit it.
+    """
+    if kernel_shape is not None and list(kernel_shape) != list(weight.shape[2:]):
+        raise UnsupportedGraphError(f"Conv with kernel_shape {kernel_shape} and a weight of shape {list(weight.shape)}")
     if weight.dim() == 3:  # a sequence is an image of one row
+        if pads is not None and len(pads) != 2:
+            raise UnsupportedGraphError(f"Conv over sequences with pads {pads} is not possible")
         start, end = pads or [0, 0]
         row = {"auto_pad": auto_pad, "pads": [0, start, 0, end], "group": group}
         flat: torch.Tensor = conv(

@@ -24,18 +24,33 @@ def constant_of_shape(shape: torch.Tensor, *, value: onnx.TensorProto | None = N
 
 @operator("Range", versions=(11,))
 def range_(start: torch.Tensor, limit: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    """Return start, start + delta, … before the limit; each is start + its number · delta."""
+    """Return start, start + delta, … before the limit; each is the one before + delta, as ONNX Runtime adds them.
+
+    Raises:
+        UnsupportedGraphError: If the steps are 0, if a float is no number that can be counted to, or if a gradient is wanted.
+    """
+    if start.requires_grad or delta.requires_grad:
+        raise UnsupportedGraphError("Range of values that depend on the CAM layer is not supported")
     first, last, step = (value.item() for value in (start, limit, delta))
     if step == 0:
         raise UnsupportedGraphError("Range with steps of 0 has no end")
-    count = max(int(np.ceil((last - first) / step)), 0)
-    numbers = torch.arange(count, dtype=start.dtype, device=start.device)
-    return numbers * delta.reshape(()) + start.reshape(())
+    if start.is_floating_point():
+        steps = (last - first) / step
+        if not np.isfinite(steps):
+            raise UnsupportedGraphError(f"Range from {first} to {last} in steps of {step} has no number of values")
+        count = int(np.ceil(steps))
+    else:
+        count = int(-((first - last) // step))  # exact, however large
+    values = np.full(max(count, 0), step, start.cpu().numpy().dtype)
+    values[:1] = first
+    return torch.from_numpy(np.add.accumulate(values, dtype=values.dtype)).to(start.device)
 
 
 @operator("CumSum", versions=(11, 14))
 def cumulative_sum(x: torch.Tensor, axis: torch.Tensor, *, exclusive: int = 0, reverse: int = 0) -> torch.Tensor:
     """Sums of all values up to each place along an axis, from the end if `reverse`, without its own if `exclusive`."""
+    if x.dim() == 0:
+        raise UnsupportedGraphError("CumSum of a single number is not possible")
     along = int(axis)
     turned = x.flip(along) if reverse else x
     sums = turned.cumsum(along, dtype=x.dtype)

@@ -18,9 +18,11 @@ def resolve_pads(auto_pad: str, pads: list[int] | None, size: list[int], window:
         stride: Vertical and horizontal step.
 
     Raises:
-        UnsupportedGraphError: If `auto_pad` is something else.
+        UnsupportedGraphError: If `auto_pad` is something else, or explicit pads are not four that add something.
     """
     if auto_pad == "NOTSET":
+        if pads and (len(pads) != 4 or min(pads) < 0):
+            raise UnsupportedGraphError(f"pads {pads} around a window over images are not possible")
         return list(pads or [0, 0, 0, 0])
     if auto_pad == "VALID":
         return [0, 0, 0, 0]
@@ -33,6 +35,22 @@ def resolve_pads(auto_pad: str, pads: list[int] | None, size: list[int], window:
     small = [value // 2 for value in total]
     large = [value - half for value, half in zip(total, small, strict=True)]
     return [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]
+
+
+def axis_of(axis: int, rank: int, operator: str) -> int:
+    """Return an axis counted from the front.
+
+    Args:
+        axis: As the node names it, from the end if negative.
+        rank: How many there are.
+        operator: The node's operator, for the error.
+
+    Raises:
+        UnsupportedGraphError: If there is no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise UnsupportedGraphError(f"{operator} along axis {axis} of a tensor of {rank} dimensions is not possible")
+    return axis % rank
 
 
 def effective_dilation(dilation: Sequence[int], kernel: Sequence[int]) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from qcam.common.errors import UnsupportedGraphError
+from qcam.runtime.mirror.operators.padding import axis_of
 from qcam.runtime.mirror.registry import operator
 
 _HALF = np.float32(0.5)
@@ -31,22 +32,37 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> torch.Tensor:
-    """Return x at other sizes of some axes; places between two values are worked out in float32, as ONNX Runtime does."""
+    """Return x at other sizes of some axes; places between two values are worked out in float32, as ONNX Runtime does.
+
+    Where no size changes, x is returned as it is, whatever the scales.
+
+    Raises:
+        UnsupportedGraphError: If an attribute is not supported, or sizes, scales and axes do not fit.
+    """
     if antialias or mode not in ("nearest", "linear"):
         raise UnsupportedGraphError(f"Resize with mode {mode}{' and antialias' if antialias else ''} is not supported")
     if keep_aspect_ratio_policy != "stretch":
         raise UnsupportedGraphError(f"Resize with keep_aspect_ratio_policy {keep_aspect_ratio_policy} is not supported")
-    chosen = [axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)]
+    chosen = [axis_of(axis, x.dim(), "Resize") for axis in (range(x.dim()) if axes is None else axes)]
+    if len(set(chosen)) < len(chosen):
+        raise UnsupportedGraphError(f"Resize along axes {axes} names one twice")
     before = [x.shape[axis] for axis in chosen]
     given = scales is not None and scales.numel() > 0
     if given == (sizes is not None and sizes.numel() > 0):
         raise UnsupportedGraphError("Resize takes either scales or sizes")
+    told = scales if given else sizes
+    if told is not None and told.numel() != len(chosen):
+        raise UnsupportedGraphError(f"Resize of {len(chosen)} axes with {told.numel()} sizes or scales is not possible")
     if given and scales is not None:
         factors = [np.float32(scale) for scale in scales.tolist()]
+        if not all(factor > 0 for factor in factors):
+            raise UnsupportedGraphError(f"Resize with scales {[float(factor) for factor in factors]} is not possible")
         after = [int(np.floor(np.float32(size) * scale)) for size, scale in zip(before, factors, strict=True)]
     else:
         after = [int(size) for size in ([] if sizes is None else sizes.tolist())]
         factors = [np.float32(new) / np.float32(old) for new, old in zip(after, before, strict=True)]
+    if after == before:
+        return x
     places = {
         axis: _places(coordinate_transformation_mode, old, new, factor)
         for axis, old, new, factor in zip(chosen, before, after, factors, strict=True)
@@ -92,7 +108,16 @@ def _nearest(mode: str, places: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _linear(x: torch.Tensor, places: dict[int, NDArray[np.float32]]) -> torch.Tensor:
-    """Return values between two neighbours along one axis, or between four along two."""
+    """Return values between two neighbours along one axis, or between four along two; those of float16 are rounded once.
+
+    Raises:
+        UnsupportedGraphError: If there are more axes, or x is of whole numbers: there one digit of a float decides.
+    """
+    if not x.is_floating_point():
+        kind = str(x.dtype).removeprefix("torch.")
+        raise UnsupportedGraphError(f"Resize with mode linear of {kind} is not supported; only floats are")
+    if x.dtype == torch.float16:
+        return _linear(x.float(), places).half()
     if len(places) > 2:
         raise UnsupportedGraphError(f"Resize with mode linear along {len(places)} axes is not supported; only images are")
     result: torch.Tensor | None = None

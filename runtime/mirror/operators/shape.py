@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from qcam.common.errors import UnsupportedGraphError
+from qcam.runtime.mirror.operators.padding import axis_of
 from qcam.runtime.mirror.registry import operator
 
 
@@ -74,7 +75,7 @@ def unsqueeze(x: torch.Tensor, axes_input: torch.Tensor | None = None, *, axes: 
     """Return x with dimensions of size 1 inserted at the given places of the result."""
     chosen = axes_input.tolist() if axes_input is not None else axes or []
     rank = x.dim() + len(chosen)
-    for axis in sorted(int(axis) % rank for axis in chosen):
+    for axis in sorted(axis_of(int(axis), rank, "Unsqueeze") for axis in chosen):
         x = x.unsqueeze(axis)
     return x
 
@@ -173,20 +174,29 @@ def pad(
     *,
     mode: str = "constant",
 ) -> torch.Tensor:
-    """Return x with values around it."""
+    """Return x with values around it; negative pads cut values off first. Of axes named twice the last counts.
+
+    Raises:
+        UnsupportedGraphError: If the mode is unknown, an axis or a pad too few or too many, or nothing is left to repeat.
+    """
     if mode != "constant" and mode not in _PLACES:
         raise UnsupportedGraphError(f"Pad with mode {mode} is not supported")
     amounts = [int(amount) for amount in pads.tolist()]
-    chosen = [int(axis) % x.dim() for axis in axes.tolist()] if axes is not None else list(range(x.dim()))
-    around = list(zip(chosen, amounts[: len(chosen)], amounts[len(chosen) :], strict=True))
+    chosen = [axis_of(int(axis), x.dim(), "Pad") for axis in axes.tolist()] if axes is not None else list(range(x.dim()))
+    if len(amounts) != 2 * len(chosen):
+        raise UnsupportedGraphError(f"Pad with {len(amounts)} pads along {len(chosen)} axes is not possible")
+    around = dict(zip(chosen, zip(amounts[: len(chosen)], amounts[len(chosen) :], strict=True), strict=True))
     if mode in _PLACES:
-        for axis, before, after in around:
+        for axis, (before, after) in around.items():
+            first, last = max(-before, 0), x.shape[axis] - max(-after, 0)  # what negative pads leave
+            if (before or after) and last <= first:
+                raise UnsupportedGraphError(f"Pad with mode {mode} and pads {before} and {after} of {x.shape[axis]} values")
             if before or after:
-                places = _PLACES[mode](torch.arange(-before, x.shape[axis] + after), x.shape[axis])
-                x = x.index_select(axis, places.to(x.device))
+                places = _PLACES[mode](torch.arange(-max(before, 0), last - first + max(after, 0)), last - first)
+                x = x.index_select(axis, (first + places).to(x.device))
         return x
     flat = [0] * (2 * x.dim())
-    for axis, before, after in around:
+    for axis, (before, after) in around.items():
         flat[2 * (x.dim() - 1 - axis) : 2 * (x.dim() - axis)] = [before, after]
     return F.pad(x, flat, value=0.0 if value is None or value.numel() == 0 else value.item())
 
@@ -216,9 +226,23 @@ def tile(x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
 
 @operator("ScatterND", versions=(11, 13, 16, 18))
 def scatter_nd(x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *, reduction: str = "none") -> torch.Tensor:
-    """Return x with other values at some places; the last axis of the indices counts along the first axes of x."""
+    """Return x with other values at some places; the last axis of the indices counts along the first axes of x.
+
+    Raises:
+        UnsupportedGraphError: If updates are to be combined, if shapes do not fit, or if an index is outside or there twice.
+    """
     if reduction != "none":
         raise UnsupportedGraphError(f"ScatterND with reduction {reduction} is not supported")
-    places = tuple(indices.to(x.device).unbind(-1))
-    return x.index_put(tuple(torch.where(place < 0, place + size, place) for place, size in zip(places, x.shape, strict=False)),
-                       updates)  # fmt: skip
+    depth = indices.shape[-1]
+    if depth > x.dim() or list(updates.shape) != [*indices.shape[:-1], *x.shape[depth:]]:
+        raise UnsupportedGraphError(
+            f"ScatterND into shape {list(x.shape)} with indices of {list(indices.shape)} and updates of {list(updates.shape)}"
+        )
+    sizes = torch.tensor(x.shape[:depth], dtype=indices.dtype, device=indices.device)
+    places = torch.where(indices < 0, indices + sizes, indices)
+    if bool(((places < 0) | (places >= sizes)).any()):
+        raise UnsupportedGraphError(f"ScatterND into shape {list(x.shape)} has an index outside")
+    rows = places.reshape(-1, depth)
+    if len(rows) > 1 and len(torch.unique(rows, dim=0)) < len(rows):
+        raise UnsupportedGraphError("ScatterND with an index that is there twice is not supported: which value stays is open")
+    return x.index_put(tuple(places.to(x.device).unbind(-1)), updates)

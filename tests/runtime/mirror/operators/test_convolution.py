@@ -76,6 +76,24 @@ def test_refuses_an_unknown_auto_pad():
 
 
 @pytest.mark.parametrize(
+    ("size", "attributes", "message"),
+    [
+        ((5, 5), {"kernel_shape": [5, 5]}, r"Conv with kernel_shape \[5, 5\] and a weight of shape \[3, 2, 3, 3\]"),
+        ((5,), {"kernel_shape": [5]}, r"Conv with kernel_shape \[5\] and a weight of shape \[3, 2, 3\]"),
+        ((5, 5), {"pads": [-1, 0, 0, 0]}, r"pads \[-1, 0, 0, 0\] around a window"),
+        ((5, 5), {"pads": [1, 1]}, r"pads \[1, 1\] around a window"),
+        ((5,), {"pads": [-1, 0]}, r"pads \[0, -1, 0, 0\] around a window"),
+        ((5,), {"pads": [1, 1, 1, 1]}, r"Conv over sequences with pads \[1, 1, 1, 1\]"),
+    ],
+    ids=str,
+)
+def test_refuses_what_does_not_fit_the_weight(size, attributes, message):
+    x, weight = torch.ones(1, 2, *size), torch.ones(3, 2, *[3] * len(size))
+    with pytest.raises(QcamError, match=message):
+        conv(x, weight, **attributes)
+
+
+@pytest.mark.parametrize(
     "attributes",
     [{}, {"pads": [1, 0, 0, 2], "strides": [2, 1]}, {"auto_pad": "SAME_UPPER"}, {"group": 2, "dilations": [2, 1]}],
     ids=str,

@@ -52,6 +52,13 @@ CASES = [
         for count in [groups if opset == 18 else 6]
         for label, size, epsilon in (("map", (4, 5), 1e-5), ("epsilon", (4, 5), 0.1), ("sequence", (7,), 1e-5))
     ),
+    # As below; one position of one image, which PyTorch's own function refuses.
+    *(
+        case("GroupNormalization", f"one position of {images}", floats(images, 4, 1, 1), floats(4), floats(4), num_groups=4,
+             opsets=(opset,), tolerance=1e-4)
+        for opset in (18, 21)
+        for images in (1, 2)
+    ),
     case("InstanceNormalization", "map", X, SCALE, BIAS),
     case("InstanceNormalization", "epsilon", X, SCALE, BIAS, epsilon=0.1),
     case("InstanceNormalization", "sequence", floats(2, 3, 5), SCALE, BIAS),
@@ -69,6 +76,24 @@ def test_refuses_training():
     training = operator_function("BatchNormalization", training_mode=1)
     with pytest.raises(QcamError, match="BatchNormalization in training mode"):
         training(*[None] * 5)
+
+
+@pytest.mark.parametrize(
+    ("opset", "scale", "bias", "attributes", "message"),
+    [
+        (18, 6, 6, {"num_groups": 2}, r"6 channels in 2 groups: its scale is of shape \[6\]; this version takes \[2\]"),
+        (18, 1, 1, {"num_groups": 2}, r"its scale is of shape \[1\]; this version takes \[2\]"),
+        (21, 2, 2, {"num_groups": 2}, r"its scale is of shape \[2\]; this version takes \[6\]"),
+        (21, 6, 2, {"num_groups": 2}, r"its bias is of shape \[2\]; this version takes \[6\]"),
+        (21, 6, 6, {"num_groups": 4}, "GroupNormalization of 6 channels in 4 groups is not possible"),
+        (21, 6, 6, {"num_groups": 0}, "GroupNormalization of 6 channels in 0 groups is not possible"),
+        (21, 6, 6, {"num_groups": 2, "stash_type": 10}, "GroupNormalization with stash_type 10 is not supported"),
+    ],
+)
+def test_refuses_groups_that_do_not_fit(opset, scale, bias, attributes, message):
+    normalized = operator_function("GroupNormalization", opset, **attributes)
+    with pytest.raises(QcamError, match=message):
+        normalized(torch.ones(1, 6, 2, 2), torch.ones(scale), torch.ones(bias))
 
 
 def test_gradient_of_batch_normalization_equals_finite_differences():

@@ -35,6 +35,30 @@ CASES = [
         case("Resize", f"linear scales {label}", X, NONE, scales(*factors), mode="linear", tolerance=1e-6)
         for label, factors in (("twice", (2, 2)), ("odd", (1.5, 0.55)), ("nothing", (1, 1)))
     ),
+    *(
+        # No size changes: ONNX Runtime copies, onnx.reference does not.
+        case("Resize", f"{kind} {mode} same sizes {factors}", X, NONE, scales(*factors), mode=kind, nearest_mode="floor",
+             coordinate_transformation_mode=mode, tolerance=0, reference=None)
+        for kind in ("nearest", "linear")
+        for mode in ("half_pixel", "asymmetric")
+        for factors in ((1.0001, 1.0001), (1, 1.1))
+    ),
+    *(
+        case("Resize", f"{kind} {mode} one size as it is", X, NONE, scales(1.05, 1.5), mode=kind, nearest_mode="floor",
+             coordinate_transformation_mode=mode, tolerance=0 if kind == "nearest" else 1e-6)
+        for kind in ("nearest", "linear")
+        for mode in ("half_pixel", "asymmetric")
+    ),
+    *(
+        case("Resize", f"linear float16 {label}", (20 * X).astype(np.float16), None, None, ints(2, 3, *size), mode="linear",
+             tolerance=0, reference=None, opsets=versions("Resize", 13))
+        for label, size in TARGETS.items()
+    ),
+    *(
+        case("Resize", f"nearest {kind.__name__}", (20 * X).astype(kind), None, None, ints(2, 3, 7, 3), tolerance=0,
+             opsets=versions("Resize", 13))
+        for kind in (np.uint8, np.int8, np.int32)
+    ),
     case("Resize", "axes", X, None, None, ints(4, 9), axes=[2, 3], mode="linear", tolerance=1e-6,
          opsets=versions("Resize", 18)),
 ]  # fmt: skip
@@ -57,6 +81,30 @@ def test_equals_the_oracles(item, opset):
 def test_refuses(attributes, message):
     with pytest.raises(QcamError, match=message):
         operator_function("Resize", **attributes)(torch.ones(1, 1, 4, 4), None, None, torch.tensor([1, 1, 8, 8]))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "int32"])
+def test_refuses_whole_numbers_between_two(kind):
+    x = torch.ones(1, 1, 4, 4, dtype=getattr(torch, kind))
+    with pytest.raises(QcamError, match=f"Resize with mode linear of {kind} is not supported; only floats are"):
+        operator_function("Resize", mode="linear")(x, None, None, torch.tensor([1, 1, 8, 8]))
+
+
+@pytest.mark.parametrize(
+    ("factors", "sizes", "attributes", "message"),
+    [
+        ([1, 1, -1, 1], None, {}, r"Resize with scales \[1.0, 1.0, -1.0, 1.0\]"),
+        ([1, 1, 0, 1], None, {}, "Resize with scales"),
+        (None, [8, 8], {}, "Resize of 4 axes with 2 sizes or scales"),
+        (None, [8, 8], {"axes": [2, 2]}, r"Resize along axes \[2, 2\] names one twice"),
+        (None, [8, 8], {"axes": [2, -2]}, r"Resize along axes \[2, -2\] names one twice"),
+        (None, [8], {"axes": [4]}, "Resize along axis 4 of a tensor of 4 dimensions"),
+    ],
+)
+def test_refuses_what_does_not_fit(factors, sizes, attributes, message):
+    given = [None if values is None else torch.tensor(values) for values in (factors, sizes)]
+    with pytest.raises(QcamError, match=message):
+        operator_function("Resize", **attributes)(torch.ones(1, 1, 4, 4), None, *given)
 
 
 def test_refuses_volumes():

@@ -189,6 +189,19 @@ DESCRIBED = [
         for label, amounts in (("inside", (0, 0, 1, 2, 0, 0, 3, 0)), ("every axis", (1, 1, 0, 1, 0, 2, 1, 4)))
     ),
     case("Pad", "edge far", X, ints(0, 0, 9, 0, 0, 0, 0, 11), mode="edge", tolerance=0),
+    *(
+        # Values are cut off first, and what is left is repeated; onnx.reference cannot crop.
+        case("Pad", f"{mode} crop {amounts}", floats(4), ints(*amounts), mode=mode, tolerance=0, reference=None,
+             opsets=versions("Pad", 19) if mode == "wrap" else None)
+        for mode in ("reflect", "edge", "wrap")
+        for amounts in ((-1, 2), (2, -1), (-2, 1), (-1, -1))
+    ),
+    *(
+        # Undefined in ONNX; ONNX Runtime takes the last.
+        case("Pad", f"{mode} axis twice", floats(2, 8), ints(2, 1, 3, 4), None, ints(1, -1), mode=mode, tolerance=0,
+             reference=None, opsets=versions("Pad", 19))
+        for mode in ("constant", "reflect", "edge", "wrap")
+    ),
     case("Tile", "plain", X, ints(1, 2, 1, 3), tolerance=0),
     case("ScatterND", "rows", X, ints(1, 0).reshape(2, 1), floats(2, 3, 4, 5, seed=1), tolerance=0),
     case("ScatterND", "values", X, ints(1, 2, 0, -1, 0, -3, 1, 2).reshape(2, 4), floats(2, seed=1), tolerance=0),
@@ -211,6 +224,15 @@ def test_equals_the_oracles(item, opset):
         ("Cast", [], {"to": TensorProto.BFLOAT16}, "Cast to ONNX type BFLOAT16 is not supported"),
         ("Cast", [], {"to": TensorProto.STRING}, "Cast to ONNX type STRING is not supported"),
         ("Pad", [1], {"mode": "mirror"}, "Pad with mode mirror is not supported"),
+        ("Pad", [[1, 1, 1, 1]], {}, "Pad with 4 pads along 1 axes"),
+        ("Pad", [[1, 1], 0.0, [1]], {}, "Pad along axis 1 of a tensor of 1 dimensions"),
+        ("Pad", [[-4, 4]], {"mode": "wrap"}, "Pad with mode wrap and pads -4 and 4 of 4 values"),
+        ("Unsqueeze", [[2]], {}, "Unsqueeze along axis 2 of a tensor of 2 dimensions"),
+        ("ScatterND", [[[4]], [1.0]], {}, "has an index outside"),
+        ("ScatterND", [[[-5]], [1.0]], {}, "has an index outside"),
+        ("ScatterND", [[[0, 0]], [1.0]], {}, r"into shape \[4\] with indices of \[1, 2\] and updates of \[1\]"),
+        ("ScatterND", [[[0], [1]], 1.0], {}, r"into shape \[4\] with indices of \[2, 1\] and updates of \[\]"),
+        ("ScatterND", [[[0], [-4]], [1.0, 2.0]], {}, "an index that is there twice is not supported"),
         ("ScatterND", [[[0]], [1.0]], {"reduction": "add"}, "ScatterND with reduction add is not supported"),
         ("Split", [], {}, "Split without sizes and without num_outputs is not supported"),
     ],
