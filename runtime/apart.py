@@ -30,8 +30,8 @@ _EACH_VALUE = frozenset(
 #: By their definition: axis 0 of the first input is the images.
 _EACH_IMAGE = frozenset(
     {
-        "AveragePool", "BatchNormalization", "Conv", "FusedConv", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization",
-        "InstanceNormalization", "MaxPool",
+        "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "FusedConv", "GlobalAveragePool", "GlobalMaxPool",
+        "GroupNormalization", "InstanceNormalization", "MaxPool",
     }
 )  # fmt: skip
 #: Values stay in their order: where axis 0 is the images before and behind, an image's values are its own.
