@@ -186,6 +186,23 @@ def alone(node: onnx.NodeProto) -> onnx.NodeProto:
     return copy
 
 
+def unused(model: onnx.ModelProto, name: str) -> str:
+    """Return a name that no tensor has, of the graph or of its subgraphs: the one given, or one like it."""
+    taken, todo = set(), [model.graph]
+    while todo:
+        graph = todo.pop()
+        taken |= {each.name for each in (*graph.initializer, *graph.input, *graph.output)}
+        for node in graph.node:
+            taken |= {*node.input, *node.output}
+            for item in node.attribute:
+                todo += [*([item.g] if item.HasField("g") else []), *item.graphs]
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{name}/{count}"
+    return found
+
+
 def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
     """Return a node's attribute as a Python value, or `default` if it is not there."""
     for found in node.attribute:
