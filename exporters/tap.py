@@ -6,55 +6,65 @@ import numpy as np
 import onnx
 
 from qcam.common.errors import QcamError
+from qcam.exporters.constants import foldable
+from qcam.exporters.inferring import Inferred
 from qcam.runtime.bundle import Tap
-from qcam.runtime.graph import Graph, alone, attribute
+from qcam.runtime.graph import Graph, alone, attribute, unused
 
 
 def repeat_sizes(model: onnx.ModelProto, tensor: str) -> list[str]:
     """Let sizes that are computed of the batch in front of the CAM layer be computed of the CAM layer for what is behind it.
 
     Exporters read the number of images once, at the input, and carry it through the graph as integers. A tail that begins at
-    the CAM layer would have to be given them, whole numbers that say no more than how many images there are.
+    the CAM layer would have to be given them, whole numbers that say no more than how many images there are. Only what surely
+    is this number is read at the CAM layer instead: of a tensor, and at a CAM layer, whose first axis is as long as there are
+    images, as the file says or as follows from the images' shape.
 
     Args:
         model: The float graph; changed.
-        tensor: The CAM layer's tensor, one entry for each image.
+        tensor: The CAM layer's tensor.
 
     Returns:
         Names of the integers that are computed of the CAM layer now.
     """
-    graph = Graph(model)
+    graph, told = Graph(model), Inferred(model)
+    if not told.counts_images(tensor):
+        return []
     after, fixed = graph.downstream(tensor), graph.fixed
     behind = [node for node in model.graph.node if after.intersection(node.output)]
     read = dict.fromkeys(name for node in behind for name in node.input if name and name not in after | fixed | {tensor})
     copies: dict[str, str] = {}
-    made: list[onnx.NodeProto] = []
+    made: dict[str, list[onnx.NodeProto]] = {}
     for name in read:
-        chain = _of_the_batch(graph, name)
-        for node in chain:
+        made[name] = []
+        for node in _of_the_batch(graph, told, name):
             if node.output[0] in copies:
                 continue
             copy = alone(node)
-            copy.name = f"{node.output[0]}.behind"
             inputs = [tensor] if node.op_type == "Shape" else [copies.get(given, given) for given in node.input]
+            copy.name = unused(model, f"{node.output[0]}.behind")
             del copy.input[:], copy.output[:]
             copy.input.extend(inputs)
-            copy.output.append(f"{node.output[0]}.behind")
-            copies[node.output[0]] = copy.output[0]
-            made.append(copy)
-    if not made:
-        return []
-    for node in behind:
-        for place, name in enumerate(node.input):
-            if name in read:
-                node.input[place] = copies.get(name, name)
-    place = 1 + next(index for index, node in enumerate(model.graph.node) if tensor in node.output)
-    for number, node in enumerate(made):
-        model.graph.node.insert(place + number, node)
-    return [name for name in read if name in copies]
+            copy.output.append(copy.name)
+            copies[node.output[0]] = copy.name
+            made[name].append(copy)
+    found = [name for name in read if name in copies]
+    ordered: list[onnx.NodeProto] = []
+    for node in model.graph.node:  # a copy stands in front of what reads it first, behind all that it reads
+        if after.intersection(node.output):
+            for place, name in enumerate(node.input):
+                if name in found:
+                    ordered += made[name]
+                    made[name] = []
+                    node.input[place] = copies[name]
+        ordered.append(alone(node))
+    if found:
+        del model.graph.node[:]
+        model.graph.node.extend(ordered)
+    return found
 
 
-def _of_the_batch(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
+def _of_the_batch(graph: Graph, told: Inferred, tensor: str) -> list[onnx.NodeProto]:
     """Return the nodes that make a tensor of the number of images and of constants, in order; none if more goes into it."""
     names = graph.upstream([tensor], stop=[node.output[0] for node in graph.model.graph.node if node.op_type == "Shape"])
     names -= graph.fixed
@@ -62,9 +72,12 @@ def _of_the_batch(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
     for node in chain:
         if node.op_type == "Shape":
             begin, end = attribute(node, "start", 0), attribute(node, "end")
-            if (begin, end) != (0, 1):
+            if (begin, end) != (0, 1) or not told.counts_images(node.input[0]):
                 return []
-        elif len(node.output) != 1 or any(name not in names and name not in graph.fixed for name in node.input if name):
+            continue
+        if not foldable(node) or len(node.output) != 1:
+            return []
+        if any(name not in names and name not in graph.fixed for name in node.input if name):
             return []
     return chain if graph.image_input not in names else []
 
@@ -84,7 +97,8 @@ def expose_tap(model: onnx.ModelProto, tensor: str, precision: str) -> tuple[Tap
         The tap, and the skip tensors of the tail (none in most networks).
 
     Raises:
-        QcamError: If the tensor vanished when the graph was quantized, or the logits do not depend on it.
+        QcamError: If the tensor vanished when the graph was quantized, or the logits do not depend on it; or if the tail reads
+            something else than activations beside it.
     """
     graph = Graph(model)
     if precision == "f32":
@@ -96,8 +110,10 @@ def expose_tap(model: onnx.ModelProto, tensor: str, precision: str) -> tuple[Tap
         tap_output = quantizer.output[0]
     tail = graph.tail(tap_output, graph.outputs[0])
     tap = _describe(graph, tap_output)
+    told = Inferred(model) if tail.skips else None
     for source in tail.skips.values():
-        _refuse_integers(graph, source, tensor)
+        if told is not None:
+            _refuse_integers(graph, told, source, tensor)
     skips = tuple(_describe(graph, source) for source in dict.fromkeys(tail.skips.values()))
     for entry in (tap, *skips):
         if entry.output not in graph.outputs:
@@ -108,15 +124,14 @@ def expose_tap(model: onnx.ModelProto, tensor: str, precision: str) -> tuple[Tap
     return tap, skips
 
 
-def _refuse_integers(graph: Graph, tensor: str, layer: str) -> None:
-    """Refuse what a tail reads beside the CAM layer if it is no activation."""
-    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.value_info}
+def _refuse_integers(graph: Graph, told: Inferred, tensor: str, layer: str) -> None:
+    """Refuse what a tail reads beside the CAM layer if it is no activation, or if nothing tells what it is."""
     node = graph.producer.get(tensor)
-    kind = kinds.get(tensor, onnx.TensorProto.FLOAT)
+    kind = told.kind(tensor)
     if kind != onnx.TensorProto.FLOAT and (node is None or node.op_type != "QuantizeLinear"):
+        what = f"is no activation ({onnx.TensorProto.DataType.Name(kind).lower()})" if kind else "is of unknown type"
         raise QcamError(
-            f"what follows CAM layer {layer} also reads {tensor}, which is no activation "
-            f"({onnx.TensorProto.DataType.Name(kind).lower()}) and does not come from the layer; "
+            f"what follows CAM layer {layer} also reads {tensor}, which {what} and does not come from the layer; "
             "name another layer with {cam_layer}"
         )
 

@@ -194,13 +194,13 @@ def unused(model: onnx.ModelProto, name: str) -> str:
         taken |= {each.name for each in (*graph.initializer, *graph.input, *graph.output)}
         for node in graph.node:
             taken |= {*node.input, *node.output}
-            for found in node.attribute:
-                todo += [*([found.g] if found.HasField("g") else []), *found.graphs]
-    found_name, count = name, 1
-    while found_name in taken:
+            for item in node.attribute:
+                todo += [*([item.g] if item.HasField("g") else []), *item.graphs]
+    found, count = name, 1
+    while found in taken:
         count += 1
-        found_name = f"{name}/{count}"
-    return found_name
+        found = f"{name}/{count}"
+    return found
 
 
 def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:

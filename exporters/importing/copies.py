@@ -14,7 +14,7 @@ from qcam.common.errors import QcamError, first_line
 from qcam.common.files import sha256_bytes, sha256_file, write_atomically
 from qcam.exporters.importing.outputs import Scores
 from qcam.runtime.external import external_files
-from qcam.runtime.graph import Graph
+from qcam.runtime.graph import Graph, unused
 from qcam.runtime.manifest import Original, Tap
 from qcam.runtime.tables import QUANTIZERS
 
@@ -55,7 +55,7 @@ def hand_out_scores(model: ModelProto, graph: Graph, scores: Scores, where: str)
     elif tensor not in there:
         raise QcamError(f"{where}: {tensor} is no tensor of the file itself; name another with {{logits}}")
     if not scores.flat:
-        flat = _unused(model, "qcam/logits")
+        flat = unused(model, "qcam/logits")
         model.graph.node.append(onnx.helper.make_node("Flatten", [tensor], [flat], name=flat, axis=1))
         tensor = flat
     if tensor not in [output.name for output in model.graph.output]:
@@ -81,28 +81,17 @@ def _dequantized(model: ModelProto, graph: Graph, codes: str, node: NodeProto | 
         value = graph.constant(parameter)
         if value is None or value.size != 1:
             raise QcamError(f"{where}: the scores {codes} have no single constant scale; name others with {{logits}}")
-        parameters.append(_unused(model, name))
+        parameters.append(unused(model, name))
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value).reshape(()), parameters[-1]))
     wide = np.asarray(value).dtype.itemsize > 1 and graph.opset() < _WIDE
     if wide and not graph.opset(_MICROSOFT):
         model.opset_import.append(onnx.helper.make_opsetid(_MICROSOFT, 1))
-    result = _unused(model, "qcam/scores")
+    result = unused(model, "qcam/scores")
     made = onnx.helper.make_node(
         "DequantizeLinear", [codes, *parameters], [result], name=result, domain=_MICROSOFT if wide else ""
     )
     model.graph.node.append(made)
     return result
-
-
-def _unused(model: ModelProto, name: str) -> str:
-    """Return a name that no tensor of a graph has: the one given, or one like it, as in a copy that is imported again."""
-    graph = model.graph
-    taken = tensors_of(model) | {each.name for each in (*graph.initializer, *graph.input)}
-    found, count = name, 1
-    while found in taken:
-        count += 1
-        found = f"{name}/{count}"
-    return found
 
 
 def hand_out_taps(model: ModelProto, graph: Graph, taps: Iterable[Tap]) -> None:
