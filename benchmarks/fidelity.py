@@ -56,8 +56,20 @@ BUILD = Path("build") / "fidelity"
 @click.option("--images", "count", default=20, show_default=True, type=click.IntRange(1, 20), help="Photographs.")
 @click.option("--kernel", "kernels", multiple=True, type=click.Choice(list(KERNELS)), help="Families; all by default.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Of ONNX Runtime and PyTorch.")
+@click.option(
+    "--before", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="An earlier page, to list what moved."
+)
+@click.option("--why", default="", help="Markdown beside that list: why it moved.")
 @click.option("--output", type=click.Path(path_type=Path), default=BUILD / "fidelity.md", show_default=True, help="Markdown.")
-def main(bundles: tuple[Path, ...], count: int, kernels: tuple[str, ...], threads: int, output: Path) -> None:
+def main(
+    bundles: tuple[Path, ...],
+    count: int,
+    kernels: tuple[str, ...],
+    threads: int,
+    before: Path | None,
+    why: str,
+    output: Path,
+) -> None:
     """Measure codes, logits and CAMs of both arithmetics against real kernels, and write the tables."""
     torch.set_num_threads(threads)
     families = [name for name in KERNELS if not kernels or name in kernels]
@@ -67,7 +79,10 @@ def main(bundles: tuple[Path, ...], count: int, kernels: tuple[str, ...], thread
     loaded = [load_bundle(folder) for folder in bundles] or [_exported(name, weights) for name, weights in MODELS.items()]
     records = [_measure(bundle, count, families, threads) for bundle in loaded]
     command = "python benchmarks/fidelity.py" + "".join(f" {folder.name}" for folder in bundles)
-    write_atomically(output, _document(records, families, command, count))
+    page = _document(records, families, command, count)
+    if before is not None:
+        page += _moved(before.read_text(encoding="utf-8"), page, why)
+    write_atomically(output, page)
     console.out.print(f"written: {output}", markup=False)
 
 
@@ -268,6 +283,42 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
             f"| {record['model']} | {values['equal']} of {values['images']} | {_error(values['largest_relative_difference'])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _moved(before: str, page: str, why: str) -> str:
+    """Return a section that lists the figures of the first table that an earlier page had otherwise."""
+    old, new = _rows(before), _rows(page)
+    columns = ("codes at tap", "codes, all tensors", "logit error", "top-1", "CAM CC")
+    lines = []
+    for key, now in new.items():
+        was = old.get(key)
+        moved = [name for name in columns if was is not None and was[name] != now[name]]
+        if was is None:
+            lines.append(f"| {' | '.join(key)} | | new | |")
+        lines += [f"| {' | '.join(key)} | {name} | {(was or {})[name]} | {now[name]} |" for name in moved]
+    gone = [key for key in old if key not in new]
+    head = ["", "## Figures that moved", "", why, "", "| model | weights | arithmetic | kernels | figure | before | now |"]
+    told = [*head, "|---|---|---|---|---|---:|---:|", *lines, ""] if lines else [*head[:3], "None."]
+    if gone:
+        told += ["No longer here: " + "; ".join(", ".join(key) for key in gone) + "."]
+    return "\n".join(told).rstrip() + "\n"
+
+
+def _rows(page: str) -> dict[tuple[str, ...], dict[str, str]]:
+    """Return the rows of a page's first table: model, weights, arithmetic and kernels → column → text."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    names: list[str] = []
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| model | weights | arithmetic |"):
+            names = cells
+        elif names and line.startswith("|---"):
+            continue
+        elif names and line.startswith("|"):
+            found[tuple(cells[:4])] = dict(zip(names, cells, strict=True))
+        elif names:
+            break
+    return found
 
 
 def _answers(records: Sequence[dict[str, Any]], families: Sequence[str]) -> list[str]:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import torch
+from onnx import helper
 
+from qcam.common import telling
 from qcam.common.errors import QcamError
-from qcam.exporters.layout import layout_of
-from qcam.runtime.graph import Graph
+from qcam.exporters.layout import TO_FIRST, TO_LAST, layout_of
+from qcam.runtime.graph import Graph, unused
 
 #: Operators that only make a map smaller.
 _POOLING = frozenset({"MaxPool", "AveragePool", "LpPool"})
@@ -26,13 +28,15 @@ def resolve_cam_layer(graph: Graph, modules: dict[str, str], module: torch.nn.Mo
         requested: A module path, an ONNX tensor name, or empty for the last feature map of the graph.
 
     Returns:
-        The tensor's name.
+        The tensor's name. Where its channels are last, that of the same map with channels first, which is put into the graph:
+        `graph` is out of date then.
 
     Raises:
-        QcamError: If the layer does not exist, is not spatial, or vanished by fusion; the nearest that exist are listed.
+        QcamError: If the layer does not exist, is not spatial, or vanished by fusion; the nearest that exist are listed. If its
+            layout cannot be told.
     """
     if not requested:
-        return _last_feature_map(graph)
+        return _with_channels_first(graph, _last_feature_map(graph))
     tensor = modules.get(requested, requested if requested in graph.producer else None)
     if tensor is None:
         _vanished(graph, modules, module, requested)
@@ -40,17 +44,15 @@ def resolve_cam_layer(graph: Graph, modules: dict[str, str], module: torch.nn.Mo
         shape = "×".join("batch" if size is None else str(size) for size in graph.shapes.get(tensor, ())) or "unknown"
         near = _listed(_spatial_modules(graph, modules, module), requested)
         raise QcamError(f"CAM layer {requested} is no feature map (shape {shape}); spatial layers near it: {near}")
-    layout = layout_of(graph, tensor)
-    if layout != "first":
+    if layout_of(graph, tensor) is None:
         shape = "×".join("batch" if size is None else str(size) for size in graph.shapes[tensor])
-        what = "its channels last" if layout else "axes of which the channels' cannot be told"
-        candidates = [path for path in _spatial_modules(graph, modules, module) if layout_of(graph, modules[path]) == "first"]
+        candidates = [path for path in _spatial_modules(graph, modules, module) if layout_of(graph, modules[path])]
         near = _listed(candidates, requested)
         raise QcamError(
-            f"CAM layer {requested} has {what} (shape {shape}); a CAM needs batch × channels × height × width; "
-            f"layers of that kind near it: {near}"
+            f"CAM layer {requested} has axes of which the channels' cannot be told (shape {shape}); a CAM needs batch × "
+            f"channels × height × width; layers of that kind near it: {near}"
         )
-    return tensor
+    return _with_channels_first(graph, tensor)
 
 
 def _last_feature_map(graph: Graph) -> str:
@@ -61,14 +63,37 @@ def _last_feature_map(graph: Graph) -> str:
         raise QcamError("the model has no feature map with height and width (is it a transformer?); a CAM needs one")
     while graph.producer[last].op_type in _POOLING and _is_map(graph, graph.producer[last].input[0], needed):
         last = graph.producer[last].input[0]
-    layout = layout_of(graph, last)
-    if layout != "first":
-        what = "has its channels last" if layout else "has axes of which the channels' cannot be told (a transformer?)"
+    if layout_of(graph, last) is None:
         raise QcamError(
-            f"the model's last map {last} comes out of rearranged dimensions: it {what}; "
-            "name a layer of batch × channels × height × width with {cam_layer}"
+            f"the model's last map {last} comes out of rearranged dimensions: it has axes of which the channels' cannot be "
+            "told (a transformer?); name a layer of batch × channels × height × width with {cam_layer}"
         )
     return str(last)
+
+
+def _with_channels_first(graph: Graph, tensor: str) -> str:
+    """Return a map with its channels first; of one that has them last, transposed there and back before it is read."""
+    if layout_of(graph, tensor) == "first":
+        return tensor
+    nodes = graph.model.graph.node
+    first, back = (unused(graph.model, f"{tensor}_channels_{which}") for which in ("first", "last"))
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name == tensor:
+                node.input[place] = back
+    at = next(place for place, node in enumerate(nodes) if tensor in node.output) + 1
+    nodes.insert(at, helper.make_node("Transpose", [first], [back], name=f"node_{back}", perm=list(TO_LAST)))
+    nodes.insert(at, helper.make_node("Transpose", [tensor], [first], name=f"node_{first}", perm=list(TO_FIRST)))
+    told = next(value for value in graph.model.graph.value_info if value.name == tensor)
+    for name, order in ((first, TO_FIRST), (back, (0, 1, 2, 3))):
+        value = graph.model.graph.value_info.add()
+        value.CopyFrom(told)
+        value.name = name
+        dimensions = told.type.tensor_type.shape.dim
+        for place, source in enumerate(order):
+            value.type.tensor_type.shape.dim[place].CopyFrom(dimensions[source])
+    telling.note(f"{tensor} has its channels last; the CAM layer is {first}, the same map with its channels first")
+    return first
 
 
 def _is_map(graph: Graph, tensor: str, needed: set[str]) -> bool:

@@ -22,7 +22,8 @@ _FIRST = CHANNELS_FIRST_OPERATORS | {"GlobalAveragePool", "GlobalMaxPool", "LpPo
 _MEANS = frozenset({"ReduceMean", "ReduceSum", "ReduceMax"})
 #: Operators whose result means another thing at every place, or has its axes elsewhere: nothing is passed on.
 _OPAQUE = frozenset({"Reshape", "Gather", "Einsum", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Softmax", "Slice", "Split"})
-_TO_FIRST, _TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+#: Orders of axes that put the channels of a map first, or last.
+TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 def layout_of(graph: Graph, tensor: str) -> Layout | None:
@@ -97,7 +98,7 @@ def _neighbours(graph: Graph, tensor: str) -> Iterator[tuple[str, bool]]:
     for node in nodes:
         turned = node.op_type == "Transpose"
         if turned:
-            if tuple(cast("list[int]", attribute(node, "perm", []))) not in (_TO_FIRST, _TO_LAST):
+            if tuple(cast("list[int]", attribute(node, "perm", []))) not in (TO_FIRST, TO_LAST):
                 continue
             around = [node.input[0], node.output[0]]
         elif node.op_type in _OPAQUE or node.op_type in _FIRST or node.op_type in (*_MEANS, "MatMul", "Gemm"):

@@ -24,6 +24,9 @@ Images = NDArray[np.float32]
 #: Largest relative error (Euclidean norm) of the mirror's logits against ONNX Runtime's. int8 is mirrored in float here, and on
 #: CPUs whose kernels saturate 0.6 has been measured for trained networks; 1 is two vectors that have nothing in common.
 BOUNDS = {"f32": 1e-3, "int16": 2e-2, "int8": 1.0}
+#: Largest relative error of a picture's logits beside another picture against its logits alone: sums that are added in another
+#: order, and codes that flip by that.
+_ALIKE = {"f32": 1e-3, "int16": 2e-2, "int8": 2e-2}
 
 
 def prove(bundle: Bundle, reference: Callable[[Images], Images], whose: str, calibration: CalibrationSet | None) -> None:
@@ -37,7 +40,8 @@ def prove(bundle: Bundle, reference: Callable[[Images], Images], whose: str, cal
             there is none, a drawn picture.
 
     Raises:
-        QcamError: If a file does not run, its logits are not finite or not the mirror's, or its CAM is undefined.
+        QcamError: If a file does not run, its logits are not finite or not the mirror's, it answers a picture otherwise in a
+            batch than alone, or its CAM is undefined.
         UnsupportedGraphError: If the mirror does not know an operator, or a setting of it; names the network and the precision.
     """
     name, images = _photograph(bundle.preprocessing, calibration)
@@ -60,6 +64,7 @@ def _prove_one(
             + (f"; the first tensor is {where}" if where else "")
             + "; check the weights, {mean} and {std}"
         )
+    refuse_mixing(bundle, entry, entry.name, session, images)
     if entry.name == "f32":
         _compare(bundle, entry, whose, reference(images), outputs.logits, name)
     mirror = Mirror(model, entry, preprocessing=bundle.preprocessing)
@@ -78,6 +83,33 @@ def _prove_one(
         telling.warn(
             f"{bundle.model_id}: the CAM of {entry.name} is zero on {name}, for no part of {entry.tap.tensor} changes the "
             "score there"
+        )
+
+
+def refuse_mixing(bundle: Bundle, entry: PrecisionEntry, kind: str, session: DeployedModel, image: Images) -> None:
+    """Refuse a file that answers a picture otherwise beside another picture than alone.
+
+    Args:
+        bundle: The bundle.
+        entry: The precision.
+        kind: One of `BOUNDS`, the nearest to it.
+        session: Its session.
+        image: One picture, as `Preprocessing.normalise` gives it; a drawn one is put behind it.
+
+    Raises:
+        QcamError: If it does, or takes the picture alone and not with another.
+    """
+    other = bundle.preprocessing.normalise(drawn(bundle.preprocessing)[None])
+    together = session.run(np.concatenate([image, other])).logits
+    alone = np.concatenate([session.run(each).logits for each in (image, other)])
+    if together.shape != alone.shape:
+        what = "×".join(map(str, together.shape))
+        raise QcamError(f"{bundle.model_id}: {entry.name} returns {what} scores for two pictures; qcam needs batch × classes")
+    error = max(logit_error(*pair, pair[1]) for pair in zip(together, alone, strict=True))
+    if not error <= _ALIKE[kind]:
+        raise QcamError(
+            f"{bundle.model_id}: {entry.name} answers a picture otherwise in a batch than alone (relative error {error:.2g}): "
+            "an operator reads across the pictures of a batch, so that no map is of one picture"
         )
 
 

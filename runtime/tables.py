@@ -48,7 +48,7 @@ INTEGER_KERNEL_OF = {
 FLOAT_RESULT_KERNEL_OF = {"Gemm": "QGemm", "MatMul": "MatMulIntegerToFloat"}
 #: Operators that work on codes as they are, where scale and zero point are the same before and behind them.
 PASSING_OPERATORS = frozenset(
-    {"MaxPool", "Expand", "Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+    {"MaxPool", "Expand", "Flatten", "Gather", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )
 #: Operators across which DequantizeLinear is moved forward and QuantizeLinear backward. Fewer than those that pass codes on.
 PROPAGATING_OPERATORS = frozenset({"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice"})

@@ -7,12 +7,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from alive import bring_to_life
+from names import GIVEN
 from numpy.typing import NDArray
 
 from qcam.common import machine
@@ -86,11 +88,16 @@ def measure(network: str, images: int = 2, families: Sequence[str] = (), seed: i
 
 
 def _measured(network: str, images: int, families: Sequence[str], seed: int, folder: Path) -> dict[str, Any]:
-    loaded = load_model(network, f"random:{seed}")
+    loaded, given = load_model(network, f"random:{seed}"), GIVEN.get(network, {})
+    if "crop" in given:
+        size = given["crop"]
+        loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, resize=size, crop=(size, size)))
     parameters = sum(parameter.numel() for parameter in loaded.module.parameters())
     calibration = calibration_photographs()
-    given = bring_to_life(loaded.module, _shown(loaded, [file.path for file in calibration]), seed)
-    bundle = export_bundle(loaded, calibration, ExportOptions(precisions=("f32", "int8")), folder / "bundle")
+    seeded = bring_to_life(loaded.module, _shown(loaded, [file.path for file in calibration]), seed)
+    bundle = export_bundle(
+        loaded, calibration, ExportOptions(precisions=("f32", "int8"), cam_layer=given.get("cam_layer")), folder / "bundle"
+    )
     photographs = evaluation_photographs()[:images]
     shown = _shown(loaded, [file.path for file in photographs])
     names = [file.name for file in photographs]
@@ -99,7 +106,9 @@ def _measured(network: str, images: int, families: Sequence[str], seed: int, fol
         for start in range(0, images, BATCH):
             yield names[start : start + BATCH], shown[start : start + BATCH]
 
-    row: dict[str, Any] = {"images": images, "parameters": parameters, "given_seeds": given, "layer": bundle.cam_layer.tensor}
+    row: dict[str, Any] = {
+        "images": images, "parameters": parameters, "given_seeds": seeded, "layer": bundle.cam_layer.tensor, "given": given,
+    }  # fmt: skip
     row["f32"] = _float_error(bundle, loaded, shown)
     del loaded
     result, counting = _own(bundle, batches)

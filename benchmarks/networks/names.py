@@ -6,6 +6,7 @@ Of a family the smallest published member is taken, for time; what is left out o
 from __future__ import annotations
 
 import fnmatch
+from typing import Any
 
 #: torchvision's classifiers that are no CNNs: they attend, from the first layer or in every block.
 TRANSFORMERS = ("vit_*", "swin_*", "maxvit_*")
@@ -132,6 +133,14 @@ THOROUGH = (
     "resnet18", "mobilenet_v3_small", "googlenet", "timm:convnext_atto", "timm:dla34", "timm:ghostnetv2_100",
     "timm:hrnet_w18_small", "timm:mobilenetv4_conv_small", "timm:regnety_002", "timm:resnest14d",
 )  # fmt: skip
+
+
+#: What a network is exported with where its defaults are refused: pictures of another size, where a pooling does not divide;
+#: a layer by name, where the last one is of tokens.
+GIVEN: dict[str, dict[str, Any]] = {
+    "timm:csatv2": {"crop": 448},
+    "timm:efficientformer_l1": {"cam_layer": "stages.3.blocks.2"},
+}
 
 
 def torchvision_names() -> list[str]:

@@ -49,7 +49,8 @@ def table(rows: dict[str, dict[str, Any]], families: dict[str, str], mirror: str
         row = known[name]
         mark = " ¹" if name in older else ""
         said = "passes" if row["result"] == "equal" else f"{row['result']}: {row['reason']}"
-        said += f" (seed {row['seed']})" if row.get("seed") else ""
+        more = [f"{key} {value}" for key, value in ({"seed": row.get("seed")} | row.get("given", {})).items() if value]
+        said += f" ({', '.join(more)})" if more else ""
         said = " ".join(said.split()).replace("|", "/")[:200]
         if "codes" in row:
             counts = f"{row['tensors']} | {row['codes']:,} | {row['different']:,}"

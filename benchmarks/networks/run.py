@@ -88,14 +88,15 @@ def _measured(network: str, images: int, families: tuple[str, ...], seed: int, m
             [sys.executable, "-c", program, network, str(images), str(seed), *families], stdout=subprocess.PIPE, stderr=errors,
             env=environment,
         )  # fmt: skip
-    peak, reason = 0.0, ""
+    peak, reason, result = 0.0, "", "failed"
     while child.poll() is None and not reason:
         time.sleep(0.2)
         peak = max(peak, _taken(child.pid))
         if peak > memory or _available() < 0.5:
             reason = f"more memory than there is ({peak:.1f} GiB taken)"
+            result = "limit" if peak > memory / 2 else "crowded"
         elif time.monotonic() - started > 60 * minutes:
-            reason = f"more than {minutes:g} minutes"
+            reason, result = f"more than {minutes:g} minutes", "limit"
     if reason:
         child.kill()
     output = child.stdout.read().decode() if child.stdout is not None else ""
@@ -105,7 +106,7 @@ def _measured(network: str, images: int, families: tuple[str, ...], seed: int, m
         return row | {"peak_gib": round(peak, 1)}
     last = log.read_text(errors="replace").strip().splitlines()[-1:] or [""]
     return {
-        "network": network, "images": images, "seed": seed, "result": "limit" if reason else "failed",
+        "network": network, "images": images, "seed": seed, "result": result,
         "reason": reason or last[0][:300], "seconds": round(time.monotonic() - started, 1), "peak_gib": round(peak, 1),
     }  # fmt: skip
 
@@ -150,8 +151,9 @@ def main() -> None:
             break
         thorough = network in THOROUGH
         row = measured(network, MANY if thorough else FEW, OTHER_FAMILIES if thorough else (), options.memory, TIME)
-        rows[network] = row | {"mirror": mirror, "family": families.get(network, "")}
-        write_rows(rows)
+        if row["result"] != "crowded":  # others had the memory: nothing is known of the network
+            rows[network] = row | {"mirror": mirror, "family": families.get(network, "")}
+            write_rows(rows)
         print(f"[{number}/{len(plan)}] {network}: {row['result']} {row['reason']} ({row['seconds']:.0f} s)", flush=True)
     write_page(rows, families, mirror)
 

@@ -15,7 +15,7 @@ from qcam.common import telling
 from qcam.common.errors import ProviderError, QcamError, first_line, in_file
 from qcam.common.norms import logit_error
 from qcam.exporters.importing.quantization import nearest
-from qcam.exporters.proof import BOUNDS, drawn
+from qcam.exporters.proof import BOUNDS, drawn, refuse_mixing
 from qcam.images.decoding import decode_all
 from qcam.images.embedded import calibration_photographs
 from qcam.images.preprocessing import Preprocessing
@@ -187,7 +187,8 @@ def prove(
         called: Precision → what messages call the file that was given.
 
     Raises:
-        QcamError: If a file does not run, logits are not finite or not the mirror's, or a CAM is undefined.
+        QcamError: If a file does not run, logits are not finite or not the mirror's, it answers a picture otherwise in a batch
+            than alone, or a CAM is undefined.
         UnsupportedGraphError: If a mirror does not know a setting of an operator; names the file.
     """
     for entry in bundle.precisions:
@@ -195,7 +196,9 @@ def prove(
             raise QcamError(
                 f"{bundle.model_id}: {entry.name} returns NaN or infinity on a photograph; check {{mean}} and {{std}}"
             )
-        outputs = DeployedModel(bundle, entry.name, SessionSettings()).run(shown.images[:1])
+        session = DeployedModel(bundle, entry.name, SessionSettings())
+        outputs = session.run(shown.images[:1])
+        refuse_mixing(bundle, entry, nearest(entry.quantization), session, shown.images[:1])
         mirror = mirrors[entry.name]
         mirror.entry = entry  # of which the batch and the proof were found out meanwhile
         with in_file(called[entry.name]):

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
 from qcam.common.errors import BundleError, UnsupportedGraphError
+from qcam.runtime.apart import takes_images_apart
 from qcam.runtime.bundle import PrecisionEntry
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.graph import Graph, GraphTail
@@ -47,6 +48,7 @@ class Forward:
         quantized: Names of all tensors of codes that the results depend on and the file has, in graph order.
         delegated: Float operators between quantizers that ONNX Runtime's own float kernels compute, each in words.
         unordered: Those whose additions are in PyTorch's order, likewise.
+        apart: Whether a batch may be cut between its images.
     """
 
     program: Program
@@ -54,6 +56,7 @@ class Forward:
     quantized: tuple[str, ...]
     delegated: tuple[str, ...] = ()
     unordered: tuple[str, ...] = ()
+    apart: bool = False
 
 
 class Building:
@@ -143,7 +146,9 @@ class Building:
         computed = {name for step in stepwise.steps for name in step.outputs}
         names = tuple(name for name in quantized_tensors(self.graph) if name in computed and name in self._of_file)
         delegated, unordered = (operators, ()) if float_kernels else ((), operators)
-        return Forward(Program(fused, wanted, constants), stepwise, names, delegated, unordered)
+        # Not so where ONNX Runtime's float kernels compute: they may add in another order for another number of images.
+        apart = not delegated and takes_images_apart(self.graph.model, wanted)
+        return Forward(Program(fused, wanted, constants), stepwise, names, delegated, unordered, apart)
 
     def by_channels(self, nodes: Iterable[onnx.NodeProto]) -> dict[str, torch.Tensor]:
         """Return the constants of a full forward, the weights of convolutions channels last, which is faster.

@@ -10,6 +10,7 @@ Compiled code is kept by numba: beside this file, or else in the user's cache. N
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from qcam.common.errors import first_line
 
 _I32 = np.int32
 #: Types that sums can have.
@@ -38,22 +41,29 @@ class Loops:
 
 @lru_cache(maxsize=1)
 def loops() -> Loops | None:
-    """Compile the loops, or load what was compiled before; None where that is impossible or switched off."""
+    """Compile the loops, or load what was compiled before; None where that is impossible or switched off.
+
+    Warns:
+        RuntimeWarning: If it is impossible, once.
+    """
     try:
         import numba
 
         return None if numba.config.DISABLE_JIT else _compiled(numba)  # type: ignore[attr-defined]
-    except Exception:  # whatever ails numba or LLVM here: the same is computed without
+    except Exception as error:  # whatever ails numba or LLVM here: the same is computed without
+        why = f"numba does not work here ({type(error).__name__}: {first_line(error)})"
+        warnings.warn(f"{why}: mirrors compute the same numbers, several times slower", RuntimeWarning, stacklevel=2)
         return None
 
 
 def _compiled(numba: Any) -> Loops:
     def loop(signature: str | list[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
         def compiled(function: Callable[..., None]) -> Callable[..., None]:
+            options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
             try:
-                result: Callable[..., None] = numba.njit(signature, nogil=True, error_model="numpy", cache=True)(function)
-            except RuntimeError:  # no folder to keep it in
-                result = numba.njit(signature, nogil=True, error_model="numpy")(function)
+                result: Callable[..., None] = numba.njit(signature, cache=True, **options)(function)
+            except Exception:  # no folder to keep it in, a full disk, a damaged file: compiled for this process
+                result = numba.njit(signature, **options)(function)
             return result
 
         return compiled
@@ -116,64 +126,60 @@ def _compiled(numba: Any) -> Loops:
                         elif total < -32768:
                             sums[place, outputs[pair]] -= total + 32768
 
-    @loop("float32(float32[:], int64, boolean)")
-    def sum_map(values: Any, start: Any, neighbours: Any) -> Any:
-        length = values.shape[0]
-        start = min(start, length)
-        packets = (length - start) // 4
-        end = start + 4 * packets
-        if packets == 0:
-            total = values[0]
-            for place in range(1, length):
-                total += values[place]
-            return total
-        lanes = np.empty(8, np.float32)
-        for place in range(start, min(start + 8, end)):
-            lanes[place - start] = values[place]
-        for place in range(start + 8, start + packets // 2 * 8):
-            lanes[(place - start) % 8] += values[place]
-        for lane in range(4):
-            if packets > 1:
-                lanes[lane] += lanes[lane + 4]
-            if packets > 1 and packets % 2:
-                lanes[lane] += values[end - 4 + lane]
-        total = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]) if neighbours else (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
-        for place in range(start):
-            total += values[place]
-        for place in range(end, length):
-            total += values[place]
-        return total
-
+    # One function: numba keeps none that calls another one of here, but compiles it anew in each process.
     @loop("void(float32[:, :, ::1], int64, boolean, float32[:, ::1])")
     def sum_maps(maps: Any, first: Any, neighbours: Any, into: Any) -> None:
         images, length, channels = maps.shape
-        packets = length // 4
+        second, third = (1, 2) if neighbours else (2, 1)
         lanes = np.empty((8, channels), np.float32)
+        one = np.empty(8, np.float32)
         for image in range(images):
-            if length % 4:
+            if length % 4 == 0:  # every map meets the boundary at its start: channel beside channel
+                packets = length // 4
+                pairs = packets // 2 * 8
+                for place in range(pairs):
+                    for channel in range(channels):
+                        if place < 8:
+                            lanes[place, channel] = maps[image, place, channel]
+                        else:
+                            lanes[place % 8, channel] += maps[image, place, channel]
+                for lane in range(4):
+                    for channel in range(channels):
+                        if pairs:
+                            lanes[lane, channel] += lanes[lane + 4, channel]
+                        if packets % 2 and pairs:
+                            lanes[lane, channel] += maps[image, pairs + lane, channel]
+                        elif packets % 2:
+                            lanes[lane, channel] = maps[image, lane, channel]
                 for channel in range(channels):
-                    start = (-((first + image) * channels + channel) * length) % 4
-                    into[image, channel] = sum_map(maps[image, :, channel], start, neighbours)
+                    left = lanes[0, channel] + lanes[second, channel]
+                    into[image, channel] = left + (lanes[third, channel] + lanes[3, channel])
                 continue
-            pairs = packets // 2 * 8
-            for place in range(pairs):
-                for channel in range(channels):
-                    if place < 8:
-                        lanes[place, channel] = maps[image, place, channel]
-                    else:
-                        lanes[place % 8, channel] += maps[image, place, channel]
-            for lane in range(4):
-                for channel in range(channels):
-                    if pairs:
-                        lanes[lane, channel] += lanes[lane + 4, channel]
-                    if packets % 2 and pairs:
-                        lanes[lane, channel] += maps[image, pairs + lane, channel]
-                    elif packets % 2:
-                        lanes[lane, channel] = maps[image, lane, channel]
-            second, third = (1, 2) if neighbours else (2, 1)
             for channel in range(channels):
-                left = lanes[0, channel] + lanes[second, channel]
-                into[image, channel] = left + (lanes[third, channel] + lanes[3, channel])
+                start = min((-((first + image) * channels + channel) * length) % 4, length)
+                packets = (length - start) // 4
+                end = start + 4 * packets
+                if packets == 0:
+                    total = maps[image, 0, channel]
+                    for place in range(1, length):
+                        total += maps[image, place, channel]
+                    into[image, channel] = total
+                    continue
+                for place in range(start, min(start + 8, end)):
+                    one[place - start] = maps[image, place, channel]
+                for place in range(start + 8, start + packets // 2 * 8):
+                    one[(place - start) % 8] += maps[image, place, channel]
+                for lane in range(4):
+                    if packets > 1:
+                        one[lane] += one[lane + 4]
+                    if packets > 1 and packets % 2:
+                        one[lane] += maps[image, end - 4 + lane, channel]
+                total = (one[0] + one[second]) + (one[third] + one[3])
+                for place in range(start):
+                    total += maps[image, place, channel]
+                for place in range(end, length):
+                    total += maps[image, place, channel]
+                into[image, channel] = total
 
     return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate, sum_maps)
 

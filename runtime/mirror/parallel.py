@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from threading import Barrier, Lock
 
@@ -85,19 +85,26 @@ class _Team:
         torch.set_num_threads(count)
 
     def run(self, parts: Sequence[slice], work: Callable[[slice], None]) -> None:
-        """Work on parts; what one of them raises is raised."""
-        rest, lock = iter(parts), Lock()
+        """Work on parts; what the first of them raises is raised, when no thread works any more."""
+        rest, lock = list(parts)[::-1], Lock()
 
         def take() -> None:
             with torch.no_grad():
                 while True:
                     with lock:
-                        part = next(rest, None)
-                    if part is None:
-                        return
-                    work(part)
+                        if not rest:
+                            return
+                        part = rest.pop()
+                    try:
+                        work(part)
+                    except BaseException:
+                        with lock:
+                            rest.clear()
+                        raise
 
-        for future in [self._pool.submit(take) for _ in range(min(self._count, len(parts)))]:
+        futures = [self._pool.submit(take) for _ in range(min(self._count, len(parts)))]
+        wait(futures)
+        for future in futures:
             future.result()
 
 

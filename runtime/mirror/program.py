@@ -24,7 +24,9 @@ from qcam.runtime.mirror.steps import Observer, channels_last, placing
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
 #: kernels compute, code for code.
 ARITHMETICS = ("fake_quant", "integer")
-#: Images that a thread takes through a fake-quant graph at a time. Always as many: float sums may depend on it.
+#: Images that a thread takes through a fake-quant graph at a time, as long as there are so many: float sums may depend on it.
+#: Through an integer graph it takes a multiple: in which order a row of four-byte numbers is added depends on where in 16 bytes
+#: it begins, and so on how many images lie in front of it.
 _IMAGES = 4
 
 
@@ -118,7 +120,7 @@ class Mirror:
             whole = building.forward(float_kernels=float_kernels)
             self._forward, self._stepwise, self.quantized = whole.program, whole.stepwise, whole.quantized
             self._observed = frozenset(whole.quantized)
-            self.delegated, self.unordered = whole.delegated, whole.unordered
+            self.delegated, self.unordered, self._apart = whole.delegated, whole.unordered, whole.apart
         self._tail = building.tail()
         self._skip_reads = {} if building.cut is None else building.cut.skips
         self._instead: Mirror | None = None
@@ -176,12 +178,12 @@ class Mirror:
     def _by_parts(self, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
         """Return logits, tap and skips of a batch that threads took part by part through the whole graph; None if they may not.
 
-        What a thread works on then stays in its cache, and no thread waits for others after each step. Not so where ONNX
-        Runtime's float kernels compute: they may add in another order for another number of images.
+        What a thread works on then stays in its cache, and no thread waits for others after each step.
         """
         count = len(images)
-        step = _IMAGES if self.arithmetic == "fake_quant" else -(-count // torch.get_num_threads())
-        if step >= count or self.delegated or self.device.type != "cpu":
+        share = 1 if self.arithmetic == "fake_quant" else -(-count // torch.get_num_threads())
+        step = -(-share // _IMAGES) * _IMAGES
+        if step >= count or not self._apart or self.device.type != "cpu":
             return None
         parts = [slice(begin, begin + step) for begin in range(0, count, step)]
         entry = self.entry
@@ -246,10 +248,11 @@ class Mirror:
         if tap.dtype == "float32":
             return torch.as_tensor(values).to(self.device)
         if isinstance(values, np.ndarray):  # in place: as `Tap.dequantize`, which has no PyTorch, in fewer passes over memory
-            stored = torch.from_numpy(values if values.flags.writeable else values.copy())
+            plain = values.flags.writeable and values.dtype.isnative and all(stride >= 0 for stride in values.strides)
+            stored = torch.from_numpy(values if plain else values.astype(values.dtype.newbyteorder("="), order="C"))
             steps = stored.to(self.device).to(torch.float32, copy=True)
             return (steps.sub_(tap.zero_point) if tap.zero_point else steps).mul_(float(np.float32(tap.scale)))
-        return (values - tap.zero_point) * torch.tensor(np.float32(tap.scale), device=values.device)
+        return (values.to(torch.float32) - tap.zero_point) * torch.tensor(np.float32(tap.scale), device=values.device)
 
 
 def _filled(values: torch.Tensor, count: int) -> torch.Tensor:

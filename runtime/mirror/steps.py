@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from qcam.common.errors import UnsupportedGraphError, first_line
+from qcam.common.errors import QcamError, UnsupportedGraphError, first_line
 
 #: Sees the codes of a tensor as they are computed (name, codes: whole numbers in float32 or in their own type) and may return
 #: others, of the same type and shape, to go on with. What it sees is not to be written to: steps may read the same memory.
@@ -99,14 +99,17 @@ class Program:
             `values`, with the results.
 
         Raises:
-            UnsupportedGraphError: If PyTorch refuses a step, or a step should have more results than its function gives.
+            UnsupportedGraphError: If a step cannot be computed of such values, or should have more results than its function
+                gives.
         """
         constants = self.constants
         for step in self.steps:
             arguments = [None if not name else values[name] if name in values else constants[name] for name in step.inputs]
             try:
                 result = step.compute(*arguments, **step.attributes)
-            except RuntimeError as error:
+            except QcamError:
+                raise
+            except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
                 raise UnsupportedGraphError(f"the mirror cannot compute {step.label}: {first_line(error)}") from error
             results = result if isinstance(result, tuple) else (result,)
             if any(step.outputs[len(results) :]):

@@ -1,5 +1,6 @@
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -132,18 +133,37 @@ def mambaout():
     return exported("timm:test_mambaout", (160, 160))
 
 
-def test_m16_a_tensor_with_its_channels_last_is_refused_with_layers_that_have_them_first(mambaout):
-    loaded, modules, graph = mambaout
-    last = [path for path, tensor in modules.items() if graph.is_spatial(tensor) and layout_of(graph, tensor) == "last"]
-    assert last
-    with pytest.raises(QcamError, match=r"has its channels last \(shape batch×\d+×\d+×\d+\); .*layers of that kind near it: ."):
-        resolve_cam_layer(graph, modules, loaded.module, last[-1])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_m16_a_map_with_its_channels_last_is_handed_out_with_them_first(mambaout, by_name):
+    loaded, modules, before = mambaout
+    model = onnx.ModelProto()
+    model.CopyFrom(before.model)
+    last = [path for path, tensor in modules.items() if before.is_spatial(tensor) and layout_of(before, tensor) == "last"]
+    tensor = resolve_cam_layer(Graph(model), modules, loaded.module, last[-1] if by_name else "")
+    after = Graph(model)
+    onnx.checker.check_model(model, full_check=True)
+    (transposed,) = after.producer[tensor].input
+    assert tensor not in before.producer
+    assert transposed in before.producer
+    assert layout_of(after, tensor) == "first"
+    assert all(node.output[0] == tensor for node in after.consumers[transposed])
+    for name in (tensor, transposed):
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    images = {after.image_input: np.random.default_rng(0).normal(size=(2, 3, 160, 160)).astype(np.float32)}
+    run = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run
+    found, first, map_ = run([before.outputs[0], tensor, transposed], images)
+    plain = onnxruntime.InferenceSession(before.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (logits,) = plain.run(before.outputs[:1], images)
+    np.testing.assert_array_equal(first, map_.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-6)
 
 
-def test_m16_the_default_of_such_a_network_is_refused(mambaout):
-    loaded, modules, graph = mambaout
-    with pytest.raises(QcamError, match="it has its channels last; name a layer"):
-        resolve_cam_layer(graph, modules, loaded.module, "")
+def test_m16_a_map_of_which_the_channels_cannot_be_told_is_refused():
+    loaded, modules, graph = exported("timm:test_vit", (160, 160))
+    unknown = [node.output[0] for node in graph.model.graph.node if graph.is_spatial(node.output[0])]
+    unknown = [name for name in unknown if layout_of(graph, name) is None]
+    with pytest.raises(QcamError, match=r"has axes of which the channels' cannot be told \(shape batch×"):
+        resolve_cam_layer(graph, modules, loaded.module, unknown[-1])
 
 
 def around(*nodes):

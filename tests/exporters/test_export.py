@@ -205,7 +205,6 @@ def test_a_cam_layer_that_no_quantized_operator_reads_still_carries_codes(seeded
     ("name", "message"),
     [
         ("timm:test_vit", "rearranged dimensions|no feature map"),
-        ("timm:test_mambaout", "rearranged dimensions|no feature map"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_at_export(name, message, tmp_path):

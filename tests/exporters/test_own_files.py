@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from foreign_graphs import (
     INSIDE,
     SIDE,
+    across_pictures,
     before_input,
     constants_as_inputs,
     fixed_batch,
@@ -98,6 +99,11 @@ def test_a_file_that_is_quantized_already_is_refused_with_the_command_that_takes
     assert "take it as it is with qcam-import" in told
     with pytest.raises(qcam.UnsupportedGraphError, match=r"take it as it is with qcam\.import_onnx"):
         qcam.export(tmp_path / "net.onnx", output=tmp_path / "out")
+
+
+def test_a_file_that_reads_across_the_pictures_of_a_batch_is_refused(tmp_path: Path) -> None:
+    told = refused(across_pictures(float_graph()), tmp_path, *GIVEN, "--cam-layer", "last")
+    assert "f32 answers a picture otherwise in a batch than alone" in told
 
 
 def test_a_float16_file_is_refused_and_not_told_to_be_quantized(tmp_path: Path) -> None:

@@ -307,7 +307,9 @@ def passing(choices: Choices) -> Case:
     def ints(name: str, *values: int) -> str:
         return nodes.constant(name, np.array(values, np.int64))
 
-    operator = choices.pick("MaxPool", "Reshape", "Transpose", "Flatten", "Slice", "Unsqueeze", "Squeeze", "Gather", "Expand")
+    operator = choices.pick(
+        "MaxPool", "Reshape", "Transpose", "Flatten", "Slice", "Unsqueeze", "Squeeze", "Gather", "Expand", "Resize"
+    )
     shape = (1 if operator in ("Squeeze", "Expand") else 2, choices.integer(1, 18), 4, 6)
     (x,) = nodes.inputs(shape)
     if operator == "MaxPool":
@@ -328,6 +330,12 @@ def passing(choices: Choices) -> Case:
         nodes.add("Squeeze", "r", x.name, ints("axes", 0))
     elif operator == "Gather":
         nodes.add("Gather", "r", x.name, ints("indices", 1, 0, 3), axis=2)
+    elif operator == "Resize":
+        scales = nodes.constant("scales", np.array([1, 1, choices.pick(2, 1.5, 0.5), choices.pick(3, 1)], np.float32))
+        nearest, places = choices.pick("floor", "round_prefer_floor"), choices.pick("asymmetric", "half_pixel")
+        nodes.add(
+            "Resize", "r", x.name, "", scales, mode="nearest", nearest_mode=nearest, coordinate_transformation_mode=places
+        )
     else:
         nodes.add("Expand", "r", x.name, ints("shape", 2, shape[1], 4, 6))
     result = nodes.quantize("r", x.scale, x.zero_point, name="result")

@@ -16,7 +16,7 @@ from qcam.runtime.mirror.integer.kernel import (
 )
 
 
-@kernel("MaxPool", "Expand", "Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+@kernel("MaxPool", "Expand", "Flatten", "Gather", "Reshape", "Resize", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
 def passing(setting: Setting) -> Kernel:
     """The operator itself, on codes; it reads its further inputs (shapes, axes) as they are."""
 

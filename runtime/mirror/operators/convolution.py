@@ -49,3 +49,38 @@ def conv(
     if explicit:
         x = F.pad(x, explicit)
     return F.conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=group)
+
+
+@operator("ConvTranspose", versions=(1, 11, 22))
+def conv_transpose(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: list[int] | None = None,
+    group: int = 1,
+    kernel_shape: list[int] | None = None,
+    output_padding: list[int] | None = None,
+    output_shape: list[int] | None = None,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> torch.Tensor:
+    """Transposed convolution over images; what pads take away is cut off behind it.
+
+    Raises:
+        UnsupportedGraphError: If the result's size is not told by pads, or it is over anything but images.
+    """
+    if weight.dim() != 4:
+        raise UnsupportedGraphError(
+            f"ConvTranspose over {weight.dim() - 2} spatial dimensions is not supported; only over images it is"
+        )
+    if auto_pad != "NOTSET" or output_shape:
+        told = "output_shape" if output_shape else f"auto_pad {auto_pad}"
+        raise UnsupportedGraphError(f"ConvTranspose with {told} is not supported; only pads are")
+    top, left, bottom, right = pads or [0, 0, 0, 0]
+    whole = F.conv_transpose2d(
+        x, weight, bias, stride=strides or [1, 1], dilation=dilations or [1, 1], groups=group,
+        output_padding=output_padding or [0, 0],
+    )  # fmt: skip
+    return F.pad(whole, [-left, -right, -top, -bottom])

@@ -246,3 +246,25 @@ def scatter_nd(x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *,
     if len(rows) > 1 and len(torch.unique(rows, dim=0)) < len(rows):
         raise UnsupportedGraphError("ScatterND with an index that is there twice is not supported: which value stays is open")
     return x.index_put(tuple(places.to(x.device).unbind(-1)), updates)
+
+
+@operator("GatherND", versions=(11, 12, 13))
+def gather_nd(x: torch.Tensor, indices: torch.Tensor, *, batch_dims: int = 0) -> torch.Tensor:
+    """Return what stands at some places; the last axis of the indices counts along the first axes of x, behind those in common.
+
+    Raises:
+        UnsupportedGraphError: If shapes do not fit, or an index is outside.
+    """
+    depth = batch_dims + indices.shape[-1]
+    if depth > x.dim() or x.shape[:batch_dims] != indices.shape[:batch_dims]:
+        raise UnsupportedGraphError(f"GatherND out of shape {list(x.shape)} with indices of {list(indices.shape)}")
+    sizes = torch.tensor(x.shape[batch_dims:depth], dtype=indices.dtype, device=indices.device)
+    places = torch.where(indices < 0, indices + sizes, indices)
+    if bool(((places < 0) | (places >= sizes)).any()):
+        raise UnsupportedGraphError(f"GatherND out of shape {list(x.shape)} has an index outside")
+    rank = places.dim() - 1
+    common = [
+        torch.arange(size, device=x.device).reshape(*[1] * axis, size, *[1] * (rank - axis - 1))
+        for axis, size in enumerate(x.shape[:batch_dims])
+    ]
+    return x[(*common, *places.to(x.device).unbind(-1))]

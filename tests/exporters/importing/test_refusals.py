@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foreign_graphs import VARIANTS, in_functions, quantized, variant
+from foreign_graphs import VARIANTS, across_pictures, in_functions, quantized, variant
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import qcam
@@ -159,3 +159,12 @@ def test_a_scale_that_is_no_number_above_0_is_refused_before_any_session(step: f
     with pytest.raises(QcamError, match="has a scale that is no number above 0"):
         qcam.import_onnx(file, mean=0.5, std=0.25, output=tmp_path / "out")
     assert [path for path in tmp_path.rglob("*") if path != file and path.is_file()] == []
+
+
+def test_a_file_that_reads_across_the_pictures_of_a_batch_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(across_pictures(quantized()).SerializeToString())
+    given = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize": 36, "trained": False, "output": tmp_path / "out"}
+    with pytest.raises(QcamError, match="int8 answers a picture otherwise in a batch than alone"):
+        qcam.import_onnx(path, **given)
+    assert not (tmp_path / "out").exists()

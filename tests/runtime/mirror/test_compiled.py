@@ -103,7 +103,28 @@ def test_a_numba_that_fails_is_done_without(monkeypatch):
         raise OSError("LLVM is not what it was")
 
     monkeypatch.setattr(compiled, "_compiled", broken)
-    assert compiled.loops.__wrapped__() is None
+    with pytest.warns(RuntimeWarning, match="numba does not work here .OSError: LLVM is not what it was.: mirrors compute the"):
+        assert compiled.loops.__wrapped__() is None
+
+
+def test_a_second_process_finds_all_that_a_first_one_compiled_and_damaged_files_do_not_matter(tmp_path):
+    program = "from qcam.runtime.mirror import compiled; print(compiled.loops() is not None)"
+    environment = dict(os.environ) | {"NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def kept():
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=300, check=True,
+            env=environment,
+        )  # fmt: skip
+        assert run.stdout.strip() == "True"
+        return {path: path.read_bytes() for path in tmp_path.rglob("*.nb?")}
+
+    first = kept()
+    assert len(first) > 8
+    assert kept() == first
+    for number, path in enumerate(sorted(first)):
+        path.write_bytes(first[path][: len(first[path]) // 2 * (number % 2)])
+    kept()
 
 
 def test_only_bytes_on_the_cpu_are_worked_on():

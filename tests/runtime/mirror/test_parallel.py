@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
@@ -59,3 +60,20 @@ def test_what_a_part_raises_is_raised(threads):
 
     with pytest.raises(ValueError, match="part "):
         across([slice(0, 1), slice(1, 2), slice(2, 3)], work)
+
+
+def test_nothing_is_worked_on_after_something_was_raised(threads):
+    begun = []
+
+    def work(part):
+        begun.append(part.start)
+        time.sleep(0.02)
+        if part.start == 0:
+            raise ValueError("the first part")
+
+    with pytest.raises(ValueError, match="the first part"):
+        across([slice(begin, begin + 1) for begin in range(50)], work)
+    there = len(begun)
+    assert there <= 2 * threads
+    time.sleep(0.1)
+    assert len(begun) == there

@@ -519,3 +519,5 @@ def test_a_tap_is_dequantized_as_without_pytorch(kind, tiny_bundle):
             np.testing.assert_array_equal(found.view(np.int32), wanted.view(np.int32))
             np.testing.assert_array_equal(codes, before)
         codes.flags.writeable = True
+        for other in (codes[::-1], codes[:, :, ::-2], codes.astype(codes.dtype.newbyteorder(">"))):
+            np.testing.assert_array_equal(mirror.dequantize(tap, other).numpy(), tap.dequantize(other))

@@ -9,6 +9,7 @@ from qcam.runtime.mirror.operators.padding import effective_dilation
 IMAGE = floats(2, 4, 7, 8)
 WEIGHT = floats(6, 4, 3, 2, seed=1)
 BIAS = floats(6, seed=2)
+UP = floats(4, 6, 3, 2, seed=1)
 
 CASES = [
     case("Conv", "without bias", IMAGE, WEIGHT),
@@ -39,6 +40,14 @@ CASES = [
         for auto_pad in ("SAME_UPPER", "SAME_LOWER")
         for label, strides in (("stride 1", [1, 1]), ("stride 2", [2, 2]), ("stride beyond kernel", [4, 3]))
     ),
+    case("ConvTranspose", "plain", IMAGE, UP),
+    case("ConvTranspose", "bias and strides", IMAGE, UP, BIAS, strides=[2, 3]),
+    case("ConvTranspose", "asymmetric pads", IMAGE, UP, BIAS, strides=[2, 2], pads=[0, 1, 2, 0]),
+    case("ConvTranspose", "longer at the end", IMAGE, UP, BIAS, strides=[2, 3], output_padding=[1, 2]),
+    case("ConvTranspose", "longer and cut", IMAGE, UP, BIAS, strides=[3, 3], output_padding=[2, 1], pads=[1, 0, 1, 2]),
+    case("ConvTranspose", "dilations", IMAGE, UP, BIAS, dilations=[2, 3]),
+    # onnx.reference cannot take groups.
+    case("ConvTranspose", "groups", IMAGE, floats(4, 3, 2, 2, seed=1), BIAS, group=2, strides=[2, 2], reference=None),
     case("Conv", "sequence", floats(2, 4, 9), floats(6, 4, 3, seed=1), BIAS),
     case(
         "Conv",
@@ -68,6 +77,14 @@ def test_refuses_volumes(opset):
     x, weight = floats(1, 2, 5, 5, 5), floats(3, 2, 3, 3, 3)
     with pytest.raises(QcamError, match="Conv over 3 spatial dimensions is not supported; only images and sequences are"):
         check(case("Conv", "", x, weight), opset)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"), [({"auto_pad": "SAME_UPPER"}, "auto_pad SAME_UPPER"), ({"output_shape": [14, 16]}, "output_shape")]
+)
+def test_refuses_sizes_that_pads_do_not_tell(attributes, said):
+    with pytest.raises(QcamError, match=f"ConvTranspose with {said} is not supported; only pads are"):
+        check(case("ConvTranspose", "", IMAGE, UP, **attributes), 21)
 
 
 def test_refuses_an_unknown_auto_pad():

@@ -205,6 +205,13 @@ DESCRIBED = [
     case("Tile", "plain", X, ints(1, 2, 1, 3), tolerance=0),
     case("ScatterND", "rows", X, ints(1, 0).reshape(2, 1), floats(2, 3, 4, 5, seed=1), tolerance=0),
     case("ScatterND", "values", X, ints(1, 2, 0, -1, 0, -3, 1, 2).reshape(2, 4), floats(2, seed=1), tolerance=0),
+    case("GatherND", "rows", X, ints(1, -1).reshape(2, 1), tolerance=0),
+    case("GatherND", "values", X, ints(1, 2, 0, -1, 0, -3, 1, 2).reshape(2, 4), tolerance=0),
+    case("GatherND", "in a grid", X, ints(1, 2, 0, 0, 1, 1).reshape(3, 1, 2), tolerance=0),
+    case(
+        "GatherND", "of each", X, ints(0, 1, 2, 3, 1, 0, -1, 2).reshape(2, 2, 2), batch_dims=1, opsets=versions("GatherND", 12),
+        tolerance=0,
+    ),
     case("Pad", "whole numbers", ints(3, 4), ints(1, 2), np.array(7), opsets=versions("Pad", 13)),
 ]
 
@@ -228,6 +235,8 @@ def test_equals_the_oracles(item, opset):
         ("Pad", [[1, 1], 0.0, [1]], {}, "Pad along axis 1 of a tensor of 1 dimensions"),
         ("Pad", [[-4, 4]], {"mode": "wrap"}, "Pad with mode wrap and pads -4 and 4 of 4 values"),
         ("Unsqueeze", [[2]], {}, "Unsqueeze along axis 2 of a tensor of 2 dimensions"),
+        ("GatherND", [[[4]]], {}, r"GatherND out of shape \[4\] has an index outside"),
+        ("GatherND", [[[0, 0]]], {}, r"GatherND out of shape \[4\] with indices of \[1, 2\]"),
         ("ScatterND", [[[4]], [1.0]], {}, "has an index outside"),
         ("ScatterND", [[[-5]], [1.0]], {}, "has an index outside"),
         ("ScatterND", [[[0, 0]], [1.0]], {}, r"into shape \[4\] with indices of \[1, 2\] and updates of \[1\]"),
