@@ -252,8 +252,9 @@ def _shapes(graph: Graph, count: int) -> dict[str, _Shape] | None:
             told.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
         else:
             told.initializer.append(tensor)
+    made = any(node.op_type in ("ConstantOfShape", "Range") for node in told.node)  # inference would make each of their values
     try:
-        found = onnx.shape_inference.infer_shapes(asked, data_prop=True, strict_mode=True).graph
+        found = onnx.shape_inference.infer_shapes(asked, data_prop=not made, strict_mode=True).graph
     except Exception:  # whatever it does not like: nothing is known, then
         return None
     for value in (*found.value_info, *found.output, *found.input):
