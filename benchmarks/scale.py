@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py measure --json build/speed/scale.json [--images 48]
     python benchmarks/scale.py write build/speed/cluster.json build/speed/scale.json build/speed/workers.json
+    python benchmarks/scale.py memory build/speed/workers.json
 
 `measure` evaluates six networks at three precisions in one process of one thread, with and without simulation: images a second
 and core, bytes read and written, memory. Then it joins the parts many times over, to see what a driver does with a large study.
@@ -106,6 +107,21 @@ def write(cluster: Path, scale: Path, workers: Path, output: Path) -> None:
         ],
     )
     write_atomically(output, text)
+
+
+@main.command()
+@click.argument("workers", type=FILE)
+@click.option("--output", default=Path("docs/scale.md"), show_default=True, type=click.Path(path_type=Path))
+def memory(workers: Path, output: Path) -> None:
+    """Write what workers take into the page; the rest of it stays as it was measured."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True)
+    told = json.loads(workers.read_text(encoding="utf-8"))
+    before, mark, rest = output.read_text(encoding="utf-8").partition("(`benchmarks/workers.py`):\n\n")
+    _, heading, behind = rest.partition("## Why actors")
+    if not mark or not heading:
+        raise click.UsageError(f"{output} has no part on workers")
+    made = environment.get_template("workers.md.jinja").render(workers=told)
+    write_atomically(output, before + mark + made + "\n" + heading + behind)
 
 
 def plan(measured: dict[str, Any], share: float, cores: int, machines: int) -> dict[str, float]:

@@ -110,6 +110,10 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+#: Parameters of glibc's `mallopt`; the largest block that is kept, in bytes, and four times as much in all of a thread.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _BLOCK = -3, -1, 16 << 20
+
+
 def has_gpu() -> bool:
     """Tell whether this machine has a GPU that PyTorch may find, without importing it."""
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
@@ -122,6 +126,20 @@ def let_idle_threads_rest() -> None:
     runs next.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep memory that is freed for what is asked for next, unless the user says otherwise.
+
+    By itself it gives blocks from 128 KiB on back to the system at once, and each of their pages has to be made anew: in a
+    virtual machine that takes longer than a metric of the map that lies in it.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    with suppress(OSError, AttributeError):  # a system without glibc does as it likes
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, _BLOCK)
+        library.mallopt(_TRIM_THRESHOLD, 4 * _BLOCK)
 
 
 def describe() -> dict[str, object]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -17,6 +19,7 @@ from qcam.images.embedded import calibration_photographs
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import Bundle, PrecisionEntry, load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.deployed.probe import probe_kernels
 from qcam.runtime.mirror import Mirror
 
 Images = NDArray[np.float32]
@@ -68,8 +71,7 @@ def _prove_one(
     if entry.name == "f32":
         _compare(bundle, entry, whose, reference(images), outputs.logits, name)
     mirror = Mirror(model, entry, preprocessing=bundle.preprocessing)
-    simulated = mirror.forward(images)
-    _compare(bundle, entry, "the mirror's", simulated.logits.numpy(), outputs.logits, name)
+    hold_simulation(bundle, entry, entry.name, mirror, lambda: model, images, outputs.logits, name)
     column = 0 if outputs.logits.shape[1] == 1 else int(outputs.logits[0].argmax())
     given = zip(session.taps, (outputs.tap, *outputs.skips), strict=True)
     taps = [mirror.dequantize(tap, values) for tap, values in given]
@@ -113,16 +115,80 @@ def refuse_mixing(bundle: Bundle, entry: PrecisionEntry, kind: str, session: Dep
         )
 
 
+def hold_simulation(
+    bundle: Bundle,
+    entry: PrecisionEntry,
+    kind: str,
+    mirror: Mirror,
+    model: Callable[[], onnx.ModelProto],
+    image: Images,
+    wanted: Images,
+    name: str,
+) -> None:
+    """Refuse a file of which the mirror's logits are not ONNX Runtime's.
+
+    Where the float simulation of a quantized file is far from them, the integer arithmetic of this CPU is asked: if that gives
+    them, the file is followed as it runs, and a warning tells what the simulation is worth.
+
+    Args:
+        bundle: The bundle.
+        entry: The precision.
+        kind: One of `BOUNDS`, the nearest to it.
+        mirror: Its mirror, of float arithmetic.
+        model: Returns its file, parsed.
+        image: One picture, as `Preprocessing.normalise` gives it.
+        wanted: Its logits in ONNX Runtime.
+        name: The picture's, for messages.
+
+    Raises:
+        QcamError: If neither gives them.
+    """
+    error = logit_error(mirror.forward(image).logits.numpy(), wanted, wanted)
+    if error <= BOUNDS[kind]:
+        return
+    family = probe_kernels(entry.session).family
+    if kind != "f32" and family is not None:
+        exact = Mirror(
+            model(), entry, arithmetic="integer", family=family, float_kernels=True, preprocessing=bundle.preprocessing
+        )
+        if logit_error(exact.forward(image).logits.numpy(), wanted, wanted) <= _ALIKE[kind]:
+            where = _where_not_finite(mirror, image)
+            telling.warn(
+                f"{bundle.model_id}: the float simulation of {entry.name} does not foretell what runs: the relative error of "
+                f"its logits is {_said(error)} on {name}{where}; integer arithmetic does (qcam-check)"
+            )
+            return
+    _refuse(bundle, entry, "the mirror's", error, BOUNDS[kind], name)
+
+
+def _where_not_finite(mirror: Mirror, image: Images) -> str:
+    """Name the first tensor of codes in which the simulation has NaN, as ` (NaN first at …)`; empty if there is none."""
+    found: list[str] = []
+
+    def observe(tensor: str, codes: torch.Tensor) -> None:
+        if not found and codes.is_floating_point() and bool(codes.isnan().any()):
+            found.append(tensor)
+
+    mirror.forward(image, observe)
+    return f" (NaN first at {found[0]}, as of 0 / 0)" if found else ""
+
+
 def _compare(bundle: Bundle, entry: PrecisionEntry, whose: str, found: Images, wanted: Images, name: str) -> None:
     """Refuse logits that are further from ONNX Runtime's than the precision allows."""
-    error = logit_error(found, wanted, wanted)
-    bound = BOUNDS[entry.name]
+    error, bound = logit_error(found, wanted, wanted), BOUNDS[entry.name]
     if not error <= bound:  # NaN included
-        said = "undefined" if error != error else f"{error:.2g}"
-        raise QcamError(
-            f"{bundle.model_id}: the logits of {entry.name} in ONNX Runtime are not {whose} on {name}: relative error "
-            f"{said}, at most {bound:g} is accepted; the file would not be explained as it runs, so no bundle is made"
-        )
+        _refuse(bundle, entry, whose, error, bound, name)
+
+
+def _refuse(bundle: Bundle, entry: PrecisionEntry, whose: str, error: float, bound: float, name: str) -> NoReturn:
+    raise QcamError(
+        f"{bundle.model_id}: the logits of {entry.name} in ONNX Runtime are not {whose} on {name}: relative error "
+        f"{_said(error)}, at most {bound:g} is accepted; the file would not be explained as it runs, so no bundle is made"
+    )
+
+
+def _said(error: float) -> str:
+    return "undefined" if error != error else f"{error:.2g}"
 
 
 def _photograph(preprocessing: Preprocessing, calibration: CalibrationSet | None) -> tuple[str, Images]:

@@ -43,6 +43,7 @@ def torch_device(wanted: str, threads: int, *, tf32: bool = False, index: int = 
     device = require(Device, wanted, "device")
     threads = whole(threads, "{threads}")
     machine.let_idle_threads_rest()
+    machine.keep_freed_memory()
     repeatable = os.environ.get(_CUBLAS)
     if device != Device.CPU:
         os.environ.setdefault(_CUBLAS, _REPEATABLE[0])

@@ -136,7 +136,10 @@ def enlarge(maps: Array, size: tuple[int, int]) -> Array:
     Returns:
         float64, batch × size.
     """
-    return normalise(upsample(maps, size))
+    enlarged = np.empty((len(maps), *size))
+    for index in range(len(maps)):  # one by one, as above
+        enlarged[index] = normalise(upsample(maps[index : index + 1], size))[0]
+    return enlarged
 
 
 def _bilinear(length: int, target: int) -> Array:

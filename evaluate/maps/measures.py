@@ -38,16 +38,20 @@ def rank_correlation(maps: Array, references: Array) -> Array:
     return undefined_if_constant(result, maps, references)
 
 
-def overlap(maps: Array, references: Array, share: float = TOP_SHARE) -> Array:
-    """Intersection over union of the positions with the largest values, 0 to 1; 1 for equal maps.
-
-    A map's top positions are those that reach its k-th largest value, k = share of the positions rounded up, and exceed
-    its minimum: more than k where values tie, fewer where a map is zero nearly everywhere.
+def overlap(
+    maps: Array,
+    references: Array,
+    share: float = TOP_SHARE,
+    *,
+    tops: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
+) -> Array:
+    """Intersection over union of the positions with the largest values (`top_positions`), 0 to 1; 1 for equal maps.
 
     Args:
         maps: Evaluated maps, batch × height × width.
         references: Same shape.
         share: Share of positions, above 0 to 1.
+        tops: The top positions of both, where they are known already.
 
     Returns:
         float64, batch; NaN where a map is constant.
@@ -55,7 +59,7 @@ def overlap(maps: Array, references: Array, share: float = TOP_SHARE) -> Array:
     >>> overlap(np.array([[[3.0, 2.0, 1.0, 0.0]]]), np.array([[[3.0, 1.0, 2.0, 0.0]]]), share=0.5)
     array([0.33333333])
     """
-    a, b = _top(maps, share), _top(references, share)
+    a, b = tops or (top_positions(maps, share), top_positions(references, share))
     with np.errstate(divide="ignore", invalid="ignore"):
         result = (a & b).sum(axis=(1, 2)) / (a | b).sum(axis=(1, 2))
     return undefined_if_constant(result, maps, references)
@@ -158,7 +162,16 @@ def _centred_ranks(maps: Array) -> Array:
     return ranks
 
 
-def _top(maps: Array, share: float) -> NDArray[np.bool_]:
+def top_positions(maps: Array, share: float = TOP_SHARE) -> NDArray[np.bool_]:
+    """Tell which positions of each map have its largest values.
+
+    They are those that reach its k-th largest value, k = share of the positions rounded up, and exceed its minimum: more than
+    k where values tie, fewer where a map is zero nearly everywhere.
+
+    Args:
+        maps: batch × height × width.
+        share: Share of positions, above 0 to 1.
+    """
     flat = maps.reshape(len(maps), -1)
     count = max(1, int(np.ceil(share * flat.shape[1])))
     least = np.partition(flat, flat.shape[1] - count, axis=1)[:, flat.shape[1] - count]

@@ -9,6 +9,9 @@ three: NaN is returned, for the caller to count; nothing is made up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +23,20 @@ EPSILON = 2.220446049250313e-16
 METRICS = ("SIM", "CC", "KLD")
 
 
+def image_by_image(metric: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """Let a metric see one image at a time: a batch of large maps in float64 leaves the processor's cache."""
+
+    @wraps(metric)
+    def each(maps: Array, references: Array) -> Array:
+        if len(maps) < 2 or maps.shape != references.shape:
+            return metric(maps, references)
+        pairs = zip(maps[:, None], references[:, None], strict=True)
+        return np.concatenate([metric(one, other) for one, other in pairs])
+
+    return each
+
+
+@image_by_image
 def similarity(maps: Array, references: Array) -> Array:
     """Similarity, or histogram intersection: sum min(P, Q) of the maps as distributions; 1 for equal maps, 0 at least.
 
@@ -37,6 +54,7 @@ def similarity(maps: Array, references: Array) -> Array:
     return undefined_if_constant(_one_if_equal(result, maps, references), maps, references)
 
 
+@image_by_image
 def correlation(maps: Array, references: Array) -> Array:
     """Pearson's linear correlation coefficient over positions, -1 to 1.
 
@@ -58,6 +76,7 @@ def correlation(maps: Array, references: Array) -> Array:
     return undefined_if_constant(_one_if_equal(np.clip(result, -1.0, 1.0), maps, references), maps, references)
 
 
+@image_by_image
 def divergence(maps: Array, references: Array) -> Array:
     """Kullback-Leibler divergence, the paper's: sum P log(eps + P / (eps + Q)); 0 for equal maps.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from qcam.common.norms import logit_error
 from qcam.evaluate.maps.cam import Array, normalise
-from qcam.evaluate.maps.measures import area_average, energy_in_object, overlap, rank_correlation
+from qcam.evaluate.maps.measures import area_average, energy_in_object, overlap, rank_correlation, top_positions
 from qcam.evaluate.maps.metrics import all_metrics, is_constant
 from qcam.evaluate.maps.scores import top_classes
 from qcam.evaluate.results.folder import Row
@@ -34,6 +35,11 @@ class References:
     maps: Array
     void: NDArray[np.bool_] | None
     missing: tuple[str, ...]
+
+    @cached_property
+    def tops(self) -> NDArray[np.bool_]:
+        """The top positions of the maps."""
+        return top_positions(self.maps)
 
     @classmethod
     def of(cls, found: Sequence[tuple[NDArray[Any] | None, str]], size: tuple[int, int]) -> References:
@@ -72,7 +78,7 @@ class Compared:
     def with_objects(self, run: Run, saliency: References) -> list[Row]:
         """Hold a run's maps against salient objects."""
         small = area_average(saliency.maps, run.maps.shape[1:])
-        values = self._maps(run, run.shown, saliency.maps, small)
+        values = self._maps(run, saliency.maps, saliency.tops, small)
         values["energy_in_object"] = energy_in_object(run.shown, saliency.maps)
         constants = is_constant(run.shown), is_constant(saliency.maps)
         if saliency.void is not None:
@@ -84,13 +90,13 @@ class Compared:
 
     def with_reference(self, run: Run, reference: Run) -> list[Row]:
         """Hold a run against another deployed one: f32's, or an earlier one of its own."""
-        values = self._maps(run, run.shown, reference.shown, reference.maps)
+        values = self._maps(run, reference.shown, reference.tops, reference.maps)
         errors = self._logit_errors(run, reference, reference)
         return self._rows(values, run, reference, (is_constant(run.shown), is_constant(reference.shown)), errors=errors)
 
     def with_simulation(self, deployed: Run, simulated: Run) -> list[Row]:
         """Hold a simulated run against the deployed one, which is the reference; classes are the deployed run's."""
-        values = self._maps(simulated, simulated.shown, deployed.shown, deployed.maps)
+        values = self._maps(simulated, deployed.shown, deployed.tops, deployed.maps)
         errors = self._logit_errors(deployed, simulated, deployed)
         constants = is_constant(simulated.shown), is_constant(deployed.shown)
         return self._rows(values, deployed, simulated, constants, errors=errors, codes_equal=simulated.codes_equal)
@@ -101,11 +107,11 @@ class Compared:
         return self._rows({"drop": drop, "increase": increase}, run, None, (is_constant(run.shown), nothing))
 
     @staticmethod
-    def _maps(run: Run, shown: Array, references: Array, small: Array) -> dict[str, NDArray[Any]]:
+    def _maps(run: Run, references: Array, tops: NDArray[np.bool_], small: Array) -> dict[str, NDArray[Any]]:
         """Return every measure of two maps: the large ones, and their ranks at the tap's resolution."""
-        values: dict[str, NDArray[Any]] = dict(all_metrics(shown, references))
+        values: dict[str, NDArray[Any]] = dict(all_metrics(run.shown, references))
         values["rank_correlation"] = rank_correlation(run.maps, small)
-        values["overlap"] = overlap(shown, references)
+        values["overlap"] = overlap(run.shown, references, tops=(run.tops, tops))
         return values
 
     @staticmethod

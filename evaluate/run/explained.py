@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.evaluate.maps.cam import Array, cam
+from qcam.evaluate.maps.measures import top_positions
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,11 @@ class Run:
     def shown(self) -> Array:
         """The maps as they are compared, each 0..1."""
         return self.enlarge(self.maps)
+
+    @cached_property
+    def tops(self) -> NDArray[np.bool_]:
+        """The top positions of the maps as they are compared."""
+        return top_positions(self.shown)
 
 
 def explain(

@@ -97,9 +97,35 @@ def test_m4_a_mirror_that_disagrees_stops_the_bundle(tmp_path, monkeypatch):
     from qcam.exporters import proof
 
     monkeypatch.setitem(proof.BOUNDS, "int8", 1e-12)
+    monkeypatch.setitem(proof._ALIKE, "int8", -1.0)  # nor does integer arithmetic
+    monkeypatch.setattr(proof, "refuse_mixing", lambda *_arguments: None)
     with pytest.raises(QcamError, match=r"logits of int8 in ONNX Runtime are not the mirror's on .*at most 1e-12 is accepted"):
         export_bundle(loaded(small(), RGB), calibration_photographs(), ExportOptions(), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_simulation_that_is_far_off_is_told_where_integer_arithmetic_gives_the_logits(tmp_path, monkeypatch, caplog):
+    from qcam.exporters import proof
+
+    monkeypatch.setitem(proof.BOUNDS, "int8", 1e-12)
+    export_bundle(loaded(small(), RGB), calibration_photographs(), ExportOptions(), tmp_path / "b")
+    said = "the float simulation of int8 does not foretell what runs: the relative error of its logits is "
+    assert [record.message for record in caplog.records if said in record.message]
+
+
+def test_a_quotient_of_nothing_by_nothing_is_told_by_the_tensor_behind_it(tmp_path, caplog):
+    """Sums that become nothing in codes of 8 bits, as in linear attention."""
+
+    class Quotient(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            small = x.clamp(0, 1) * 0.005 + 0.002
+            large = torch.cat([small, x[:, :1].abs() * 10 + 1], 1)  # one scale for both
+            return large[:, : x.shape[1]] / large[:, : x.shape[1]].mean(1, keepdim=True) + x
+
+    export_bundle(loaded(small(between=Quotient()), RGB), calibration_photographs(), ExportOptions(), tmp_path / "b")
+    told = [record.message for record in caplog.records if "NaN first at" in record.message]
+    assert told
+    assert "the relative error of its logits is undefined" in told[0]
 
 
 def test_m4_a_file_that_is_not_what_torch_computes_stops_the_bundle(tmp_path, monkeypatch):
