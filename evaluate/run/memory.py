@@ -26,8 +26,8 @@ from qcam.runtime.skimmed import skim
 if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
 
-#: Libraries, decoding, tables: what a worker takes without any network.
-BASE = 700 << 20
+#: Libraries, decoding, tables, compiled loops: what a worker takes without any network.
+BASE = 820 << 20
 #: What a worker may take where several networks share it, or where memory is short.
 ROOM = 3_000_000_000
 #: A file of at least this part of its weights' size in float32 holds them as floats; of at least this part in 16 bits.
