@@ -52,7 +52,7 @@ bench: setup-dev
 	$(BIN)/python benchmarks/export.py --json $(SPEED)/export.json
 	$(BIN)/python benchmarks/evaluation.py --json $(SPEED)/evaluation.json
 	$(BIN)/python benchmarks/growth.py --json $(SPEED)/growth.json
-	$(BIN)/python benchmarks/performance.py $(SPEED)/speed.json --export $(SPEED)/export.json \
+	$(BIN)/python benchmarks/performance.py --speed $(SPEED)/speed.json --export $(SPEED)/export.json \
 		--evaluation $(SPEED)/evaluation.json --growth $(SPEED)/growth.json
 
 # docs/scale.md: engines, workers, and what a large study costs (an hour)

@@ -1,6 +1,6 @@
 r"""docs/performance.md, made from what the benchmarks measured.
 
-    python benchmarks/performance.py build/speed/speed.json --evaluation build/speed/evaluation.json \
+    python benchmarks/performance.py --speed build/speed/speed.json --evaluation build/speed/evaluation.json \
         --export build/speed/export.json --growth build/speed/growth.json --output docs/performance.md
 
 Every figure in the page comes from these files; the words around them are in `performance.md.jinja`.
@@ -18,38 +18,51 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qcam.common.files import write_atomically
 
-#: The section that is always made, and the others by what they are made of, in the page's order.
-MAIN = "Beside bare inference and beside peers"
-SECTIONS = {"evaluation": "Whole commands", "export": "Export", "growth": "Growth"}
+#: What each section is made of, in the page's order.
+SECTIONS = {
+    "speed": "Beside bare inference and beside peers",
+    "again": "The bars once more, without peers",
+    "evaluation": "Whole commands",
+    "export": "Export",
+    "growth": "Growth",
+}
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("speed", type=FILE)
+@click.option("--speed", type=FILE, help="What benchmarks/speed.py measured.")
+@click.option("--again", type=FILE, help="What it measured with --peers none, of this version on an idle machine.")
 @click.option("--evaluation", type=FILE, help="What benchmarks/evaluation.py measured.")
 @click.option("--export", type=FILE, help="What benchmarks/export.py measured.")
 @click.option("--growth", type=FILE, help="What benchmarks/growth.py measured.")
 @click.option("--output", default=Path("docs/performance.md"), show_default=True, type=click.Path(path_type=Path))
-def main(speed: Path, output: Path, **others: Path | None) -> None:
+def main(output: Path, **given: Path | None) -> None:
     """Write the page and its curves. Sections that nothing is given for stay as they are in the page, and it says so."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["bound"] = lambda bar: f"{'≥' if bar['at_least'] else '≤'} {bar['bound']:g}"
-    read = {
-        name: None if path is None else json.loads(path.read_text(encoding="utf-8"))
-        for name, path in {"speed": speed, **others}.items()
-    }
+    read = {name: None if path is None else json.loads(path.read_text(encoding="utf-8")) for name, path in given.items()}
+    about = next((told for told in read.values() if told is not None), None)
+    if about is None:
+        raise click.UsageError("nothing was measured: give at least one file")
     curves = output.with_suffix(".svg")
     if read["growth"] is not None:
         draw(read["growth"], curves)
     before = sections(output.read_text(encoding="utf-8")) if output.is_file() else {}
-    kept = [SECTIONS[name] for name in SECTIONS if read[name] is None]
+    wanted = dict(SECTIONS)
+    if read["again"] is None and (read["speed"] is not None or SECTIONS["again"] not in before):
+        del wanted["again"]  # it stands beside an older table, until that is made anew
+    kept = [title for name, title in wanted.items() if read[name] is None]
     if missing := [title for title in kept if title not in before]:
         raise click.UsageError(f"{output} has no section {', '.join(missing)} to keep; give what was measured for it")
+    versions = about["versions"]
+    if isinstance(versions["qcam"], dict):  # of speed.py: those of its peers beside them
+        versions = versions["qcam"]
     text = environment.get_template("performance.md.jinja").render(
-        **read, growth_of=lambda kind: per_image(read["growth"], kind), curves=curves.name, kept=kept
-    )
+        **read, machine=about["machine"], versions=versions, kept=kept, curves=curves.name,
+        growth_of=lambda kind: per_image(read["growth"], kind),
+    )  # fmt: skip
     found = sections(text)
-    whole = [before[title] if title in kept else found[title] for title in ("", MAIN, *SECTIONS.values())]
+    whole = [before[title] if title in kept else found[title] for title in ("", *wanted.values())]
     write_atomically(output, "".join(whole).rstrip() + "\n")
 
 
