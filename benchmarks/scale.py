@@ -121,7 +121,7 @@ def memory(workers: Path, output: Path) -> None:
     if not mark or not heading:
         raise click.UsageError(f"{output} has no part on workers")
     made = environment.get_template("workers.md.jinja").render(workers=told)
-    write_atomically(output, before + mark + made + "\n" + heading + behind)
+    write_atomically(output, before + mark + made.rstrip() + "\n\n" + heading + behind)
 
 
 def plan(measured: dict[str, Any], share: float, cores: int, machines: int) -> dict[str, float]:
