@@ -60,7 +60,7 @@ def measure(name: str, memory: float) -> dict[str, Any]:
         tensor = resolve_cam_layer(graph, modules, loaded.module, loaded.cam_layer)
         paths = [path for path, _ in loaded.module.named_modules() if modules.get(path) == tensor]
         row["layer"] = paths[0] if paths else tensor
-        row["shape"] = list(graph.shapes[tensor][1:])
+        row["shape"] = list(Graph(model).shapes[tensor][1:])
     except QcamError as error:
         row["refused"] = str(error).partition("; name a layer")[0]
     return row

@@ -110,8 +110,8 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-#: Parameters of glibc's `mallopt`; the largest block that is kept, in bytes, and four times as much in all of a thread.
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _BLOCK = -3, -1, 16 << 20
+#: Parameters of glibc's `mallopt`; the largest block that can be kept, in bytes; twice as much is, in all of a thread.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _BLOCK = -3, -1, 32 << 20
 
 
 def has_gpu() -> bool:
@@ -131,15 +131,15 @@ def let_idle_threads_rest() -> None:
 def keep_freed_memory() -> None:
     """Let the C library keep memory that is freed for what is asked for next, unless the user says otherwise.
 
-    By itself it gives blocks from 128 KiB on back to the system at once, and each of their pages has to be made anew: in a
-    virtual machine that takes longer than a metric of the map that lies in it.
+    By itself it gives blocks back to the system as long as it has not seen larger ones, and each of their pages has to be made
+    anew: in a virtual machine that takes longer than a metric of the map that lies in it.
     """
-    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+    if any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     with suppress(OSError, AttributeError):  # a system without glibc does as it likes
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, _BLOCK)
-        library.mallopt(_TRIM_THRESHOLD, 4 * _BLOCK)
+        library.mallopt(_TRIM_THRESHOLD, 2 * _BLOCK)
 
 
 def describe() -> dict[str, object]:

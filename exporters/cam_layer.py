@@ -11,7 +11,7 @@ from onnx import helper
 
 from qcam.common import telling
 from qcam.common.errors import QcamError
-from qcam.exporters.layout import TO_FIRST, TO_LAST, layout_of
+from qcam.exporters.layout import TO_FIRST, TO_LAST, is_map_with_channels_last, layout_of
 from qcam.runtime.graph import Graph, unused
 
 #: Operators that only make a map smaller.
@@ -44,9 +44,9 @@ def resolve_cam_layer(graph: Graph, modules: dict[str, str], module: torch.nn.Mo
         shape = "×".join("batch" if size is None else str(size) for size in graph.shapes.get(tensor, ())) or "unknown"
         near = _listed(_spatial_modules(graph, modules, module), requested)
         raise QcamError(f"CAM layer {requested} is no feature map (shape {shape}); spatial layers near it: {near}")
-    if layout_of(graph, tensor) is None:
+    if not _has_channels(graph, tensor):
         shape = "×".join("batch" if size is None else str(size) for size in graph.shapes[tensor])
-        candidates = [path for path in _spatial_modules(graph, modules, module) if layout_of(graph, modules[path])]
+        candidates = [path for path in _spatial_modules(graph, modules, module) if _has_channels(graph, modules[path])]
         near = _listed(candidates, requested)
         raise QcamError(
             f"CAM layer {requested} has axes of which the channels' cannot be told (shape {shape}); a CAM needs batch × "
@@ -63,12 +63,18 @@ def _last_feature_map(graph: Graph) -> str:
         raise QcamError("the model has no feature map with height and width (is it a transformer?); a CAM needs one")
     while graph.producer[last].op_type in _POOLING and _is_map(graph, graph.producer[last].input[0], needed):
         last = graph.producer[last].input[0]
-    if layout_of(graph, last) is None:
+    if not _has_channels(graph, last):
         raise QcamError(
             f"the model's last map {last} comes out of rearranged dimensions: it has axes of which the channels' cannot be "
             "told (a transformer?); name a layer of batch × channels × height × width with {cam_layer}"
         )
     return str(last)
+
+
+def _has_channels(graph: Graph, tensor: str) -> bool:
+    """Tell whether it is known which axis of a map holds its channels, and which height and width."""
+    layout = layout_of(graph, tensor)
+    return layout == "first" or (layout == "last" and is_map_with_channels_last(graph, tensor))
 
 
 def _with_channels_first(graph: Graph, tensor: str) -> str:
@@ -84,7 +90,8 @@ def _with_channels_first(graph: Graph, tensor: str) -> str:
     at = next(place for place, node in enumerate(nodes) if tensor in node.output) + 1
     nodes.insert(at, helper.make_node("Transpose", [first], [back], name=f"node_{back}", perm=list(TO_LAST)))
     nodes.insert(at, helper.make_node("Transpose", [tensor], [first], name=f"node_{first}", perm=list(TO_FIRST)))
-    told = next(value for value in graph.model.graph.value_info if value.name == tensor)
+    shapes = (*graph.model.graph.value_info, *graph.model.graph.output)
+    told = next(value for value in shapes if value.name == tensor)  # a map: `is_spatial` knows its shape
     for name, order in ((first, TO_FIRST), (back, (0, 1, 2, 3))):
         value = graph.model.graph.value_info.add()
         value.CopyFrom(told)

@@ -63,10 +63,11 @@ def fold_constants(model: onnx.ModelProto) -> list[str]:
     values = _computed(model, nodes, wanted)
     kept = _within(values, {name: value.nbytes for name, value in values.items()}, limit)
     values = {name: values[name] for name in kept}
+    dead = unused(model, "computed")
     for node in model.graph.node:
         for place, name in enumerate(node.output):
             if name in values:
-                node.output[place] = unused(model, f"{name}.computed")  # dead, and taken out below
+                node.output[place] = f"{dead}.{name}"  # taken out below
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
     _drop_dead(model)
     return [name for name in wanted if name in values]

@@ -51,6 +51,30 @@ def layout_of(graph: Graph, tensor: str) -> Layout | None:
     return None
 
 
+def is_map_with_channels_last(graph: Graph, tensor: str) -> bool:
+    """Tell whether a tensor of four dimensions surely is batch × height × width × channels.
+
+    A matrix product only says that the last axis holds channels: attention has tensors of heads × tokens × channels, too. What
+    is asked for is a mean over the two axes between, or a Transpose from or to what a convolution or a pooling makes or reads.
+    """
+    seen: set[str] = set()
+    todo = [(tensor, False)]
+    while todo:
+        name, swapped = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        makers = [graph.producer[name]] if name in graph.producer else []
+        readers = [node for node in graph.consumers.get(name, []) if node.input[0] == name]
+        if swapped and any(node.op_type in _FIRST for node in (*makers, *readers)):
+            return True
+        means = [_axes(graph, node) for node in readers if node.op_type in _MEANS]
+        if any(axes == ({2, 3} if swapped else {1, 2}) for axes in means):
+            return True
+        todo += [(other, swapped != turned) for other, turned in _neighbours(graph, name)]
+    return False
+
+
 def _other(layout: Layout) -> Layout:
     return "last" if layout == "first" else "first"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qcam.calibration.ranges import CalibrationSet, overflow
 from qcam.common import telling
-from qcam.common.errors import QcamError, in_file
+from qcam.common.errors import QcamError, UnsupportedGraphError, in_file
 from qcam.common.norms import logit_error
 from qcam.images.decoding import decode_all
 from qcam.images.embedded import calibration_photographs
@@ -29,7 +29,7 @@ Images = NDArray[np.float32]
 BOUNDS = {"f32": 1e-3, "int16": 2e-2, "int8": 1.0}
 #: Largest relative error of a picture's logits beside another picture against its logits alone: sums that are added in another
 #: order, and codes that flip by that.
-_ALIKE = {"f32": 1e-3, "int16": 2e-2, "int8": 2e-2}
+_ALIKE = {"f32": 1e-3, "int16": 2e-2, "int8": 5e-2}
 
 
 def prove(bundle: Bundle, reference: Callable[[Images], Images], whose: str, calibration: CalibrationSet | None) -> None:
@@ -107,8 +107,10 @@ def refuse_mixing(bundle: Bundle, entry: PrecisionEntry, kind: str, session: Dep
     if together.shape != alone.shape:
         what = "×".join(map(str, together.shape))
         raise QcamError(f"{bundle.model_id}: {entry.name} returns {what} scores for two pictures; qcam needs batch × classes")
-    error = max(logit_error(*pair, pair[1]) for pair in zip(together, alone, strict=True))
-    if not error <= _ALIKE[kind]:
+    finite = np.isfinite(together).all(axis=1) & np.isfinite(alone).all(axis=1)  # others are refused for that, if at all
+    largest = np.abs(alone[finite]).max(initial=0.0)
+    error = float(np.abs(together[finite] - alone[finite]).max(initial=0.0) / (largest or 1.0))
+    if error > _ALIKE[kind]:
         raise QcamError(
             f"{bundle.model_id}: {entry.name} answers a picture otherwise in a batch than alone (relative error {error:.2g}): "
             "an operator reads across the pictures of a batch, so that no map is of one picture"
@@ -148,10 +150,14 @@ def hold_simulation(
         return
     family = probe_kernels(entry.session).family
     if kind != "f32" and family is not None:
-        exact = Mirror(
-            model(), entry, arithmetic="integer", family=family, float_kernels=True, preprocessing=bundle.preprocessing
-        )
-        if logit_error(exact.forward(image).logits.numpy(), wanted, wanted) <= _ALIKE[kind]:
+        try:
+            exact = Mirror(
+                model(), entry, arithmetic="integer", family=family, float_kernels=True, preprocessing=bundle.preprocessing
+            )
+            found = logit_error(exact.forward(image).logits.numpy(), wanted, wanted)
+        except UnsupportedGraphError:  # what integer arithmetic lacks is not what is wrong here
+            found = np.inf
+        if found <= _ALIKE[kind]:
             where = _where_not_finite(mirror, image)
             telling.warn(
                 f"{bundle.model_id}: the float simulation of {entry.name} does not foretell what runs: the relative error of "

@@ -122,6 +122,8 @@ class _Reading:
             return self._product(node)
         if others:
             return False
+        if kind == "Squeeze" and not attribute(node, "axes") and len(node.input) < 2:
+            return False  # of one image it takes away that axis, too
         if kind in _EACH_IMAGE | _NEW_SHAPE:
             return True
         if kind in _ALONG:

@@ -186,6 +186,11 @@ def alone(node: onnx.NodeProto) -> onnx.NodeProto:
     return copy
 
 
+def gives_codes_as_they_are(node: onnx.NodeProto) -> bool:
+    """Tell whether a node of `PASSING_OPERATORS` returns some of the values that it was given: a Resize may also mix them."""
+    return node.op_type != "Resize" or attribute(node, "mode", b"nearest") == b"nearest"
+
+
 def unused(model: onnx.ModelProto, name: str) -> str:
     """Return a name that no tensor has, of the graph or of its subgraphs: the one given, or one like it."""
     taken, todo = set(), [model.graph]

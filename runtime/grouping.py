@@ -16,7 +16,7 @@ import onnx
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
-from qcam.runtime.graph import Graph, alone, attribute
+from qcam.runtime.graph import Graph, alone, attribute, gives_codes_as_they_are
 from qcam.runtime.tables import (
     BIASED_OPERATORS,
     CLIPPING_OPERATORS,
@@ -226,7 +226,7 @@ def _is_fusable(graph: Graph, group: KernelGroup) -> bool:
     if node.op_type in PASSING_OPERATORS:
         if node.op_type == "MaxPool" and not (first.scale > 0 and is_pool_of_codes(graph)):
             return False
-        return output is not None and first.same_meaning(output)
+        return output is not None and first.same_meaning(output) and gives_codes_as_they_are(node)
     if node.op_type in ("Conv", "Gemm", "MatMul"):
         weight = activations[1]
         if first.dtype.kind == "i" and weight.dtype != first.dtype:

@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from qcam.runtime.graph import gives_codes_as_they_are
 from qcam.runtime.kernel_form import OPERATOR_OF, KernelForm, Operand, kernel_form
 from qcam.runtime.tables import BIASED_OPERATORS, PASSING_OPERATORS, RESULT_PARAMETERS
 
@@ -43,7 +44,7 @@ def written_back(
         work.note(node)
         if node.op_type in _KERNELS and node.domain in ("", "ai.onnx", "com.microsoft"):
             made = _kernel(work, node)
-        elif node.op_type in PASSING_OPERATORS and node.domain in ("", "ai.onnx"):
+        elif node.op_type in PASSING_OPERATORS and node.domain in ("", "ai.onnx") and gives_codes_as_they_are(node):
             made = _passing(work, node)
         else:
             made = False

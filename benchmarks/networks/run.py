@@ -31,8 +31,8 @@ ROWS = HERE / "rows.jsonl"
 #: Photographs that the networks of `THOROUGH` are looked at on, and the others.
 MANY, FEW = 20, 2
 OTHER_FAMILIES = ("avx2", "arm64")
-#: Results that may say something of the seed, not of the network: codes that do not move, a CAM that no position speaks for, float
-#: logits that weights without training blow up.
+#: Results that may say something of the seed, not of the network: codes that do not move, a CAM that no position speaks for,
+#: float logits that weights without training blow up.
 OF_THE_SEED = ("dead", "inexact", "undefined")
 SEEDS = 4
 #: What one network may take: GiB and minutes.

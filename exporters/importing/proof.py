@@ -61,7 +61,7 @@ def pictures(preprocessing: Preprocessing) -> Shown:
         (file.name, preprocessing.crop_image(decoded.image))
         for file, decoded in zip(files, decode_all([file.path for file in files]), strict=True)
         if decoded.image is not None
-    ] or [(_DRAWN, drawn(preprocessing))]
+    ] or [(_DRAWN, picture := drawn(preprocessing)), ("the same, upside down", picture[::-1])]  # two: some take one alone
     return Shown(tuple(name for name, _ in found), preprocessing.normalise(np.stack([crop for _, crop in found])))
 
 

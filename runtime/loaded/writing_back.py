@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.codes import codes_of_dequantized, codes_of_quantizer
-from qcam.runtime.graph import Graph
+from qcam.runtime.graph import Graph, gives_codes_as_they_are
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernel_form import OPERATOR_OF, kernel_form
 from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, is_integer_kernel
@@ -268,7 +268,7 @@ def _passing(writing: _Writing, node: NodeProto) -> bool:
     meaning = writing.meaning[node.input[0]]
     if node.op_type == "Concat":
         return _joined_codes(writing, node)
-    if node.op_type not in _CHOOSING:
+    if node.op_type not in _CHOOSING or not gives_codes_as_they_are(node):
         raise UnsupportedGraphError(
             f"ONNX Runtime runs {node.op_type} {node.name or node.output[0]} on codes, which the mirror does not know; choose "
             "'fake_quant'"

@@ -103,7 +103,12 @@ class _Team:
                         raise
 
         futures = [self._pool.submit(take) for _ in range(min(self._count, len(parts)))]
-        wait(futures)
+        try:
+            wait(futures)
+        except BaseException:  # Ctrl-C
+            with lock:
+                rest.clear()
+            raise
         for future in futures:
             future.result()
 

@@ -183,7 +183,8 @@ class Mirror:
         count = len(images)
         share = 1 if self.arithmetic == "fake_quant" else -(-count // torch.get_num_threads())
         step = -(-share // _IMAGES) * _IMAGES
-        if step >= count or not self._apart or self.device.type != "cpu":
+        few = -(-count // step) < torch.get_num_threads() // 2  # operators that split themselves use more of them
+        if step >= count or few or not self._apart or self.device.type != "cpu":
             return None
         parts = [slice(begin, begin + step) for begin in range(0, count, step)]
         entry = self.entry

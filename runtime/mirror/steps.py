@@ -109,7 +109,7 @@ class Program:
                 result = step.compute(*arguments, **step.attributes)
             except QcamError:
                 raise
-            except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
+            except (ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError) as error:
                 raise UnsupportedGraphError(f"the mirror cannot compute {step.label}: {first_line(error)}") from error
             results = result if isinstance(result, tuple) else (result,)
             if any(step.outputs[len(results) :]):

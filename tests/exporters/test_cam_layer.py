@@ -7,7 +7,7 @@ import torch
 from qcam.common.errors import QcamError
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.export import ExportOptions, export_bundle
-from qcam.exporters.layout import layout_of
+from qcam.exporters.layout import is_map_with_channels_last, layout_of
 from qcam.exporters.onnx_export import export_float
 from qcam.models.sources import load_model
 from qcam.runtime.graph import Graph
@@ -195,3 +195,30 @@ LAYOUTS = {
 def test_m16_the_layout_is_told_by_evidence_never_by_sizes(kind):
     nodes, tensor, wanted = LAYOUTS[kind]
     assert layout_of(around(*nodes), tensor) == wanted
+
+
+POSITIONS = {
+    "pooled over the middle axes": ([("Relu", ["x"], "a", {}), ("ReduceMean", ["a", "others"], "y", {})], "a", True),
+    "a convolution's, turned": (
+        [("Conv", ["x", "w"], "a", {}), ("Transpose", ["a"], "b", {"perm": [0, 2, 3, 1]}), ("MatMul", ["b", "w"], "y", {})],
+        "b", True,
+    ),
+    "turned for a convolution": (
+        [
+            ("MatMul", ["x", "w"], "a", {}), ("Relu", ["a"], "b", {}), ("Transpose", ["b"], "c", {"perm": [0, 3, 1, 2]}),
+            ("Conv", ["c", "w"], "y", {}),
+        ],
+        "a", True,
+    ),
+    "scores of attention": ([("MatMul", ["x", "w"], "a", {}), ("Softmax", ["a"], "y", {})], "a", False),
+    "keys of attention": (
+        [("Reshape", ["x", "w"], "a", {}), ("Transpose", ["a"], "b", {"perm": [0, 2, 3, 1]}), ("MatMul", ["x", "b"], "y", {})],
+        "b", False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_m16_that_the_other_axes_are_height_and_width_is_told_by_evidence(kind):
+    nodes, tensor, wanted = POSITIONS[kind]
+    assert is_map_with_channels_last(around(*nodes), tensor) == wanted

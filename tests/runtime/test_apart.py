@@ -124,6 +124,8 @@ def test_which_operators_read_across_images_is_told(name):
 
 
 def test_what_is_unknown_is_not_cut():
+    squeezed = [node("GlobalAveragePool", ["map"], ["p"]), node("Squeeze", ["p"], ["y"])]
+    assert not takes_images_apart(graph(squeezed), ["y"])  # of one image alone its axis would go, too
     nodes, held = with_tail(node("Einsum", ["map"], ["m"], equation="nchw->nchw"))
     assert not takes_images_apart(graph(nodes, held), ["y"])
     fixed = graph(*APART["plain"])

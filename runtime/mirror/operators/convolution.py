@@ -75,12 +75,14 @@ def conv_transpose(
         raise UnsupportedGraphError(
             f"ConvTranspose over {weight.dim() - 2} spatial dimensions is not supported; only over images it is"
         )
+    if kernel_shape is not None and list(kernel_shape) != list(weight.shape[2:]):
+        raise UnsupportedGraphError(f"ConvTranspose with kernel_shape {kernel_shape}, weights of shape {list(weight.shape)}")
     if auto_pad != "NOTSET" or output_shape:
         told = "output_shape" if output_shape else f"auto_pad {auto_pad}"
         raise UnsupportedGraphError(f"ConvTranspose with {told} is not supported; only pads are")
     top, left, bottom, right = pads or [0, 0, 0, 0]
     whole = F.conv_transpose2d(
-        x, weight, bias, stride=strides or [1, 1], dilation=dilations or [1, 1], groups=group,
-        output_padding=output_padding or [0, 0],
+        x, weight, bias, stride=strides or [1, 1], groups=group, output_padding=output_padding or [0, 0],
+        dilation=effective_dilation(dilations or [1, 1], weight.shape[2:]),
     )  # fmt: skip
     return F.pad(whole, [-left, -right, -top, -bottom])

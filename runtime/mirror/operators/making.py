@@ -9,6 +9,9 @@ import torch
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.registry import operator
 
+#: Values that a Range may have.
+_MOST = 1 << 26
+
 
 @operator("ConstantOfShape", versions=(9, 20, 21, 23, 24, 25))
 def constant_of_shape(shape: torch.Tensor, *, value: onnx.TensorProto | None = None) -> torch.Tensor:
@@ -41,6 +44,8 @@ def range_(start: torch.Tensor, limit: torch.Tensor, delta: torch.Tensor) -> tor
         count = int(np.ceil(steps))
     else:
         count = int(-((first - last) // step))  # exact, however large
+    if count > _MOST:
+        raise UnsupportedGraphError(f"Range of {count} values is not supported; {_MOST} are")
     values = np.full(max(count, 0), step, start.cpu().numpy().dtype)
     values[:1] = first
     return torch.from_numpy(np.add.accumulate(values, dtype=values.dtype)).to(start.device)
