@@ -363,8 +363,10 @@ def test_figures_do_not_depend_on_batch_threads_or_order(tiny_bundle, photograph
     for a, b in zip(sorted(one, key=key), sorted(other, key=key), strict=True):
         assert key(a) == key(b)
         assert (a.top1, a.status, a.target_class) == (b.top1, b.status, b.target_class)
+        # How PyTorch adds floats depends on the number of images on some CPUs, and a simulated code at a tie is then one apart.
+        bound = 5e-3 if a.comparison == "fake_quant_vs_deployed" else 1e-5
         for name in ("SIM", "CC", "KLD", "rank_correlation", "overlap"):
-            assert getattr(a, name) == pytest.approx(getattr(b, name), abs=1e-5)
+            assert getattr(a, name) == pytest.approx(getattr(b, name), abs=bound), a
 
 
 def test_deployed_int8_maps_are_equal_bit_by_bit_whatever_batch_threads_or_order(tiny_bundle, photographs, tmp_path):
