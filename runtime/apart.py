@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import prod
 
 import onnx
 from onnx import ModelProto, NodeProto, helper
@@ -21,23 +22,23 @@ _LARGE = 1024
 
 _EACH_VALUE = frozenset(
     {
-        "Abs", "Add", "BiasGelu", "Cast", "Ceil", "Clip", "Cos", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "FastGelu",
+        "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp",
         "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Not",
-        "PRelu", "Pow", "QuickGelu", "Reciprocal", "Relu", "Round", "Sigmoid", "Sin", "Softplus", "Sqrt", "Sub", "Tanh",
+        "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sin", "Softplus", "Sqrt", "Sub", "Tanh",
         "Where",
     }
 )  # fmt: skip
 #: By their definition: axis 0 of the first input is the images.
 _EACH_IMAGE = frozenset(
     {
-        "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "FusedConv", "GlobalAveragePool", "GlobalMaxPool",
+        "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool",
         "GroupNormalization", "InstanceNormalization", "MaxPool",
     }
 )  # fmt: skip
 #: Values stay in their order: where axis 0 is the images before and behind, an image's values are its own.
 _NEW_SHAPE = frozenset({"Expand", "Flatten", "Reshape", "Squeeze", "Tile", "Unsqueeze"})
 #: Operators along one axis, and its default.
-_ALONG = {"Concat": None, "Gather": 0, "LayerNormalization": -1, "LogSoftmax": -1, "Softmax": -1, "Split": 0}
+_ALONG = {"Gather": 0, "LayerNormalization": -1, "Softmax": -1, "Split": 0}
 _REDUCING = frozenset({"ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"})
 #: Operator → the first of its inputs that only say how large the result is.
 _SIZES_FROM = {"Expand": 1, "Reshape": 1, "Resize": 2, "Tile": 1}
@@ -133,7 +134,7 @@ class _Reading:
             return self._without_first(node, attribute(node, "axes") or self._values(node, 1))
         rules: dict[str, Callable[[NodeProto], bool]] = {
             "QuantizeLinear": self._quantizer, "DequantizeLinear": self._quantizer,
-            "Gemm": self._gemm, "FusedGemm": self._gemm, "Pad": self._pad, "Resize": self._resize,
+            "Gemm": self._gemm, "Pad": self._pad, "Resize": self._resize,
             "Slice": lambda node: self._without_first(node, attribute(node, "axes") or self._values(node, 3)),
             "CumSum": lambda node: self._without_first(node, self._values(node, 1)),
             "Transpose": lambda node: next(iter(attribute(node, "perm") or [1])) == 0,  # type: ignore[call-overload]
@@ -152,14 +153,14 @@ class _Reading:
         """Return an input's values, None if it is no small constant."""
         name = node.input[place] if place < len(node.input) else ""
         tensor = self._graph.initializers.get(name)
-        if not name or (tensor is not None and _size(tensor.dims) > _LARGE):
+        if not name or (tensor is not None and prod(tensor.dims) > _LARGE):
             return None
         value = self._graph.constant(name)
         return None if value is None else [int(each) for each in value.ravel()]
 
-    def _axis(self, node: NodeProto, default: int | None) -> bool:
+    def _axis(self, node: NodeProto, default: int) -> bool:
         axis, rank = attribute(node, "axis", default), self._rank(node.input[0])
-        if node.op_type in ("Softmax", "LogSoftmax") and self._graph.opset() < 13:
+        if node.op_type == "Softmax" and self._graph.opset() < 13:
             axis = attribute(node, "axis", 1)
         return isinstance(axis, int) and rank is not None and axis % rank != 0
 
@@ -197,7 +198,7 @@ class _Reading:
         scale = self._shapes.get(node.input[1])
         if scale is None:
             return False
-        return _size(scale.few) == 1 or (len(scale.few) == 1 and self._axis(node, 1))
+        return prod(scale.few) == 1 or (len(scale.few) == 1 and self._axis(node, 1))
 
     def _gemm(self, node: NodeProto) -> bool:
         return not attribute(node, "transA", 0) and self._broadcast(node, node.input[2:])
@@ -223,13 +224,6 @@ def _pair(shapes: list[dict[str, _Shape] | None], name: str) -> _Batched | None:
     return None if few is None or many is None else _Batched(few, many)
 
 
-def _size(dimensions: Iterable[int]) -> int:
-    found = 1
-    for dimension in dimensions:
-        found *= dimension
-    return found
-
-
 def _shapes(graph: Graph, count: int) -> dict[str, _Shape] | None:
     """Return tensor → shape for so many images, of those whose shape can be told; None if there is no telling."""
     asked = ModelProto()
@@ -250,7 +244,7 @@ def _shapes(graph: Graph, count: int) -> dict[str, _Shape] | None:
     known: dict[str, _Shape] = {}
     for name, tensor in graph.initializers.items():
         known[name] = tuple(tensor.dims)
-        if _size(tensor.dims) > _LARGE:
+        if prod(tensor.dims) > _LARGE:
             told.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
         else:
             told.initializer.append(tensor)
