@@ -20,7 +20,9 @@ from qcam.common.places import file_name
 from qcam.common.vocabulary import DEFAULT_OPSET, PRECISIONS, CalibrationMethod, Scheme, require
 from qcam.exporters.cam_layer import resolve_cam_layer
 from qcam.exporters.constants import fold_constants
+from qcam.exporters.inferring import size_of
 from qcam.exporters.onnx_export import export_float
+from qcam.exporters.padding import pad_within_pools
 from qcam.exporters.pooling import refuse_uneven_pooling
 from qcam.exporters.proof import Images, prove
 from qcam.exporters.quantize import QuantizationOptions, quantize
@@ -198,6 +200,8 @@ def write_bundle(
     with new_folder(target, replace=force) as folder:
         network = made()
         fold_constants(network.model)
+        pad_within_pools(network.model)
+        _refuse_too_large(network.model)
         repeat_sizes(network.model, network.tensor)
         quantized = [name for name in PRECISIONS if name in options.precisions and name != "f32"]
         calibration: CalibrationSet | None = None
@@ -355,6 +359,20 @@ def _refuse_bytes_scale(mean: tuple[float, ...] | None, std: tuple[float, ...] |
 
 def _listed(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
+
+
+def _refuse_too_large(model: onnx.ModelProto) -> None:
+    """Refuse a float network that no ONNX file holds, before minutes are spent on it: calibration runs it from a file.
+
+    Raises:
+        QcamError: If it is so large.
+    """
+    taken = sum(map(size_of, model.graph.initializer))
+    if taken > _MAX_FILE_BYTES:
+        raise QcamError(
+            f"the network's weights take {taken / 2**30:.1f} GiB in float32, and one ONNX file holds 2 GiB; "
+            "take a smaller network of its family"
+        )
 
 
 def _write_precision(

@@ -54,7 +54,7 @@ def takes_images_apart(model: ModelProto, wanted: Iterable[str]) -> bool:
         wanted: The results.
     """
     graph = Graph(model)
-    shapes = [_shapes(graph, count) for count in _COUNTS]
+    shapes = [shapes_at(graph, count) for count in _COUNTS]
     if None in shapes:
         return False
     reading = _Reading(graph, {name: _pair(shapes, name) for name in {*(shapes[0] or {}), *(shapes[1] or {})}})
@@ -224,8 +224,13 @@ def _pair(shapes: list[dict[str, _Shape] | None], name: str) -> _Batched | None:
     return None if few is None or many is None else _Batched(few, many)
 
 
-def _shapes(graph: Graph, count: int) -> dict[str, _Shape] | None:
-    """Return tensor → shape for so many images, of those whose shape can be told; None if there is no telling."""
+def shapes_at(graph: Graph, count: int | None) -> dict[str, _Shape] | None:
+    """Return tensor → shape for so many images, of those whose shape can be told; None if there is no telling.
+
+    Args:
+        graph: The graph.
+        count: How many; None for as many as the graph itself says.
+    """
     asked = ModelProto()
     asked.ir_version = graph.model.ir_version
     asked.opset_import.extend(graph.model.opset_import)
@@ -238,6 +243,8 @@ def _shapes(graph: Graph, count: int) -> dict[str, _Shape] | None:
         if value.name == graph.image_input:
             told.input.append(value)
             dimensions = told.input[-1].type.tensor_type.shape.dim
+            if count is None:
+                continue
             if not dimensions or dimensions[0].HasField("dim_value"):
                 return None
             dimensions[0].dim_value = count

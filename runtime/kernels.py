@@ -22,6 +22,7 @@ class KernelFamily:
         fixed_point_add: QLinearAdd multiplies by fixed-point ratios and rounds half up.
         fused_batch_norm: Float BatchNormalization multiplies and adds in one rounding.
         adds_neighbours: Float sums over a row end by adding neighbouring lanes of a vector, not opposite ones.
+        adds_in_fours: Float sums down columns, of more than one table, add four values before they add those to the sum.
         wraps_lowest_weight: A weight of -128 overflows on members of the family that lack the dot-product instructions.
     """
 
@@ -30,6 +31,7 @@ class KernelFamily:
     fixed_point_add: bool = False
     fused_batch_norm: bool = False
     adds_neighbours: bool = False
+    adds_in_fours: bool = False
     wraps_lowest_weight: bool = False
 
     def __str__(self) -> str:
@@ -40,8 +42,8 @@ class KernelFamily:
 KERNELS = {
     family.name: family
     for family in (
-        KernelFamily("vnni"),
-        KernelFamily("avx2", pairs_saturate=True),
+        KernelFamily("vnni", adds_in_fours=True),
+        KernelFamily("avx2", pairs_saturate=True, adds_in_fours=True),
         KernelFamily("arm64", fixed_point_add=True, fused_batch_norm=True, adds_neighbours=True, wraps_lowest_weight=True),
     )
 }

@@ -16,7 +16,7 @@ from qcam.common.norms import logit_error
 from qcam.common.vocabulary import Arithmetic
 from qcam.evaluate.check.batches import one_ahead
 from qcam.evaluate.check.comparing import same_bits
-from qcam.evaluate.check.held import Deployed, Held, Wanted
+from qcam.evaluate.check.held import Deployed, Held, Wanted, is_of
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult, ValuesResult
 from qcam.evaluate.check.timing import CAMS, COMPARING, EXPOSED, FED, WAITING, Stopwatch
@@ -301,19 +301,19 @@ class Checker:
     ) -> None:
         tap, mirror, result = self.entry.tap.output, held.mirror, held.result
 
-        def see(name: str, codes: torch.Tensor) -> None:
-            if not shown.undisturbed and name != tap:
+        def see(part: slice, name: str, codes: torch.Tensor) -> None:
+            if (not shown.undisturbed and name != tap) or (part.start and not is_of(codes, part)):  # seen with the first part
                 return
             if name in held.tensors or name in held.values:
-                with watch.stage(COMPARING):
-                    stored = self._stored(shown, name, codes)
+                with comparing.counted():
+                    stored = self._stored(shown, name, codes, part)
                     if name in held.tensors:
                         held.tensors[name].add(codes, stored)
                     else:
                         held.values[name].add(*self._values(name, codes.float(), stored.to(self._device).float()))
 
-        with watch.stage(held.stage):
-            simulated = mirror.forward(images, see)
+        with watch.stage(held.stage), watch.within(COMPARING) as comparing:
+            simulated = mirror.forward(images, observers=lambda part: partial(see, part))
         deployed = shown.outputs
         if tuple(simulated.tap.shape) != deployed.tap.shape:
             raise BundleError(
@@ -360,23 +360,23 @@ class Checker:
     def _force(self, held: Held, images: NDArray[np.float32], shown: Deployed, watch: Stopwatch) -> None:
         """Run the mirror once more, every operator fed with the deployed codes."""
 
-        def see(name: str, codes: torch.Tensor) -> torch.Tensor | None:
+        def see(part: slice, name: str, codes: torch.Tensor) -> torch.Tensor | None:
             if name not in held.tensors:
                 return None
-            with watch.stage(COMPARING):
-                stored = self._stored(shown, name, codes)
-                if name in self._fed:
+            with comparing.counted():
+                stored = self._stored(shown, name, codes, part)
+                if name in self._fed and (not part.start or is_of(codes, part)):
                     held.tensors[name].add(codes, stored, forced=True)
                 return torch.empty_like(codes).copy_(stored)  # in the mirror's own order in memory, by which sums round
 
-        with watch.stage(FED):
-            outputs = held.mirror.forward(images, see)
+        with watch.stage(FED), watch.within(COMPARING) as comparing:
+            outputs = held.mirror.forward(images, observers=lambda part: partial(see, part))
         if self._other is None or LOGITS in self._fed:
             held.tensors[LOGITS].add(outputs.logits, torch.from_numpy(shown.outputs.logits), forced=True)
 
-    def _stored(self, shown: Deployed, name: str, simulated: torch.Tensor) -> torch.Tensor:
+    def _stored(self, shown: Deployed, name: str, simulated: torch.Tensor, part: slice) -> torch.Tensor:
         """Return deployed codes; where another file only reshapes, in the bundle's shape."""
-        return shown.codes(name, simulated, reshaped=self._other is not None)
+        return shown.codes(name, simulated, part, reshaped=self._other is not None)
 
     def _values(self, name: str, codes: torch.Tensor, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what simulated and deployed codes of a tensor stand for, and the coarser of their steps."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qcam.evaluate.check.comparing import laid_out_as
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.timing import ELSEWHERE, mirror_stage
 from qcam.runtime.deployed.inspection import Inspected
@@ -56,25 +56,34 @@ class Deployed:
         self.undisturbed = inspected.undisturbed
         self._arrays: dict[str, NDArray[Any]] = dict(inspected.codes) if inspected.undisturbed else {tap: inspected.outputs.tap}
         self._tensors: dict[str, torch.Tensor] = {}
+        self._lock = Lock()
 
-    def codes(self, name: str, simulated: torch.Tensor, *, reshaped: bool) -> torch.Tensor:
-        """Return codes on the CPU, in the simulated ones' order in memory.
+    def codes(self, name: str, simulated: torch.Tensor, part: slice, *, reshaped: bool) -> torch.Tensor:
+        """Return codes on the CPU. Threads may ask at the same time.
 
         Args:
             name: Name of the tensor.
             simulated: What they are held against.
+            part: Of which images of the batch they are; a tensor that is not made of the images is whole.
             reshaped: Whether they may be in another shape, of as many values for each image.
         """
-        if name in self._arrays:
-            array = self._arrays.pop(name)
-            kept = array.dtype in _KEPT and array.flags.writeable
-            self._tensors[name] = torch.from_numpy(array if kept else array.astype(np.float32))
-        stored = self._tensors[name]
+        with self._lock:
+            if name in self._arrays:
+                array = self._arrays.pop(name)
+                kept = array.dtype in _KEPT and array.flags.writeable
+                self._tensors[name] = torch.from_numpy(array if kept else array.astype(np.float32))
+            stored = self._tensors[name]
+        if stored.shape[:1] == self.outputs.logits.shape[:1] and is_of(simulated, part):
+            stored = stored[part]
         alike = reshaped and stored.shape[:1] == simulated.shape[:1] and stored.ndim != simulated.ndim
         if alike and stored.numel() == simulated.numel():
-            stored = stored.reshape(simulated.shape)
-        self._tensors[name] = stored = laid_out_as(stored, simulated)
+            return stored.reshape(simulated.shape)
         return stored
+
+
+def is_of(values: torch.Tensor, part: slice) -> bool:
+    """Tell whether values have as many rows as a part of a batch has images."""
+    return values.shape[:1] == (part.stop - part.start,)
 
 
 class Held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ FLOAT = "(float)"
 FLOAT_ROUNDING = 1e-4
 #: What float32 may add to a difference of one step.
 _STEP_ROUNDING = 1e-3
+#: Whoever counts; threads do, on parts of a batch.
+_COUNTING = Lock()
 
 
 @dataclass
@@ -48,20 +51,21 @@ class TensorResult:
     place: int = 0
 
     def add(self, simulated: torch.Tensor, deployed: torch.Tensor, *, forced: bool = False) -> None:
-        """Count one batch; with `forced`, `add` has counted its elements before.
+        """Count a batch, or a part of it, which threads may do at the same time; with `forced`, `add` has counted it before.
 
         Raises:
             BundleError: If the two differ in shape.
         """
         require_one_shape(self.name, simulated, deployed)
         same, largest = compared(simulated, deployed, whole=self.name != LOGITS)
-        if forced:
-            self.forced = (self.forced or 0) + same
-            self.forced_largest = max(self.forced_largest, largest)
-        else:
-            self.elements += simulated.numel()
-            self.equal += same
-            self.largest = max(self.largest, largest)
+        with _COUNTING:
+            if forced:
+                self.forced = (self.forced or 0) + same
+                self.forced_largest = max(self.forced_largest, largest)
+            else:
+                self.elements += simulated.numel()
+                self.equal += same
+                self.largest = max(self.largest, largest)
 
     @property
     def share(self) -> float:
@@ -116,9 +120,12 @@ class ValuesResult:
         """
         require_one_shape(self.name, simulated, deployed)
         steps = ((simulated.double() - deployed.double()) / step.double()).abs().nan_to_num(nan=math.inf, posinf=math.inf)
-        self.elements += steps.numel()
-        self.within += int((steps <= 1 + _STEP_ROUNDING).sum())
-        self.largest = max(self.largest, float(steps.max()) if steps.numel() else 0.0)
+        within = int((steps <= 1 + _STEP_ROUNDING).sum())
+        largest = float(steps.max()) if steps.numel() else 0.0
+        with _COUNTING:
+            self.elements += steps.numel()
+            self.within += within
+            self.largest = max(self.largest, largest)
 
     @property
     def share(self) -> float:

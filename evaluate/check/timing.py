@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TypeVar
 
 #: Stages of a check; each mirror's forward runs are a stage of their own (`mirror_stage`).
@@ -22,6 +23,29 @@ Item = TypeVar("Item")
 def mirror_stage(arithmetic: str) -> str:
     """Return the stage of a mirror's forward runs."""
     return f"{arithmetic.replace('_', '-')} mirror"
+
+
+class Spent:
+    """Time that several threads spend on one thing."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._by_thread: dict[int, float] = {}
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the block's time, of the thread that it runs in."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            thread = get_ident()
+            self._by_thread[thread] = self._by_thread.get(thread, 0.0) + time.perf_counter() - start
+
+    @property
+    def mean(self) -> float:
+        """Return the seconds of a thread, of those that spent any; 0 where none did."""
+        return sum(self._by_thread.values()) / max(len(self._by_thread), 1)
 
 
 class Stopwatch:
@@ -47,6 +71,20 @@ class Stopwatch:
         finally:
             self._count()
             self._under_way.pop()
+
+    @contextmanager
+    def within(self, name: str) -> Iterator[Spent]:
+        """Count towards a stage what threads that take part in the block spend on it: their mean, and not towards the block's.
+
+        No stage may begin or end inside the block.
+        """
+        spent = Spent()
+        yield spent
+        self._count()
+        around = self._under_way[-1]
+        seconds = min(spent.mean, self.seconds[around])
+        self.seconds[around] -= seconds
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Yield items; the time in which they are made is the stage's."""

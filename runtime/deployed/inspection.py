@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import onnx
 from numpy.typing import NDArray
 
 from qcam.common.errors import BundleError, QcamError, first_line
-from qcam.runtime.bundle import Bundle, Tap, load_onnx
+from qcam.runtime.apart import shapes_at
+from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx
+from qcam.runtime.codes import codes_of_quantizer
 from qcam.runtime.deployed.other_file import OtherFile
 from qcam.runtime.deployed.session import DeployedModel, DeployedOutputs, SessionSettings
 from qcam.runtime.graph import Graph
@@ -37,11 +40,27 @@ class Inspected:
     faithful: bool = True
 
 
+@dataclass(frozen=True)
+class _Everything:
+    """A session that hands out every tensor of codes."""
+
+    session: DeployedModel
+    opened: Opened
+
+    def run(self, images: NDArray[np.float32], plain: DeployedOutputs) -> tuple[dict[str, NDArray[Any]], bool]:
+        """Return tensor → codes of a batch, and whether logits and tap are those of the plain run, bit for bit."""
+        entry = self.session.entry
+        logits, tap, *values = self.session.values(images, [entry.logits, entry.tap.output, *self.opened.outputs.values()])
+        return self.opened.codes(values), np.array_equal(logits, plain.logits) and np.array_equal(tap, plain.tap)
+
+
 class InspectedModel:
     """A deployed session, and beside it a second one of the same file with every quantized tensor as an output.
 
-    Exposing a QuantizeLinear's output keeps every integer kernel, so the second session computes what the first does; whether
-    it really did is checked on every batch.
+    Exposing a QuantizeLinear's output keeps every integer kernel. Of ONNX Runtime's CPU provider, maps of bytes are handed out
+    with their channels last, as its kernels have them: with channels first, float kernels between them would change their
+    layout, and their sums. Whether the second session computes what the first does is checked on every batch; if it does not,
+    maps are handed out as they are in the file, and that is checked again.
 
     Attributes:
         deployed: The session as users run it.
@@ -89,8 +108,8 @@ class InspectedModel:
         self._temporary: list[Path] = []
         outputs = {output.name for output in model.graph.output}
         with self._named(), tempfile.TemporaryDirectory(prefix="qcam-inspect-") as folder:
-            plain, opened = Path(folder) / "plain.onnx", Path(folder) / "opened.onnx"
-            self._temporary = [plain, opened]
+            plain = Path(folder) / "plain.onnx"
+            self._temporary = [plain]
             handed = (entry.logits, *(tap.output for tap in (entry.tap, *entry.skips)))
             needed = [name for name in handed if name not in outputs]
             run = model if other is None else exposed(model, needed)
@@ -103,11 +122,13 @@ class InspectedModel:
                 self._given = DeployedModel(bundle, precision, settings, file=other.path, entry=alone, model=model)
             self.taps = self.deployed.taps
             self.provider = settings.provider
-            self._everything: DeployedModel | None = None
+            ways: list[Callable[[onnx.ModelProto, Sequence[str]], Opened]] = [as_in_the_file]
+            if settings.provider == "CPU":
+                ways.insert(0, with_channels_last)
+            self._ways = [partial(self._open, bundle, precision, settings, entry, way, model, needed) for way in ways]
+            self._everything: _Everything | None = None
             if self._names:
-                run = exposed(model, [*needed, *self._names])
-                self._write(opened, run)
-                self._everything = DeployedModel(bundle, precision, settings, file=opened, entry=entry, model=run)
+                self._everything = self._ways.pop(0)()
 
     def run(self, images: NDArray[np.float32]) -> Inspected:
         """Run one batch.
@@ -127,11 +148,34 @@ class InspectedModel:
                 outputs = replace(outputs, logits=logits)
             if self._everything is None:
                 return Inspected(outputs, {}, True, faithful)
-            entry = self._everything.entry
-            values = self._everything.values(images, [entry.logits, entry.tap.output, *self._names])
             plain = plain if self.deployed.copy is None else self.deployed.copy.run(images)
-        undisturbed = np.array_equal(values[0], plain.logits) and np.array_equal(values[1], plain.tap)
-        return Inspected(outputs, dict(zip(self.tensors, values[2:], strict=True)), undisturbed, faithful)
+            while True:
+                codes, undisturbed = self._everything.run(images, plain)
+                if undisturbed or not self._ways:
+                    by_name = {name: codes[partner] for name, partner in zip(self.tensors, self._names, strict=True)}
+                    return Inspected(outputs, by_name, undisturbed, faithful)
+                del codes
+                self._everything.session.close()
+                self._everything = self._ways.pop(0)()
+
+    def _open(
+        self,
+        bundle: Bundle,
+        precision: str,
+        settings: SessionSettings,
+        entry: PrecisionEntry,
+        way: Callable[[onnx.ModelProto, Sequence[str]], Opened],
+        model: onnx.ModelProto,
+        needed: Sequence[str],
+    ) -> _Everything:
+        """Open a session that hands out all that is needed and all codes, in a way."""
+        opened = way(exposed(model, needed), self._names)
+        with tempfile.TemporaryDirectory(prefix="qcam-inspect-") as folder:
+            path = Path(folder) / "opened.onnx"
+            self._temporary.append(path)
+            self._write(path, opened.model)
+            session = DeployedModel(bundle, precision, settings, file=path, entry=entry, model=opened.model)
+        return _Everything(session, opened)
 
     def _write(self, path: Path, model: onnx.ModelProto) -> None:
         """Write a copy that holds its weights inside."""
@@ -153,6 +197,62 @@ class InspectedModel:
             for path in self._temporary:
                 message = message.replace(str(path), str(self._file))
             raise type(error)(message) from error
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A copy of a file that hands out more.
+
+    Attributes:
+        model: The copy.
+        outputs: Tensor of codes → the output that has it; where that is another name, a map with its channels last.
+    """
+
+    model: onnx.ModelProto
+    outputs: dict[str, str]
+
+    def codes(self, values: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return tensor → codes with their channels where the file has them, of the values of `outputs` in their order."""
+        return {
+            name: value if name == output else value.transpose(0, 3, 1, 2)
+            for value, (name, output) in zip(values, self.outputs.items(), strict=True)
+        }
+
+
+def as_in_the_file(model: onnx.ModelProto, names: Sequence[str]) -> Opened:
+    """Return a copy that hands out tensors of codes as they are in the file.
+
+    Args:
+        model: The file.
+        names: Of the tensors.
+    """
+    return Opened(exposed(model, names), {name: name for name in names})
+
+
+def with_channels_last(model: onnx.ModelProto, names: Sequence[str]) -> Opened:
+    """Return a copy that hands out maps of bytes with their channels last; arguments as of `as_in_the_file`."""
+    graph = Graph(model)
+    shapes = shapes_at(graph, 2) or shapes_at(graph, None) or {}
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    present = {output.name for output in model.graph.output}
+    outputs: dict[str, str] = {}
+    turned: list[onnx.NodeProto] = []
+    for name in dict.fromkeys(names):
+        outputs[name] = name
+        last = f"{name}/channels last"
+        if name in present or len(shapes.get(name, ())) != 4 or last in taken or not _of_bytes(graph, name):
+            continue
+        outputs[name] = last
+        turned.append(onnx.helper.make_node("Transpose", [name], [last], last, perm=[0, 2, 3, 1]))
+    opened = exposed(model, list(outputs.values()))
+    opened.graph.node.extend(turned)
+    return Opened(opened, outputs)
+
+
+def _of_bytes(graph: Graph, name: str) -> bool:
+    node = graph.producer.get(name)
+    codes = codes_of_quantizer(graph, node) if node is not None and node.op_type == "QuantizeLinear" else None
+    return codes is not None and codes.dtype in (np.uint8, np.int8)
 
 
 def exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -43,6 +43,7 @@ class LoadedGraph:
         groups: What runs as one integer kernel each, in graph order.
         kernels: Node name → operator, as ONNX Runtime wrote it; of nodes that have a name.
         blocked: Tensors that float kernels in blocked layout write when a session runs here; none of another kind of processor.
+        channels_last: Results of ReduceMean over height and width whose kernel has the map's channels last.
         wide: Whether it is the file's own graph, computed as an integer accelerator for 16 bits would.
     """
 
@@ -50,6 +51,7 @@ class LoadedGraph:
     groups: tuple[KernelGroup, ...]
     kernels: dict[str, str] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()
+    channels_last: frozenset[str] = frozenset()
     wide: bool = False
 
     def differing(self, ran: Mapping[str, str]) -> list[str]:

@@ -95,15 +95,20 @@ class Building:
         self._of_file = {name for node in given.graph.node for name in node.output}
         self.groups: tuple[KernelGroup, ...] = ()
         self._blocked: frozenset[str] = frozenset()
+        channels_last: frozenset[str] = frozenset()
         if arithmetic == "integer" and quantized:
             loaded = loaded or followed(given, self._settings, family)
-            model, self.groups, self._blocked = loaded.model, loaded.groups, loaded.blocked
+            model, self.groups = loaded.model, loaded.groups
+            self._blocked, channels_last = loaded.blocked, loaded.channels_last
         self.graph = graph = Graph(model)
         self.image_input = graph.image_input
         opsets = {imported.domain if imported.domain != "ai.onnx" else "": imported.version for imported in model.opset_import}
         self._rounding = rounding = family if arithmetic == "integer" and quantized else None
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
+        for node in model.graph.node:
+            if node.output[0] in channels_last:
+                self._resolved[id(node)].attributes["channels_last"] = True
         self.last = _last_quantizer(graph, entry.logits)
         self.cut = _cut(graph, entry, followed=loaded is not None)
         self.entries = _entries(graph, entry)

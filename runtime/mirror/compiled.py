@@ -37,6 +37,7 @@ class Loops:
     look_up_pairs: Callable[..., None]
     saturate: Callable[..., None]
     sum_maps: Callable[..., None]
+    sum_columns: Callable[..., None]
 
 
 @lru_cache(maxsize=1)
@@ -181,7 +182,26 @@ def _compiled(numba: Any) -> Loops:
                     total += maps[image, place, channel]
                 into[image, channel] = total
 
-    return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate, sum_maps)
+    @loop("void(float32[:, :, ::1], boolean, float32[:, ::1])")
+    def sum_columns(tables: Any, in_fours: Any, into: Any) -> None:
+        length = tables.shape[1]
+        for table in range(tables.shape[0]):
+            fours = length // 4 * 4 if in_fours else 0
+            into[table, :] = 0
+            for row in range(0, fours, 4):
+                for column in range(tables.shape[2]):
+                    four = tables[table, row, column] + tables[table, row + 1, column]
+                    four = (four + tables[table, row + 2, column]) + tables[table, row + 3, column]
+                    into[table, column] += four
+            if in_fours and length - fours > 1:
+                for column in range(tables.shape[2]):
+                    into[table, column] += tables[table, fours, column] + tables[table, fours + 1, column]
+                fours += 2
+            for row in range(fours, length):
+                for column in range(tables.shape[2]):
+                    into[table, column] += tables[table, row, column]
+
+    return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate, sum_maps, sum_columns)
 
 
 def loops_for(*tensors: torch.Tensor) -> Loops | None:

@@ -19,7 +19,7 @@ from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded import LoadedGraph
 from qcam.runtime.mirror.building import Building
 from qcam.runtime.mirror.parallel import across
-from qcam.runtime.mirror.steps import Observer, channels_last, placing
+from qcam.runtime.mirror.steps import Observer, Observers, channels_last, placing
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
 #: kernels compute, code for code.
@@ -128,20 +128,30 @@ class Mirror:
             # ONNX Runtime has moved what the tail reads: the file's own tail has the gradient.
             self._instead = Mirror(model, entry, device, tail_only=True, preprocessing=preprocessing)
 
-    def forward(self, images: torch.Tensor | NDArray[np.float32], observe: Observer | None = None) -> MirrorOutputs:
+    def forward(
+        self,
+        images: torch.Tensor | NDArray[np.float32],
+        observe: Observer | None = None,
+        *,
+        observers: Observers | None = None,
+    ) -> MirrorOutputs:
         """Run the whole graph, without gradients.
 
         Args:
             images: float32, batch × 3 × height × width, preprocessed.
             observe: Called with each tensor of `quantized` as it is computed; what it returns, if anything, takes its place.
                 With a file of a fixed batch, it sees the images given, and no more than such a batch can be given.
+            observers: In its place, for parts of the images that are cut as they are without an observer: faster, and the sums
+                of float32 are those of `forward(images)`. A tensor that is not made of the images is seen with each part.
 
         Raises:
             QcamError: If there are more images than can be observed, or the file takes pixels that the images are not made of.
         """
         told = self.entry.input
         if told.plain and told.batch is None:
-            return self._forward_once(torch.as_tensor(images), observe)
+            return self._forward_once(torch.as_tensor(images), observe, observers)
+        if observers is not None:
+            observe = observers(slice(0, len(images)))
         given = images.cpu().numpy() if isinstance(images, torch.Tensor) else images
         fed = told.feed(given, self._preprocessing)
         parts = list(told.chunks(len(fed)))
@@ -157,17 +167,17 @@ class Mirror:
         logits, tap, *skips = (values[0] if len(values) == 1 else torch.cat(values) for values in zip(*found, strict=True))
         return MirrorOutputs(logits, tap, tuple(skips))
 
-    def _forward_once(self, images: torch.Tensor, observe: Observer | None) -> MirrorOutputs:
+    def _forward_once(
+        self, images: torch.Tensor, observe: Observer | None, observers: Observers | None = None
+    ) -> MirrorOutputs:
         """Run as many images as the file takes at a time, as it takes them."""
         # Inference mode belongs to a thread, and others take part here.
         with torch.inference_mode(mode=False), torch.no_grad():
             images = images.clone() if images.is_inference() else images
             values = {self._input: channels_last(images.to(self.device))}
-            if observe is None:
-                shared = self._by_parts(values[self._input]) if self.entry.input.batch is None else None
-                values = shared or self._forward.run(values, self._placed)
-            else:
-                values = self._stepwise.run(values, self._placed, observe, self._observed)
+            cut = observe is None and self.entry.input.batch is None
+            shared = self._by_parts(values[self._input], observers) if cut else None
+            values = shared or self._run(values, observe if observers is None else observers(slice(0, len(images))))
         entry = self.entry
         logits, tap, *skips = (
             values[name].to(torch.float32).contiguous()
@@ -175,7 +185,12 @@ class Mirror:
         )
         return MirrorOutputs(logits, tap, tuple(skips))
 
-    def _by_parts(self, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    def _run(self, values: dict[str, torch.Tensor], observe: Observer | None) -> dict[str, torch.Tensor]:
+        if observe is None:
+            return self._forward.run(values, self._placed)
+        return self._stepwise.run(values, self._placed, observe, self._observed)
+
+    def _by_parts(self, images: torch.Tensor, observers: Observers | None) -> dict[str, torch.Tensor] | None:
         """Return logits, tap and skips of a batch that threads took part by part through the whole graph; None if they may not.
 
         What a thread works on then stays in its cache, and no thread waits for others after each step.
@@ -186,13 +201,15 @@ class Mirror:
         few = -(-count // step) < torch.get_num_threads() // 2  # operators that split themselves use more of them
         if step >= count or few or not self._apart or self.device.type != "cpu":
             return None
-        parts = [slice(begin, begin + step) for begin in range(0, count, step)]
+        # None of a single image: over one alone, ONNX Runtime averages in another order than over several.
+        starts = range(0, count - 1, step)
+        parts = [slice(start, count if start == starts[-1] else start + step) for start in starts]
         entry = self.entry
         names = (entry.logits, entry.tap.output, *(skip.output for skip in entry.skips))
         found: dict[int, dict[str, torch.Tensor]] = {}
 
         def work(part: slice) -> None:
-            values = self._forward.run({self._input: images[part]}, self._placed)
+            values = self._run({self._input: images[part]}, None if observers is None else observers(part))
             found[part.start] = {name: values[name] for name in names}
 
         across(parts, work)

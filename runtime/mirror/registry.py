@@ -19,6 +19,9 @@ OperatorFunction = Callable[..., Any]
 _REGISTRY: dict[tuple[str, str, int], OperatorFunction] = {}
 _EXACT: dict[tuple[str, str, int], OperatorFunction] = {}
 
+#: Keywords that come from elsewhere than the node.
+_NO_ATTRIBUTES = {"family", "clamped_gradient", "channels_last"}
+
 #: Domain of ONNX Runtime's own operators.
 MICROSOFT = "com.microsoft"
 
@@ -92,7 +95,7 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily |
     if function is None:
         raise UnsupportedGraphError(f"the mirror has no operator {label}, needed by node {node.name or node.output[0]}")
     parameters = inspect.signature(function).parameters.items()
-    known = {name for name, value in parameters if value.kind is value.KEYWORD_ONLY} - {"family", "clamped_gradient"}
+    known = {name for name, value in parameters if value.kind is value.KEYWORD_ONLY} - _NO_ATTRIBUTES
     attributes = {}
     for found in node.attribute:
         if found.name not in known:

@@ -13,6 +13,8 @@ from qcam.common.errors import QcamError, UnsupportedGraphError, first_line
 #: Sees the codes of a tensor as they are computed (name, codes: whole numbers in float32 or in their own type) and may return
 #: others, of the same type and shape, to go on with. What it sees is not to be written to: steps may read the same memory.
 Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
+#: Makes the observer of a part of a batch, from `start` to `stop`; several may be called at a time, each by a thread.
+Observers = Callable[[slice], Observer]
 
 #: Puts a result where the next step reads it.
 Place = Callable[[torch.Tensor], torch.Tensor]

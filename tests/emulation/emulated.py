@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qcam.runtime.bundle import Bundle, Tap, load_onnx
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed import DeployedOutputs
-from qcam.runtime.deployed.inspection import Inspected, exposed
+from qcam.runtime.deployed.inspection import Inspected, exposed, with_channels_last
 from qcam.runtime.deployed.probe import probe_kernels
 from qcam.runtime.graph import Graph
 
@@ -63,9 +63,11 @@ class EmulatedModel:
             config = config | {"session.qdqisint8allowed": "1"}
         wanted = list(dict.fromkeys([entry.logits, *(tap.output for tap in self.taps), *self.tensors]))
         (name,) = [value.name for value in model.graph.input]
-        job = Job(exposed(model, wanted).SerializeToString(), {name: images}, config, wanted, batch)
+        opened = with_channels_last(exposed(model, wanted[: len(self.taps) + 1]), wanted)
+        job = Job(opened.model.SerializeToString(), {name: images}, config, list(opened.outputs.values()), batch)
         (result,) = run(kernel, [job], threads=threads, timeout=timeout)
-        self._entry, self._images, self._values, self.seconds = entry, images, result.outputs, result.seconds
+        self._values = opened.codes([result.outputs[output] for output in opened.outputs.values()])
+        self._entry, self._images, self.seconds = entry, images, result.seconds
 
     def run(self, images: NDArray[np.float32]) -> Inspected:
         """Hand out the batch that was computed from these images."""

@@ -38,7 +38,7 @@ class Exposure:
         """Tell whether two families may compute different codes; weights of -128 aside, which depend on the processor."""
         reach = {
             "name": 0, "wraps_lowest_weight": 0, "pairs_saturate": self.saturable, "fixed_point_add": self.fixed_point,
-            "fused_batch_norm": self.fused, "adds_neighbours": self.summed,
+            "fused_batch_norm": self.fused, "adds_neighbours": self.summed, "adds_in_fours": self.summed,
         }  # fmt: skip
         ways = (way.name for way in fields(KernelFamily) if getattr(one, way.name) != getattr(other, way.name))
         return any(reach.get(way, 1) for way in ways)  # a way of differing that is new here may reach anything

@@ -15,7 +15,7 @@ from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.elementwise import logistic
 from qcam.runtime.mirror.integer.kernel import straight_through
-from qcam.runtime.mirror.integer.summation import map_sums, row_sums
+from qcam.runtime.mirror.integer.summation import column_sums, map_sums, row_sums
 from qcam.runtime.mirror.registry import exact_operator
 
 
@@ -62,27 +62,42 @@ def reduce_mean(
     axes: list[int] | None = None,
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
+    channels_last: bool = False,
     family: KernelFamily,
 ) -> torch.Tensor:
-    """Arithmetic mean over axes: in the kernel's own order over the last ones, else in float64, rounded."""
+    """Arithmetic mean over axes: in the kernel's own order over axes side by side, else in float64, rounded.
+
+    With `channels_last`, x is batch × channels × height × width, and the kernel has its channels last.
+    """
     named = axes_input.tolist() if axes_input is not None else list(axes or [])
     if not named and noop_with_empty_axes:
         return x
     chosen = sorted({int(axis) % x.dim() for axis in named}) if named else list(range(x.dim()))
-    kept = x.dim() - len(chosen)
-    last = x.dtype == torch.float32 and chosen == list(range(kept, x.dim())) and kept > 0
-    if not last or x.requires_grad:
+    ordered = x.dtype == torch.float32 and 0 < len(chosen) < x.dim() and chosen == list(range(chosen[0], chosen[-1] + 1))
+    if ordered and (channels_last or chosen[-1] < x.dim() - 1):
+        columns = x.shape[1] if channels_last else x.shape[chosen[-1] + 1 :].numel()
+        ordered = columns > 1  # of a single one it is another product
+    if not ordered or x.requires_grad:
         true = x.double().mean(dim=chosen, keepdim=bool(keepdims)).float()
-        if not last:
+        if not ordered:
             return true
     with torch.no_grad():
-        if x.dim() == 4 and kept == 2:
-            sums = map_sums(x.detach(), neighbours=family.adds_neighbours)
-        else:
-            sums = row_sums(x.detach().reshape(-1, math.prod(x.shape[kept:])), neighbours=family.adds_neighbours)
-        shape = [*x.shape[:kept], *[1] * (len(chosen) if keepdims else 0)]
-        exact = (sums / math.prod(x.shape[kept:])).reshape(shape)
+        sums = _sums_over(x.detach(), chosen[0], len(chosen), family, channels_last=channels_last)
+        shape = [1 if axis in chosen else size for axis, size in enumerate(x.shape) if keepdims or axis not in chosen]
+        exact = (sums / math.prod(x.shape[axis] for axis in chosen)).reshape(shape)
     return straight_through(true, exact) if x.requires_grad else exact
+
+
+def _sums_over(x: torch.Tensor, first: int, count: int, family: KernelFamily, *, channels_last: bool) -> torch.Tensor:
+    """Return the sums over `count` axes from the first on, one after the other; arguments otherwise as of `reduce_mean`."""
+    if channels_last and (x.dim(), first, count) == (4, 2, 2):
+        return column_sums(x.permute(0, 2, 3, 1).flatten(1, 2), in_fours=family.adds_in_fours)
+    if first + count < x.dim():
+        tables = x.reshape(math.prod(x.shape[:first]), -1, math.prod(x.shape[first + count :]))
+        return column_sums(tables, in_fours=family.adds_in_fours)
+    if x.dim() == 4 and (first, count) == (2, 2):
+        return map_sums(x, neighbours=family.adds_neighbours)
+    return row_sums(x.reshape(math.prod(x.shape[:first]), -1), neighbours=family.adds_neighbours)
 
 
 @exact_operator("GlobalAveragePool", versions=(1, 22))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.mirror.integer.kernel import EXACT_BELOW, Kernel, Setting, kernel, limits, requantize, stored_type
 from qcam.runtime.mirror.operators.padding import resolve_pads
-from qcam.runtime.mirror.operators.pooling import with_ceil
+from qcam.runtime.mirror.operators.pooling import as_rows, with_ceil
 
 
 @kernel("AveragePool")
@@ -20,7 +20,11 @@ def average_pool(setting: Setting) -> Kernel:
 
     A window that covers the whole image is a global pool, to ONNX Runtime too.
     """
-    (x,), output, attributes = setting.inputs, setting.output, setting.attributes
+    (x,), output, attributes = setting.inputs, setting.output, dict(setting.attributes)
+    sequences = len(attributes["kernel_shape"]) == 1
+    if sequences:  # images of one row
+        names = ("kernel_shape", "dilations", "pads", "strides")
+        attributes |= as_rows({name: attributes.get(name) for name in names})
     window = list(attributes["kernel_shape"])
     if len(window) != 2 or set(attributes.get("dilations") or [1]) != {1}:
         raise UnsupportedGraphError(
@@ -34,6 +38,9 @@ def average_pool(setting: Setting) -> Kernel:
     whole = global_average_pool(setting)
 
     def run(codes: torch.Tensor) -> torch.Tensor:
+        return of_images(codes.unsqueeze(2)).squeeze(2) if sequences else of_images(codes)
+
+    def of_images(codes: torch.Tensor) -> torch.Tensor:
         size = list(codes.shape[2:])
         explicit = resolve_pads(attributes.get("auto_pad", "NOTSET"), attributes.get("pads"), size, window, stride)
         if size == window and not any(explicit):

@@ -1,8 +1,13 @@
-"""Float32 sums in the order in which Eigen adds a row (its linear vectorized reduction), as ONNX Runtime's ReduceMean does.
+"""Float32 sums in the orders in which ONNX Runtime's ReduceMean adds.
 
-A row is cut where it meets a 16-byte boundary: from there on two accumulators of four lanes take turns; they are added, then
-the lanes, then what lies in front of the boundary, then the rest. Rows follow each other without a gap, so where the boundary
-falls depends on the row's number. On x86 lanes are added as (0 + 2) + (1 + 3), on ARM64 as (0 + 1) + (2 + 3).
+Over the last axes it is Eigen's order for a row (its linear vectorized reduction). A row is cut where it meets a 16-byte
+boundary: from there on two accumulators of four lanes take turns; they are added, then the lanes, then what lies in front of
+the boundary, then the rest. Rows follow each other without a gap, so where the boundary falls depends on the row's number. On
+x86 lanes are added as (0 + 2) + (1 + 3), on ARM64 as (0 + 1) + (2 + 3).
+
+Over axes in the middle, as of a map with its channels last, it is a matrix product with ones, column by column: on x86 four
+values at a time (and two of what is left) are added before the sum gets them, on ARM64 each by itself. A single table is added
+row by row on either: so on x86 an image alone can have another mean than in a batch.
 """
 
 from __future__ import annotations
@@ -57,6 +62,39 @@ def map_sums(x: torch.Tensor, *, neighbours: bool) -> torch.Tensor:
         loops.sum_maps(maps[part].numpy(), part.start, neighbours, sums[part].numpy())
 
     across(parts_of(batch, channels * height * width, x.device), work)
+    return sums
+
+
+def column_sums(x: torch.Tensor, *, in_fours: bool) -> torch.Tensor:
+    """Return the sums down the columns of tables.
+
+    Args:
+        x: float32, tables × length × columns.
+        in_fours: Whether four values at a time are added first, of more than one table.
+
+    Returns:
+        float32, tables × columns.
+    """
+    tables, length, columns = x.shape
+    in_fours &= tables > 1
+    loops = compiled.loops() if x.device.type == "cpu" and x.numel() else None
+    sums = x.new_zeros(tables, columns)
+    if loops is not None:
+        x = x.contiguous()
+
+        def work(part: slice) -> None:
+            loops.sum_columns(x[part].numpy(), in_fours, sums[part].numpy())
+
+        across(parts_of(tables, length * columns, x.device), work)
+        return sums
+    fours = length // 4 * 4 if in_fours else 0
+    for row in range(0, fours, 4):
+        sums += ((x[:, row] + x[:, row + 1]) + x[:, row + 2]) + x[:, row + 3]
+    if in_fours and length - fours > 1:
+        sums += x[:, fours] + x[:, fours + 1]
+        fours += 2
+    for row in range(fours, length):
+        sums += x[:, row]
     return sums
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,11 @@ def max_pool(
     storage_order: int = 0,
     strides: list[int] | None = None,
 ) -> torch.Tensor:
-    """Maximum over windows; padding never wins."""
+    """Maximum over windows of images, or of sequences; padding never wins."""
+    if len(kernel_shape) == 1:  # a sequence is an image of one row
+        row = as_rows(dict(kernel_shape=kernel_shape, dilations=dilations, pads=pads, strides=strides))
+        of_row: torch.Tensor = max_pool(x.unsqueeze(2), **row, auto_pad=auto_pad, ceil_mode=ceil_mode)
+        return of_row.squeeze(2)
     dilation, stride = dilations or [1, 1], strides or [1, 1]
     window = _window(kernel_shape, dilation)
     padding = with_ceil(x, resolve_pads(auto_pad, pads, list(x.shape[2:]), window, stride), window, stride, ceil_mode)
@@ -55,7 +60,12 @@ def average_pool(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> torch.Tensor:
-    """Mean over windows; padding counts only with `count_include_pad`, what `ceil_mode` adds never."""
+    """Mean over windows of images, or of sequences; padding counts only with `count_include_pad`, `ceil_mode`'s never."""
+    if len(kernel_shape) == 1:
+        row = as_rows(dict(kernel_shape=kernel_shape, dilations=dilations, pads=pads, strides=strides))
+        further: dict[str, Any] = {"auto_pad": auto_pad, "ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+        of_row: torch.Tensor = average_pool(x.unsqueeze(2), **row, **further)
+        return of_row.squeeze(2)
     if dilations and set(dilations) != {1}:
         raise UnsupportedGraphError("AveragePool with dilations is not supported")
     window, stride = _window(kernel_shape, [1, 1]), strides or [1, 1]
@@ -87,9 +97,18 @@ def global_max_pool(x: torch.Tensor) -> torch.Tensor:
     return x.amax(dim=tuple(range(2, x.dim())), keepdim=True)
 
 
+def as_rows(attributes: dict[str, list[int] | None]) -> dict[str, Any]:
+    """Return the attributes of a pooling over sequences as those over images of one row; what is not given stays so."""
+    made: dict[str, Any] = {}
+    for name, given in attributes.items():
+        if given is not None:
+            made[name] = [0, given[0], 0, given[1]] if name == "pads" else [1, *given]
+    return made
+
+
 def _window(kernel_shape: list[int], dilation: list[int]) -> list[int]:
     if len(kernel_shape) != 2:
-        raise UnsupportedGraphError(f"pooling over {len(kernel_shape)} dimensions is not supported; only images are")
+        raise UnsupportedGraphError(f"pooling over {len(kernel_shape)} dimensions is not supported; over one and two it is")
     return [(kernel - 1) * step + 1 for kernel, step in zip(kernel_shape, dilation, strict=True)]
 
 

@@ -57,11 +57,11 @@ def failing(monkeypatch):
     runs = []
 
     def fail(family, at):
-        def failing_forward(mirror, *arguments):
+        def failing_forward(mirror, *arguments, **observers):
             runs.append(mirror.family.name)
             if mirror.family == family and runs.count(family.name) >= at:
                 raise UnsupportedGraphError("the mirror cannot compute Conv a")
-            return forward(mirror, *arguments)
+            return forward(mirror, *arguments, **observers)
 
         monkeypatch.setattr(Mirror, "forward", failing_forward)
         return runs

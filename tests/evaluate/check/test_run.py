@@ -92,10 +92,10 @@ def test_a_cpu_family_whose_graph_is_not_known_is_remarked_and_stops_nothing(tin
     other = "avx2" if known_cpu != "avx2" else "vnni"
     forward = Mirror.forward
 
-    def fails(mirror, *arguments):
+    def fails(mirror, *arguments, **observers):
         if mirror.family.name == other:
             raise UnsupportedGraphError("no {batch_size}")
-        return forward(mirror, *arguments)
+        return forward(mirror, *arguments, **observers)
 
     monkeypatch.setattr(Mirror, "forward", fails)
     found = run_check([tiny_bundle], evaluation_photographs()[:1], CheckOptions(precisions=("int8",)))

@@ -43,6 +43,24 @@ def test_windows_behind_the_padding_count_whole(include):
     assert run_mirror(case, here())["result_codes"][0, 0, 2, 2] == (60 if include else 240)
 
 
+@pytest.mark.parametrize("dtype", [U8, S8])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"kernel_shape": [2], "strides": [2]},
+        {"kernel_shape": [3], "pads": [1, 1], "count_include_pad": 1},
+        {"kernel_shape": [11]},
+    ],
+    ids=str,
+)
+def test_sequences_are_averaged(dtype, attributes):
+    nodes = Nodes(Choices.seeded(0), dtype, 21)
+    nodes.x = np.random.default_rng(0).normal(size=(2, 5, 11)).astype(np.float32)
+    x = nodes.quantize("x", 0.02, 7, name="x")
+    nodes.add("AveragePool", "p", x.name, **attributes)
+    check(nodes.case(nodes.quantize("p", 0.01, 9, name="result").name, "QLinearAveragePool"))
+
+
 def test_dilated_windows_are_refused():
     nodes = Nodes(Choices.seeded(0), U8, 19)
     (x,) = nodes.inputs((1, 2, 6, 6))

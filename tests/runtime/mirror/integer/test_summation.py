@@ -20,14 +20,23 @@ SIZES = [
 EMULATED = [pytest.param(kernel, marks=pytest.mark.slow) for kernel in ("avx2", "arm64")]
 
 
-def mean_model():
+#: Shapes, and axes that are not the last ones.
+INSIDE = [
+    ((2, 7, 7, 24), [1, 2]), ((2, 2, 3, 70), [1, 2]), ((3, 5, 7, 33), [1, 2]), ((2, 12, 12, 96), [1, 2]),
+    ((1, 12, 12, 96), [1, 2]), ((2, 49, 17), [1]), ((1, 50, 17), [1]), ((5, 3, 4, 6), [1]), ((2, 3, 50, 4), [2]),
+    ((1, 3, 50, 4), [2]), ((9, 40), [0]), ((3, 5, 4), [0, 1]), ((2, 1, 43, 8), [1, 2]), ((2, 43, 1, 8), [1, 2]),
+    ((1, 1, 43, 8), [2]), ((6, 1, 43, 8), [2]),
+]  # fmt: skip
+
+
+def mean_model(axes=(2, 3), dimensions=("n", "c", "h", "w")):
     node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)
     graph = helper.make_graph(
         [node],
         "mean",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "c", "h", "w"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dimensions)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.array([2, 3]), "axes")],
+        [numpy_helper.from_array(np.array(axes), "axes")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
 
@@ -48,6 +57,26 @@ def test_the_mean_of_a_map_is_the_kernels_own_bit_for_bit(kernel, with_loops):
             np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=str(x.shape))
         inexact += int((mine != x.astype(np.float64).mean(axis=(2, 3)).astype(np.float32)).sum())
     assert inexact > 100  # the order matters: a correctly rounded mean is something else
+
+
+@pytest.mark.parametrize("kernel", [NATIVE, *EMULATED])
+def test_the_mean_over_other_axes_is_the_kernels_own_bit_for_bit(kernel, with_loops):
+    if reason := why_not(kernel):
+        pytest.skip(reason)
+    family = KERNELS[probe_kernels().name if kernel == NATIVE else kernel]
+    draw = np.random.default_rng(1)
+    inputs = [draw.random(shape, dtype=np.float32) for shape, _ in INSIDE]
+    jobs = [Job(mean_model(axes, [None] * x.ndim), {"x": x}) for x, (_, axes) in zip(inputs, INSIDE, strict=True)]
+    inexact = 0
+    for x, (_, axes), result in zip(inputs, INSIDE, run(kernel, jobs), strict=True):
+        mine = reduce_mean(torch.from_numpy(x), torch.tensor(axes), keepdims=0, family=family).numpy()
+        np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=f"{x.shape} {axes}")
+        inexact += int((mine != x.astype(np.float64).mean(axis=tuple(axes)).astype(np.float32)).sum())
+        if x.ndim == 4 and axes == [1, 2]:
+            last = torch.from_numpy(x).permute(0, 3, 1, 2)
+            found = reduce_mean(last, torch.tensor([2, 3]), keepdims=0, channels_last=True, family=family)
+            np.testing.assert_array_equal(found.numpy(), mine)
+    assert inexact > 100
 
 
 def test_lanes_meet_as_their_family_has_them():

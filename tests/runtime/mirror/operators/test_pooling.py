@@ -194,10 +194,17 @@ def test_average_pool_of_any_geometry_equals_onnx_runtime(attributes):
 
 
 @pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
-@pytest.mark.parametrize("dimensions", [1, 3])
-def test_refuses_other_than_two_dimensions(operator, dimensions):
-    with pytest.raises(QcamError, match=f"pooling over {dimensions} dimensions is not supported"):
-        check(case(operator, "", floats(1, 3, *[8] * dimensions), kernel_shape=[3] * dimensions), 21)
+def test_refuses_volumes(operator):
+    with pytest.raises(QcamError, match="pooling over 3 dimensions is not supported"):
+        check(case(operator, "", floats(1, 3, 8, 8, 8), kernel_shape=[3, 3, 3]), 21)
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(
+    "attributes", [{}, {"strides": [2]}, {"pads": [1, 0], "strides": [3]}, {"strides": [2], "ceil_mode": 1}], ids=str
+)
+def test_pools_sequences(operator, attributes):
+    check(case(operator, "", floats(2, 3, 11), kernel_shape=[3], **attributes), 21)
 
 
 def test_refuses_a_dilated_mean():
