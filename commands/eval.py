@@ -94,7 +94,7 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     type=click.Choice(words(CamMethod)),
     default=CamMethod.GRADCAM_PLUS_PLUS.value,
     show_default=True,
-    help="gradcam++-torchcam is what the paper really ran.",
+    help="gradcam++-relu is for CAM layers with negative activations (docs/results.md), gradcam++-torchcam what the paper ran.",
 )
 @option(
     "--fake-quant/--no-fake-quant",

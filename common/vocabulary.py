@@ -20,9 +20,10 @@ class Target(StrEnum):
 
 
 class CamMethod(StrEnum):
-    """How a map comes from activation and gradient; the last is what the paper really ran."""
+    """How a map comes from activation and gradient: `-relu` for negative activations, `-torchcam` what the paper really ran."""
 
     GRADCAM_PLUS_PLUS = "gradcam++"
+    GRADCAM_PLUS_PLUS_RELU = "gradcam++-relu"
     GRADCAM = "gradcam"
     TORCHCAM = "gradcam++-torchcam"
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qcam.calibration.ranges import CalibrationSet, overflow
 from qcam.common import telling
+from qcam.common.denominators import crossings
 from qcam.common.errors import QcamError, UnsupportedGraphError, in_file
 from qcam.common.norms import logit_error
 from qcam.images.decoding import decode_all
@@ -82,6 +83,13 @@ def _prove_one(
         raise QcamError(
             f"{bundle.model_id}: the CAM of {entry.name} is undefined on {name}: the activation at {entry.tap.tensor} "
             "or its gradient is not finite; choose another layer with {cam_layer}"
+        )
+    crossed = int(crossings(taps[0].numpy(), gradient.numpy())[0])
+    if crossed and entry is bundle.precisions[0]:
+        telling.warn(
+            f"{bundle.model_id}: activations at {entry.tap.tensor} are negative, and on {name} Grad-CAM++'s denominator is not "
+            f"positive at {crossed:,} of {taps[0].numel():,} positions: weights explode there and change their sign; explain "
+            "it with {cam} gradcam++-relu, or choose another layer with {cam_layer}"
         )
     if not bool(gradient.any()) and bundle.trained is not False:
         telling.warn(

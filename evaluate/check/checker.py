@@ -352,7 +352,7 @@ class Checker:
 
         def shown(activation: torch.Tensor, *skips: torch.Tensor) -> Array:
             at = [_representable(tap, value) for tap, value in zip(own, (activation, *skips), strict=True)]
-            return enlarge(explain(mirror, activation, score, skips, at=at), self.bundle.preprocessing.crop)
+            return enlarge(explain(mirror, activation, score, skips, at=at).maps, self.bundle.preprocessing.crop)
 
         ours = shown(*fake)
         return ours, ours if all(map(same_bits, fake, real)) else shown(*real)

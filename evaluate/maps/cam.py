@@ -5,11 +5,16 @@ Grad-CAM++ after Chattopadhyay et al., "Grad-CAM++: Improved Visual Explanations
 
     alpha_kij = g² / (2 g² + (sum_ab A_kab) g³), 0 where g = 0;  w_k = sum_ij alpha_kij relu(g_kij);
     map = relu(sum_k w_k A_k)
+
+Where activations can be negative, the denominator 2 + (sum_ab A_kab) g can come to 0 and below: weights explode and change
+their sign. `common.denominators` counts where; `gradcam++-relu` takes sum_ab relu(A_kab) instead, and is the same where none is
+negative.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +24,9 @@ from qcam.common.vocabulary import CamMethod, require
 Array = NDArray[np.float64]
 
 
-def gradcam_plus_plus_weights(activation: Array, gradient: Array, epsilon: float = 0.0) -> Array:
+def gradcam_plus_plus_weights(
+    activation: Array, gradient: Array, epsilon: float = 0.0, *, rectified: bool = False
+) -> Array:
     """Return Grad-CAM++'s weight of each channel.
 
     Args:
@@ -27,12 +34,13 @@ def gradcam_plus_plus_weights(activation: Array, gradient: Array, epsilon: float
         gradient: d logit / d activation, same shape, or batch × channels × 1 × 1 where all positions are alike.
         epsilon: Added to the denominator of alpha. 0 is the formula; pytorch-grad-cam adds 1e-6, which is not
             negligible, since gradients are often around 1e-3 and so their squares around 1e-6.
+        rectified: Whether the sum of the activation in the denominator is that of its positive values.
 
     Returns:
         float64, batch × channels.
     """
     square = gradient * gradient
-    total = activation.sum(axis=(2, 3), keepdims=True)
+    total = (np.maximum(activation, 0.0) if rectified else activation).sum(axis=(2, 3), keepdims=True)
     denominator = 2.0 * square + total * square * gradient + epsilon
     positive = gradient > 0  # relu(g) makes all others vanish, whatever their alpha
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,6 +74,7 @@ def _sum(values: Array, activation: Array) -> Array:
 #: CAM methods by name.
 METHODS: dict[CamMethod, Callable[[Array, Array], Array]] = {
     CamMethod.GRADCAM_PLUS_PLUS: gradcam_plus_plus_weights,
+    CamMethod.GRADCAM_PLUS_PLUS_RELU: partial(gradcam_plus_plus_weights, rectified=True),
     CamMethod.GRADCAM: gradcam_weights,
     CamMethod.TORCHCAM: torchcam_weights,
 }

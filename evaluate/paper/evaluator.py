@@ -295,8 +295,9 @@ class PaperEvaluator:
         shared = "f32-top1" in self._options.fixes and f32_target is not None
         target = int(f32_target) if shared and f32_target is not None else int(logits[0].argmax())
         method = "gradcam++" if "alpha" in self._options.fixes else "gradcam++-torchcam"
-        maps = explain(_Layer(logits, held[0]), held[0].detach(), np.array([target]), method=method)
-        return Run(logits.detach().cpu().numpy(), maps, partial(self._enlarge, self._size(sample))), target
+        maps, crossings = explain(_Layer(logits, held[0]), held[0].detach(), np.array([target]), method=method)
+        shown = partial(self._enlarge, self._size(sample))
+        return Run(logits.detach().cpu().numpy(), maps, shown, crossings=crossings), target
 
     def _enlarge(self, size: tuple[int, int], maps: Array) -> Array:
         """Return a map as it is compared: bicubic to the image's size, min-max, 8 bits; or bilinear to the crop's size."""

@@ -42,6 +42,8 @@ COMPARISONS = ("vs_saliency", "vs_f32", "vs_itself", "fake_quant_vs_deployed", "
 MEASURES = ("rank_correlation", "overlap", "energy_in_object")
 #: Measures of the explanation on the deployed model, by column.
 FAITHFULNESS = ("drop", "increase")
+#: What is counted of a CAM, by column.
+COUNTS = ("crossings",)
 #: Per-image figures of the run rather than of maps, by column.
 FIGURES = ("logit_error", "top1_agrees", "codes_equal")
 
@@ -71,6 +73,8 @@ class Row:
             fake-quant comparison: the mirror's).
         logit_error: Relative error of the logits, |difference| / |reference| in the Euclidean norm.
         codes_equal: Share of equal codes at the tap, mirror against deployed; None for float taps.
+        crossings: Positions at which Grad-CAM++'s denominator is not positive, of the CAM that is compared (for the fake-quant
+            comparison, the deployed one); None of other methods.
         status: `ok`, or why a metric is missing.
         remark: What was chosen for the user when the image was decoded.
     """
@@ -94,6 +98,7 @@ class Row:
     top1_agrees: bool | None = None
     logit_error: float | None = None
     codes_equal: float | None = None
+    crossings: int | None = None
     status: str = "ok"
     remark: str = ""
 
@@ -338,7 +343,7 @@ class Results:
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
     """Return a column; undefined throughout where results are older than that measure."""
-    if field.name in table.column_names or field.name not in MEASURES + FAITHFULNESS:
+    if field.name in table.column_names or field.name not in MEASURES + FAITHFULNESS + COUNTS:
         return table[field.name]
     return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
 

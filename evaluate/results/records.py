@@ -89,6 +89,25 @@ class Flip:
         return {metric: (drift.flipped.mean, drift.kept.mean) for metric, drift in drifts.items()}
 
 
+@dataclass(frozen=True)
+class Crossing:
+    """How often Grad-CAM++'s denominator was not positive.
+
+    Attributes:
+        model: Model id.
+        precision: The precision.
+        images: Images with a CAM of which it was so at one position at least.
+        n: Images of which it is known.
+        mean: Positions of all channels, on average over the `n`.
+    """
+
+    model: str
+    precision: str
+    images: int
+    n: int
+    mean: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
     """One precision against another, image by image: `second` less `first`.
@@ -131,6 +150,7 @@ class Summary:
         tests: Paired tests.
         flips: Class flips.
         statuses: Model → status → images.
+        crossings: Where the CAM's formula left its ground; empty if nowhere, or of results of earlier versions.
         interval: How intervals were made, in words.
         complete: Whether it is of every image.
     """
@@ -139,6 +159,7 @@ class Summary:
     tests: tuple[PairedTest, ...] = ()
     flips: tuple[Flip, ...] = ()
     statuses: dict[str, dict[str, int]] = field(default_factory=dict)
+    crossings: tuple[Crossing, ...] = ()
     interval: str = ""
     complete: bool = True
 

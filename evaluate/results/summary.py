@@ -28,11 +28,13 @@ def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
     tests: list[dict[str, Any]] = []
     flips: list[dict[str, Any]] = []
     statuses: dict[str, dict[str, int]] = {}
+    crossings: list[dict[str, Any]] = []
     for model, columns in models:
         entries += _entries(model, columns)
         tests += _tests(model, columns)
         flips += _flips(model, columns)
         statuses[model] = _statuses(columns)
+        crossings += _crossings(model, columns)
     return {
         "schema_version": SCHEMA_VERSION,
         "std": "of the population",
@@ -41,6 +43,7 @@ def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
         "tests": tests,
         "flips": flips,
         "statuses": statuses,
+        "crossings": crossings,
     }
 
 
@@ -158,6 +161,22 @@ def _flips(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
                 name: {"mean": float(some.mean()) if len(some) else None, "n": len(some)} for name, some in values.items()
             }
         told.append(entry)
+    return told
+
+
+def _crossings(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
+    """Tell of which precisions some CAM's denominator was not positive somewhere."""
+    told = []
+    for precision in ordered_precisions(precision for precision, _ in columns):
+        found = columns.get((precision, "vs_saliency"))
+        counts = np.empty(0) if found is None else found["crossings"][np.isfinite(found["crossings"])]
+        if counts.any():
+            told.append(
+                {
+                    "model": model, "precision": precision, "images": int(np.count_nonzero(counts)), "n": len(counts),
+                    "mean": float(counts.mean()),
+                }
+            )  # fmt: skip
     return told
 
 

@@ -161,6 +161,7 @@ class Compared:
                     top1_agrees=None if other_chosen is None or not finite else top1 == int(other_chosen[index]),
                     logit_error=errors[index] if errors is not None and both and errors[index] == errors[index] else None,
                     codes_equal=None if codes_equal is None else codes_equal[index],
+                    crossings=None if run.crossings is None or not finite else int(run.crossings[index]),
                     status=status,
                     remark=sample.remark,
                 )

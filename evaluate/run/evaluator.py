@@ -377,8 +377,8 @@ class BundleEvaluator:
         score = columns(targets, outputs.logits.shape[1])
         values = (outputs.tap, *outputs.skips)
         taps = [mirror.dequantize(tap, each) for tap, each in zip(self.deployed[precision].taps, values, strict=True)]
-        maps = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
-        return Run(outputs.logits, maps, self._enlarge), targets
+        maps, crossings = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
+        return Run(outputs.logits, maps, self._enlarge, crossings=crossings), targets
 
     def _simulated_run(
         self,
@@ -395,14 +395,14 @@ class BundleEvaluator:
         values = (passed.tap, *passed.skips)
         taps = [mirror.dequantize(tap, each) for tap, each in zip(self.deployed[precision].taps, values, strict=True)]
         score = columns(targets, outputs.logits.shape[1])
-        maps = explain(
+        maps, crossings = explain(
             mirror, taps[0], score, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
         )
         equal = None
         if outputs.tap.dtype.kind != "f":
             codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
             equal = tuple(float(np.mean(ours == theirs)) for ours, theirs in zip(outputs.tap, codes, strict=True))
-        return Run(passed.logits.cpu().numpy(), maps, self._enlarge, equal)
+        return Run(passed.logits.cpu().numpy(), maps, self._enlarge, equal, crossings)
 
     def _explain(
         self, session: DeployedModel, crops: NDArray[np.uint8], run: Run, targets: NDArray[np.int64]

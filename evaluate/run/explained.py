@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.common.denominators import crossings
+from qcam.common.vocabulary import CamMethod
 from qcam.evaluate.maps.cam import Array, cam
 from qcam.evaluate.maps.measures import top_positions
 
@@ -46,12 +48,14 @@ class Run:
         maps: CAMs at the tap's resolution, float64, batch × height × width; not negative, not normalised.
         enlarge: Makes of maps what is compared, float64, batch × height × width, 0..1.
         codes_equal: For each image, the share of the tap's codes that are the deployed run's; None where there are none.
+        crossings: For each image, at how many positions the method's denominator is not positive; None of methods without one.
     """
 
     logits: NDArray[np.float32]
     maps: Array
     enlarge: Callable[[Array], Array]
     codes_equal: tuple[float, ...] | None = None
+    crossings: NDArray[np.int64] | None = None
 
     @cached_property
     def shown(self) -> Array:
@@ -64,6 +68,19 @@ class Run:
         return top_positions(self.shown)
 
 
+class Cams(NamedTuple):
+    """CAMs of a batch.
+
+    Attributes:
+        maps: float64, batch × height × width, not negative, not normalised.
+        crossings: At how many positions of each the method's denominator is not positive (`common.denominators`), int64; None
+            of methods without one.
+    """
+
+    maps: Array
+    crossings: NDArray[np.int64] | None
+
+
 def explain(
     network: Differentiable,
     activation: torch.Tensor,
@@ -73,7 +90,7 @@ def explain(
     method: str = "gradcam++",
     at: Sequence[torch.Tensor] = (),
     timed: Timed = lambda _stage: nullcontext(),
-) -> Array:
+) -> Cams:
     """Compute the CAMs of a run.
 
     Args:
@@ -84,12 +101,11 @@ def explain(
         method: One of `CamMethod`.
         at: Where the gradient is taken, activation and skips, if not at the run's own.
         timed: Where the time of the stages "tail gradient" and "cam" goes.
-
-    Returns:
-        float64, batch × height × width, not negative, not normalised.
     """
     place, *others = at or (activation, *skips)
     with timed("tail gradient"):
         gradient = network.gradient(place, targets, others)
     with timed("cam"):
-        return cam(activation.cpu().numpy(), gradient.cpu().numpy(), method)
+        values, slopes = activation.cpu().numpy(), gradient.cpu().numpy()
+        counted = method == CamMethod.GRADCAM_PLUS_PLUS
+        return Cams(cam(values, slopes, method), crossings(values, slopes) if counted else None)

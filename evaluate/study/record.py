@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qcam.common import machine
@@ -11,7 +11,7 @@ from qcam.common.files import fingerprint
 from qcam.common.wording import in_options
 from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
-from qcam.evaluate.results.records import WorkerRecord
+from qcam.evaluate.results.records import Crossing, WorkerRecord
 from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons, float_arithmetic
 from qcam.evaluate.run.evaluator import null_precision
 from qcam.evaluate.run.facts import WorkerFacts
@@ -41,6 +41,7 @@ def run_record(
     seconds: Mapping[str, float],
     workers: Sequence[WorkerRecord],
     account: Account,
+    crossings: Iterable[Crossing] = (),
     *,
     complete: bool,
 ) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def run_record(
         seconds: Wall time by stage, of this process.
         workers: What evaluated the parts, with the number of these.
         account: What became of what was given.
+        crossings: What the summary says of them.
         complete: Whether every shard is finished.
     """
     options = conditions.options
@@ -84,7 +86,8 @@ def run_record(
         "classes": classes,
         "conventions": _conventions(options.method, paper=paper),
         "notes": notes(facts, options),
-        "warnings": [in_options(text) for text in warnings(facts, workers)],  # a file does not depend on who ran
+        # With names of options: a file does not depend on who ran.
+        "warnings": [in_options(text) for text in (*warnings(facts, workers), *negative_activations(crossings))],
         "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
     }
 
@@ -141,6 +144,19 @@ def warnings(facts: WorkerFacts, workers: Sequence[WorkerRecord] = ()) -> list[s
         for reason in sorted(unknown)
     ]
     return told + mixtures(workers)
+
+
+def negative_activations(crossings: Iterable[Crossing]) -> list[str]:
+    """Warn of models whose CAMs are made by weights that explode or change their sign; arguments as of `run_record`."""
+    told: dict[str, list[str]] = {}
+    for found in crossings:
+        told.setdefault(found.model, []).append(f"{found.precision} {found.images:,} of {found.n:,}")
+    return [
+        f"{model}: activations at the CAM layer are negative, and Grad-CAM++'s denominator is not positive somewhere in CAMs "
+        f"of {', '.join(counts)} images: weights explode there and change their sign, and what such maps drift by says little "
+        "of quantization; {cam} gradcam++-relu takes the sum of what is positive, or choose another {cam_layer}"
+        for model, counts in told.items()
+    ]
 
 
 def mixtures(workers: Sequence[WorkerRecord]) -> list[str]:

@@ -26,7 +26,7 @@ from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.results.folder import PLACEMENT, RESULTS, RUN, SUMMARY, Results
 from qcam.evaluate.results.parts import PlannedPart, find_part, join_parts, split_results, write_part
 from qcam.evaluate.results.place import ResultPlace
-from qcam.evaluate.results.records import RunRecord, WorkerRecord
+from qcam.evaluate.results.records import Crossing, RunRecord, WorkerRecord
 from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
@@ -34,7 +34,7 @@ from qcam.evaluate.run.stages import StageClock
 from qcam.evaluate.saliency import SaliencySource
 from qcam.evaluate.study.executor import Opening, ThisProcess
 from qcam.evaluate.study.plan import StudyPlan, begins_with, make_plan, settled, told_differences, write_images
-from qcam.evaluate.study.record import run_record
+from qcam.evaluate.study.record import negative_activations, run_record
 from qcam.evaluate.study.record import warnings as warnings_of
 from qcam.images.account import Account
 from qcam.images.sources import ImageFile
@@ -406,7 +406,10 @@ class PlannedStudy:
             The warnings of their record; with tokens for options where it is known what evaluates.
         """
         facts = self.executor.known
-        tokens = {} if facts is None else {in_options(text): text for text in warnings_of(facts, results.record.workers)}
+        known = negative_activations(results.statistics.crossings)
+        if facts is not None:
+            known += warnings_of(facts, results.record.workers)
+        tokens = {in_options(text): text for text in known}
         told = set(map(random_weights, self.bundles))
         return [tokens.get(text, text) for text in results.record.warnings if text not in told]
 
@@ -466,7 +469,8 @@ class PlannedStudy:
             for model in self.facts.models
         }
         self.place.write(PLACEMENT, readable_json(placements))
-        self._write_record(complete=complete, workers=joined.workers)
+        crossings = [Crossing(**found) for found in summary["crossings"]]
+        self._write_record(complete=complete, workers=joined.workers, crossings=crossings)
         self.complete = complete
         if complete:
             self.place.finish()
@@ -485,8 +489,10 @@ class PlannedStudy:
                 f"{len(odd)} differ, {odd[0]} has {found.get(odd[0], 0)}"
             )
 
-    def _write_record(self, *, complete: bool, workers: Sequence[WorkerRecord] = ()) -> None:
+    def _write_record(
+        self, *, complete: bool, workers: Sequence[WorkerRecord] = (), crossings: Sequence[Crossing] = ()
+    ) -> None:
         seconds = self.clock.seconds
         account = self.account
-        record = run_record(self.facts, self.plan.conditions, seconds, workers, account, complete=complete)
+        record = run_record(self.facts, self.plan.conditions, seconds, workers, account, crossings, complete=complete)
         self.place.write_record(record)

@@ -149,6 +149,21 @@ def test_tiny_gradients_are_not_lost_to_underflow() -> None:
     assert gradcam_plus_plus_weights(np.ones((1, 1, 1, 2)), gradient)[0, 0] == pytest.approx(1e-200, rel=1e-12)
 
 
+def test_the_rectified_sum_is_equation_19_with_relu_of_the_activation_in_its_denominator() -> None:
+    rectified = [[[max(value, Fraction(0)) for value in row] for row in rows] for rows in A]
+    weights = [equation_19(a, g) for a, g in zip(rectified, G, strict=True)]
+    expected = np.array([[float(weight) for weight in weights]])
+    np.testing.assert_allclose(METHODS["gradcam++-relu"](array(A), array(G)), expected, rtol=1e-15)
+    np.testing.assert_allclose(cam(array(A), array(G), "gradcam++-relu")[0], relu_of_weighted_sum(weights), rtol=1e-14)
+    assert not np.allclose(expected, gradcam_plus_plus_weights(array(A), array(G)))
+
+
+def test_the_rectified_sum_is_the_sum_where_no_activation_is_negative() -> None:
+    activation, gradient = np.random.default_rng(0).normal(size=(2, 2, 5, 4, 3))
+    activation = np.abs(activation)
+    assert np.array_equal(cam(activation, gradient, "gradcam++-relu"), cam(activation, gradient))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_images_of_a_batch_do_not_meet(method: str) -> None:
     chance = np.random.default_rng(0)
@@ -166,7 +181,7 @@ def test_float32_is_computed_in_float64() -> None:
 
 @pytest.mark.parametrize("method", ["gradcam+++", "GradCAM", ""])
 def test_unknown_methods_are_refused(method: str) -> None:
-    with pytest.raises(QcamError, match=r"is unknown; choose one of gradcam\+\+, gradcam, gradcam\+\+-torchcam"):
+    with pytest.raises(QcamError, match=r"is unknown; choose one of gradcam\+\+, gradcam\+\+-relu, gradcam, gradcam\+\+-torch"):
         cam(array(A), array(G), method)
 
 

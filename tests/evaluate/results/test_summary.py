@@ -39,6 +39,15 @@ def test_a_tap_without_codes_has_no_share_of_equal_ones():
     assert [e["precision"] for e in entries if e["metric"] == "codes_equal"] == ["int8"]
 
 
+def test_cams_whose_denominator_is_not_positive_are_counted_by_precision():
+    counts = {"f32": 0, "int8": 12}
+    made = [replace(row, crossings=counts.get(row.precision)) for row in rows()]
+    found = summarise(columns_of(made).items())["crossings"]
+    n = len({row.image for row in made})
+    assert found == [{"model": made[0].model, "precision": "int8", "images": n, "n": n, "mean": 12.0}]
+    assert summarise(columns_of(rows()).items())["crossings"] == []
+
+
 def test_entries_have_mean_deviation_interval_and_counts(summary):
     found = entry(summary, "int8", "vs_f32", "CC")
     values = np.array(CCS["int8"][:5])

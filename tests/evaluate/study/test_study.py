@@ -14,6 +14,7 @@ from summaries import columns_of
 
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
+from qcam.common.wording import in_options
 from qcam.evaluate.maps.cam import normalise, upsample
 from qcam.evaluate.results.folder import (
     IMAGES,
@@ -247,6 +248,28 @@ def test_pictures_show_what_the_network_sees(tiny_bundle, photographs, tmp_path)
         crop = tiny_bundle.preprocessing.crop_image(whole.convert("RGB"))
         assert np.abs(np.asarray(photo.convert("RGB")).astype(int) - crop).mean() < 12  # JPEG
     assert pictures[0].saliency is None
+
+
+def test_negative_activations_are_warned_of_wherever_figures_are(tiny_bundle, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("qcam.evaluate.run.explained.crossings", lambda a, _: np.arange(len(a)))
+    study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=4).prepare("cpu")
+    study.run()
+    rows = study.results().rows()
+    of_int8 = [row for row in rows if (row.precision, row.comparison) == ("int8", "vs_saliency")]
+    known = [row.crossings for row in of_int8 if row.top1 is not None]
+    some, count = sum(map(bool, known)), len(known)
+    counts = ", ".join(f"{name} {some} of {count}" for name in ("f32", "int16", "int8"))
+    (warning,) = [text for text in study.warnings(study.results()) if "denominator" in text]
+    assert warning.startswith("tiny: activations at the CAM layer are negative")
+    assert f"CAMs of {counts} images" in warning
+    assert "{cam} gradcam++-relu" in warning
+    assert in_options(warning) in study.results().record.warnings
+    assert {row.crossings for row in rows if row.status.startswith("refused")} == {None}
+
+
+def test_methods_without_a_denominator_count_nothing(tiny_bundle, photographs, tmp_path):
+    rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out", method="gradcam++-relu"))
+    assert {row.crossings for row in rows} == {None}
 
 
 def test_the_summary_counts_what_is_undefined_and_averages_the_rest(tiny_bundle, photographs, tmp_path):
