@@ -252,7 +252,7 @@ def test_pictures_show_what_the_network_sees(tiny_bundle, photographs, tmp_path)
 
 def test_negative_activations_are_warned_of_wherever_figures_are(tiny_bundle, photographs, tmp_path, monkeypatch):
     monkeypatch.setattr("qcam.evaluate.run.explained.crossings", lambda a, _: np.arange(len(a)))
-    study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=4).prepare("cpu")
+    study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=4).prepare("cpu", force=False)
     study.run()
     rows = study.results().rows()
     of_int8 = [row for row in rows if (row.precision, row.comparison) == ("int8", "vs_saliency")]
