@@ -20,9 +20,11 @@ class KernelFamily:
         name: vnni, avx2 or arm64.
         pairs_saturate: Products of unsigned activations and signed weights are added in pairs into 16 bits, which saturates.
         fixed_point_add: QLinearAdd multiplies by fixed-point ratios and rounds half up.
-        fused_batch_norm: Float BatchNormalization multiplies and adds in one rounding.
+        fused_batch_norm: Float operators that are compiled loops (BatchNormalization, LayerNormalization, HardSigmoid) multiply
+            and add in one rounding.
         adds_neighbours: Float sums over a row end by adding neighbouring lanes of a vector, not opposite ones.
         adds_in_fours: Float sums down columns, of more than one table, add four values before they add those to the sum.
+        normalises_eight: LayerNormalization of eight values or more has a kernel that takes eight at a time.
         wraps_lowest_weight: A weight of -128 overflows on members of the family that lack the dot-product instructions.
     """
 
@@ -32,6 +34,7 @@ class KernelFamily:
     fused_batch_norm: bool = False
     adds_neighbours: bool = False
     adds_in_fours: bool = False
+    normalises_eight: bool = False
     wraps_lowest_weight: bool = False
 
     def __str__(self) -> str:
@@ -42,8 +45,8 @@ class KernelFamily:
 KERNELS = {
     family.name: family
     for family in (
-        KernelFamily("vnni", adds_in_fours=True),
-        KernelFamily("avx2", pairs_saturate=True, adds_in_fours=True),
+        KernelFamily("vnni", adds_in_fours=True, normalises_eight=True),
+        KernelFamily("avx2", pairs_saturate=True, adds_in_fours=True, normalises_eight=True),
         KernelFamily("arm64", fixed_point_add=True, fused_batch_norm=True, adds_neighbours=True, wraps_lowest_weight=True),
     )
 }

@@ -13,7 +13,7 @@ from qcam.runtime.grouping import KernelGroup, find_groups, source_label
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.loaded import LoadedGraph, followed
 from qcam.runtime.loaded.islands import rounds_once
-from qcam.runtime.mirror.registry import exact_operators
+from qcam.runtime.mirror.registry import rounds_as_theirs
 from qcam.runtime.normal import normalised
 from qcam.runtime.rewrites import not_followed
 from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS
@@ -95,7 +95,6 @@ class Reading:
             return ()
         graph, groups = self.followed
         inside = {id(node) for group in groups for node in (group.node, *group.inner)}
-        predicted = exact_operators()
         return tuple(
             f"{node.op_type} {node.name or node.output[0]}"
             for node in graph.model.graph.node
@@ -103,7 +102,7 @@ class Reading:
             and node.op_type not in QUANTIZERS
             and not graph.fixed.issuperset(node.output)
             and not rounds_once(node)
-            and node.op_type not in predicted
+            and not rounds_as_theirs(node)
         )
 
     def same_kernels(self, one: KernelFamily, other: KernelFamily) -> bool:

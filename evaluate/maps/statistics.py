@@ -77,6 +77,59 @@ def bootstrap_intervals(
     return low, high
 
 
+@dataclass(frozen=True)
+class Skill:
+    """How much of what moves a map a prediction foretells.
+
+    Attributes:
+        value: 1 - sum(missed) / sum(moved): 1 where nothing is missed, 0 where the prediction is no better than none, below 0
+            where it is worse; None where nothing moved.
+        low: Lower end of its interval; None of fewer than two images.
+        high: Upper end.
+        n: Images where both are defined.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def skill(
+    missed: Array, moved: Array, *, resamples: int = RESAMPLES, seed: int = SEED, level: float = LEVEL
+) -> Skill:
+    """Return the skill of a prediction, with a percentile bootstrap interval over images.
+
+    It is the skill score of forecasts (Murphy 1988), 1 - error / error of a reference forecast, where the reference forecasts
+    that nothing moves.
+
+    Args:
+        missed: What is left between prediction and outcome, one value per image, not negative; NaN where undefined.
+        moved: What lies between the outcome and what it was before, same length.
+        resamples: How many resamples are drawn.
+        seed: Of the generator.
+        level: Coverage, 0..1.
+    """
+    both = np.isfinite(missed) & np.isfinite(moved)
+    left, whole = missed[both], moved[both]
+    n = int(both.sum())
+    if not n or whole.sum() <= 0:
+        return Skill(None, None, None, n)
+    value = float(1 - left.sum() / whole.sum())
+    if n < 2:
+        return Skill(value, None, None, n)
+    generator = np.random.default_rng(seed)
+    found = np.empty(resamples)
+    for start in range(0, resamples, _AT_ONCE):
+        drawn = generator.integers(0, n, (min(_AT_ONCE, resamples - start), n))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[start : start + len(drawn)] = 1 - left[drawn].sum(axis=1) / whole[drawn].sum(axis=1)
+    found = found[np.isfinite(found)]  # resamples in which nothing moved say nothing
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return Skill(value, float(low), float(high), n)
+
+
 def paired_test(first: Array, second: Array) -> PairedTest:
     """Compare two conditions image by image.
 

@@ -140,7 +140,13 @@ def _simulation(columns: Sequence[Column], precision: str) -> str:
     if not found:
         return ""
     lowest, worst, _ = found[0]
-    return f"Fake-quant simulation predicts the deployed {precision} CAM to mean CC {figure(lowest)} at least ({worst.title})."
+    line = f"Fake-quant simulation predicts the deployed {precision} CAM to mean CC {figure(lowest)} at least ({worst.title})"
+    skills = [column.entries.get(("fake_quant_vs_deployed", precision, "skill_SIM")) for column in columns]
+    known = sorted(entry.mean for entry in skills if entry is not None and entry.mean is not None)
+    if known:
+        reach = share(known[0]) if len(known) == 1 else f"{share(known[0])} to {share(known[-1])}"
+        line += f"; of the drift from f32 (1 - SIM) it foretells {reach}"
+    return f"{line}."
 
 
 def _flips(columns: Sequence[Column]) -> str:

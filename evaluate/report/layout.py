@@ -160,6 +160,8 @@ FURTHER = (
     Measure("vs_f32", "top1_agreement", "top-1 as f32", Better.HIGHER, unit=Unit.SHARE),
     Measure("vs_label", "accuracy", "top-1 right", Better.HIGHER, unit=Unit.SHARE),
     Measure("vs_f32", "logit_error", "logit error v. f32", Better.LOWER, digits=4),
+    Measure("fake_quant_vs_deployed", "skill_SIM", "drift that fake-quant foretells, by SIM", Better.HIGHER, unit=Unit.SHARE),
+    Measure("fake_quant_vs_deployed", "skill_CC", "drift that fake-quant foretells, by CC", Better.HIGHER, unit=Unit.SHARE),
     Measure("fake_quant_vs_deployed", "codes_equal", "tap codes equal, fake-quant v. deployed", Better.HIGHER, unit=Unit.SHARE),
     Measure("fake_quant_vs_deployed", "logit_error", "logit error, fake-quant v. deployed", Better.LOWER, digits=4),
 )

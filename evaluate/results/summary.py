@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.evaluate.maps.metrics import METRICS
-from qcam.evaluate.maps.statistics import LEVEL, RESAMPLES, SEED, bootstrap_intervals, holm, paired_test
+from qcam.evaluate.maps.statistics import LEVEL, RESAMPLES, SEED, bootstrap_intervals, holm, paired_test, skill
 from qcam.evaluate.results.folder import COMPARISONS, FAITHFULNESS, MEASURES, SCHEMA_VERSION, Columns
 from qcam.runtime.bundle import ordered_precisions, precision_order
 
@@ -30,7 +30,7 @@ def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
     statuses: dict[str, dict[str, int]] = {}
     crossings: list[dict[str, Any]] = []
     for model, columns in models:
-        entries += _entries(model, columns)
+        entries += [*_entries(model, columns), *_skills(model, columns)]
         tests += _tests(model, columns)
         flips += _flips(model, columns)
         statuses[model] = _statuses(columns)
@@ -92,6 +92,22 @@ def _entries(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
                 }
             )  # fmt: skip
     return entries
+
+
+def _skills(model: str, columns: ModelColumns) -> Iterator[dict[str, Any]]:
+    """Yield how much of a precision's drift from f32 its simulation foretells, by SIM and by CC, where there is any drift."""
+    for precision in ordered_precisions(precision for precision, _ in columns):
+        simulated, drifted = columns.get((precision, "fake_quant_vs_deployed")), columns.get((precision, "vs_f32"))
+        if simulated is None or drifted is None or precision == "f32":
+            continue
+        for metric in ("SIM", "CC"):
+            missed, moved = 1 - simulated[metric], 1 - drifted[metric]
+            found = skill(missed, moved)
+            yield {
+                "model": model, "precision": precision, "comparison": "fake_quant_vs_deployed", "metric": f"skill_{metric}",
+                "mean": found.value, "std": None, "low": found.low, "high": found.high,
+                "n": found.n, "undefined": len(missed) - found.n,
+            }  # fmt: skip
 
 
 def _figures(comparison: str, columns: Columns) -> Iterator[tuple[str, str, NDArray[np.float64]]]:

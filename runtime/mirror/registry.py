@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from qcam.common.errors import UnsupportedGraphError
+from qcam.runtime.graph import attribute
 from qcam.runtime.kernels import KernelFamily
 
 #: Computes an operator: inputs by position (None for one left out), attributes by keyword.
@@ -18,6 +19,8 @@ OperatorFunction = Callable[..., Any]
 
 _REGISTRY: dict[tuple[str, str, int], OperatorFunction] = {}
 _EXACT: dict[tuple[str, str, int], OperatorFunction] = {}
+#: Exact operator → attribute → the value with which it is not.
+_UNLESS: dict[tuple[str, str, int], dict[str, object]] = {}
 
 #: Keywords that come from elsewhere than the node.
 _NO_ATTRIBUTES = {"family", "clamped_gradient", "channels_last"}
@@ -55,23 +58,29 @@ def operator(name: str, versions: tuple[int, ...], domain: str = "") -> Callable
     return _registration(_REGISTRY, name, versions, domain)
 
 
-def exact_operator(name: str, versions: tuple[int, ...], domain: str = "") -> Callable[[OperatorFunction], OperatorFunction]:
+def exact_operator(
+    name: str, versions: tuple[int, ...], domain: str = "", **unless: object
+) -> Callable[[OperatorFunction], OperatorFunction]:
     """Register a function that rounds a float operator as ONNX Runtime does; it takes the kernel family as `family`.
 
     Args:
         name: ONNX operator type.
         versions: Each `since_version` whose semantics the function has.
         domain: Operator set; empty for ONNX's own.
+        unless: Values of attributes with which it does not round so.
 
     Raises:
         ValueError: If another such function has registered one of the versions.
     """
+    _UNLESS.update(dict.fromkeys(((domain, name, version) for version in versions), unless))
     return _registration(_EXACT, name, versions, domain)
 
 
-def exact_operators() -> frozenset[str]:
-    """Return the operators of which a float result is rounded as ONNX Runtime rounds it, for every kernel family."""
-    return frozenset(name for _, name, _ in _EXACT)
+def rounds_as_theirs(node: onnx.NodeProto) -> bool:
+    """Tell whether a node's float result is rounded as ONNX Runtime rounds it, for every kernel family."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    keys = [key for key in _EXACT if key[:2] == (domain, node.op_type)]
+    return any(not any(attribute(node, name) == value for name, value in _UNLESS[key].items()) for key in keys)
 
 
 def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily | None = None) -> Resolved:
@@ -90,6 +99,9 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily |
     label = f"{node.op_type} (domain {domain or 'ai.onnx'}, version {version})"
     function = _REGISTRY.get((domain, node.op_type, version))
     exact = None if family is None else _EXACT.get((domain, node.op_type, version))
+    unless = _UNLESS.get((domain, node.op_type, version), {})
+    if any(attribute(node, name) == value for name, value in unless.items()):
+        exact = None
     if exact is not None:
         function = partial(exact, family=family)
     if function is None:

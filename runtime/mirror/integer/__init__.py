@@ -11,6 +11,7 @@ from qcam.runtime.mirror.integer import (  # noqa: F401 - each registers its ker
     islands,
     kernel,
     matrix,
+    own_kernel,
     passing,
     pooling,
     softmax,

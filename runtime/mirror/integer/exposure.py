@@ -33,12 +33,14 @@ class Exposure:
     fixed_point: int
     fused: int
     summed: int
+    normalised: int
 
     def differs(self, one: KernelFamily, other: KernelFamily) -> bool:
         """Tell whether two families may compute different codes; weights of -128 aside, which depend on the processor."""
         reach = {
             "name": 0, "wraps_lowest_weight": 0, "pairs_saturate": self.saturable, "fixed_point_add": self.fixed_point,
             "fused_batch_norm": self.fused, "adds_neighbours": self.summed, "adds_in_fours": self.summed,
+            "normalises_eight": self.normalised,
         }  # fmt: skip
         ways = (way.name for way in fields(KernelFamily) if getattr(one, way.name) != getattr(other, way.name))
         return any(reach.get(way, 1) for way in ways)  # a way of differing that is new here may reach anything
@@ -53,7 +55,8 @@ def exposure(graph: Graph, groups: Iterable[KernelGroup]) -> Exposure:
     """
     saturable = pairs = lowest = additions = 0
     operators = Counter(node.op_type for node in graph.model.graph.node)
-    fused, summed = operators["BatchNormalization"], operators["ReduceMean"]
+    normalised, summed = operators["LayerNormalization"], operators["ReduceMean"]
+    fused = operators["BatchNormalization"] + operators["HardSigmoid"] + normalised
     for group in groups:
         additions += group.kernel == "QLinearAdd"
         fused += group.kernel == "QLinearMul"
@@ -75,4 +78,4 @@ def exposure(graph: Graph, groups: Iterable[KernelGroup]) -> Exposure:
             continue  # kernels for signed activations widen to 16 bits first
         saturable += len(saturable_pairs(raw, groups_of_node))
         pairs += raw.shape[0] * (raw[0].size // 2)
-    return Exposure(saturable, pairs, lowest, additions, fused, summed)
+    return Exposure(saturable, pairs, lowest, additions, fused, summed, normalised)

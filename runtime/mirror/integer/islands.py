@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from qcam.common.errors import UnsupportedGraphError
@@ -98,6 +99,102 @@ def _sums_over(x: torch.Tensor, first: int, count: int, family: KernelFamily, *,
     if x.dim() == 4 and (first, count) == (2, 2):
         return map_sums(x, neighbours=family.adds_neighbours)
     return row_sums(x.reshape(math.prod(x.shape[:first]), -1), neighbours=family.adds_neighbours)
+
+
+@exact_operator("LayerNormalization", versions=(17,))
+def layer_normalization(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,
+    family: KernelFamily,
+) -> torch.Tensor:
+    """Normalize over the axes from `axis` on, by one of two kernels.
+
+    Eight values or more on x86: the mean is rounded once; squares of differences from it are added in eight lanes, each step in
+    one rounding, the lanes by halves, then what is left; a value is (x - mean) · (1 / deviation) · scale + bias, the last
+    product and sum in one rounding. Else mean and squares are updated value by value (Welford 1962), and a value is
+    (x - mean) / deviation · scale + bias.
+
+    Raises:
+        UnsupportedGraphError: If means and deviations are not of float32.
+    """
+    if stash_type != 1:
+        raise UnsupportedGraphError(f"LayerNormalization with stash_type {stash_type} is not supported; only 1 (float32) is")
+    shape = x.shape[axis:]
+    if x.dtype != torch.float32:
+        return F.layer_norm(x, list(shape), scale, bias, epsilon)
+    with torch.no_grad():
+        rows = x.detach().reshape(-1, shape.numel())
+        factors, offsets = scale.detach().reshape(-1), None if bias is None else bias.detach().reshape(-1)
+        tiny = float(np.float32(epsilon))
+        if family.normalises_eight and rows.shape[1] >= 8:
+            exact = _normalised_by_eights(rows, factors, offsets, tiny)
+        else:
+            exact = _normalised_in_turn(rows, factors, offsets, tiny, fused=family.fused_batch_norm)
+        exact = exact.reshape(x.shape)
+    return straight_through(F.layer_norm(x, list(shape), scale, bias, epsilon), exact) if x.requires_grad else exact
+
+
+def _normalised_by_eights(rows: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, epsilon: float) -> torch.Tensor:
+    length = rows.shape[1]
+    left = rows - rows.double().mean(dim=1, keepdim=True).float()
+    lanes = rows.new_zeros(len(rows), 8)
+    whole, fours = length // 8 * 8, length // 4 * 4
+    for start in range(0, whole, 8):
+        eight = left[:, start : start + 8]
+        lanes = _fused(eight, eight, lanes)
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    squares = lanes[:, 0]
+    for column in range(whole, length):  # of seven that are left compilers take four at a time, in two roundings each
+        value = left[:, column]
+        squares = squares + value * value if column < fours else _fused(value, value, squares)
+    inverse = _deviation(squares, length, epsilon).reciprocal()[:, None]
+    scaled = left * inverse
+    return scaled * scale if bias is None else _fused(scaled, scale, bias)
+
+
+def _normalised_in_turn(
+    rows: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, epsilon: float, *, fused: bool
+) -> torch.Tensor:
+    mean, squares = rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
+    for column in range(rows.shape[1]):
+        value = rows[:, column]
+        before = value - mean
+        mean = mean + before / mean.new_tensor(column + 1.0)  # by a number, PyTorch would multiply by its reciprocal
+        behind = value - mean
+        squares = _fused(before, behind, squares) if fused else squares + before * behind
+    scaled = (rows - mean[:, None]) / _deviation(squares, rows.shape[1], epsilon)[:, None]
+    if bias is None:
+        return scaled * scale
+    return _fused(scaled, scale, bias) if fused else scaled * scale + bias
+
+
+def _deviation(squares: torch.Tensor, length: int, epsilon: float) -> torch.Tensor:
+    # PyTorch's own square root of float32 is not always correctly rounded.
+    return (squares / squares.new_tensor(float(length)) + epsilon).double().sqrt().float()
+
+
+def _fused(one: torch.Tensor, other: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+    """Return one · other + added, rounded once."""
+    result: torch.Tensor = (one.double() * other.double() + added.double()).float()
+    return result
+
+
+@exact_operator("HardSigmoid", versions=(6, 22))
+def hard_sigmoid(x: torch.Tensor, *, alpha: float = 0.2, beta: float = 0.5, family: KernelFamily) -> torch.Tensor:
+    """clamp(alpha · x + beta, 0, 1), the product and the sum rounded each, or once."""
+    slope, offset = (float(np.float32(value)) for value in (alpha, beta))
+    simulated = (x * slope + offset).clamp(0, 1)
+    if not family.fused_batch_norm or x.dtype != torch.float32:
+        return simulated
+    exact = (x.detach().double() * slope + offset).float().clamp(0, 1)
+    return straight_through(simulated, exact) if x.requires_grad else exact
 
 
 @exact_operator("GlobalAveragePool", versions=(1, 22))

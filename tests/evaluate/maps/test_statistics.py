@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, wilcoxon
 
-from qcam.evaluate.maps.statistics import bootstrap_intervals, holm, paired_test
+from qcam.evaluate.maps.statistics import bootstrap_intervals, holm, paired_test, skill
 
 
 def test_intervals_are_scipy_s_percentile_bootstrap():
@@ -43,6 +43,35 @@ def test_what_is_undefined_is_left_out_and_too_little_has_no_interval():
     assert low[0] < np.mean(figures[:, 0]) < high[0]
     assert (low[1], high[1]) == (1.0, 3.0)
     assert np.isnan([low[2], high[2], low[3], high[3]]).all()
+
+
+def test_skill_is_one_less_the_share_that_is_missed():
+    missed, moved = np.array([0.1, 0.2, np.nan, 0.0]), np.array([0.2, 0.4, 0.3, np.nan])
+    found = skill(missed, moved)
+    assert (found.value, found.n) == (pytest.approx(0.5), 2)
+    assert (found.low, found.high) == (pytest.approx(0.5), pytest.approx(0.5))  # every image misses a half
+    assert skill(2 * moved, moved).value == pytest.approx(-1)  # worse than foretelling that nothing moves
+    nothing = skill(np.zeros(3), np.zeros(3))
+    assert (nothing.value, nothing.low, nothing.high, nothing.n) == (None, None, None, 3)
+    assert skill(missed[:1], moved[:1]).low is None
+    assert skill(np.full(3, np.nan), moved[:3]).n == 0
+
+
+def test_the_skill_s_interval_is_scipy_s_percentile_bootstrap_of_pairs():
+    draw = np.random.default_rng(7)
+    moved = draw.gamma(2.0, size=120)
+    missed = moved * draw.uniform(0.1, 0.6, 120)
+    found = skill(missed, moved, resamples=20_000)
+
+    def value(one, other, axis):
+        return 1 - one.sum(axis=axis) / other.sum(axis=axis)
+
+    wanted = bootstrap(
+        (missed, moved), value, paired=True, n_resamples=20_000, method="percentile", rng=np.random.default_rng(8)
+    ).confidence_interval
+    width = wanted.high - wanted.low
+    assert found.low == pytest.approx(wanted.low, abs=0.03 * width)
+    assert found.high == pytest.approx(wanted.high, abs=0.03 * width)
 
 
 def test_a_figure_that_never_moves_has_an_interval_of_no_width():

@@ -1,0 +1,129 @@
+"""Float operators between integer ones, bit for bit: on this machine's kernels and on emulated ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from emulation import NATIVE, Job, run, why_not
+from onnx import TensorProto, helper, numpy_helper
+
+from qcam.common.errors import UnsupportedGraphError
+from qcam.runtime.deployed.probe import probe_kernels
+from qcam.runtime.kernels import KERNELS
+from qcam.runtime.mirror.integer.islands import hard_sigmoid, layer_normalization
+from qcam.runtime.mirror.integer.own_kernel import erf, exp, gelu, tanh
+from qcam.runtime.mirror.registry import resolve
+
+EMULATED = [pytest.param(kernel, marks=pytest.mark.slow) for kernel in ("avx2", "arm64")]
+FUNCTIONS = {"Gelu": gelu, "Erf": erf, "Tanh": tanh, "Exp": exp}
+
+
+@pytest.fixture(params=[NATIVE, *EMULATED])
+def kernel(request):
+    if reason := why_not(request.param):
+        pytest.skip(reason)
+    return request.param, KERNELS[probe_kernels().name if request.param == NATIVE else request.param]
+
+
+def model_of(node, *constants, rank=2):
+    graph = helper.make_graph(
+        [node], "one", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None] * rank)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_layer_normalization_is_the_kernels_own(kernel, biased):
+    where, family = kernel
+    draw = np.random.default_rng(0)
+    shapes = [(41, length) for length in (*range(1, 26), 31, 32, 40, 96, 257, 768)]
+    jobs, given = [], []
+    for shape in shapes:
+        x = draw.normal(0.5, 2, shape).astype(np.float32)
+        scale, bias = (draw.normal(mean, 0.3, shape[1:]).astype(np.float32) for mean in (1, 0))
+        held = [("s", scale), *([("b", bias)] if biased else [])]
+        node = helper.make_node("LayerNormalization", ["x", *(name for name, _ in held)], ["y"], epsilon=1e-6)
+        jobs.append(Job(model_of(node, *held), {"x": x}))
+        given.append([torch.from_numpy(value) for value in (x, scale, bias)][: 2 + biased])
+    inexact = 0
+    for arguments, result in zip(given, run(where, jobs), strict=True):
+        mine = layer_normalization(*arguments, epsilon=1e-6, family=family).numpy()
+        np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=str(arguments[0].shape))
+        x, scale, *bias = (value.double() for value in arguments)
+        inexact += int((mine != F.layer_norm(x, x.shape[1:], scale, *bias, eps=1e-6).float().numpy()).sum())
+    assert inexact > 1000  # the order matters
+
+
+def test_layer_normalization_over_several_axes(kernel):
+    where, family = kernel
+    draw = np.random.default_rng(1)
+    x, scale, bias = (draw.normal(size=size).astype(np.float32) for size in ((3, 5, 4, 6), (4, 6), (4, 6)))
+    node = helper.make_node("LayerNormalization", ["x", "s", "b"], ["y"], axis=2)
+    (result,) = run(where, [Job(model_of(node, ("s", scale), ("b", bias), rank=4), {"x": x})])
+    for axis in (2, -2):
+        found = layer_normalization(*map(torch.from_numpy, (x, scale, bias)), axis=axis, family=family)
+        np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
+
+
+@pytest.mark.parametrize("family", KERNELS.values(), ids=str)
+def test_gradients_are_the_true_functions(family):
+    x = torch.randn(3, 4, 9, requires_grad=True)
+    scale, bias = torch.rand(9), torch.rand(9)
+    for mine, true in [
+        (layer_normalization(x, scale, bias, family=family), F.layer_norm(x, [9], scale, bias)),
+        (hard_sigmoid(x, family=family), torch.clamp(0.2 * x + 0.5, 0, 1)),
+        (gelu(x, family=family), F.gelu(x)),
+        (tanh(x, family=family), torch.tanh(x)),
+    ]:
+        (found,), (wanted,) = (torch.autograd.grad(value.square().sum(), x, retain_graph=True) for value in (mine, true))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_other_types_are_refused():
+    with pytest.raises(UnsupportedGraphError, match="LayerNormalization with stash_type 16 is not supported"):
+        layer_normalization(torch.zeros(2, 9), torch.ones(9), stash_type=16, family=KERNELS["vnni"])
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.2, 0.5), (1 / 6, 0.5), (0.31, 0.47)])
+def test_hard_sigmoid_is_the_kernels_own(kernel, alpha, beta):
+    where, family = kernel
+    x = np.random.default_rng(2).normal(0, 2, (31, 197)).astype(np.float32)
+    (result,) = run(where, [Job(model_of(helper.make_node("HardSigmoid", ["x"], ["y"], alpha=alpha, beta=beta)), {"x": x})])
+    found = hard_sigmoid(torch.from_numpy(x), alpha=alpha, beta=beta, family=family)
+    np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
+
+
+@pytest.mark.parametrize(
+    ("operator", "domain", "attributes"),
+    [("Gelu", "", {}), ("Gelu", "com.microsoft", {}), ("Erf", "", {}), ("Tanh", "", {}), ("Exp", "", {})],
+)
+def test_functions_of_one_value_are_the_same_on_every_family_and_at_every_place(kernel, operator, domain, attributes):
+    where, family = kernel
+    values = np.concatenate([
+        np.random.default_rng(3).normal(0, 3, 4000).astype(np.float32), np.float32([0, -0.0, 88, -88, 1e-30, -1e-30, 200, -200])
+    ])  # fmt: skip
+    node = helper.make_node(operator, ["x"], ["y"], domain=domain, **attributes)
+    jobs = [Job(model_of(node), {"x": values[None, start:stop]}) for start, stop in ((0, None), (3, 64), (5, 6), (1, 1000))]
+    for job, result in zip(jobs, run(where, jobs), strict=True):
+        found = FUNCTIONS[operator](torch.from_numpy(job.inputs["x"]), **attributes, family=family)
+        np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
+
+
+def test_what_differs_between_families_is_not_called_exact():
+    for approximate, exact in (("none", True), ("tanh", False)):
+        node = helper.make_node("Gelu", ["x"], ["y"], approximate=approximate)
+        assert resolve(node, {"": 21}, KERNELS["vnni"]).exact == exact
+
+
+def test_layouts_and_empty_tensors_are_kept():
+    x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    found = gelu(x, family=KERNELS["vnni"])
+    assert found.stride() == x.stride()
+    assert torch.equal(found, gelu(x.contiguous(), family=KERNELS["vnni"]))
+    assert torch.equal(gelu(x.permute(3, 0, 1, 2), family=KERNELS["vnni"]), found.permute(3, 0, 1, 2))
+    assert gelu(torch.zeros(0, 3), family=KERNELS["vnni"]).shape == (0, 3)
