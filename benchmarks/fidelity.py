@@ -119,7 +119,7 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
     for family in families:
         console.note(f"{bundle.model_id}: int8 on {family} kernels ({where_to_run(family)[0]})")
         real = EmulatedModel(bundle, "int8", images, family, batch=BATCH, threads=threads)
-        checker = Checker(bundle, "int8", real)
+        checker = Checker(bundle, "int8", real, threads=threads)
         wanted = [
             Wanted(arithmetic, KERNELS[family], exact=arithmetic == "integer") for arithmetic in ("fake_quant", "integer")
         ]

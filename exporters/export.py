@@ -200,7 +200,7 @@ def write_bundle(
     with new_folder(target, replace=force) as folder:
         network = made()
         fold_constants(network.model)
-        pad_within_pools(network.model)
+        pad_within_pools(network.model, keep=[network.tensor])
         _refuse_too_large(network.model)
         repeat_sizes(network.model, network.tensor)
         quantized = [name for name in PRECISIONS if name in options.precisions and name != "f32"]
@@ -367,10 +367,10 @@ def _refuse_too_large(model: onnx.ModelProto) -> None:
     Raises:
         QcamError: If it is so large.
     """
-    taken = sum(map(size_of, model.graph.initializer))
+    taken = sum(size_of(tensor) for tensor in model.graph.initializer if tensor.data_type != onnx.TensorProto.UNDEFINED)
     if taken > _MAX_FILE_BYTES:
         raise QcamError(
-            f"the network's weights take {taken / 2**30:.1f} GiB in float32, and one ONNX file holds 2 GiB; "
+            f"the network's weights take {taken / 2**30:.1f} GiB, and one ONNX file holds 2 GiB; "
             "take a smaller network of its family"
         )
 

@@ -67,7 +67,7 @@ def check(bundle, family):
         for start in range(0, len(names), 2):
             yield names[start : start + 2], images[start : start + 2]
 
-    (result,), _ = Checker(bundle, "int8", real).run(batches, [Wanted("integer", KERNELS[family], exact=True)])
+    (result,), _ = Checker(bundle, "int8", real, threads=2).run(batches, [Wanted("integer", KERNELS[family], exact=True)])
     wrong = {tensor.operator: tensor.elements - tensor.equal for tensor in result.coded if tensor.equal != tensor.elements}
     assert len(result.coded) >= 10
     assert not wrong

@@ -160,7 +160,7 @@ def _elsewhere(bundle: Bundle, family: str, shown: NDArray[np.float32], batches:
     from emulated import EmulatedModel
 
     runtime = EmulatedModel(bundle, "int8", shown, family, batch=BATCH)
-    checker = Checker(bundle, "int8", runtime)
+    checker = Checker(bundle, "int8", runtime, threads=2)  # as many as it has by default
     (result,), _ = checker.run(batches, [Wanted("integer", KERNELS[family], exact=True)])
     return result
 

@@ -74,6 +74,7 @@ class Checker:
         reading: Reading | None = None,
         own: KernelFamily | None = None,
         other: OtherFile | None = None,
+        threads: int = 0,
     ) -> None:
         """Take both sides.
 
@@ -86,6 +87,7 @@ class Checker:
             own: The kernel family of this CPU, if the deployed side runs on it: its own float kernels then compute the float
                 operators of which the mirror does not know the order of additions.
             other: What the deployed side runs, if that is not the bundle's own file.
+            threads: Of the deployed side's sessions; 0 for as many as ONNX Runtime takes by itself.
 
         Raises:
             BundleError: If no tensor of the deployed side matches.
@@ -97,6 +99,7 @@ class Checker:
         self._reading = reading or Reading(load_onnx(bundle, precision), self.entry.session, own)
         self._own = own
         self._other = other
+        self._threads = threads
         if runtime.missing and not runtime.tensors:
             count = len(runtime.missing)
             raise BundleError(f"none of the {count} quantized tensors of {bundle.path(precision)} is in the file that was run")
@@ -294,6 +297,7 @@ class Checker:
             loaded=self._reading.loaded(family),
             settings=self._reading.settings,
             float_kernels=family == self._own,
+            threads=self._threads,
         )
 
     def _compare(

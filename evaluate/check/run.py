@@ -116,7 +116,10 @@ class _Check:
             other = other_file(bundle, precision, options.deployed, reading.graph)
             runtime = InspectedModel(bundle, precision, settings, reading.tensors, other=other)
         device = options.device
-        checker = Checker(bundle, precision, runtime, device=device, reading=reading, own=kernels.own, other=other)
+        checker = Checker(
+            bundle, precision, runtime, device=device, reading=reading, own=kernels.own, other=other,
+            threads=options.settings.threads,
+        )  # fmt: skip
         if other is not None:
             refuse_meaningless(options.gates, checker, other.path)
             self._remarks += [f"{other.path}: {sentence}" for sentence in other.told]

@@ -155,8 +155,9 @@ class InspectedModel:
                     by_name = {name: codes[partner] for name, partner in zip(self.tensors, self._names, strict=True)}
                     return Inspected(outputs, by_name, undisturbed, faithful)
                 del codes
+                other = self._ways.pop(0)()
                 self._everything.session.close()
-                self._everything = self._ways.pop(0)()
+                self._everything = other
 
     def _open(
         self,

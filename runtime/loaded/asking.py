@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from qcam.common.errors import UnsupportedGraphError, first_line
-from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
+from qcam.runtime.loaded.means import MEAN, means_of
 from qcam.runtime.loaded.writing_back import LoadedGraph, named_kernels, write_back
 from qcam.runtime.session_config import S8_AS_IT_IS
 from qcam.runtime.tables import COMPUTE_OPERATORS
@@ -29,9 +29,6 @@ from qcam.runtime.tables import COMPUTE_OPERATORS
 _NCHWC, _BLOCKED = "com.microsoft.nchwc", "_nchwc"
 #: Float operators that add, and may do so in that layout.
 _IN_BLOCKS = frozenset({"Conv", "FusedConv", "AveragePool", "GlobalAveragePool"})
-#: Averages maps; and its axes of a map with its channels first, and with them last.
-_MEAN = "ReduceMean"
-_BEHIND_CHANNELS, _IN_FRONT_OF_CHANNELS = ([2, 3], [-2, -1]), [1, 2]
 #: Families whose processors are no x86, and what an x86 calls itself.
 _NOT_X86 = frozenset({"arm64"})
 _X86 = frozenset({"x86_64", "amd64", "x86", "i386", "i686"})
@@ -62,11 +59,11 @@ def as_loaded(
     graph = optimized(model, told)
     loaded = write_back(graph)
     here = _of_this_kind(family)
-    added = _IN_BLOCKS | {_MEAN} if here else {_MEAN}
+    added = _IN_BLOCKS | {MEAN} if here else {MEAN}
     if not any(node.op_type in added for node in graph.graph.node):
         return loaded  # as of most files whose operators are integer: nothing to ask for
     laid_out = optimized(model, told, layouts=True)
-    return replace(loaded, blocked=blocked_in(laid_out) if here else frozenset(), channels_last=turned_in(graph, laid_out))
+    return replace(loaded, blocked=blocked_in(laid_out) if here else frozenset(), means=means_of(model, graph, laid_out))
 
 
 def followed(
@@ -105,27 +102,6 @@ def kernels_of(model: onnx.ModelProto, settings: Mapping[str, str]) -> dict[str,
     Arguments and errors as in `optimized`.
     """
     return named_kernels(optimized(model, settings))
-
-
-def turned_in(model: onnx.ModelProto, laid_out: onnx.ModelProto) -> frozenset[str]:
-    """Return the means over height and width whose kernels have the maps' channels last, by the names of their results.
-
-    Args:
-        model: The graph before layouts are changed.
-        laid_out: The graph after that; its nodes have kept their names.
-    """
-    changed = {node.name for node, axes in _means(laid_out) if axes == _IN_FRONT_OF_CHANNELS}
-    return frozenset(node.output[0] for node, axes in _means(model) if axes in _BEHIND_CHANNELS and node.name in changed)
-
-
-def _means(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[int]]]:
-    """Yield each ReduceMean of constant axes, and these."""
-    graph = Graph(model)
-    for node in model.graph.node:
-        if node.op_type == _MEAN:
-            given = len(node.input) > 1 and node.input[1] in graph.initializers
-            axes = graph.array(node.input[1]) if given else attribute(node, "axes", ())
-            yield node, sorted(map(int, np.asarray(axes).ravel()))
 
 
 def blocked_in(model: onnx.ModelProto) -> frozenset[str]:

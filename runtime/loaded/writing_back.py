@@ -21,6 +21,7 @@ from qcam.runtime.codes import codes_of_dequantized, codes_of_quantizer
 from qcam.runtime.graph import Graph, gives_codes_as_they_are
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernel_form import OPERATOR_OF, kernel_form
+from qcam.runtime.loaded.means import Means
 from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, is_integer_kernel
 
 #: Kernels of codes that are written back: those that the mirror's integer arithmetic has.
@@ -43,7 +44,7 @@ class LoadedGraph:
         groups: What runs as one integer kernel each, in graph order.
         kernels: Node name → operator, as ONNX Runtime wrote it; of nodes that have a name.
         blocked: Tensors that float kernels in blocked layout write when a session runs here; none of another kind of processor.
-        channels_last: Results of ReduceMean over height and width whose kernel has the map's channels last.
+        means: How the kernels of its means have their operands.
         wide: Whether it is the file's own graph, computed as an integer accelerator for 16 bits would.
     """
 
@@ -51,7 +52,7 @@ class LoadedGraph:
     groups: tuple[KernelGroup, ...]
     kernels: dict[str, str] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()
-    channels_last: frozenset[str] = frozenset()
+    means: Means = field(default_factory=lambda: Means({}))
     wide: bool = False
 
     def differing(self, ran: Mapping[str, str]) -> list[str]:

@@ -26,12 +26,14 @@ from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.loaded import LoadedGraph, followed
 from qcam.runtime.loaded.islands import Island, IslandSession, find_islands, rounds_once
+from qcam.runtime.loaded.means import MEAN, Means
 from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
+from qcam.runtime.mirror.integer.degree import Deployment
 from qcam.runtime.mirror.integer.kernel import Setting, stored_type, straight_through
 from qcam.runtime.mirror.operators.quantization import BYTES
 from qcam.runtime.mirror.products_of_codes import by_codes
-from qcam.runtime.mirror.registry import resolve
+from qcam.runtime.mirror.registry import Resolved, resolve
 from qcam.runtime.mirror.steps import Program, Step, channels_last, in_order, placing
 from qcam.runtime.mirror.tail import Tail
 from qcam.runtime.normal import normalised
@@ -83,8 +85,12 @@ class Building:
         tail_only: bool = False,
         loaded: LoadedGraph | None = None,
         settings: Mapping[str, str] | None = None,
+        deployment: Deployment | None = None,
     ) -> None:
-        """Look up all operators, then compute what depends on constants alone. Arguments and errors are those of `Mirror`."""
+        """Look up all operators, then compute what depends on constants alone. Arguments and errors are those of `Mirror`.
+
+        `deployment` is how the deployed session runs; the mirror keeps it up to date.
+        """
         given, model = model, normalised(model)
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         self._entry = entry
@@ -95,11 +101,13 @@ class Building:
         self._of_file = {name for node in given.graph.node for name in node.output}
         self.groups: tuple[KernelGroup, ...] = ()
         self._blocked: frozenset[str] = frozenset()
-        channels_last: frozenset[str] = frozenset()
+        means = Means({})
+        self._deployment = deployment or Deployment()
         if arithmetic == "integer" and quantized:
             loaded = loaded or followed(given, self._settings, family)
             model, self.groups = loaded.model, loaded.groups
-            self._blocked, channels_last = loaded.blocked, loaded.channels_last
+            self._blocked, means = loaded.blocked, loaded.means
+        self._means = means
         self.graph = graph = Graph(model)
         self.image_input = graph.image_input
         opsets = {imported.domain if imported.domain != "ai.onnx" else "": imported.version for imported in model.opset_import}
@@ -107,8 +115,8 @@ class Building:
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
         for node in model.graph.node:
-            if node.output[0] in channels_last:
-                self._resolved[id(node)].attributes["channels_last"] = True
+            if node.op_type == MEAN and rounding is not None:
+                self._resolved[id(node)] = self._as_kernels_average(node, self._resolved[id(node)])
         self.last = _last_quantizer(graph, entry.logits)
         self.cut = _cut(graph, entry, followed=loaded is not None)
         self.entries = _entries(graph, entry)
@@ -116,6 +124,13 @@ class Building:
         self._behind = [node for node in nodes if node.output[0] not in self.entries]
         self.constants = self._fold(self._behind if tail_only else None)
         self._kernels = self._build_kernels({id(node) for node in self._behind} if tail_only else None)
+
+    def _as_kernels_average(self, node: onnx.NodeProto, resolved: Resolved) -> Resolved:
+        """Return a mean as its kernel computes it; where that is not known, it is not called exact."""
+        name, means = node.output[0], self._means
+        told: dict[str, Any] = {"deployment": self._deployment, "layout": means.turned.get(name, ())}
+        exact = resolved.exact and name not in means.unordered | means.unknown
+        return replace(resolved, attributes=resolved.attributes | told, exact=exact)
 
     @property
     def live(self) -> list[onnx.NodeProto]:
@@ -151,6 +166,8 @@ class Building:
         computed = {name for step in stepwise.steps for name in step.outputs}
         names = tuple(name for name in quantized_tensors(self.graph) if name in computed and name in self._of_file)
         delegated, unordered = (operators, ()) if float_kernels else ((), operators)
+        if float_kernels:  # a kernel alone has its operand as the file has it
+            unordered = tuple(_label(node) for node in live if node.output[0] in self._means.unknown)
         # Not so where ONNX Runtime's float kernels compute: they may add in another order for another number of images.
         apart = not delegated and takes_images_apart(self.graph.model, wanted)
         return Forward(Program(fused, wanted, constants), stepwise, names, delegated, unordered, apart)
@@ -230,7 +247,9 @@ class Building:
         """
         return find_islands(
             nodes,
-            grouped={id(node) for group in self.groups for node in (group.node, *group.inner)},
+            # Means that are turned bound islands like kernels: alone, ONNX Runtime would not turn them.
+            grouped={id(node) for group in self.groups for node in (group.node, *group.inner)}
+            | {id(node) for node in nodes if node.output[0] in self._means.turned},
             fixed=self.graph.fixed,
             wanted=wanted,
             ordered=lambda node: (

@@ -18,6 +18,7 @@ from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded import LoadedGraph
 from qcam.runtime.mirror.building import Building
+from qcam.runtime.mirror.integer.degree import Deployment
 from qcam.runtime.mirror.parallel import across
 from qcam.runtime.mirror.steps import Observer, Observers, channels_last, placing
 
@@ -75,6 +76,7 @@ class Mirror:
         settings: Mapping[str, str] | None = None,
         float_kernels: bool = False,
         preprocessing: Preprocessing | None = None,
+        threads: int = 0,
     ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
 
@@ -93,6 +95,8 @@ class Mirror:
             float_kernels: Whether, for `integer`, ONNX Runtime's own float kernels compute float operators of which the order
                 of additions is not known here: right for this processor, and for no other.
             preprocessing: What images were normalised by; needed for a file that normalises by itself.
+            threads: Of the deployed session, for `integer`: some float sums depend on how many there are; 0 for as many as ONNX
+                Runtime takes by itself.
 
         Raises:
             QcamError: If the arithmetic is unknown.
@@ -107,9 +111,11 @@ class Mirror:
         self.arithmetic = arithmetic
         self.family = family
         self._placed = placing(self.device)
+        self._deployment = Deployment(threads)
         building = Building(
-            model, entry, self.device, arithmetic, family, tail_only=tail_only, loaded=loaded, settings=settings
-        )
+            model, entry, self.device, arithmetic, family, tail_only=tail_only, loaded=loaded, settings=settings,
+            deployment=self._deployment,
+        )  # fmt: skip
         self.groups: tuple[KernelGroup, ...] = tuple(group.alone() for group in building.groups)
         self.quantized_scores = building.last is not None
         self.quantized: tuple[str, ...] = ()
@@ -175,6 +181,7 @@ class Mirror:
         with torch.inference_mode(mode=False), torch.no_grad():
             images = images.clone() if images.is_inference() else images
             values = {self._input: channels_last(images.to(self.device))}
+            self._deployment.images = len(images)
             cut = observe is None and self.entry.input.batch is None
             shared = self._by_parts(values[self._input], observers) if cut else None
             values = shared or self._run(values, observe if observers is None else observers(slice(0, len(images))))

@@ -23,7 +23,7 @@ _EXACT: dict[tuple[str, str, int], OperatorFunction] = {}
 _UNLESS: dict[tuple[str, str, int], dict[str, object]] = {}
 
 #: Keywords that come from elsewhere than the node.
-_NO_ATTRIBUTES = {"family", "clamped_gradient", "channels_last"}
+_NO_ATTRIBUTES = {"family", "clamped_gradient", "layout", "deployment"}
 
 #: Domain of ONNX Runtime's own operators.
 MICROSOFT = "com.microsoft"

@@ -212,3 +212,11 @@ def test_what_cannot_be_evaluated_is_refused_at_export(name, message, tmp_path):
     with pytest.raises(QcamError, match=message):
         export_bundle(loaded, calibration_photographs()[:2], ExportOptions(precisions=("f32",)), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_no_file_holds_is_refused_before_anything_is_calibrated(export_tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("qcam.exporters.export._MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("qcam.exporters.export.load_calibration_set", None)
+    with pytest.raises(QcamError, match=r"the network's weights take 0.0 GiB, and one ONNX file holds 2 GiB"):
+        export_tiny(tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

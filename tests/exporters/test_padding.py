@@ -44,6 +44,12 @@ def test_a_maximum_pads_by_itself(value):
     assert pad_within_pools(model) == []
 
 
+def test_a_padded_map_that_is_asked_for_stays():
+    model = padded([0, 0, 0, 1, 0, 0, 1, 1])
+    assert pad_within_pools(model, keep=["padded"]) == []
+    assert [node.op_type for node in model.graph.node] == ["Pad", "MaxPool"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=4, max_size=4), st.lists(st.integers(0, 2), min_size=4, max_size=4), st.data())
 def test_whatever_the_window_results_are_the_same(pads, own, data):
@@ -66,6 +72,8 @@ def test_whatever_the_window_results_are_the_same(pads, own, data):
         padded([1, 0, 0, 1, 0, 0, 1, 1]),  # further images
         padded([0, 0, 0, -1, 0, 0, 1, 1]),  # cuts off
         padded([0, 0, 0, 3, 0, 0, 1, 1]),  # a window of nothing
+        padded([0, 0, 0, 1, 0, 0, 1, 1], np.nan),
+        padded([0, 0, 1, 1, 0, 0, 1, 1], window=(2, 2), dilations=[9, 9]),
         padded([0, 0, 0, 1, 0, 0, 1, 1], ceil_mode=1),
         padded([0, 0, 0, 1, 0, 0, 1, 1], auto_pad="SAME_UPPER"),
         padded([0, 0, 0, 1, 0, 0, 1, 1], reader="Relu"),

@@ -6,6 +6,7 @@ Only what a following QuantizeLinear can tell apart has a place here; other floa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.kernels import KernelFamily
+from qcam.runtime.mirror.integer.degree import Deployment
 from qcam.runtime.mirror.integer.elementwise import logistic
 from qcam.runtime.mirror.integer.kernel import straight_through
 from qcam.runtime.mirror.integer.summation import column_sums, map_sums, row_sums
@@ -63,42 +65,49 @@ def reduce_mean(
     axes: list[int] | None = None,
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
-    channels_last: bool = False,
+    layout: Sequence[int] = (),
+    deployment: Deployment | None = None,
     family: KernelFamily,
 ) -> torch.Tensor:
     """Arithmetic mean over axes: in the kernel's own order over axes side by side, else in float64, rounded.
 
-    With `channels_last`, x is batch × channels × height × width, and the kernel has its channels last.
+    `layout` is how the kernel has x, if otherwise: its axis i is the axis layout[i] of x. `deployment` is how the deployed
+    session runs; None: x is all that it runs at a time.
     """
     named = axes_input.tolist() if axes_input is not None else list(axes or [])
     if not named and noop_with_empty_axes:
         return x
     chosen = sorted({int(axis) % x.dim() for axis in named}) if named else list(range(x.dim()))
-    ordered = x.dtype == torch.float32 and 0 < len(chosen) < x.dim() and chosen == list(range(chosen[0], chosen[-1] + 1))
-    if ordered and (channels_last or chosen[-1] < x.dim() - 1):
-        columns = x.shape[1] if channels_last else x.shape[chosen[-1] + 1 :].numel()
-        ordered = columns > 1  # of a single one it is another product
+    order = tuple(layout) or tuple(range(x.dim()))
+    places = sorted(map(order.index, chosen))
+    ordered = x.dtype == torch.float32 and x.numel() > 0 and 0 < len(places) < x.dim()
+    ordered = ordered and places == list(range(places[0], places[-1] + 1))
     if not ordered or x.requires_grad:
         true = x.double().mean(dim=chosen, keepdim=bool(keepdims)).float()
         if not ordered:
             return true
     with torch.no_grad():
-        sums = _sums_over(x.detach(), chosen[0], len(chosen), family, channels_last=channels_last)
-        shape = [1 if axis in chosen else size for axis, size in enumerate(x.shape) if keepdims or axis not in chosen]
-        exact = (sums / math.prod(x.shape[axis] for axis in chosen)).reshape(shape)
+        held = x.detach().permute(order)
+        sums = _sums_over(held, places[0], len(places), family, deployment or Deployment(0, x.shape[0]), x.shape[0])
+        shape = [1 if place in places else size for place, size in enumerate(held.shape)]
+        exact = (sums / math.prod(held.shape[place] for place in places)).reshape(shape)
+        exact = exact.permute([order.index(axis) for axis in range(x.dim())])
+        if not keepdims:
+            exact = exact.reshape([size for axis, size in enumerate(x.shape) if axis not in chosen])
     return straight_through(true, exact) if x.requires_grad else exact
 
 
-def _sums_over(x: torch.Tensor, first: int, count: int, family: KernelFamily, *, channels_last: bool) -> torch.Tensor:
-    """Return the sums over `count` axes from the first on, one after the other; arguments otherwise as of `reduce_mean`."""
-    if channels_last and (x.dim(), first, count) == (4, 2, 2):
-        return column_sums(x.permute(0, 2, 3, 1).flatten(1, 2), in_fours=family.adds_in_fours)
+def _sums_over(
+    x: torch.Tensor, first: int, count: int, family: KernelFamily, deployment: Deployment, images: int
+) -> torch.Tensor:
+    """Return the sums over `count` axes from the first on, one after the other, of a tensor as the kernel has it."""
+    front, length = math.prod(x.shape[:first]), math.prod(x.shape[first : first + count])
     if first + count < x.dim():
-        tables = x.reshape(math.prod(x.shape[:first]), -1, math.prod(x.shape[first + count :]))
-        return column_sums(tables, in_fours=family.adds_in_fours)
+        in_fours = family.adds_in_fours and deployment.in_fours(front, images)
+        return column_sums(x.reshape(front, length, math.prod(x.shape[first + count :])), in_fours=in_fours)
     if x.dim() == 4 and (first, count) == (2, 2):
         return map_sums(x, neighbours=family.adds_neighbours)
-    return row_sums(x.reshape(math.prod(x.shape[:first]), -1), neighbours=family.adds_neighbours)
+    return row_sums(x.reshape(front, length), neighbours=family.adds_neighbours)
 
 
 @exact_operator("LayerNormalization", versions=(17,))

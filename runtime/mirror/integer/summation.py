@@ -6,8 +6,9 @@ the boundary, then the rest. Rows follow each other without a gap, so where the 
 x86 lanes are added as (0 + 2) + (1 + 3), on ARM64 as (0 + 1) + (2 + 3).
 
 Over axes in the middle, as of a map with its channels last, it is a matrix product with ones, column by column: on x86 four
-values at a time (and two of what is left) are added before the sum gets them, on ARM64 each by itself. A single table is added
-row by row on either: so on x86 an image alone can have another mean than in a batch.
+values at a time (and two of what is left) are added before the sum gets them, on ARM64 each by itself. Tables fewer than the
+session's threads, and a single one, are added row by row on either (`degree.py`): so on x86 an image alone can have another
+mean than in a batch.
 """
 
 from __future__ import annotations
@@ -70,13 +71,12 @@ def column_sums(x: torch.Tensor, *, in_fours: bool) -> torch.Tensor:
 
     Args:
         x: float32, tables × length × columns.
-        in_fours: Whether four values at a time are added first, of more than one table.
+        in_fours: Whether four values at a time are added first.
 
     Returns:
         float32, tables × columns.
     """
     tables, length, columns = x.shape
-    in_fours &= tables > 1
     loops = compiled.loops() if x.device.type == "cpu" and x.numel() else None
     sums = x.new_zeros(tables, columns)
     if loops is not None:

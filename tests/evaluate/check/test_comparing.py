@@ -7,8 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcam.evaluate.check.comparing import compared, same_bits
+from qcam.evaluate.check.held import Deployed
+from qcam.runtime.deployed import DeployedOutputs
+from qcam.runtime.deployed.inspection import Inspected
 
 LAST = torch.channels_last
+#: Tensors of six images, and others that are not made of images.
+SHAPES = {"map": (6, 3, 2, 2), "row": (6, 4), "constant": (1, 4), "two": (2, 3)}
 
 
 @pytest.mark.parametrize(("kind", "low", "high"), [(torch.uint8, 0, 255), (torch.int8, -128, 127)])
@@ -68,3 +73,18 @@ def test_bits_tell_zeros_of_two_signs_apart_and_know_a_nan_again():
     assert not same_bits(zeros, torch.tensor([-0.0, math.nan]))
     assert not same_bits(zeros.double(), zeros.double())
     assert not same_bits(zeros, zeros[:1])
+
+
+def test_deployed_codes_are_those_of_a_part():
+    codes = {name: np.random.default_rng(0).integers(0, 255, shape, np.uint8) for name, shape in SHAPES.items()}
+    outputs = DeployedOutputs(np.zeros((6, 5), np.float32), np.zeros((6, 2), np.float32), ())
+    deployed = Deployed(Inspected(outputs, codes, True), "tap")
+    for part in (slice(0, 2), slice(2, 6), slice(0, 6)):
+        count = part.stop - part.start
+        for name, shape in SHAPES.items():
+            of_images = shape[0] == 6
+            simulated = torch.zeros((count, *shape[1:]) if of_images else shape, dtype=torch.uint8)
+            found = deployed.codes(name, simulated, part, reshaped=False)
+            np.testing.assert_array_equal(found, codes[name][part] if of_images else codes[name])
+    flat = deployed.codes("map", torch.zeros(4, 3 * 2 * 2, dtype=torch.uint8), slice(2, 6), reshaped=True)
+    np.testing.assert_array_equal(flat, codes["map"][2:6].reshape(4, -1))

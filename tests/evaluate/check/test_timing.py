@@ -57,5 +57,22 @@ def test_making_an_item_is_the_stages_and_using_it_is_not(clock):
     assert watch.seconds == {"using": 10, "making": 4}
 
 
+def test_what_threads_spend_inside_a_stage_is_taken_out_of_it_by_their_mean(clock, monkeypatch):
+    watch, thread = Stopwatch(), [1]
+    monkeypatch.setattr("qcam.evaluate.check.timing.get_ident", lambda: thread[0])
+    with watch.stage("around"):
+        clock(1)
+        with watch.stage("mirror"), watch.within("comparing") as spent:
+            for number, seconds in ((1, 4), (2, 2)):
+                thread[0] = number
+                with spent.counted():
+                    clock(seconds)
+            clock(3)
+        clock(5)
+        with watch.stage("mirror"), watch.within("comparing"):
+            clock(7)
+    assert watch.seconds == {"around": 6, "mirror": 9 - 3 + 7, "comparing": 3}
+
+
 def test_mirrors_are_stages_by_their_arithmetic():
     assert mirror_stage("fake_quant") == "fake-quant mirror"

@@ -10,7 +10,7 @@ from qcam.common.errors import QcamError
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.codes import quantized_tensors
 from qcam.runtime.deployed import DeployedModel, SessionSettings
-from qcam.runtime.deployed.inspection import InspectedModel, exposed
+from qcam.runtime.deployed.inspection import InspectedModel, as_in_the_file, exposed
 from qcam.runtime.deployed.other_file import other_file
 from qcam.runtime.graph import Graph
 
@@ -48,6 +48,32 @@ def test_every_tensor_is_handed_out_and_the_run_is_the_deployed_one(tiny_bundle,
         assert found.undisturbed
     else:
         assert inspected.deployed.placement.integer_kernels == 0
+
+
+def test_maps_of_bytes_come_with_their_channels_last_and_look_as_in_the_file(tiny_bundle, images):
+    names = tensors_of(tiny_bundle)
+    inspected = InspectedModel(tiny_bundle, "int8", SETTINGS, names)
+    turned = [name for name, output in inspected._everything.opened.outputs.items() if name != output]
+    assert turned
+    found = inspected.run(images)
+    plain = as_in_the_file(load_onnx(tiny_bundle, "int8"), names).model
+    session = onnxruntime.InferenceSession(plain.SerializeToString(), providers=["CPUExecutionProvider"])
+    for name, codes in zip(names, session.run(list(names), {"images": images}), strict=True):
+        np.testing.assert_array_equal(found.codes[name], codes, err_msg=name)
+
+
+def test_where_that_changes_the_run_maps_are_handed_out_as_they_are_in_the_file(tiny_bundle, images, monkeypatch):
+    inspected = InspectedModel(tiny_bundle, "int8", SETTINGS, tensors_of(tiny_bundle))
+    first = inspected._everything
+    run = type(first).run
+    monkeypatch.setattr(type(first), "run", lambda self, *given: (run(self, *given)[0], self is not first))
+    found = inspected.run(images)
+    assert found.undisturbed
+    assert inspected._everything is not first
+    assert first.session._session is None  # closed
+    assert all(name == output for name, output in inspected._everything.opened.outputs.items())
+    monkeypatch.setattr(type(first), "run", lambda self, *given: (run(self, *given)[0], False))
+    assert not inspected.run(images).undisturbed  # there is no third way
 
 
 def test_float_has_nothing_to_hand_out(tiny_bundle, images):

@@ -21,8 +21,11 @@ CHANNELS = 32
 EMULATED = [pytest.param(kernel, marks=pytest.mark.slow) for kernel in ("avx2", "arm64")]
 
 
-def excited():
-    """A convolution whose map is averaged and weighted by what a convolution makes of the averages; these are the scores."""
+def excited(axes=(2, 3), *, named=True, between=None):
+    """A convolution whose map is averaged and weighted by what a convolution makes of the averages; these are the scores.
+
+    `between` is an operator in front of the mean, in the same island.
+    """
     draw = np.random.default_rng(0)
     nodes, held = [], {}
 
@@ -44,9 +47,13 @@ def excited():
         return name
 
     map_ = coded(convolved(coded("images", 0.02, 128), "map", 3, 3), 0.0631, 128)
-    axes = constant("axes", np.array([2, 3]))
-    nodes.append(helper.make_node("ReduceMean", [map_, axes], ["mean"], "mean", keepdims=1))
-    gate = coded(convolved(coded("mean", 0.003, 128), "gate", CHANNELS, 1), 0.01, 128)
+    if between is not None:
+        nodes.append(helper.make_node(between, [map_], ["between"], "between"))
+    held_axes = constant("axes", np.array(axes))
+    averaged = map_ if between is None else "between"
+    nodes.append(helper.make_node("ReduceMean", [averaged, held_axes], ["mean"], "mean" if named else "", keepdims=1))
+    inputs = 1 if 1 in axes else CHANNELS
+    gate = coded(convolved(coded("mean", 0.003, 128), "gate", inputs, 1), 0.01, 128)
     nodes.append(helper.make_node("Sigmoid", [gate], ["s"], "s"))
     nodes.append(helper.make_node("Mul", [map_, coded("s", 1 / 255)], ["weighted"], "weighted"))
     behind = convolved(coded("weighted", 0.04, 128), "behind", CHANNELS, 1)
@@ -69,19 +76,59 @@ def pictures(count):
     return np.random.default_rng(count).normal(size=(count, 3, 24, 27)).astype(np.float32)
 
 
-def deployed(model, images, outputs):
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def deployed(model, images, outputs, threads=2):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(outputs, {"images": images})
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 9, 17])
-def test_a_mean_is_added_up_as_its_layout_has_it_whatever_the_number_of_images(count):
-    model, entry = excited()
-    assert as_loaded(model, family=here()).channels_last == {"mean"}
-    outputs = Mirror(model, entry, arithmetic="integer", family=here()).forward(pictures(count))
-    scores, codes = deployed(model, pictures(count), ["scores", "behind_q"])
+def holds(model, entry, count, threads=2, **options):
+    """Require the mirror's logits and codes to be the session's; return the mirror."""
+    mirror = Mirror(model, entry, arithmetic="integer", family=here(), threads=threads, **options)
+    outputs = mirror.forward(pictures(count))
+    scores, codes = deployed(model, pictures(count), ["scores", "behind_q"], threads)
     np.testing.assert_array_equal(outputs.logits.numpy(), scores)
     np.testing.assert_array_equal(outputs.tap.numpy(), codes)
+    return mirror
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 17])
+def test_a_mean_is_added_up_as_its_layout_has_it_whatever_the_number_of_images_and_threads(count, threads):
+    model, entry = excited()
+    assert as_loaded(model, family=here()).means.turned == {"mean": (0, 2, 3, 1)}
+    holds(model, entry, count, threads)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("axes", [[3], [2], [1], [-1], [2, -1], [-2, 3], [-1, -2], [1, 3], [2, 1]], ids=str)
+def test_means_over_other_axes_of_a_turned_map(axes, count):
+    model, entry = excited(axes)
+    means = as_loaded(model, family=here()).means
+    known = "mean" in means.turned
+    assert known or "mean" in means.unordered | means.unknown
+    assert known == (sorted(axis % 4 for axis in axes) != [1, 2])
+    if known:
+        mirror = holds(model, entry, count)
+        assert not mirror.unordered
+    else:
+        mirror = Mirror(model, entry, arithmetic="integer", family=here())
+        assert any("mean" in label for label in mirror.unordered)
+
+
+def test_what_cannot_be_told_is_promised_nothing():
+    for model, entry in (excited([1, 2, 3]), excited(named=False)):
+        assert as_loaded(model, family=here()).means.unknown == {"mean"}
+        mirror = Mirror(model, entry, arithmetic="integer", family=here(), float_kernels=True)
+        assert len(mirror.unordered) == 1
+
+
+@pytest.mark.parametrize("between", ["Softplus", "Elu"])
+def test_a_turned_mean_is_no_part_of_what_float_kernels_compute_alone(between):
+    model, entry = excited(between=between)
+    mirror = holds(model, entry, 3, float_kernels=True)
+    assert [between in label for label in mirror.delegated] == [True]
 
 
 def test_the_order_matters_and_on_x86_the_number_of_images_does():
@@ -102,8 +149,8 @@ def test_other_families_add_in_their_own_order(kernel):
     if reason := why_not(kernel):
         pytest.skip(reason)
     model, entry = excited()
-    (result,) = run(kernel, [Job(model.SerializeToString(), {"images": pictures(3)})])
-    outputs = Mirror(model, entry, arithmetic="integer", family=KERNELS[kernel]).forward(pictures(3))
+    (result,) = run(kernel, [Job(model.SerializeToString(), {"images": pictures(3)})], threads=2)
+    outputs = Mirror(model, entry, arithmetic="integer", family=KERNELS[kernel], threads=2).forward(pictures(3))
     np.testing.assert_array_equal(outputs.logits.numpy(), result.outputs["scores"])
     np.testing.assert_array_equal(outputs.tap.numpy(), result.outputs["behind_q"])
 

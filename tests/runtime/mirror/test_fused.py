@@ -61,6 +61,46 @@ def test_parts_of_a_batch_give_what_the_batch_gives(tiny_bundle, precision):
                 torch.testing.assert_close(other.logits, found[0].logits, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("arithmetic", ["integer", "fake_quant"])
+@pytest.mark.parametrize(("count", "threads"), [(11, 2), (16, 2), (17, 3), (9, 2), (1, 2)])
+def test_observers_of_parts_see_what_an_observer_of_the_whole_sees(tiny_bundle, arithmetic, count, threads):
+    entry, x = tiny_bundle.precision("int8"), images(tiny_bundle, count)
+    mirror = Mirror(load_onnx(tiny_bundle, "int8"), entry, arithmetic=arithmetic)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        seen, parts = {}, []
+
+        def observer(part):
+            parts.append(part)
+            return lambda name, codes: seen.setdefault(name, {}).update({part.start: codes.clone()})
+
+        outputs, plain = mirror.forward(x, observers=observer), mirror.forward(x)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(outputs.logits, plain.logits)
+    covered = sorted((part.start, part.stop) for part in parts)
+    assert [start for start, _ in covered] == [0, *(stop for _, stop in covered[:-1])]
+    assert covered[-1][1] == count
+    assert all(stop - start > 1 for start, stop in covered) or count == 1  # over one image alone, means are others
+    assert count < 11 or len(parts) > 1
+    assert set(seen) == set(mirror.quantized)
+    if arithmetic == "integer":
+        whole = {}
+        mirror.forward(x, lambda name, codes: whole.update({name: codes.clone()}))
+        for name, codes in whole.items():
+            assert torch.equal(torch.cat([seen[name][start] for start in sorted(seen[name])]), codes)
+
+
+def test_what_observers_of_parts_return_goes_on(tiny_bundle):
+    entry, x = tiny_bundle.precision("int8"), images(tiny_bundle, 16)
+    mirror = Mirror(load_onnx(tiny_bundle, "int8"), entry, arithmetic="integer")
+    tap = entry.tap.output
+    given = torch.randint(0, 255, mirror.forward(x).tap.shape, dtype=torch.uint8)
+    outputs = mirror.forward(x, observers=lambda part: lambda name, _: given[part] if name == tap else None)
+    assert torch.equal(outputs.tap, given.float())
+
+
 @pytest.mark.slow
 def test_silu_is_one_table_where_nothing_looks_at_the_sigmoid(seeded_bundle):
     bundle = seeded_bundle("efficientnet_b0")
