@@ -96,7 +96,8 @@ def _measured(network: str, images: int, families: Sequence[str], seed: int, fol
         loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, resize=size, crop=(size, size)))
     parameters = sum(parameter.numel() for parameter in loaded.module.parameters())
     calibration = calibration_photographs()
-    seeded = bring_to_life(loaded.module, _shown(loaded, [file.path for file in calibration]), seed)
+    shown = _shown(loaded, [file.path for file in calibration])
+    seeded = bring_to_life(loaded.module, shown, seed, gain=given.get("gain", 1.0))
     bundle = export_bundle(
         loaded, calibration, ExportOptions(precisions=("f32", "int8"), cam_layer=given.get("cam_layer")), folder / "bundle"
     )
