@@ -302,7 +302,7 @@ def _deployed_maps(bundle: Bundle, precision: str, settings: SessionSettings, im
         start = sum(map(len, parts["logits"]))
         wanted = outputs.logits.argmax(axis=1) if targets is None else targets[start : start + len(outputs.logits)]
         taps = [mirror.dequantize(tap, value) for tap, value in zip(session.taps, (outputs.tap, *outputs.skips), strict=True)]
-        parts["cam"].append(enlarge(explain(mirror, taps[0], wanted, taps[1:]), bundle.preprocessing.crop))
+        parts["cam"].append(enlarge(explain(mirror, taps[0], wanted, taps[1:]).maps, bundle.preprocessing.crop))
         parts["logits"].append(outputs.logits)
         parts["tap"].append(outputs.tap)
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -15,6 +15,8 @@ from qcam.runtime.bundle import PrecisionEntry, Tap
 from qcam.runtime.deployed.inspection import with_channels_last
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.loaded import as_loaded
+from qcam.runtime.loaded.asking import optimized, settings_of
+from qcam.runtime.loaded.means import Means, means_of
 from qcam.runtime.mirror import Mirror
 
 CHANNELS = 32
@@ -167,3 +169,15 @@ def test_maps_handed_out_with_their_channels_last_change_nothing_and_are_the_mir
     np.testing.assert_array_equal(scores, deployed(model, pictures(3), ["scores"])[0])
     for name, codes in opened.codes(values).items():
         np.testing.assert_array_equal(codes, seen[name], err_msg=name)
+
+
+def test_means_that_no_layout_touches_are_as_they_are():
+    model, _ = excited()
+    graph = optimized(model, settings_of(None, here()))
+    laid_out = optimized(model, settings_of(None, here()), layouts=True)
+    assert means_of(model, graph, laid_out) == Means({"mean": (0, 2, 3, 1)})
+    assert means_of(model, graph, graph) == Means({})
+    for axes, told in (([1, 3], Means({}, frozenset({"mean"}))), ([1, 2, 3], Means({}))):
+        model, _ = excited(axes)
+        graph = optimized(model, settings_of(None, here()))
+        assert means_of(model, graph, graph) == told
