@@ -16,8 +16,8 @@ from qcam.runtime.apart import shapes_at
 from qcam.runtime.graph import Graph, attribute
 
 MEAN = "ReduceMean"
-#: How a kernel may have a map: its axis i is the graph's axis order[i]. As it is, with channels last, with them first again.
-_AS_IT_IS, _TURNS = (0, 1, 2, 3), ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2))
+#: How a kernel may have a map, if not as it is: its axis i is the graph's axis order[i]. Channels last, or first again.
+_TURNS = ((0, 2, 3, 1), (0, 3, 1, 2))
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def means_of(model: onnx.ModelProto, before: onnx.ModelProto, behind: onnx.Model
         before: ONNX Runtime's graph of it before layouts are changed.
         behind: After that; nodes keep their names.
     """
-    graph, own = Graph(before), Graph(model)
+    graph, laid_out, own = Graph(before), Graph(behind), Graph(model)
     shapes = shapes_at(own, 2) or shapes_at(own, None) or {}
     nodes = [node for node in model.graph.node if node.op_type == MEAN]
     ranks = {node.name: len(shapes[node.input[0]]) for node in nodes if node.input[0] in shapes}
@@ -56,22 +56,22 @@ def means_of(model: onnx.ModelProto, before: onnx.ModelProto, behind: onnx.Model
             continue
         rank, name = ranks.get(node.name) if node.name else None, node.output[0]
         axes = None if rank is None else _axes(graph, node, rank)
-        orders: tuple[tuple[int, ...], ...] = (_AS_IT_IS,)
         if rank is None or axes is None:
             unknown.add(name)
             continue
-        if moved and rank == len(_AS_IT_IS):
-            kernel = None if node.name not in after else _axes(Graph(behind), after[node.name], rank)
-            orders = tuple(order for order in _TURNS if sorted(map(order.index, axes)) == kernel)
-        elif moved and (node.name not in after or _axes(Graph(behind), after[node.name], rank) != axes):
-            orders = ()
+        as_it_is = tuple(range(rank))
+        orders = [as_it_is]
+        if moved:
+            kernel = None if node.name not in after else _axes(laid_out, after[node.name], rank)
+            possible = [as_it_is, *(_TURNS if rank == len(_TURNS[0]) else ())]
+            orders = [order for order in possible if sorted(map(order.index, axes)) == kernel]
         if len(orders) != 1:
             unknown.add(name)
             continue
-        places = sorted(map(orders[0].index, axes)) if rank == len(_AS_IT_IS) else axes
+        places = sorted(map(orders[0].index, axes))
         if len(places) == rank or places != list(range(places[0], places[-1] + 1)):
             unordered.add(name)
-        elif orders[0] != _AS_IT_IS:
+        elif orders[0] != as_it_is:
             turned[name] = orders[0]
     return Means(turned, frozenset(unordered), frozenset(unknown))
 

@@ -148,7 +148,8 @@ class Mirror:
             observe: Called with each tensor of `quantized` as it is computed; what it returns, if anything, takes its place.
                 With a file of a fixed batch, it sees the images given, and no more than such a batch can be given.
             observers: In its place, for parts of the images that are cut as they are without an observer: faster, and the sums
-                of float32 are those of `forward(images)`. A tensor that is not made of the images is seen with each part.
+                of float32 are those of `forward(images)`; of files that do not take plain images, all are one part. A tensor
+                that is not made of the images is seen with each part.
 
         Raises:
             QcamError: If there are more images than can be observed, or the file takes pixels that the images are not made of.

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from qcam.common.errors import UnsupportedGraphError
@@ -19,6 +18,7 @@ from qcam.runtime.mirror.integer.degree import Deployment
 from qcam.runtime.mirror.integer.elementwise import logistic
 from qcam.runtime.mirror.integer.kernel import straight_through
 from qcam.runtime.mirror.integer.summation import column_sums, map_sums, row_sums
+from qcam.runtime.mirror.operators.normalization import layer_normalization as simulated_layer_normalization
 from qcam.runtime.mirror.registry import exact_operator
 
 
@@ -133,11 +133,11 @@ def layer_normalization(
     """
     if stash_type != 1:
         raise UnsupportedGraphError(f"LayerNormalization with stash_type {stash_type} is not supported; only 1 (float32) is")
-    shape = x.shape[axis:]
     if x.dtype != torch.float32:
-        return F.layer_norm(x, list(shape), scale, bias, epsilon)
+        other: torch.Tensor = simulated_layer_normalization(x, scale, bias, axis=axis, epsilon=epsilon)
+        return other
     with torch.no_grad():
-        rows = x.detach().reshape(-1, shape.numel())
+        rows = x.detach().reshape(-1, x.shape[axis:].numel())
         factors, offsets = scale.detach().reshape(-1), None if bias is None else bias.detach().reshape(-1)
         tiny = float(np.float32(epsilon))
         if family.normalises_eight and rows.shape[1] >= 8:
@@ -145,7 +145,9 @@ def layer_normalization(
         else:
             exact = _normalised_in_turn(rows, factors, offsets, tiny, fused=family.fused_batch_norm)
         exact = exact.reshape(x.shape)
-    return straight_through(F.layer_norm(x, list(shape), scale, bias, epsilon), exact) if x.requires_grad else exact
+    if not x.requires_grad:
+        return exact
+    return straight_through(simulated_layer_normalization(x, scale, bias, axis=axis, epsilon=epsilon), exact)
 
 
 def _normalised_by_eights(rows: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, epsilon: float) -> torch.Tensor:

@@ -28,7 +28,7 @@ _OPSET = 21
 @exact_operator("Gelu", versions=(20,), approximate=b"tanh")  # which ARM64 rounds otherwise
 @exact_operator("Gelu", versions=(1,), domain=MICROSOFT)
 def gelu(x: torch.Tensor, *, approximate: str = "none", family: KernelFamily) -> torch.Tensor:
-    """X · Φ(x), as ONNX Runtime approximates it; the gradient, as of those below, is the true one's."""
+    """Return x · Φ(x), as ONNX Runtime approximates it; the gradient, as of those below, is the true one's."""
     return _approximated("Gelu", partial(F.gelu, approximate=approximate), x, approximate=approximate)
 
 
@@ -68,12 +68,12 @@ def of_own_kernel(operator: str, x: torch.Tensor, **attributes: str) -> torch.Te
         attributes: Of the operator.
     """
     session = _session(operator, tuple(sorted(attributes.items())))
-    given = x.detach()
-    values = memory(given.cpu())
+    given = x.detach().cpu()
+    values = memory(given)
     if values is None:
         given = given.contiguous()
-        values = given.cpu().view(-1)
-    result, written = laid_out_as(given.cpu(), torch.float32)
+        values = given.view(-1)
+    result, written = laid_out_as(given, torch.float32)
 
     def work(part: slice) -> None:
         (found,) = session.run(["y"], {"x": values[part].numpy()})
