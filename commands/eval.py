@@ -11,7 +11,7 @@ import qcam
 from qcam._results import require_study_packages, study_request
 from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, key_values, option
-from qcam.common.vocabulary import CamMethod, ColourMap, Engine, LabelFormat, Protocol, Target, words
+from qcam.common.vocabulary import CamMethod, ColourMap, Engine, LabelFormat, Protocol, ReferenceImages, Target, words
 from qcam.common.wording import in_options
 
 #: Groups of options that only this command has.
@@ -112,6 +112,16 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     show_default=True,
     help="Run f32 (of a bundle without it, the first precision) twice and compare it with itself: what drifts there is not "
     "quantization.",
+)
+@option(
+    "--references",
+    group=COMPARED,
+    advanced=True,
+    type=click.Choice(words(ReferenceImages)),
+    default=ReferenceImages.FAST.value,
+    show_default=True,
+    help="A scale for the figures: of which images reference rows are made (what ±1 of 255, JPEG and one pixel do to the same "
+    "maps, another picture's CAM, maps that know nothing). fast: of the first 64.",
 )
 @option(
     "--faithfulness",
@@ -335,6 +345,7 @@ def main(
     paper_fixes: str | None,
     paper_weights: tuple[str, ...],
     null_row: bool,
+    references: str,
     faithfulness: bool,
     device: str,
     limit: int | None,
@@ -392,6 +403,7 @@ def main(
         device=device,
         fake_quant=fake_quant,
         null_row=null_row,
+        references=references,
         faithfulness=faithfulness,
         protocol=protocol,
         paper_fixes=[name for name in (paper_fixes or "").replace(" ", "").split(",") if name],

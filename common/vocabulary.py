@@ -28,6 +28,28 @@ class CamMethod(StrEnum):
     TORCHCAM = "gradcam++-torchcam"
 
 
+class Reference(StrEnum):
+    """What figures of maps are held against: changed inputs, another picture's CAM, and what of the salient object is free."""
+
+    ONE_LEVEL = "one_level"
+    JPEG95 = "jpeg95"
+    JPEG75 = "jpeg75"
+    ONE_PIXEL = "one_pixel"
+    FLOOR = "floor"
+    SHUFFLED = "objects_shuffled"
+    CENTRED = "objects_centred"
+    BEST = "objects_best"
+    AREA = "objects_area"
+
+
+class ReferenceImages(StrEnum):
+    """Of which images there are reference rows: the first 64, all, or none."""
+
+    FAST = "fast"
+    ALL = "all"
+    NONE = "none"
+
+
 class Scheme(StrEnum):
     """How int8 is quantized: asymmetric activations with integer kernels on x86, or symmetric ones for TensorRT."""
 

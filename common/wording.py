@@ -54,6 +54,7 @@ OPTIONS = {
     "provider_option": "provider_options",
     "ray_address": "ray_address",
     "reduce_range": "reduce_range=True",
+    "references": "references",
     "require": "requirements",
     "resize": "resize",
     "saliency": "saliency",

@@ -18,12 +18,14 @@ class Shard:
         key: Hash of all that can change its figures.
         images: The images.
         hashes: Image name → the fingerprint it had when the run was planned.
+        references: Of how many of its images, the first ones, there are reference rows.
     """
 
     index: int
     key: str
     images: tuple[ImageFile, ...]
     hashes: Mapping[str, str]
+    references: int = 0
 
 
 @dataclass(frozen=True)

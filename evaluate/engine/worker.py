@@ -220,7 +220,8 @@ class Worker:
         hashes = {name: value for shard in lease for name, value in shard.hashes.items()}
         about = self.facts.record
         try:
-            evaluated = self.runner.evaluate([shard.images for shard in lease], hashes, lambda _: None)
+            references = [shard.references for shard in lease]
+            evaluated = self.runner.evaluate([shard.images for shard in lease], hashes, lambda _: None, references)
             with closing(evaluated):
                 for shard, (outcomes, state) in zip(lease, evaluated, strict=True):
                     part = PlannedPart(shard.index, shard.key, tuple(image.name for image in shard.images))

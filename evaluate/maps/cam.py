@@ -135,6 +135,23 @@ def upsample(maps: Array, size: tuple[int, int]) -> Array:
     return enlarged
 
 
+def closest(maps: Array, size: tuple[int, ...]) -> Array:
+    """Return the maps of a coarser grid that, enlarged, are closest to these maps in squares: none has a larger CC with them.
+
+    Enlarged maps are a linear space that holds the constants: least squares and Pearson's correlation have the same best.
+
+    Args:
+        maps: batch × height × width.
+        size: Height and width of the grid.
+
+    Returns:
+        float64, batch × size; values may be negative.
+    """
+    rows, columns = (_bilinear(length, target) for length, target in zip(size, maps.shape[1:], strict=True))
+    found: Array = np.linalg.pinv(rows) @ maps @ np.linalg.pinv(columns).T
+    return found
+
+
 def enlarge(maps: Array, size: tuple[int, int]) -> Array:
     """Return maps as they are shown and compared: enlarged to `size`, height and width, then each stretched to 0..1.
 

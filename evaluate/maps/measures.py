@@ -14,6 +14,8 @@ Array = NDArray[np.float64]
 
 #: Share of positions that `overlap` compares.
 TOP_SHARE = 0.2
+#: Share of a map's maximum below which `tie_small` takes values for nothing.
+SMALL = 0.01
 #: Value of a salient-object map from which a position belongs to the object.
 OBJECT = 0.5
 
@@ -36,6 +38,19 @@ def rank_correlation(maps: Array, references: Array) -> Array:
         result = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     result = np.where((a == b).all(axis=1), 1.0, np.clip(result, -1.0, 1.0))
     return undefined_if_constant(result, maps, references)
+
+
+def tie_small(maps: Array, share: float = SMALL) -> Array:
+    """Return maps with 0 wherever they are below a share of their maximum: what is nothing has no order of its own.
+
+    Args:
+        maps: Not negative, batch × height × width.
+        share: Of the maximum, 0 to 1.
+
+    >>> tie_small(np.array([[[0.0, 0.009, 1.0]]]))
+    array([[[0., 0., 1.]]])
+    """
+    return np.where(maps < share * maps.max(axis=(1, 2), keepdims=True), 0.0, maps)
 
 
 def overlap(

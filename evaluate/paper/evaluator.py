@@ -37,7 +37,7 @@ from qcam.evaluate.paper.fake_quant import (
 )
 from qcam.evaluate.paper.options import FIXES, PaperOptions
 from qcam.evaluate.results.folder import Row, StoredMap
-from qcam.evaluate.run.comparing import Compared, References
+from qcam.evaluate.run.comparing import Compared, SalientObjects
 from qcam.evaluate.run.explained import Run, explain
 from qcam.evaluate.run.protocol import Expected, Finish, Sample
 from qcam.evaluate.run.ran import FakeQuantized, InPyTorch, Ran
@@ -235,6 +235,10 @@ class PaperEvaluator:
         ]
 
     @telling_full_gpu("{device} cpu, or fewer bundles")
+    def refused_references(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
+        """Return nothing: this protocol has no reference rows."""
+        return []
+
     def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
         """Run images one by one.
 
@@ -321,7 +325,7 @@ class PaperEvaluator:
 
     def _rows(self, sample: Sample, runs: dict[str, Run], again: Run, targets: dict[str, int]) -> list[Row]:
         height, width = runs["f32"].shown.shape[1:]
-        saliency = References.of([(self._reference(sample, (height, width)), sample.no_saliency)], (height, width))
+        saliency = SalientObjects.of([(self._reference(sample, (height, width)), sample.no_saliency)], (height, width))
         rows = []
         for precision, run in runs.items():
             classes = np.array([targets[precision]])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qcam.evaluate.report.runs import Column, Run, held_against, precisions_of
+from qcam.evaluate.report.scale import sentences
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS, Entry
 from qcam.evaluate.showing.numbers import count, figure, share
 
@@ -18,7 +19,14 @@ def findings(columns: Sequence[Column]) -> list[str]:
     """Return the main results in words; models with random weights are left out where there are any others."""
     trained = [column for column in columns if column.trained is not False]
     told = trained or list(columns)
-    lines = [_without_f32(told), _null_row(told), _other_null_rows(told)]
+    wanted = {(column.run.name, column.model): column.title for column in told}
+    scaled = [
+        (wanted[run.name, of.model], of)
+        for run in dict.fromkeys(column.run for column in told)
+        for of in run.summary.scale
+        if (run.name, of.model) in wanted
+    ]
+    lines = [*sentences(scaled), _without_f32(told), _null_row(told), _other_null_rows(told)]
     lines += [_drift(told, precision) for precision in _quantized(told)]
     # int16 runs in float on most providers; it says something where there is nothing coarser.
     simulated = [precision for precision in _quantized(told) if precision != "int16"] or ["int16"]

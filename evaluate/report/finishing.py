@@ -18,6 +18,7 @@ from qcam.evaluate.report.csv_file import as_csv
 from qcam.evaluate.report.latex import as_latex
 from qcam.evaluate.report.markdown import escape_markdown, main_markdown, placement_markdown, section_markdown
 from qcam.evaluate.report.options import ReportOptions
+from qcam.evaluate.report.scale import sentences
 from qcam.evaluate.report.sections import Section, flip_section, interval_section, paired_section, paper_section
 from qcam.evaluate.results.folder import PLACEMENT, PROFILE, RESULTS, TABLE, Results
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
@@ -91,6 +92,12 @@ def title(results: Results) -> str:
     return text
 
 
+def in_units(results: Results) -> list[str]:
+    """Return how large drift is in units of the reference rows; models with random weights are left out."""
+    models = results.record.models
+    return sentences((of.model, of) for of in results.statistics.scale if models[of.model].weights.trained is not False)
+
+
 def compared_with_paper(results: Results) -> Section | None:
     """Return the section that holds figures against the paper's; None if no model is one of the paper's."""
     return paper_section(results.statistics.entries, _untrained(results))
@@ -108,9 +115,10 @@ def write_tables(results: Results) -> None:
     run, summary, folder = results.record, results.statistics, results.folder
     lines = [*map(str, run.account), *run.notes, *run.warnings]
     footer = "".join(f"- {escape_markdown(line)}\n" for line in lines)
+    scale = "".join(f"{escape_markdown(line)}\n\n" for line in in_units(results))
     below = (compared_with_paper(results), interval_section(summary), flip_section(summary), paired_section(summary))
     sections = [
-        f"{title(results)}\n\n{main_markdown(summary.entries)}\n{footer}",
+        f"{title(results)}\n\n{scale}{main_markdown(summary.entries)}\n{footer}",
         *map(section_markdown, below),
         placement_markdown(results.placement, str(folder / PLACEMENT)),
     ]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from qcam.common.vocabulary import PRECISIONS
+from qcam.common.vocabulary import PRECISIONS, Reference
 from qcam.evaluate.report.published import in_paper
 from qcam.evaluate.results.records import Entry
 from qcam.runtime.manifest import precision_order
@@ -146,13 +146,32 @@ MAP_COMPARISONS = {
     "fake_quant_vs_deployed": "What a simulation predicts: fake-quant against deployed",
 }
 _FURTHER_TITLE = "Further measures"
+_SCALE_TITLE = "A scale: what other changes, and maps that know nothing, come to"
+#: Reference → what its lines are called.
+SCALE = {
+    Reference.ONE_LEVEL: "every value ±1 of 255",
+    Reference.JPEG95: "picture as JPEG 95",
+    Reference.JPEG75: "picture as JPEG 75",
+    Reference.ONE_PIXEL: "picture moved by 1 pixel",
+    Reference.FLOOR: "another picture's CAM",
+    Reference.SHUFFLED: "another picture's CAM v. salient object",
+    Reference.CENTRED: "centred Gaussian v. salient object",
+    Reference.BEST: "best map of the CAM's grid v. salient object",
+    Reference.AREA: "the same everywhere v. salient object",
+}
+#: What is shown of a reference row.
+_SCALED = (("SIM", "SIM", Better.HIGHER), ("CC", "CC", Better.HIGHER), ("energy_in_object", "energy", Better.HIGHER))
 #: What the paper's table shows of each comparison.
 _PAPER_METRICS = (("SIM", Better.HIGHER, Unit.NUMBER), ("CC", Better.HIGHER, Unit.NUMBER), ("KLD", Better.LOWER, Unit.NATS))
 #: All that stands below, in its order.
 FURTHER = (
     Measure("vs_f32", "rank_correlation", "rank correlation with f32", Better.HIGHER),
+    Measure("vs_f32", "native_SIM", "SIM with f32 at the CAM's own resolution", Better.HIGHER),
+    Measure("vs_f32", "native_CC", "CC with f32 at the CAM's own resolution", Better.HIGHER),
     Measure("vs_f32", "overlap", "overlap of top 20 % with f32", Better.HIGHER),
     Measure("vs_saliency", "rank_correlation", "rank correlation with salient object", Better.HIGHER),
+    Measure("vs_saliency", "native_SIM", "SIM with salient object at the CAM's own resolution", Better.HIGHER),
+    Measure("vs_saliency", "native_CC", "CC with salient object at the CAM's own resolution", Better.HIGHER),
     Measure("vs_saliency", "overlap", "overlap of top 20 % with salient object", Better.HIGHER),
     Measure("vs_saliency", "energy_in_object", "energy in salient object", Better.HIGHER),
     Measure("on_model", "drop", "drop of confidence", Better.LOWER),
@@ -223,8 +242,16 @@ def blocks(precisions: Iterable[str] = PRECISIONS) -> list[Block]:
         Block(heading, tuple(line for precision in order for line in _map_lines(comparison, precision)), maps=True)
         for comparison, heading in MAP_COMPARISONS.items()
     ]
+    scale = tuple(line for precision in order for reference in SCALE for line in _scale_lines(reference, precision))
     further = tuple(line for measure in FURTHER for line in _further_lines(measure, order))
-    return [*found, Block(_FURTHER_TITLE, further, maps=False)]
+    return [*found, Block(_SCALE_TITLE, scale, maps=False), Block(_FURTHER_TITLE, further, maps=False)]
+
+
+def _scale_lines(reference: Reference, precision: str) -> list[Line]:
+    title = SCALE[reference] if precision == "f32" else f"{SCALE[reference]} ({precision})"
+    return [
+        Line(title, label, precision, Measure(reference.value, metric, label, better)) for metric, label, better in _SCALED
+    ]
 
 
 def _map_lines(comparison: str, precision: str) -> list[Line]:

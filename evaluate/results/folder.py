@@ -28,6 +28,8 @@ from qcam.images.decoding import PictureError, open_picture
 
 #: Files of a result folder.
 RESULTS, MAPS, PICTURES, IMAGES = "results.parquet", "maps.parquet", "pictures.parquet", "images.parquet"
+#: Rows of `Reference`, in the columns of the results; results of earlier versions have no such file.
+REFERENCES = "references.parquet"
 SUMMARY, RUN, PLACEMENT, TABLE, REPORT = "summary.json", "run.json", "placement.json", "table.md", "report.html"
 #: Most pixels of a stored picture: it has 224 a side at most.
 STORED_PIXELS = 256 * 256
@@ -39,7 +41,7 @@ SCHEMA_VERSION = 2
 #: `on_model` is no comparison of maps: the picture under its CAM, shown to the model.
 COMPARISONS = ("vs_saliency", "vs_f32", "vs_itself", "fake_quant_vs_deployed", "on_model")
 #: Measures of a CAM besides SIM, CC and KLD, by column.
-MEASURES = ("rank_correlation", "overlap", "energy_in_object")
+MEASURES = ("rank_correlation", "overlap", "energy_in_object", "native_SIM", "native_CC")
 #: Measures of the explanation on the deployed model, by column.
 FAITHFULNESS = ("drop", "increase")
 #: What is counted of a CAM, by column.
@@ -57,13 +59,15 @@ class Row:
         image_sha256: Fingerprint of its file.
         model: Model id.
         precision: f32, int16, int8, or a name of another tool's.
-        comparison: One of `COMPARISONS`.
+        comparison: One of `COMPARISONS`, or in references.parquet of `Reference`.
         SIM: Similarity, 0..1; None where undefined.
         CC: Correlation, -1..1; None where undefined.
         KLD: Divergence in nats; None where undefined.
         rank_correlation: Spearman's correlation, -1..1, at the tap's resolution; None where undefined.
         overlap: Intersection over union of the top 20 % of positions, 0..1; None where undefined.
         energy_in_object: Share of the CAM's energy inside the salient object, 0..1; vs_saliency only.
+        native_SIM: Similarity at the tap's resolution, 0..1; None where undefined.
+        native_CC: Correlation at the tap's resolution, -1..1; None where undefined.
         drop: Share of the class's probability that is lost when only what the CAM shows is left, 0..1; on_model only.
         increase: Whether the probability rises instead; on_model only.
         target_class: The class that was explained.
@@ -90,6 +94,8 @@ class Row:
     rank_correlation: float | None = None
     overlap: float | None = None
     energy_in_object: float | None = None
+    native_SIM: float | None = None
+    native_CC: float | None = None
     drop: float | None = None
     increase: bool | None = None
     target_class: int | None = None
@@ -268,7 +274,19 @@ class Results:
             (precision, comparison) → column → values: float64 with NaN where undefined (truth values as 0 and 1), text as
             objects; every array in the order of the images that were evaluated.
         """
-        table = self.read(RESULTS, filters=pc.field("model") == model)
+        return self._columns(RESULTS, model)
+
+    def references(self, model: str) -> dict[tuple[str, str], Columns]:
+        """Return the reference rows of one model, as `columns` does; empty where none were made."""
+        return self._columns(REFERENCES, model) if self.has_references else {}
+
+    @property
+    def has_references(self) -> bool:
+        """Tell whether there is a file of reference rows; results of earlier versions have none."""
+        return REFERENCES in (self.record.files or {})
+
+    def _columns(self, name: str, model: str) -> dict[tuple[str, str], Columns]:
+        table = self.read(name, filters=pc.field("model") == model)
         keys = list(zip(table["precision"].to_pylist(), table["comparison"].to_pylist(), strict=True))
         places: dict[tuple[str, str], list[int]] = {}
         for place, key in enumerate(keys):

@@ -34,6 +34,7 @@ from qcam.evaluate.results.folder import (
     MAPS,
     PICTURE_SCHEMA,
     PICTURES,
+    REFERENCES,
     RESULTS,
     ROW_SCHEMA,
     Picture,
@@ -59,7 +60,10 @@ _DIGITS = 16
 #: What evaluated a part of which nobody says so.
 _UNKNOWN = WorkerRecord()
 _NAME = re.compile(rf"(?P<place>\d{{6,}}-[0-9a-f]{{{_DIGITS}}})(?:-(?P<digest>[0-9a-f]{{{_DIGITS}}}))?\.parquet")
-_JOINED = {RESULTS: ("rows", ROW_SCHEMA), MAPS: ("maps", MAP_SCHEMA), PICTURES: ("pictures", PICTURE_SCHEMA)}
+_JOINED = {
+    RESULTS: ("rows", ROW_SCHEMA), REFERENCES: ("references", ROW_SCHEMA), MAPS: ("maps", MAP_SCHEMA),
+    PICTURES: ("pictures", PICTURE_SCHEMA),
+}  # fmt: skip
 _SCHEMA = pa.schema(
     [
         pa.field("image", pa.string()),
@@ -95,12 +99,14 @@ class ImageOutcome:
         rows: Result rows of every model.
         maps: CAMs of every model.
         pictures: One for each geometry that the models see it in.
+        references: Reference rows of every model.
     """
 
     image: str
     rows: list[Row] = field(default_factory=list)
     maps: list[StoredMap] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    references: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -112,12 +118,16 @@ class PlannedPart:
         key: The shard's key.
         images: Names of its images, in their order.
         rows: Result rows of each image, all models together; None where that is not known yet.
+        referenced: Of how many of its images, the first ones, there are reference rows.
+        references: Reference rows of each of these, all models together; None where that is not known yet.
     """
 
     index: int
     key: str
     images: tuple[str, ...]
     rows: int | None = None
+    referenced: int = 0
+    references: int | None = None
 
     @property
     def place(self) -> str:
@@ -338,6 +348,8 @@ def split_results(folder: Path, parts: Sequence[PlannedPart]) -> Iterator[list[I
         outcomes = {image: ImageOutcome(image) for image in part.images}
         for item in readers["rows"].of(outcomes):
             outcomes[item["image"]].rows.append(Row(**item))
+        for item in readers["references"].of(outcomes):
+            outcomes[item["image"]].references.append(Row(**item))
         for item in readers["maps"].of(outcomes):
             outcomes[item["image"]].maps.append(StoredMap(**item))
         for item in readers["pictures"].of(outcomes):
@@ -346,10 +358,10 @@ def split_results(folder: Path, parts: Sequence[PlannedPart]) -> Iterator[list[I
 
 
 class _Reader:
-    """Reads a result file from its beginning on, line by line."""
+    """Reads a result file from its beginning on, line by line; nothing of one that an earlier version had not."""
 
     def __init__(self, path: Path) -> None:
-        batches = pq.ParquetFile(path).iter_batches(batch_size=_LINES)
+        batches = pq.ParquetFile(path).iter_batches(batch_size=_LINES) if path.exists() else ()
         self._lines = (line for batch in batches for line in batch.to_pylist())
         self._next: dict[str, Any] | None = next(self._lines, None)
 
@@ -431,6 +443,11 @@ def _difference(table: pa.Table, contents: Any, key: str, part: PlannedPart) -> 
     counts = pc.list_value_length(table["rows"]).to_pylist()
     if part.rows is not None and any(count != part.rows for count in counts):
         return f"holds {min(counts)} to {max(counts)} rows of an image, not {part.rows}"
+    counts = pc.list_value_length(table["references"]).to_pylist()
+    if part.references is not None:
+        wanted = [part.references if place < part.referenced else 0 for place in range(len(counts))]
+        if counts != wanted:
+            return f"holds {sum(counts)} reference rows, not {sum(wanted)}"
     return ""
 
 

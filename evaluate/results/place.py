@@ -20,6 +20,7 @@ from qcam.evaluate.results.folder import (
     PICTURES,
     PLACEMENT,
     PROFILE,
+    REFERENCES,
     REPORT,
     RESULTS,
     RUN,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from qcam.evaluate.results.remote import RemoteFolder
 
 #: What a complete run has left.
-FILES = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT)
+FILES = (RESULTS, REFERENCES, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT)
 _DRAWN = ("grid-*.png", "figures/overview.*", "figures/distribution-*", "figures/depth-*", "figures/grid-*")
 
 
@@ -129,20 +130,22 @@ class ResultPlace:
 
     def is_damaged(self, record: RunRecord) -> bool:
         """Name those files of complete results that are gone, or not what the run wrote; tell whether there are any."""
-        gone = sorted(set(FILES) - self.names())
+        files = record.files
+        # Results of earlier versions have no reference rows.
+        left = [name for name in FILES if name != REFERENCES or name in (files or {})]
+        gone = sorted(set(left) - self.names())
         for name in gone:
             telling.warn(f"{self}/{name} is gone; the results are computed again")
         if gone:
             return True
-        files = record.files
         if self._remote is not None:
-            paths = {name: self.folder / name for name in FILES}
+            paths = {name: self.folder / name for name in left}
             stale = {n: not path.exists() if files is None else unlike(path, files.get(n)) for n, path in paths.items()}
             self._remote.pull(self.folder, [name for name, wrong in stale.items() if wrong])
         if files is None:
             telling.note(f"{self} holds results of an earlier version, without checksums: they are not verified")
             return False
-        wrong = [(name, why) for name in FILES if (why := unlike(self.folder / name, files.get(name)))]
+        wrong = [(name, why) for name in left if (why := unlike(self.folder / name, files.get(name)))]
         for name, why in wrong:
             telling.warn(f"{self}/{name} {why}; the results are computed again")
         return bool(wrong)

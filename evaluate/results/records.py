@@ -109,6 +109,31 @@ class Crossing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """A precision's drift from f32 in units of what else moves f32's maps: sum of 1 - metric of both, over the same images.
+
+    Attributes:
+        model: Model id.
+        precision: The precision.
+        reference: The unit, one of `Reference`.
+        metric: CC or SIM.
+        ratio: Drift by unit.
+        low: Lower end of its interval; None of fewer than two images.
+        high: Upper end.
+        n: Images.
+    """
+
+    model: str
+    precision: str
+    reference: str
+    metric: str
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PairedTest:
     """One precision against another, image by image: `second` less `first`.
 
@@ -151,6 +176,7 @@ class Summary:
         flips: Class flips.
         statuses: Model → status → images.
         crossings: Where the CAM's formula left its ground; empty if nowhere, or of results of earlier versions.
+        scale: Drift in units of the reference rows; empty without any, or of results of earlier versions.
         interval: How intervals were made, in words.
         complete: Whether it is of every image.
     """
@@ -160,6 +186,7 @@ class Summary:
     flips: tuple[Flip, ...] = ()
     statuses: dict[str, dict[str, int]] = field(default_factory=dict)
     crossings: tuple[Crossing, ...] = ()
+    scale: tuple[Scaled, ...] = ()
     interval: str = ""
     complete: bool = True
 

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.common.vocabulary import Reference, words
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.maps.statistics import LEVEL, RESAMPLES, SEED, bootstrap_intervals, holm, paired_test, skill
 from qcam.evaluate.results.folder import COMPARISONS, FAITHFULNESS, MEASURES, SCHEMA_VERSION, Columns
 from qcam.runtime.bundle import ordered_precisions, precision_order
 
+#: References that are a unit of drift: what else moves f32's maps.
+UNITS = (Reference.ONE_LEVEL, Reference.JPEG95, Reference.JPEG75, Reference.ONE_PIXEL, Reference.FLOOR)
+_ORDER = (*COMPARISONS, *words(Reference))
 #: The comparisons of one model: (precision, comparison) → columns.
 ModelColumns = Mapping[tuple[str, str], Columns]
 
 
-def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
+def summarise(
+    models: Iterable[tuple[str, ModelColumns]], references: Callable[[str], ModelColumns] = lambda _model: {}
+) -> dict[str, Any]:
     """Return the content of summary.json, less whether the run is complete (docs/results.md).
 
     Args:
         models: Model id and its figures, one model at a time.
+        references: Returns the reference rows of a model.
     """
     entries: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
     flips: list[dict[str, Any]] = []
     statuses: dict[str, dict[str, int]] = {}
     crossings: list[dict[str, Any]] = []
+    scale: list[dict[str, Any]] = []
     for model, columns in models:
-        entries += [*_entries(model, columns), *_skills(model, columns)]
+        units = references(model)
+        entries += [*_entries(model, {**columns, **units}), *_skills(model, columns)]
+        scale += _scale(model, columns, units)
         tests += _tests(model, columns)
         flips += _flips(model, columns)
         statuses[model] = _statuses(columns)
@@ -44,6 +54,7 @@ def summarise(models: Iterable[tuple[str, ModelColumns]]) -> dict[str, Any]:
         "flips": flips,
         "statuses": statuses,
         "crossings": crossings,
+        "scale": scale,
     }
 
 
@@ -69,7 +80,7 @@ def _entries(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
     """Return mean, standard deviation, interval and counts of every figure of one model."""
     named: list[tuple[str, str, str]] = []
     figures: list[NDArray[np.float64]] = []
-    for precision, comparison in sorted(columns, key=lambda key: (COMPARISONS.index(key[1]), precision_order(key[0]))):
+    for precision, comparison in sorted(columns, key=lambda key: (_ORDER.index(key[1]), precision_order(key[0]))):
         for where, metric, values in _figures(comparison, columns[(precision, comparison)]):
             named.append((precision, where, metric))
             figures.append(np.where(np.isfinite(values), values, np.nan))
@@ -110,8 +121,35 @@ def _skills(model: str, columns: ModelColumns) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
+def _scale(model: str, columns: ModelColumns, references: ModelColumns) -> Iterator[dict[str, Any]]:
+    """Yield how large a precision's drift from f32 is in units of what moves f32's own maps, on the same images."""
+    for precision in ordered_precisions(precision for precision, _ in columns):
+        drifted = columns.get((precision, "vs_f32"))
+        if drifted is None or precision == "f32":
+            continue
+        for (_, reference), moved in references.items():
+            if reference not in UNITS:
+                continue
+            place = {image: index for index, image in enumerate(drifted["image"])}
+            shared = np.array([place[image] for image in moved["image"]], np.int64)
+            for metric in ("CC", "SIM"):
+                found = skill(1 - drifted[metric][shared], 1 - moved[metric])
+                if found.value is not None:
+                    yield {
+                        "model": model, "precision": precision, "reference": reference, "metric": metric,
+                        "ratio": 1 - found.value, "low": None if found.high is None else 1 - found.high,
+                        "high": None if found.low is None else 1 - found.low, "n": found.n,
+                    }  # fmt: skip
+
+
 def _figures(comparison: str, columns: Columns) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
     """Yield comparison, metric and values of what one group of rows tells."""
+    if comparison in words(Reference):
+        told = {metric: columns[metric] for metric in (*METRICS, *MEASURES, "logit_error")}
+        for metric, values in (told | {"top1_agreement": columns["top1_agrees"]}).items():
+            if np.isfinite(values).any():
+                yield comparison, metric, values
+        return
     if comparison == "on_model":
         yield from ((comparison, metric, columns[metric]) for metric in FAITHFULNESS)
         return

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from qcam.common.norms import logit_error
 from qcam.evaluate.maps.cam import Array, normalise
-from qcam.evaluate.maps.measures import area_average, energy_in_object, overlap, rank_correlation, top_positions
-from qcam.evaluate.maps.metrics import all_metrics, is_constant
+from qcam.evaluate.maps.measures import (
+    OBJECT,
+    area_average,
+    energy_in_object,
+    overlap,
+    rank_correlation,
+    tie_small,
+    top_positions,
+)
+from qcam.evaluate.maps.metrics import all_metrics, correlation, is_constant, similarity
 from qcam.evaluate.maps.scores import top_classes
 from qcam.evaluate.results.folder import Row
 from qcam.evaluate.run.explained import Run
@@ -23,7 +31,7 @@ _NOT_FINITE = "not_finite: the network returned NaN or infinity"
 
 
 @dataclass(frozen=True)
-class References:
+class SalientObjects:
     """Salient-object maps of a batch, 0..1.
 
     Attributes:
@@ -41,8 +49,13 @@ class References:
         """The top positions of the maps."""
         return top_positions(self.maps)
 
+    def at(self, places: NDArray[np.int64]) -> SalientObjects:
+        """Return those of some images of the batch."""
+        void = None if self.void is None else self.void[places]
+        return SalientObjects(self.maps[places], void, tuple(self.missing[place] for place in places))
+
     @classmethod
-    def of(cls, found: Sequence[tuple[NDArray[Any] | None, str]], size: tuple[int, int]) -> References:
+    def of(cls, found: Sequence[tuple[NDArray[Any] | None, str]], size: tuple[int, int]) -> SalientObjects:
         """Stack maps of height × width, NaN where they are void, or None, with the reason for None."""
         blank = np.zeros(size)
         stacked = np.stack([blank if each is None else each.astype(np.float64) for each, _ in found])
@@ -75,10 +88,11 @@ class Compared:
     samples: Sequence[Sample]
     targets: NDArray[np.int64]
 
-    def with_objects(self, run: Run, saliency: References) -> list[Row]:
+    def with_objects(self, run: Run, saliency: SalientObjects) -> list[Row]:
         """Hold a run's maps against salient objects."""
         small = area_average(saliency.maps, run.maps.shape[1:])
         values = self._maps(run, saliency.maps, saliency.tops, small)
+        values["rank_correlation"] = rank_correlation(tie_small(run.maps), tie_small(small))
         values["energy_in_object"] = energy_in_object(run.shown, saliency.maps)
         constants = is_constant(run.shown), is_constant(saliency.maps)
         if saliency.void is not None:
@@ -87,6 +101,26 @@ class Compared:
         return [
             replace(row, remark=_joined(row.remark, each.saliency_remark)) for row, each in zip(rows, self.samples, strict=True)
         ]
+
+    def with_area(self, run: Run, saliency: SalientObjects) -> list[Row]:
+        """Tell the share of the picture that the salient object takes: the energy of a map that is the same everywhere."""
+        known = np.ones(saliency.maps.shape, bool) if saliency.void is None else ~saliency.void
+        inside, whole = ((where & known).sum(axis=(1, 2)) for where in (saliency.maps >= OBJECT, known))
+        share = np.where(inside > 0, inside / np.maximum(whole, 1), np.nan)
+        nothing = np.zeros(len(self.samples), bool)
+        constants = nothing, is_constant(saliency.maps)
+        return self._rows({"energy_in_object": share}, run, None, constants, missing=saliency.missing)
+
+    def with_other_image(self, other: Run, run: Run, missing: Sequence[str]) -> list[Row]:
+        """Hold the CAMs of other images against those of these.
+
+        Args:
+            other: Their CAMs, with the logits of these images.
+            run: The run of these images.
+            missing: Why one has no other image; empty where it has.
+        """
+        values = self._maps(other, run.shown, run.tops, run.maps)
+        return self._rows(values, other, None, (is_constant(other.shown), is_constant(run.shown)), missing=missing)
 
     def with_reference(self, run: Run, reference: Run) -> list[Row]:
         """Hold a run against another deployed one: f32's, or an earlier one of its own."""
@@ -108,9 +142,11 @@ class Compared:
 
     @staticmethod
     def _maps(run: Run, references: Array, tops: NDArray[np.bool_], small: Array) -> dict[str, NDArray[Any]]:
-        """Return every measure of two maps: the large ones, and their ranks at the tap's resolution."""
+        """Return every measure of two maps: the large ones, and some at the tap's resolution."""
         values: dict[str, NDArray[Any]] = dict(all_metrics(run.shown, references))
         values["rank_correlation"] = rank_correlation(run.maps, small)
+        values["native_SIM"] = similarity(normalise(run.maps), normalise(small))
+        values["native_CC"] = correlation(run.maps, small)
         values["overlap"] = overlap(run.shown, references, tops=(run.tops, tops))
         return values
 
@@ -189,11 +225,14 @@ def _leave_out(
         shown, reference = (normalise(maps[index][known][None, None]) for maps in (run.shown, references))
         share = area_average(known[None].astype(np.float64), run.maps.shape[1:])[0]
         cells = share >= 0.5
-        small = area_average(references[index : index + 1], run.maps.shape[1:])[0][cells] / share[cells]
+        small = (area_average(references[index : index + 1], run.maps.shape[1:])[0][cells] / share[cells])[None, None]
+        own = run.maps[index][cells][None, None]
         found = all_metrics(shown, reference) | {
             "overlap": overlap(shown, reference),
             "energy_in_object": energy_in_object(shown, reference),
-            "rank_correlation": rank_correlation(run.maps[index][cells][None, None], small[None, None]),
+            "rank_correlation": rank_correlation(tie_small(own), tie_small(small)),
+            "native_SIM": similarity(normalise(own), normalise(small)),
+            "native_CC": correlation(own, small),
         }
         for name, value in found.items():
             values[name][index] = value[0]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from qcam.common import telling
 from qcam.common.errors import QcamError, in_file
 from qcam.common.machine import give_memory_back
-from qcam.common.vocabulary import CamMethod, Target, require
+from qcam.common.vocabulary import CamMethod, Reference, ReferenceImages, Target, require, words
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
 from qcam.evaluate.maps.scores import columns, explained_classes, probabilities, top_classes
 from qcam.evaluate.results.folder import Row, StoredMap
-from qcam.evaluate.run.comparing import Compared, References
+from qcam.evaluate.run.comparing import Compared, SalientObjects
 from qcam.evaluate.run.explained import Run, explain
 from qcam.evaluate.run.memory import Arrangement, arranged, parts_of
 from qcam.evaluate.run.protocol import Expected, Finish, Sample
 from qcam.evaluate.run.ran import Deployed, Ran
+from qcam.evaluate.run.references import Chosen
 from qcam.evaluate.run.stages import REOPENING, StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
 from qcam.runtime.deployed import (
@@ -82,6 +83,7 @@ class BundleEvaluator:
         fake_quant: bool = True,
         null_row: bool = True,
         faithfulness: bool = False,
+        references: bool = False,
         apart: Container[str] = (),
         copies: PackedCopies | None = None,
     ) -> None:
@@ -97,6 +99,7 @@ class BundleEvaluator:
             null_row: Whether f32, or the first precision where there is none, is run a second time and compared with itself:
                 what drifts there is not quantization.
             faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
+            references: Whether there are reference rows of any image.
             apart: Precisions of which session and mirror are there only while they run (`memory.py`).
             copies: Where their sessions keep packed weights from turn to turn; None: nowhere, each packs its own again.
 
@@ -110,6 +113,8 @@ class BundleEvaluator:
         self._fake_quant = fake_quant
         self._null = null_precision(precisions) if null_row else None
         self._faithfulness = faithfulness
+        self._base = null_precision(precisions)
+        self._references = references
         if target == "f32-top1" and "f32" not in precisions:
             raise needs_f32(bundle)
         self._apart = frozenset(name for name in precisions if name in apart)
@@ -144,6 +149,7 @@ class BundleEvaluator:
             fake_quant=options.fake_quant,
             null_row=options.null_row,
             faithfulness=options.faithfulness,
+            references=options.references != ReferenceImages.NONE,
             apart=apart,
             copies=copies,
         )
@@ -279,6 +285,14 @@ class BundleEvaluator:
             for comparison in self._comparisons(precision)
         ]
 
+    def refused_references(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
+        """Return the reference rows of an image that could not be decoded; empty where none are made."""
+        return [
+            Row(name, sha256, self.bundle.model_id, self._base, reference, label=label, status=f"refused: {reason}")
+            for reference in words(Reference)
+            if self._references
+        ]
+
     @telling_full_gpu("a smaller {batch_size}, or {device} cpu for the mirrors")
     def evaluate_all(self, batches: Sequence[Sequence[Sample]], clock: StageClock) -> list[Finish]:
         """Run batches, precision by precision.
@@ -308,13 +322,15 @@ class BundleEvaluator:
 
     def _run_all(self, precision: str, batches: Sequence[_Batch], clock: StageClock) -> None:
         """Run all batches at one precision: first all sessions' part, then all mirrors', so that not both need be there."""
-        outputs, again = [], []
+        outputs, again, changed = [], [], []
         with self._open_session(precision, clock) as session:
             own = precision in self._apart
             for batch in batches:
                 outputs.append(_passed(session, batch.images, precision, clock, own=own))
                 if precision == self._null:
                     again.append(_passed(session, batch.images, f"{precision} again", clock, own=own))
+                if precision == self._base:
+                    changed.append(self._changed(session, batch, clock, own=own))
         with self._built(precision, clock):
             for batch, passed in zip(batches, outputs, strict=True):
                 run, targets = self._deployed_run(precision, passed, batch.samples, batch.deployed.get("f32"), clock)
@@ -323,6 +339,11 @@ class BundleEvaluator:
                     batch.simulated[precision] = self._simulated_run(precision, passed, batch.images, targets, clock)
             for batch, passed in zip(batches, again, strict=False):
                 batch.again, _ = self._deployed_run(precision, passed, batch.samples, batch.deployed[precision], clock)
+            for batch, ran in zip(batches, changed, strict=False):
+                for name, (samples, passed) in ran.items():
+                    # Another picture explains its own class, a changed one that of the picture as it was.
+                    chosen = None if name == Reference.FLOOR else batch.deployed[precision].at(np.array(batch.chosen.places))
+                    batch.references[name], _ = self._deployed_run(precision, passed, samples, chosen, clock)
         if self._faithfulness:
             with self._open_session(precision, clock) as session, clock.stage("explanation on model"):
                 for batch in batches:
@@ -353,6 +374,16 @@ class BundleEvaluator:
                 run, targets = self._deployed_run(precision, passed, samples, f32, clock)
             f32 = run if precision == "f32" else f32
             found[precision] = Explained(run.logits, run.maps, targets)
+        return found
+
+    def _changed(
+        self, session: DeployedModel, batch: _Batch, clock: StageClock, *, own: bool
+    ) -> dict[str, tuple[Sequence[Sample], DeployedOutputs]]:
+        """Run what the reference rows of a batch ask for; return it with the samples that it is of, by name."""
+        found: dict[str, tuple[Sequence[Sample], DeployedOutputs]] = {}
+        for name, (samples, crops) in batch.chosen.inputs().items():
+            images = self.preprocessing.normalise(crops)
+            found[name] = samples, _passed(session, images, "references", clock, own=own)
         return found
 
     def _maps(self, batch: _Batch) -> list[StoredMap]:
@@ -424,15 +455,18 @@ class BundleEvaluator:
         return explained_classes(top_classes(chosen), chosen.shape[1])
 
     def _rows(self, batch: _Batch) -> list[Row]:
-        references = References.of([(sample.saliency, sample.no_saliency) for sample in batch.samples], self.preprocessing.crop)
+        found = [(sample.saliency, sample.no_saliency) for sample in batch.samples]
+        objects = SalientObjects.of(found, self.preprocessing.crop)
         by_image: list[list[Row]] = [[] for _ in batch.samples]
         for precision in self.deployed:
             for comparison in self._comparisons(precision):
-                for rows, row in zip(by_image, self._compare(batch, precision, comparison, references), strict=True):
+                for rows, row in zip(by_image, self._compare(batch, precision, comparison, objects), strict=True):
                     rows.append(row)
-        return [row for rows in by_image for row in rows]
+        compared = Compared(self.bundle.model_id, self._base, "", batch.samples, batch.targets[self._base])
+        scale = batch.chosen.rows(compared, batch.deployed[self._base], batch.samples, batch.references, objects)
+        return [row for rows in by_image for row in rows] + scale
 
-    def _compare(self, batch: _Batch, precision: str, comparison: str, saliency: References) -> list[Row]:
+    def _compare(self, batch: _Batch, precision: str, comparison: str, saliency: SalientObjects) -> list[Row]:
         """Return one row per sample."""
         made = Compared(self.bundle.model_id, precision, comparison, batch.samples, batch.targets[precision])
         run = batch.deployed[precision]
@@ -485,6 +519,12 @@ class _Batch:
     targets: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     faithfulness: dict[str, tuple[Array, NDArray[np.bool_]]] = field(default_factory=dict)
     again: Run | None = None
+    references: dict[str, Run] = field(default_factory=dict)
+
+    @cached_property
+    def chosen(self) -> Chosen:
+        """The images of which there are reference rows."""
+        return Chosen.of(self.samples)
 
     def done(self) -> _Batch:
         """Return the batch without the pictures: what is compared later takes none of their memory."""

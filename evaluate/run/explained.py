@@ -57,6 +57,12 @@ class Run:
     codes_equal: tuple[float, ...] | None = None
     crossings: NDArray[np.int64] | None = None
 
+    def at(self, places: NDArray[np.int64]) -> Run:
+        """Return the run of some images of the batch."""
+        codes = None if self.codes_equal is None else tuple(self.codes_equal[place] for place in places)
+        crossings = None if self.crossings is None else self.crossings[places]
+        return Run(self.logits[places], self.maps[places], self.enlarge, codes, crossings)
+
     @cached_property
     def shown(self) -> Array:
         """The maps as they are compared, each 0..1."""

@@ -31,6 +31,7 @@ class ModelFacts:
         precisions: Precision → what was run.
         notes: What has to be said below a table.
         rows: Result rows of an image.
+        references: Reference rows of an image that has any.
     """
 
     bundle: Bundle
@@ -38,6 +39,7 @@ class ModelFacts:
     precisions: dict[str, Ran]
     notes: list[str]
     rows: int
+    references: int
 
     @property
     def deployed(self) -> dict[str, Deployed]:
@@ -78,6 +80,11 @@ class WorkerFacts:
     def rows(self) -> int:
         """Return how many result rows an image has, of all models."""
         return sum(model.rows for model in self.models)
+
+    @property
+    def references(self) -> int:
+        """Return how many reference rows an image has that has any, of all models."""
+        return sum(model.references for model in self.models)
 
     @property
     def record(self) -> WorkerRecord:
@@ -152,4 +159,5 @@ def _model_facts(evaluator: Evaluator) -> ModelFacts:
         precisions=evaluator.facts(),
         notes=evaluator.notes(),
         rows=len(evaluator.refused("", "", None, "")),
+        references=len(evaluator.refused_references("", "", None, "")),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -24,6 +24,36 @@ _NO_LABEL = in_options("no label, and {target} label explains the labelled class
 
 
 @dataclass(frozen=True)
+class BatchOfImages:
+    """Some images of a shard, at most a batch.
+
+    Attributes:
+        images: The images.
+        referenced: Of how many of them, the first ones, there are reference rows.
+        after: The image behind the last of those in its shard, the first again behind its end; None where none is needed.
+    """
+
+    images: Sequence[ImageFile]
+    referenced: int = 0
+    after: ImageFile | None = None
+
+    @classmethod
+    def of(cls, shard: Sequence[ImageFile], start: int, size: int, referenced: int) -> BatchOfImages:
+        """Take a batch from a shard.
+
+        Args:
+            shard: Its images.
+            start: Where the batch begins.
+            size: Images of a batch.
+            referenced: Of how many images of the shard, the first ones, there are reference rows.
+        """
+        images = shard[start : start + size]
+        asked = min(max(referenced - start, 0), len(images))
+        last = start + asked  # the place of the image behind
+        return cls(images, asked, shard[last % len(shard)] if asked and len(shard) > 1 else None)
+
+
+@dataclass(frozen=True)
 class LoadedBatch:
     """Some images, ready to be evaluated.
 
@@ -32,12 +62,14 @@ class LoadedBatch:
         samples: Model id → what it sees of those that can be used.
         refused: Name of an image that cannot be used → its fingerprint and the reason.
         pictures: Small pictures for the report, by image name.
+        referenced: Names of the images of which there are reference rows.
     """
 
     images: Sequence[ImageFile]
     samples: dict[str, list[Sample]]
     refused: dict[str, tuple[str, str]]
     pictures: dict[str, list[Picture]]
+    referenced: frozenset[str] = frozenset()
 
 
 class Loader:
@@ -67,15 +99,34 @@ class Loader:
         self._clock = clock
         self._labelled = labelled
 
-    def load(self, images: Sequence[ImageFile]) -> LoadedBatch:
+    def load(self, given: BatchOfImages) -> LoadedBatch:
         """Decode, ask for saliency, crop.
 
         Args:
-            images: At most a batch: all of their crops are in memory at the same time.
+            given: The images: all of their crops are in memory at the same time.
 
         Raises:
             QcamError: If an image is not what it was when it was fingerprinted.
         """
+        images = given.images
+        batch = self._decoded(images)
+        asked = images[: given.referenced]
+        if not asked:
+            return batch
+        following = [*images[1 : given.referenced], given.after]
+        elsewhere = given.after is not None and given.after not in images
+        others = self._decoded([given.after]) if elsewhere and given.after is not None else batch
+        partners = dict(zip((image.name for image in asked), following, strict=True))
+        for model, samples in batch.samples.items():
+            known = {sample.name: sample for sample in (*others.samples[model], *samples)}
+            for place, sample in enumerate(samples):
+                if sample.name in partners:
+                    partner = partners[sample.name]
+                    found = None if partner is None else known.get(partner.name)
+                    samples[place] = replace(sample, referenced=True, partner=found)
+        return replace(batch, referenced=frozenset(partners))
+
+    def _decoded(self, images: Sequence[ImageFile]) -> LoadedBatch:
         batch = LoadedBatch(images, {evaluator.bundle.model_id: [] for evaluator in self._evaluators}, {}, {})
         decoded = decode_all([image.path for image in images])
         for file in images:

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qcam.common.arguments import whole
-from qcam.common.vocabulary import CamMethod, Protocol, Target, require
+from qcam.common.vocabulary import CamMethod, Protocol, ReferenceImages, Target, require
 from qcam.runtime.deployed import SessionSettings
 
 #: Fingerprint of an image that cannot be read.
 UNREADABLE = "unreadable"
+#: Of how many images there are reference rows by default, the first ones.
+FAST = 64
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class StudyOptions:
         fake_quant: Whether the fake-quant mirror is run in full.
         null_row: Whether f32, or the first precision where there is none, is run a second time and compared with itself.
         faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
+        references: Of which images there are reference rows, one of `ReferenceImages`.
         protocol: `deployed`, or `paper` for what the paper's authors ran.
         fixes: Slips of theirs that are switched off, sorted.
         without_f32: Models of which no f32 is run, where target is f32-top1 for the others: each of their precisions explains
@@ -42,6 +45,7 @@ class StudyOptions:
     fake_quant: bool = True
     null_row: bool = True
     faithfulness: bool = False
+    references: str = ReferenceImages.NONE.value
     protocol: str = "deployed"
     fixes: tuple[str, ...] = ()
     without_f32: tuple[str, ...] = ()
@@ -56,6 +60,18 @@ class StudyOptions:
         require(Target, self.target, "target")
         require(CamMethod, self.method, "CAM method")
         require(Protocol, self.protocol, "protocol")
+        require(ReferenceImages, self.references, "references")
+
+    def referenced(self, first: int, count: int) -> int:
+        """Return of how many images of a shard, its first ones, there are reference rows.
+
+        Args:
+            first: The place of its first image in the run.
+            count: How many it holds.
+        """
+        if self.references == ReferenceImages.ALL:
+            return count
+        return min(max(FAST - first, 0), count) if self.references == ReferenceImages.FAST else 0
 
     def target_of(self, model: str) -> str:
         """Return which class of a model is explained.
@@ -88,9 +104,8 @@ class StudyOptions:
         return line + (f", {self.settings.provider} told {told}" if told else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as JSON-ready values; where every model has f32 there is no word of those without."""
+        """Return the options as JSON-ready values; without f32-less models or reference rows no word of them."""
         settings, without_f32 = self.settings.to_json(), list(self.without_f32)
         values = asdict(self) | {"precisions": list(self.precisions), "settings": settings, "fixes": list(self.fixes)}
-        return {name: value for name, value in values.items() if name != "without_f32"} | (
-            {"without_f32": without_f32} if without_f32 else {}
-        )
+        unsaid = {"without_f32": not without_f32, "references": self.references == ReferenceImages.NONE}
+        return {name: value for name, value in (values | {"without_f32": without_f32}).items() if not unsaid.get(name)}

@@ -33,6 +33,8 @@ class Sample:
         size: The whole image's width and height, in pixels.
         saliency_remark: What was decided when the salient-object map was read.
         uniform: Why it counts as nearly uniform, or empty: then it has no figure of maps.
+        referenced: Whether there are reference rows of it.
+        partner: The next image of its shard, for these; None where that cannot be used.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Sample:
     size: tuple[int, int] = (0, 0)
     saliency_remark: str = ""
     uniform: str = ""
+    referenced: bool = False
+    partner: Sample | None = None
 
 
 @dataclass
@@ -60,7 +64,7 @@ class Expected:
     image: float = 0.0
 
 
-#: Computes the rest of a batch that has been run: rows, image by image, and CAMs.
+#: Computes the rest of a batch that has been run: rows, image by image, reference rows among them, and CAMs.
 Finish = Callable[[], tuple[list[Row], list[StoredMap]]]
 
 
@@ -94,6 +98,10 @@ class Evaluator(Protocol):
 
     def refused(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
         """Return the rows of an image that could not be decoded."""
+        ...
+
+    def refused_references(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
+        """Return the reference rows of such an image; empty where none are made."""
         ...
 
     def evaluate_all(self, batches: Sequence[Sequence[Sample]], clock: StageClock) -> list[Finish]:

@@ -10,9 +10,10 @@ from itertools import chain
 
 from qcam.common.errors import ResultsError
 from qcam.common.records import AGAIN, read_record
+from qcam.common.vocabulary import Reference, words
 from qcam.evaluate.results.parts import ImageOutcome
 from qcam.evaluate.run.facts import WorkerFacts, gather_facts
-from qcam.evaluate.run.loader import LoadedBatch, Loader
+from qcam.evaluate.run.loader import BatchOfImages, LoadedBatch, Loader
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.run.pace import LONGEST, Pace
 from qcam.evaluate.run.pipeline import overlapped
@@ -22,8 +23,9 @@ from qcam.evaluate.run.turns import Turns
 from qcam.evaluate.saliency import SaliencySource
 from qcam.images.sources import ImageFile
 
+_REFERENCES = frozenset(words(Reference))
 #: Batches that run one after the other with each model, each with whether it is the last of its shard.
-_Unit = Sequence[tuple[Sequence[ImageFile], bool]]
+_Unit = Sequence[tuple[BatchOfImages, bool]]
 #: A batch that ran, what computes the rest, the state it leaves, whether it is the last of its shard.
 _Ran = tuple[LoadedBatch, list[Finish], str, bool]
 
@@ -106,7 +108,11 @@ class ShardRunner:
         self._pace.expect(sum(each.opening for each in expected), sum(each.image for each in expected))
 
     def evaluate(
-        self, shards: Sequence[Sequence[ImageFile]], hashes: Mapping[str, str], advance: Callable[[int], None]
+        self,
+        shards: Sequence[Sequence[ImageFile]],
+        hashes: Mapping[str, str],
+        advance: Callable[[int], None],
+        references: Sequence[int] = (),
     ) -> Generator[tuple[list[ImageOutcome], str], None, None]:
         """Evaluate shards with every model, each image decoded once, and write nothing.
 
@@ -116,6 +122,7 @@ class ShardRunner:
             shards: The images of each.
             hashes: Image name → the fingerprint it had when the run was planned.
             advance: Told the number of images × models done.
+            references: Of how many images of each shard, its first ones, there are reference rows; none if left out.
 
         Yields:
             For each shard one outcome per image, in their order, and the state that it leaves to the next (`Evaluator.state`).
@@ -148,7 +155,7 @@ class ShardRunner:
         def finish(unit: list[_Ran]) -> list[tuple[list[ImageOutcome], str, bool]]:
             return [(self._outcomes(batch, done), state, last) for batch, done, state, last in unit]
 
-        finished = overlapped(self._units(shards), load, run, finish)
+        finished = overlapped(self._units(shards, references or [0] * len(shards)), load, run, finish)
         with closing(finished):
             batches = chain.from_iterable(finished)
             for shard in shards:
@@ -158,15 +165,15 @@ class ShardRunner:
                     outcomes += found
                 yield outcomes, state
 
-    def _units(self, shards: Sequence[Sequence[ImageFile]]) -> Iterator[_Unit]:
+    def _units(self, shards: Sequence[Sequence[ImageFile]], references: Sequence[int]) -> Iterator[_Unit]:
         """Yield what runs at a time: a batch, or many where sessions are closed and opened between.
 
         Each is settled only when it is about to be loaded: memory may turn out too small in the middle of a run.
         """
         size = self.options.batch_size
         left = [
-            (shard[start : start + size], start + size >= len(shard))
-            for shard in shards
+            (BatchOfImages.of(shard, start, size, referenced), start + size >= len(shard))
+            for shard, referenced in zip(shards, references, strict=True)
             for start in range(0, len(shard), size)
         ]
         while left:
@@ -203,10 +210,14 @@ class ShardRunner:
                 sha256, reason = batch.refused[image.name]
                 for evaluator in self.evaluators:
                     outcomes[image.name].rows += evaluator.refused(image.name, sha256, image.label, reason)
+                    if image.name in batch.referenced:
+                        found = evaluator.refused_references(image.name, sha256, image.label, reason)
+                        outcomes[image.name].references += found
         for finish in finishes:
             rows, maps = finish()
             for row in rows:
-                outcomes[row.image].rows.append(row)
+                outcome = outcomes[row.image]
+                (outcome.references if row.comparison in _REFERENCES else outcome.rows).append(row)
             for item in maps:
                 outcomes[item.image].maps.append(item)
         return list(outcomes.values())

@@ -87,6 +87,15 @@ def interval(low: float | None, high: float | None, digits: int | None = 3) -> s
     return "" if ends[0] == ends[1] and ends[0][0] in _BOUNDS else f"{ends[0]} to {ends[1]}"
 
 
+def multiple(value: float) -> str:
+    """Return how many times as large something is, with two digits.
+
+    >>> multiple(0.9612), multiple(0.0042), multiple(12.34), multiple(1234.0), multiple(0.0)
+    ('0.96', '0.0042', '12', '1,234', '0')
+    """
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
+
+
 def one(value: float | None, digits: int | None = 3) -> str:
     """Return a figure, or a share where `digits` is None."""
     return share(value) if digits is None else figure(value, digits)

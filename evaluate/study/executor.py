@@ -221,9 +221,9 @@ class ThisProcess:
         """Evaluate shards one after the other, and write their parts (`Executor.evaluate`)."""
         self._restore(plan, place, todo)
         facts = self.facts
-        about, parts = facts.record, plan.parts(facts.rows)
-        shards = [plan.shards[index] for index in todo]
-        with closing(self.runner.evaluate(shards, plan.hashes, advance)) as evaluated:
+        about, parts = facts.record, plan.parts(facts.rows, facts.references)
+        shards, references = [plan.shards[index] for index in todo], [plan.references(index) for index in todo]
+        with closing(self.runner.evaluate(shards, plan.hashes, advance, references)) as evaluated:
             for index, (outcomes, state) in zip(todo, evaluated, strict=True):
                 with self.runner.clock.stage("write"):
                     write_part(place.parts, parts[index], outcomes, state, about)
@@ -233,7 +233,7 @@ class ThisProcess:
         """Put evaluators whose images depend on each other where the first shard to do expects them."""
         if plan.sequential and todo and todo[0]:
             damaged: list[DamagedPartError] = []
-            part = plan.parts(self.facts.rows)[todo[0] - 1]
+            part = plan.parts(self.facts.rows, self.facts.references)[todo[0] - 1]
             before = find_part(place.parts.listing(), part, damaged)
             if before is None:
                 why = damaged[0].template if damaged else f"the part of shard {todo[0] - 1} is gone"

@@ -62,21 +62,27 @@ class StudyPlan:
         """Return all images, in the order of the run."""
         return [image for shard in self.shards for image in shard]
 
-    def parts(self, rows: int | None) -> list[PlannedPart]:
+    def references(self, index: int) -> int:
+        """Return of how many images of a shard, its first ones, there are reference rows."""
+        return self.conditions.options.referenced(index * self.conditions.shard_size, len(self.shards[index]))
+
+    def parts(self, rows: int | None, references: int | None) -> list[PlannedPart]:
         """Return what the part of every shard has to be.
 
         Args:
             rows: Result rows of each image; None where that is not known yet.
+            references: Reference rows of each image that has any; None where that is not known yet.
         """
         return [
-            PlannedPart(index, key, tuple(image.name for image in shard), rows)
+            PlannedPart(index, key, tuple(image.name for image in shard), rows, self.references(index), references)
             for index, (key, shard) in enumerate(zip(self.keys, self.shards, strict=True))
         ]
 
     def shard(self, index: int) -> Shard:
         """Return a shard as workers take it."""
         images = self.shards[index]
-        return Shard(index, self.keys[index], images, {image.name: self.hashes[image.name] for image in images})
+        hashes = {image.name: self.hashes[image.name] for image in images}
+        return Shard(index, self.keys[index], images, hashes, self.references(index))
 
 
 def make_plan(
@@ -237,6 +243,7 @@ def begins_with(folder: Path, before: Recorded, now: StudyPlan) -> int:
 _OPTIONS = {
     "precisions": "{precision}", "saliency": "{saliency}", "target": "{target}", "method": "{cam}",
     "batch_size": "{batch_size}", "fake_quant": "simulation", "null_row": "null row", "faithfulness": "faithfulness",
+    "references": "{references}",
     "protocol": "{protocol}", "fixes": "{paper_fix}", "provider": "{provider}", "allow_fallback": "fallback allowed",
     "io_binding": "IO binding", "config": "{session_config}", "threads": "{threads}", "device": "{device}",
     "provider_options": "{provider_option}", "without_f32": "models without f32",

@@ -424,7 +424,8 @@ class PlannedStudy:
 
     def _parts(self) -> list[PlannedPart]:
         """Return what the part of every shard has to be."""
-        return self.plan.parts(self._rows_per_image)
+        facts = self.executor.known
+        return self.plan.parts(self._rows_per_image, None if facts is None else facts.references)
 
     @property
     def _rows_per_image(self) -> int | None:
@@ -462,7 +463,9 @@ class PlannedStudy:
             complete = not joined.missing
             if complete:
                 self._require_every_image(results)
-            summary = {"complete": complete} | summarise((model, results.columns(model)) for model in results.models)
+            summary = {"complete": complete} | summarise(
+                ((model, results.columns(model)) for model in results.models), results.references
+            )
         self.place.write(SUMMARY, readable_json(summary))
         placements = {
             model.bundle.model_id: {name: ran.placement.to_json(nodes=True) for name, ran in model.deployed.items()}

@@ -156,6 +156,7 @@ def study(
     device: str = "auto",
     fake_quant: bool = True,
     null_row: bool = True,
+    references: str = "fast",
     faithfulness: bool = False,
     protocol: str = "deployed",
     paper_fixes: str | Sequence[str] = (),
@@ -208,6 +209,7 @@ def study(
         device: Where PyTorch computes: auto, cpu or cuda.
         fake_quant: Whether to simulate for comparison.
         null_row: Whether f32, or the first precision of a bundle without it, is run twice and compared with itself.
+        references: Of which images there are reference rows, a scale for the figures: fast (the first 64), all or none.
         faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
         protocol: deployed, or paper: what the authors' code ran, in PyTorch, slip by slip (docs/paper.md).
         paper_fixes: With protocol paper, slips to switch off.
@@ -265,6 +267,7 @@ def study(
         device=device,
         fake_quant=fake_quant,
         null_row=null_row,
+        references=references,
         faithfulness=faithfulness,
         protocol=protocol,
         paper_fixes=paper_fixes,
@@ -310,6 +313,7 @@ def study_request(
     device: str,
     fake_quant: bool,
     null_row: bool,
+    references: str,
     faithfulness: bool,
     protocol: str,
     paper_fixes: str | Sequence[str],
@@ -348,6 +352,7 @@ def study_request(
             batch_size=batch_size,
             fake_quant=fake_quant and protocol != "paper",
             null_row=null_row,
+            references=references if protocol != "paper" else "none",
             faithfulness=faithfulness,
             protocol=protocol,
             fixes=tuple(sorted(as_names(paper_fixes, "{paper_fix}"))),

@@ -10,7 +10,7 @@ import pytest
 from qcam.evaluate.maps.cam import enlarge, normalise
 from qcam.evaluate.maps.metrics import all_metrics
 from qcam.evaluate.results.folder import Row
-from qcam.evaluate.run.comparing import Compared, References
+from qcam.evaluate.run.comparing import Compared, SalientObjects
 from qcam.evaluate.run.explained import Run
 from qcam.evaluate.run.protocol import Sample
 
@@ -29,7 +29,7 @@ def sample(name: str, saliency: np.ndarray | None, why: str = "") -> Sample:
 
 def rows(maps: np.ndarray, masks: list[np.ndarray | None]) -> list[Row]:
     samples = [sample(str(index), mask, "" if mask is not None else "no_reference: none") for index, mask in enumerate(masks)]
-    references = References.of([(each.saliency, each.no_saliency) for each in samples], SIZE)
+    references = SalientObjects.of([(each.saliency, each.no_saliency) for each in samples], SIZE)
     made = Compared("m", "f32", "vs_saliency", samples, np.zeros(len(samples), np.int64))
     return made.with_objects(run_of(maps), references)
 

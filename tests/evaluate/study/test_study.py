@@ -23,6 +23,7 @@ from qcam.evaluate.results.folder import (
     PICTURE_SCHEMA,
     PICTURES,
     PLACEMENT,
+    REFERENCES,
     RESULTS,
     ROW_SCHEMA,
     RUN,
@@ -114,8 +115,9 @@ def test_every_image_has_a_row_for_every_precision_and_comparison(tiny_bundle, p
 def test_the_files_hold_what_the_documentation_says(tiny_bundle, photographs, tmp_path):
     rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, RUN, PLACEMENT}
+    assert names == {RESULTS, REFERENCES, MAPS, PICTURES, IMAGES, SUMMARY, RUN, PLACEMENT}
     assert pq.read_schema(tmp_path / "out" / RESULTS).equals(ROW_SCHEMA)
+    assert pq.read_schema(tmp_path / "out" / REFERENCES).equals(ROW_SCHEMA)
     assert pq.read_schema(tmp_path / "out" / MAPS).equals(MAP_SCHEMA)
     assert pq.read_schema(tmp_path / "out" / PICTURES).equals(PICTURE_SCHEMA)
     for name in (SUMMARY, RUN, PLACEMENT):
@@ -591,7 +593,7 @@ def flip(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", [RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT])
+@pytest.mark.parametrize("name", [RESULTS, REFERENCES, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT])
 @pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(b"")])
 @pytest.mark.usefixtures("on_terminal")
 def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(tiny_bundle, photographs, tmp_path, capsys, name, spoil):
@@ -601,7 +603,8 @@ def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(tiny_bundle
     spoil(tmp_path / "out" / name)
     results = Results(tmp_path / "out")
     read = {
-        RESULTS: results.rows, MAPS: results.maps, PICTURES: lambda: results.pictures(["gray.png"]),
+        RESULTS: results.rows, REFERENCES: lambda: results.references("tiny"), MAPS: results.maps,
+        PICTURES: lambda: results.pictures(["gray.png"]),
         IMAGES: lambda: results.images, SUMMARY: lambda: results.summary, PLACEMENT: lambda: results.placement,
     }  # fmt: skip
     with pytest.raises(QcamError, match=f"{name} is not the file that the run wrote"):
@@ -679,13 +682,14 @@ def files_of(folder):
 
 @pytest.mark.parametrize(("first", "reused"), [(1, 0), (2, 1), (5, 2), (10, 5)])
 @pytest.mark.parametrize("whole_before", [True, False])
+@pytest.mark.parametrize("references", ["none", "all"])
 def test_h14_a_larger_limit_of_the_same_set_goes_on_from_there(
-    tiny_bundle, photographs, tmp_path, monkeypatch, first, reused, whole_before
+    tiny_bundle, photographs, tmp_path, monkeypatch, first, reused, whole_before, references
 ):
     monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
     images = find_images(photographs)
-    finish(make(tiny_bundle, images, tmp_path / "whole", batch_size=2))
-    study = make(tiny_bundle, images[:first], tmp_path / "out", batch_size=2)
+    finish(make(tiny_bundle, images, tmp_path / "whole", batch_size=2, references=references))
+    study = make(tiny_bundle, images[:first], tmp_path / "out", batch_size=2, references=references)
     if whole_before:
         finish(study)
     else:  # killed before the parts were joined
@@ -702,7 +706,7 @@ def test_h14_a_larger_limit_of_the_same_set_goes_on_from_there(
         return real(self, shards, *arguments)
 
     monkeypatch.setattr(ShardRunner, "evaluate", counted)
-    study = make(tiny_bundle, images, tmp_path / "out", batch_size=2)
+    study = make(tiny_bundle, images, tmp_path / "out", batch_size=2, references=references)
     study = study.prepare("cpu", force=False)
     assert not study.complete
     assert len(study.todo) == 6 - reused  # what a dry run tells
