@@ -11,7 +11,7 @@ import qcam
 from qcam._results import require_study_packages, study_request
 from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, key_values, option
-from qcam.common.vocabulary import CamMethod, ColourMap, Engine, LabelFormat, Protocol, ReferenceImages, Target, words
+from qcam.common.vocabulary import UNITS, CamMethod, ColourMap, Engine, LabelFormat, Protocol, ReferenceImages, Target, words
 from qcam.common.wording import in_options
 
 #: Groups of options that only this command has.
@@ -122,6 +122,15 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     show_default=True,
     help="A scale for the figures: of which images reference rows are made (what ±1 of 255, JPEG and one pixel do to the same "
     "maps, another picture's CAM, maps that know nothing). fast: of the first 64.",
+)
+@option(
+    "--non-inferior-to",
+    group=COMPARED,
+    advanced=True,
+    type=click.Choice([unit.value for unit in UNITS]),
+    default=UNITS[0].value,
+    show_default=True,
+    help="The reference row that drift is tested against, image by image: does quantization move maps less than that does?",
 )
 @option(
     "--faithfulness",
@@ -346,6 +355,7 @@ def main(
     paper_weights: tuple[str, ...],
     null_row: bool,
     references: str,
+    non_inferior_to: str,
     faithfulness: bool,
     device: str,
     limit: int | None,
@@ -404,6 +414,7 @@ def main(
         fake_quant=fake_quant,
         null_row=null_row,
         references=references,
+        non_inferior_to=non_inferior_to,
         faithfulness=faithfulness,
         protocol=protocol,
         paper_fixes=[name for name in (paper_fixes or "").replace(" ", "").split(",") if name],

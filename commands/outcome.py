@@ -6,6 +6,7 @@ from qcam import StudyResults
 from qcam.commands import console
 from qcam.common.printable import printable
 from qcam.evaluate.report.finishing import compared_with_paper, in_units, title
+from qcam.evaluate.report.sections import drift_section
 from qcam.evaluate.report.terminal import main_tables, section_table
 
 
@@ -19,6 +20,9 @@ def show(found: StudyResults) -> None:
     width = console.out.width if console.out.is_terminal else None
     for table in main_tables(results.statistics.entries, title(results), width):
         console.out.print(table)
+    drift = drift_section(results.statistics)
+    if drift is not None:
+        console.out.print(section_table(drift))
     for line in in_units(results):
         console.out.print(printable(line), markup=False)
     compared = compared_with_paper(results)

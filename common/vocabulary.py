@@ -42,6 +42,10 @@ class Reference(StrEnum):
     AREA = "objects_area"
 
 
+#: References that are a unit of drift, the default first: what else moves f32's maps.
+UNITS = (Reference.JPEG95, Reference.ONE_LEVEL, Reference.JPEG75, Reference.ONE_PIXEL, Reference.FLOOR)
+
+
 class ReferenceImages(StrEnum):
     """Of which images there are reference rows: the first 64, all, or none."""
 

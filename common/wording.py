@@ -43,6 +43,7 @@ OPTIONS = {
     "method": "method",
     "name": "name",
     "names": "names",
+    "non_inferior_to": "non_inferior_to",
     "opset": "opset",
     "output": "output",
     "paper_fix": "paper_fixes",

@@ -1,4 +1,4 @@
-"""Statistics that carry weight: bootstrap intervals, paired tests with effect size, correction for many tests."""
+"""Statistics that carry weight: intervals, paired tests with effect size, non-inferiority, correction for many tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PairedTest:
         n: Images where both are defined.
         differing: How many of them differ at all; the test and the effect are of these alone.
         mean_difference: Second less first.
-        p: Two-sided p of Wilcoxon's signed-rank test; 1 if no image differs, None without an image.
+        p: Two-sided p of Wilcoxon's signed-rank test, or McNemar's; 1 if no image differs, None without an image.
         effect: Matched-pairs rank-biserial correlation, -1..1: the share of rank sums where the second is larger, less that
             where it is smaller (Kerby 2014); 0 if no image differs.
     """
@@ -150,6 +150,89 @@ def paired_test(first: Array, second: Array) -> PairedTest:
     ranks = rankdata(np.abs(moved))
     effect = float(np.sum(np.sign(moved) * ranks) / np.sum(ranks))
     return PairedTest(len(difference), len(moved), mean, float(wilcoxon(moved).pvalue), effect)
+
+
+@dataclass(frozen=True)
+class SignTest:
+    """Whether differences are below 0 for most images, exactly, whatever their distribution.
+
+    Attributes:
+        n: Images where the difference is defined.
+        below: How many of them are below 0.
+        median: Of the differences; None without an image.
+        low: One-sided lower bound of the population's median; None where there are too few images for one.
+        high: One-sided upper bound.
+        p: One-sided: of at least so many below 0 if a difference were as likely above or at 0. None without an image.
+    """
+
+    n: int
+    below: int
+    median: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def sign_test(differences: Array, *, level: float = LEVEL) -> SignTest:
+    """Test with the exact sign test (Conover 1999, section 3.4) whether a difference is below 0 more often than not.
+
+    Differences of 0 count against it. The bounds of the median are order statistics: with confidence `level` or more, whatever
+    the distribution, the population's median is not above `high`, and not below `low`; and p is below 1 - level exactly where
+    `high` is below 0.
+
+    Args:
+        differences: One value per image, NaN where undefined.
+        level: Of each bound, 0..1.
+    """
+    from scipy.stats import binom
+
+    known = np.sort(differences[np.isfinite(differences)])
+    n, below = len(known), int((known < 0).sum())
+    if not n:
+        return SignTest(0, 0, None, None, None, None)
+    p = float(binom.sf(below - 1, n, 0.5))
+    # The k-th smallest is not below the median with the probability of fewer than k differences below it.
+    place = int(binom.ppf(level, n, 0.5))
+    high = float(known[place]) if place < n and binom.cdf(place, n, 0.5) >= level else None
+    low = float(known[n - 1 - place]) if high is not None else None
+    return SignTest(n, below, float(np.median(known)), low, high, p)
+
+
+def wilson_interval(count: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of a proportion after Wilson (1927), which has a width at 0 and at 1 too.
+
+    Args:
+        count: Of how many images it is true.
+        n: Of how many images, at least 1.
+        level: Coverage, 0..1.
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(count, n).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def mcnemar_test(first: Array, second: Array) -> PairedTest:
+    """Compare two truth values image by image: McNemar's test (1947), exact.
+
+    Args:
+        first: One value per image, 0 or 1, NaN where undefined.
+        second: Same length.
+
+    Returns:
+        The test; its effect is the share of the differing images where only the second is true, less that of the others.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    known = np.isfinite(first) & np.isfinite(second)
+    one, other = first[known] == 1, second[known] == 1
+    n, gained, lost = len(one), int((~one & other).sum()), int((one & ~other).sum())
+    if not n:
+        return PairedTest(0, 0, None, None, None)
+    differing = gained + lost
+    table = [[int((one & other).sum()), lost], [gained, int((~one & ~other).sum())]]
+    p = float(mcnemar(table, exact=True).pvalue) if differing else 1.0
+    return PairedTest(n, differing, (gained - lost) / n, p, (gained - lost) / differing if differing else 0.0)
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:

@@ -19,7 +19,7 @@ from qcam.evaluate.report.latex import as_latex
 from qcam.evaluate.report.markdown import escape_markdown, main_markdown, placement_markdown, section_markdown
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.scale import sentences
-from qcam.evaluate.report.sections import Section, flip_section, interval_section, paired_section, paper_section
+from qcam.evaluate.report.sections import Section, drift_section, flip_section, interval_section, paired_section, paper_section
 from qcam.evaluate.results.folder import PLACEMENT, PROFILE, RESULTS, TABLE, Results
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.run.stages import StageClock, to_trace
@@ -116,7 +116,10 @@ def write_tables(results: Results) -> None:
     lines = [*map(str, run.account), *run.notes, *run.warnings]
     footer = "".join(f"- {escape_markdown(line)}\n" for line in lines)
     scale = "".join(f"{escape_markdown(line)}\n\n" for line in in_units(results))
-    below = (compared_with_paper(results), interval_section(summary), flip_section(summary), paired_section(summary))
+    below = (
+        drift_section(summary), compared_with_paper(results), interval_section(summary), flip_section(summary),
+        paired_section(summary),
+    )  # fmt: skip
     sections = [
         f"{title(results)}\n\n{scale}{main_markdown(summary.entries)}\n{footer}",
         *map(section_markdown, below),

@@ -208,7 +208,7 @@ def paired_table(runs: Sequence[Run]) -> dict[str, list[TestRow]]:
     for run in runs:
         for test in run.summary.tests:
             by_metric.setdefault(test.metric, []).append(_test_row(run, test))
-    return {metric: by_metric[metric] for metric in ("CC", "SIM", "KLD") if metric in by_metric}
+    return {metric: by_metric[metric] for metric in ("CC", "SIM", "KLD", "accuracy") if metric in by_metric}
 
 
 def _test_row(run: Run, test: PairedTest) -> TestRow:

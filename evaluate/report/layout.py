@@ -137,6 +137,7 @@ _AGAINST = {
     "vs_itself": "v. itself",
     "fake_quant_vs_deployed": "fake-quant v. deployed",
     "on_model": "on the deployed model",
+    "vs_label": "right",
 }
 #: Comparisons of maps, in the order of every table, with their headings.
 MAP_COMPARISONS = {

@@ -24,6 +24,7 @@ from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.overlays import Sheet, palette
 from qcam.evaluate.report.record import record
 from qcam.evaluate.report.runs import Column, Run, precisions_of
+from qcam.evaluate.report.sections import drift_section
 from qcam.evaluate.report.svg import inline
 from qcam.evaluate.showing.canvas import Chart
 from qcam.evaluate.showing.numbers import count
@@ -134,6 +135,7 @@ def _context(
             for place, (head, charts) in enumerate(distributions)
         ],
         "metrics": METRICS,
+        "drift": [(run.name, section) for run in runs if (section := drift_section(run.summary)) is not None],
         "flips": html_tables.flip_table(runs),
         "tests": html_tables.paired_table(runs),
         "interval": _interval(runs[0]),
@@ -210,7 +212,8 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
     every = [
         ("summary", "In short", True), ("runs", "Differences", context["several"]), ("table", "Table", True),
         ("distributions", "Distributions", context["distributions"]), ("pictures", "Pictures", context["cards"]),
-        ("flips", "Class flips", context["flips"]), ("tests", "Tests", context["tests"]), ("depth", "Depth", context["checks"]),
+        ("drift", "Drift", context["drift"]), ("flips", "Class flips", context["flips"]),
+        ("tests", "Tests", context["tests"]), ("depth", "Depth", context["checks"]),
         ("placement", "Placement", context["placement"]), ("record", "What was run", True),
     ]  # fmt: skip
     return [(key, name) for key, name, there in every if there]

@@ -184,4 +184,4 @@ def published_of(entry: Entry) -> tuple[float, float] | None:
 
 def held_against(entry: Entry) -> tuple[float, float] | None:
     """Return the published figure that an entry may be held against, None where there is none or it would mean nothing."""
-    return published_of(entry) if comparable(entry.comparison, entry.metric) else None
+    return published_of(entry) if comparable(entry.precision, entry.comparison, entry.metric) else None

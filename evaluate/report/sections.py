@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from qcam.common.vocabulary import Reference
 from qcam.evaluate.maps.metrics import METRICS
-from qcam.evaluate.report.layout import FilledLine, Measure, by_model, fill, row_title
+from qcam.evaluate.report.layout import SCALE, FilledLine, Measure, by_model, fill, row_title
 from qcam.evaluate.report.published import NOT_COMPARED, SQUEEZENET, comparable, published
-from qcam.evaluate.results.records import Entry, PairedTest, Summary
+from qcam.evaluate.results.records import Entry, NonInferiority, PairedTest, Summary
 from qcam.evaluate.showing import numbers
 
 #: A row that only parts two groups.
@@ -117,7 +118,7 @@ def _beside_cell(entry: Entry | None, measure: Measure) -> str:
 def paper_difference(entry: Entry) -> float | None:
     """Return a figure's mean less the published one; None where there is none, or a difference would mean nothing."""
     known = published(entry.model, entry.precision, entry.comparison, entry.metric)
-    if known is None or entry.mean is None or not comparable(entry.comparison, entry.metric):
+    if known is None or entry.mean is None or not comparable(entry.precision, entry.comparison, entry.metric):
         return None
     return entry.mean - known[0]
 
@@ -127,6 +128,28 @@ def interval_section(summary: Summary) -> Section | None:
     section = main_section(summary.entries, f"Intervals of the means ({summary.interval})", interval_cell)
     rows = [row for row in section.rows if any(text != numbers.NONE for text in row[2:])]
     return Section(section.title, section.headings, rows, section.left) if rows else None
+
+
+def drift_section(summary: Summary) -> Section | None:
+    """Show how 1 - CC lies over the images, drift beside what else moves f32's maps; None without any."""
+    held = {(of.model, of.precision): of for of in summary.non_inferiority}
+    rows = []
+    for of in summary.drift:
+        title = row_title(of.comparison, of.precision) if of.comparison == "vs_f32" else SCALE[Reference(of.comparison)]
+        test = held.get((of.model, of.precision)) if of.comparison == "vs_f32" else None
+        figures = [numbers.drift(value) for value in (of.median, of.q1, of.q3, of.worst)]
+        told = numbers.NONE if test is None else held_in_words(test)
+        rows.append([of.model, title, str(of.n), figures[0], f"{figures[1]} to {figures[2]}", figures[3], of.worst_image, told])
+    units = list(dict.fromkeys(of.reference for of in summary.non_inferiority))
+    against = f"moves maps less than: {', '.join(SCALE[Reference(unit)] for unit in units)}" if units else "tested against"
+    head = ["model", "maps moved by", "n", "median", "quartiles", "worst", "worst image", against]
+    return Section("Drift, image by image: 1 - CC", head, rows, 2) if rows else None
+
+
+def held_in_words(test: NonInferiority) -> str:
+    """Return a verdict with what it rests on: `yes: 17 of 20 images, p 0.001`."""
+    verdict = {"less": "yes", "more": "no"}.get(test.verdict, "undecided")
+    return f"{verdict}: {test.below} of {test.n} images, p {numbers.small_p(test.p_holm)}"
 
 
 def flip_section(summary: Summary) -> Section | None:
@@ -146,7 +169,7 @@ def _fixed_or_none(value: float | None) -> str:
 def paired_section(summary: Summary) -> Section | None:
     """Show the paired tests; None without any."""
     rows = [_paired_row(test) for test in summary.tests]
-    measured = ["mean difference (95 %)", "p (Wilcoxon, Holm)", "effect (rank-biserial)"]
+    measured = ["mean difference (95 %)", "p (Wilcoxon; of accuracy McNemar; Holm)", "effect"]
     head = ["model", "paired comparison", "metric", "n", *measured]
     return Section("Precisions against each other, image by image", head, rows, 3) if rows else None
 

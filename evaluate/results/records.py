@@ -133,9 +133,72 @@ class Scaled:
     n: int
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How 1 - CC lies over the images.
+
+    Attributes:
+        model: Model id.
+        precision: The precision that drifts, or whose maps a reference moves.
+        comparison: vs_f32, or one of `Reference`.
+        n: Images.
+        median: Of 1 - CC.
+        q1: Its lower quartile.
+        q3: Its upper quartile.
+        worst: Its largest value.
+        worst_image: The image of that.
+    """
+
+    model: str
+    precision: str
+    comparison: str
+    n: int
+    median: float
+    q1: float
+    q3: float
+    worst: float
+    worst_image: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonInferiority:
+    """Whether a precision moves most maps less than a reference does: exact sign test of 1 - CC less the reference's.
+
+    Attributes:
+        model: Model id.
+        precision: The precision.
+        reference: One of `Reference`.
+        n: Images.
+        below: How many of them the precision moves less.
+        median: Of the differences.
+        low: One-sided 95 % lower bound of the median; None where there are too few images for one.
+        high: One-sided upper bound.
+        p: One-sided.
+        p_holm: After Holm's correction over the study.
+    """
+
+    model: str
+    precision: str
+    reference: str
+    n: int
+    below: int
+    median: float
+    low: float | None = None
+    high: float | None = None
+    p: float
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        """Return `less`, `more` or `undecided`."""
+        if self.p_holm < 0.05:
+            return "less"
+        return "more" if self.low is not None and self.low > 0 else "undecided"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """One precision against another, image by image: `second` less `first`.
+    """One precision against another, image by image: `second` less `first`. Of accuracy it is McNemar's test.
 
     Attributes:
         model: Model id.
@@ -177,6 +240,8 @@ class Summary:
         statuses: Model → status → images.
         crossings: Where the CAM's formula left its ground; empty if nowhere, or of results of earlier versions.
         scale: Drift in units of the reference rows; empty without any, or of results of earlier versions.
+        drift: How 1 - CC lies over the images; empty in results of earlier versions.
+        non_inferiority: Drift against a named reference; likewise.
         interval: How intervals were made, in words.
         complete: Whether it is of every image.
     """
@@ -187,6 +252,8 @@ class Summary:
     statuses: dict[str, dict[str, int]] = field(default_factory=dict)
     crossings: tuple[Crossing, ...] = ()
     scale: tuple[Scaled, ...] = ()
+    drift: tuple[Spread, ...] = ()
+    non_inferiority: tuple[NonInferiority, ...] = ()
     interval: str = ""
     complete: bool = True
 

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.common.vocabulary import Reference, words
+from qcam.common.vocabulary import UNITS, Reference, words
 from qcam.evaluate.maps.metrics import METRICS
-from qcam.evaluate.maps.statistics import LEVEL, RESAMPLES, SEED, bootstrap_intervals, holm, paired_test, skill
+from qcam.evaluate.maps.statistics import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    PairedTest,
+    bootstrap_intervals,
+    holm,
+    mcnemar_test,
+    paired_test,
+    sign_test,
+    skill,
+    wilson_interval,
+)
 from qcam.evaluate.results.folder import COMPARISONS, FAITHFULNESS, MEASURES, SCHEMA_VERSION, Columns
 from qcam.runtime.bundle import ordered_precisions, precision_order
 
-#: References that are a unit of drift: what else moves f32's maps.
-UNITS = (Reference.ONE_LEVEL, Reference.JPEG95, Reference.JPEG75, Reference.ONE_PIXEL, Reference.FLOOR)
+#: Figures that are a share of images.
+_PROPORTIONS = ("top1_agreement", "accuracy", "increase")
 _ORDER = (*COMPARISONS, *words(Reference))
 #: The comparisons of one model: (precision, comparison) → columns.
 ModelColumns = Mapping[tuple[str, str], Columns]
 
 
 def summarise(
-    models: Iterable[tuple[str, ModelColumns]], references: Callable[[str], ModelColumns] = lambda _model: {}
+    models: Iterable[tuple[str, ModelColumns]],
+    references: Callable[[str], ModelColumns] = lambda _model: {},
+    non_inferior_to: str = UNITS[0].value,
 ) -> dict[str, Any]:
     """Return the content of summary.json, less whether the run is complete (docs/results.md).
 
     Args:
         models: Model id and its figures, one model at a time.
         references: Returns the reference rows of a model.
+        non_inferior_to: The reference that drift is tested against.
     """
     entries: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
@@ -37,31 +53,39 @@ def summarise(
     statuses: dict[str, dict[str, int]] = {}
     crossings: list[dict[str, Any]] = []
     scale: list[dict[str, Any]] = []
+    drift: list[dict[str, Any]] = []
+    held: list[dict[str, Any]] = []
     for model, columns in models:
         units = references(model)
         entries += [*_entries(model, {**columns, **units}), *_skills(model, columns)]
         scale += _scale(model, columns, units)
+        drift += _drift(model, columns, units)
+        held += _held(model, columns, units, non_inferior_to)
         tests += _tests(model, columns)
         flips += _flips(model, columns)
         statuses[model] = _statuses(columns)
         crossings += _crossings(model, columns)
+    for family in (tests, held):  # each is one question, asked of every model: corrected over the study
+        for test, corrected in zip(family, holm([test["p"] for test in family]), strict=True):
+            test["p_holm"] = corrected
     return {
         "schema_version": SCHEMA_VERSION,
         "std": "of the population",
-        "interval": f"{100 * LEVEL:.0f} % percentile bootstrap of the mean over images, {RESAMPLES} resamples, seed {SEED}",
+        "interval": f"{100 * LEVEL:.0f} % percentile bootstrap of the mean over images, {RESAMPLES} resamples, seed {SEED}; "
+        "of shares of images (top-1, increase) Wilson's",
         "entries": entries,
         "tests": tests,
         "flips": flips,
         "statuses": statuses,
         "crossings": crossings,
         "scale": scale,
+        "drift": drift,
+        "non_inferiority": held,
     }
 
 
 def compared_pairs(precisions: Iterable[str]) -> list[tuple[str, str]]:
     """Return the pairs of precisions that are tested against each other: f32 v. every other, and each other v. the next.
-
-    In vs_f32, f32 is the null row.
 
     Args:
         precisions: Those that were run.
@@ -93,6 +117,8 @@ def _entries(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
         for place, column, lower, upper in zip(places, block.T, low, high, strict=True):
             precision, where, metric = named[place]
             defined = column[np.isfinite(column)]
+            if metric in _PROPORTIONS and len(defined) > 1:
+                lower, upper = wilson_interval(int(defined.sum()), len(defined))
             entries.append(
                 {
                     "model": model, "precision": precision, "comparison": where, "metric": metric,
@@ -130,8 +156,7 @@ def _scale(model: str, columns: ModelColumns, references: ModelColumns) -> Itera
         for (_, reference), moved in references.items():
             if reference not in UNITS:
                 continue
-            place = {image: index for index, image in enumerate(drifted["image"])}
-            shared = np.array([place[image] for image in moved["image"]], np.int64)
+            shared = _shared(drifted, moved)
             for metric in ("CC", "SIM"):
                 found = skill(1 - drifted[metric][shared], 1 - moved[metric])
                 if found.value is not None:
@@ -161,19 +186,23 @@ def _figures(comparison: str, columns: Columns) -> Iterator[tuple[str, str, NDAr
         yield comparison, "top1_agreement", columns["top1_agrees"]
         yield comparison, "logit_error", columns["logit_error"]
     elif np.isfinite(columns["label"]).any():
-        known = np.isfinite(columns["label"]) & np.isfinite(columns["top1"])
-        yield "vs_label", "accuracy", np.where(known, columns["label"] == columns["top1"], np.nan)
+        yield "vs_label", "accuracy", _right(columns)
     if comparison == "fake_quant_vs_deployed" and np.isfinite(columns["codes_equal"]).any():  # a float tap has no codes
         yield comparison, "codes_equal", columns["codes_equal"]
 
 
 def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
-    """Test precisions against each other, image by image; Holm's correction over all tests of the model."""
+    """Test precisions against each other, image by image.
+
+    The null row is not tested: that a quantized map differs from f32's where f32's does not is known before.
+    """
     told: list[dict[str, Any]] = []
     differences: list[NDArray[np.float64]] = []
     pairs = compared_pairs(precision for precision, _ in columns)
     for comparison in ("vs_saliency", "vs_f32"):
         for first, second in pairs:
+            if comparison == "vs_f32" and first == "f32":
+                continue
             one, other = columns.get((first, comparison)), columns.get((second, comparison))
             if one is None or other is None:
                 continue
@@ -182,19 +211,71 @@ def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
                 if found.n == 0:
                     continue
                 differences.append(other[metric] - one[metric])
-                told.append(
-                    {
-                        "model": model, "metric": metric, "comparison": comparison, "first": first, "second": second,
-                        "n": found.n, "differing": found.differing,
-                        "mean_difference": found.mean_difference, "low": None, "high": None,
-                        "p": found.p, "p_holm": None, "effect": found.effect,
-                    }
-                )  # fmt: skip
+                told.append(_test(model, metric, comparison, first, second, found))
+    for first, second in pairs:
+        one, other = columns.get((first, "vs_saliency")), columns.get((second, "vs_saliency"))
+        if one is None or other is None:
+            continue
+        right = [_right(found) for found in (one, other)]
+        found = mcnemar_test(*right)
+        if found.n:
+            differences.append(right[1] - right[0])
+            told.append(_test(model, "accuracy", "vs_label", first, second, found))
     if told:
         low, high = bootstrap_intervals(np.stack(differences, axis=1))
-        for test, lower, upper, corrected in zip(told, low, high, holm([test["p"] for test in told]), strict=True):
-            test["low"], test["high"], test["p_holm"] = _number(lower), _number(upper), corrected
+        for test, lower, upper in zip(told, low, high, strict=True):
+            test["low"], test["high"] = _number(lower), _number(upper)
     return told
+
+
+def _right(columns: Columns) -> NDArray[np.float64]:
+    """Return for each image whether its top-1 class is the labelled one, NaN where either is not known."""
+    known = np.isfinite(columns["label"]) & np.isfinite(columns["top1"])
+    return np.where(known, columns["label"] == columns["top1"], np.nan)
+
+
+def _test(model: str, metric: str, comparison: str, first: str, second: str, found: PairedTest) -> dict[str, Any]:
+    return {
+        "model": model, "metric": metric, "comparison": comparison, "first": first, "second": second,
+        "n": found.n, "differing": found.differing, "mean_difference": found.mean_difference, "low": None, "high": None,
+        "p": found.p, "p_holm": None, "effect": found.effect,
+    }  # fmt: skip
+
+
+def _drift(model: str, columns: ModelColumns, references: ModelColumns) -> Iterator[dict[str, Any]]:
+    """Yield how 1 - CC lies over the images: of each precision against f32, and of what else moves f32's maps."""
+    found = {key: of for key, of in columns.items() if key[1] == "vs_f32" and key[0] != "f32"}
+    found |= {key: of for key, of in references.items() if key[1] in UNITS}
+    for precision, comparison in sorted(found, key=lambda key: (_ORDER.index(key[1]), precision_order(key[0]))):
+        of = found[precision, comparison]
+        values, known = 1 - of["CC"], np.isfinite(of["CC"])
+        if not known.any():
+            continue
+        q1, median, q3 = np.percentile(values[known], [25, 50, 75])
+        worst = int(np.nanargmax(values))
+        yield {
+            "model": model, "precision": precision, "comparison": comparison, "n": int(known.sum()), "median": float(median),
+            "q1": float(q1), "q3": float(q3), "worst": float(values[worst]), "worst_image": str(of["image"][worst]),
+        }  # fmt: skip
+
+
+def _held(model: str, columns: ModelColumns, references: ModelColumns, name: str) -> Iterator[dict[str, Any]]:
+    """Yield for each precision whether its 1 - CC from f32 is below that of a reference, image by image."""
+    moved = next((of for (_, reference), of in references.items() if reference == name), None)
+    for precision in ordered_precisions(precision for precision, _ in columns):
+        drifted = columns.get((precision, "vs_f32"))
+        if drifted is None or moved is None or precision == "f32":
+            continue
+        # CC of the reference less that of the precision: what the precision drifts more.
+        found = sign_test(moved["CC"] - drifted["CC"][_shared(drifted, moved)])
+        if found.n:
+            yield {"model": model, "precision": precision, "reference": name} | asdict(found) | {"p_holm": None}
+
+
+def _shared(every: Columns, some: Columns) -> NDArray[np.int64]:
+    """Return where the images of some columns stand in others that have all of them."""
+    place = {image: index for index, image in enumerate(every["image"])}
+    return np.array([place[image] for image in some["image"]], np.int64)
 
 
 def _flips(model: str, columns: ModelColumns) -> list[dict[str, Any]]:

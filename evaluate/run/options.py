@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qcam.common.arguments import whole
-from qcam.common.vocabulary import CamMethod, Protocol, ReferenceImages, Target, require
+from qcam.common.errors import QcamError
+from qcam.common.vocabulary import UNITS, CamMethod, Protocol, ReferenceImages, Target, require
 from qcam.runtime.deployed import SessionSettings
 
 #: Fingerprint of an image that cannot be read.
@@ -30,6 +31,7 @@ class StudyOptions:
         null_row: Whether f32, or the first precision where there is none, is run a second time and compared with itself.
         faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
         references: Of which images there are reference rows, one of `ReferenceImages`.
+        non_inferior_to: The reference that drift is tested against, one of `UNITS`; it counts where there are reference rows.
         protocol: `deployed`, or `paper` for what the paper's authors ran.
         fixes: Slips of theirs that are switched off, sorted.
         without_f32: Models of which no f32 is run, where target is f32-top1 for the others: each of their precisions explains
@@ -46,6 +48,7 @@ class StudyOptions:
     null_row: bool = True
     faithfulness: bool = False
     references: str = ReferenceImages.NONE.value
+    non_inferior_to: str = UNITS[0].value
     protocol: str = "deployed"
     fixes: tuple[str, ...] = ()
     without_f32: tuple[str, ...] = ()
@@ -61,6 +64,10 @@ class StudyOptions:
         require(CamMethod, self.method, "CAM method")
         require(Protocol, self.protocol, "protocol")
         require(ReferenceImages, self.references, "references")
+        if self.non_inferior_to not in UNITS:
+            raise QcamError(
+                f"drift cannot be tested against {self.non_inferior_to!r}; {{non_inferior_to}} is one of {', '.join(UNITS)}"
+            )
 
     def referenced(self, first: int, count: int) -> int:
         """Return of how many images of a shard, its first ones, there are reference rows.
@@ -104,8 +111,9 @@ class StudyOptions:
         return line + (f", {self.settings.provider} told {told}" if told else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as JSON-ready values; without f32-less models or reference rows no word of them."""
+        """Return the options as JSON-ready values; no word of models without f32 or reference rows where there are none."""
         settings, without_f32 = self.settings.to_json(), list(self.without_f32)
         values = asdict(self) | {"precisions": list(self.precisions), "settings": settings, "fixes": list(self.fixes)}
-        unsaid = {"without_f32": not without_f32, "references": self.references == ReferenceImages.NONE}
+        none = self.references == ReferenceImages.NONE
+        unsaid = {"without_f32": not without_f32, "references": none, "non_inferior_to": none}
         return {name: value for name, value in (values | {"without_f32": without_f32}).items() if not unsaid.get(name)}

@@ -96,6 +96,15 @@ def multiple(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
+def drift(value: float) -> str:
+    """Return 1 - CC with two digits.
+
+    >>> drift(0.00254), drift(0.25), drift(0.0), drift(1.2e-7)
+    ('0.0025', '0.25', '0', '1.2e-07')
+    """
+    return f"{value:.2g}"
+
+
 def one(value: float | None, digits: int | None = 3) -> str:
     """Return a figure, or a share where `digits` is None."""
     return share(value) if digits is None else figure(value, digits)
@@ -154,13 +163,23 @@ def fixed_mean(value: float, std: float | None, digits: int | None = 3) -> str:
     return fixed(value, digits) if digits is None or std is None else f"{fixed(value, digits)} ± {fixed(std, digits)}"
 
 
-def fixed_interval(low: float, high: float, digits: int | None = 3) -> str:
-    """Return an interval; one figure where both ends are equal to the last bit, as in the null row.
+#: Most digits that an interval is shown with.
+_TOLD_APART = 10
 
-    >>> fixed_interval(0.25, 0.5), fixed_interval(1.0, 1.0), fixed_interval(0.9999998, 0.9999999)
-    ('0.250 to 0.500', '1.000', '1.000 to 1.000')
+
+def fixed_interval(low: float, high: float, digits: int | None = 3) -> str:
+    """Return an interval, with as many digits as tell its ends apart; one figure where they are equal to the last bit.
+
+    >>> fixed_interval(0.25, 0.5), fixed_interval(1.0, 1.0), fixed_interval(0.9999998, 1.0), fixed_interval(0.0, 1e-13)
+    ('0.250 to 0.500', '1.000', '0.9999998 to 1.0000000', '0 to 1e-13')
     """
-    return fixed(low, digits) if low == high else f"{fixed(low, digits)} to {fixed(high, digits)}"
+    if low == high:
+        return fixed(low, digits)
+    for more in (None,) if digits is None else range(digits, _TOLD_APART):
+        ends = fixed(low, more), fixed(high, more)
+        if ends[0] != ends[1]:
+            return " to ".join(ends)
+    return f"{low:.3g} to {high:.3g}"
 
 
 def fixed_difference(value: float, digits: int = 2) -> str:

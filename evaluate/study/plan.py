@@ -243,7 +243,7 @@ def begins_with(folder: Path, before: Recorded, now: StudyPlan) -> int:
 _OPTIONS = {
     "precisions": "{precision}", "saliency": "{saliency}", "target": "{target}", "method": "{cam}",
     "batch_size": "{batch_size}", "fake_quant": "simulation", "null_row": "null row", "faithfulness": "faithfulness",
-    "references": "{references}",
+    "references": "{references}", "non_inferior_to": "{non_inferior_to}",
     "protocol": "{protocol}", "fixes": "{paper_fix}", "provider": "{provider}", "allow_fallback": "fallback allowed",
     "io_binding": "IO binding", "config": "{session_config}", "threads": "{threads}", "device": "{device}",
     "provider_options": "{provider_option}", "without_f32": "models without f32",

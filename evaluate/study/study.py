@@ -464,7 +464,9 @@ class PlannedStudy:
             if complete:
                 self._require_every_image(results)
             summary = {"complete": complete} | summarise(
-                ((model, results.columns(model)) for model in results.models), results.references
+                ((model, results.columns(model)) for model in results.models),
+                results.references,
+                self.options.non_inferior_to,
             )
         self.place.write(SUMMARY, readable_json(summary))
         placements = {

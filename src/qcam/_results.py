@@ -157,6 +157,7 @@ def study(
     fake_quant: bool = True,
     null_row: bool = True,
     references: str = "fast",
+    non_inferior_to: str = "jpeg95",
     faithfulness: bool = False,
     protocol: str = "deployed",
     paper_fixes: str | Sequence[str] = (),
@@ -210,6 +211,7 @@ def study(
         fake_quant: Whether to simulate for comparison.
         null_row: Whether f32, or the first precision of a bundle without it, is run twice and compared with itself.
         references: Of which images there are reference rows, a scale for the figures: fast (the first 64), all or none.
+        non_inferior_to: The reference row that drift is tested against: jpeg95, one_level, jpeg75, one_pixel or floor.
         faithfulness: Whether the deployed model is shown what its CAM leaves of the picture.
         protocol: deployed, or paper: what the authors' code ran, in PyTorch, slip by slip (docs/paper.md).
         paper_fixes: With protocol paper, slips to switch off.
@@ -268,6 +270,7 @@ def study(
         fake_quant=fake_quant,
         null_row=null_row,
         references=references,
+        non_inferior_to=non_inferior_to,
         faithfulness=faithfulness,
         protocol=protocol,
         paper_fixes=paper_fixes,
@@ -314,6 +317,7 @@ def study_request(
     fake_quant: bool,
     null_row: bool,
     references: str,
+    non_inferior_to: str,
     faithfulness: bool,
     protocol: str,
     paper_fixes: str | Sequence[str],
@@ -353,6 +357,7 @@ def study_request(
             fake_quant=fake_quant and protocol != "paper",
             null_row=null_row,
             references=references if protocol != "paper" else "none",
+            non_inferior_to=non_inferior_to,
             faithfulness=faithfulness,
             protocol=protocol,
             fixes=tuple(sorted(as_names(paper_fixes, "{paper_fix}"))),

@@ -2,9 +2,20 @@
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, wilcoxon
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, bootstrap, wilcoxon
+from statsmodels.stats.proportion import proportion_confint
 
-from qcam.evaluate.maps.statistics import bootstrap_intervals, holm, paired_test, skill
+from qcam.evaluate.maps.statistics import (
+    bootstrap_intervals,
+    holm,
+    mcnemar_test,
+    paired_test,
+    sign_test,
+    skill,
+    wilson_interval,
+)
 
 
 def test_intervals_are_scipy_s_percentile_bootstrap():
@@ -107,6 +118,57 @@ def test_equal_conditions_do_not_differ():
     assert (found.n, found.differing, found.mean_difference, found.p, found.effect) == (20, 0, 0.0, 1.0, 0.0)
     nothing = paired_test(np.full(3, np.nan), np.ones(3))
     assert (nothing.n, nothing.p, nothing.effect) == (0, None, None)
+
+
+def test_a_sign_test_is_scipy_s_and_a_tie_counts_against_it():
+    values = np.array([-3.0, -1.0, -0.5, 0.0, 2.0, -4.0, -0.1, np.nan, -0.2, -0.3])
+    found = sign_test(values)
+    assert (found.n, found.below, found.median) == (9, 7, pytest.approx(-0.3))
+    assert found.p == pytest.approx(binomtest(7, 9, alternative="greater").pvalue)
+    assert found.high == 0.0  # the 8th of 9: fewer than 8 are below the median in 1 - 10/512 of samples
+    assert found.low == -3.0
+    few = sign_test(np.full(4, -1.0))
+    assert (few.p, few.low, few.high) == (1 / 16, None, None)
+    assert sign_test(np.full(5, -1.0)).high == -1.0
+    assert sign_test(np.full(3, np.nan)).p is None
+
+
+@given(st.lists(st.integers(-4, 3), min_size=1, max_size=60))
+def test_the_bound_is_below_0_where_the_test_says_so(values):
+    found = sign_test(np.array(values, float))
+    assert (found.p < 0.05) == (found.high is not None and found.high < 0)
+
+
+@pytest.mark.parametrize("n", [20, 200])
+@pytest.mark.parametrize("draw", ["normal", "lognormal", "ties"])
+def test_the_bounds_of_a_median_hold_as_often_as_they_say(n, draw):
+    random = np.random.default_rng(n)
+    samples = {
+        "normal": random.normal(0, 1, (2000, n)),
+        "lognormal": random.lognormal(0, 2, (2000, n)) - 1,  # its median is 0
+        "ties": random.integers(-3, 4, (2000, n)).astype(float),
+    }[draw]
+    found = [sign_test(sample) for sample in samples]
+    # 0.95 less three standard errors of 2000 samples.
+    assert np.mean([each.high >= 0 for each in found]) > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 2000)
+    assert np.mean([each.low <= 0 for each in found]) > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 2000)
+    assert np.mean([each.p < 0.05 for each in found]) < 0.05 + 3 * np.sqrt(0.95 * 0.05 / 2000)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (20, 20), (13, 20), (1, 1), (180, 200)])
+def test_the_interval_of_a_proportion_is_statsmodels_s(count, n):
+    assert wilson_interval(count, n) == pytest.approx(proportion_confint(count, n, 0.05, method="wilson"))
+
+
+def test_mcnemar_by_hand():
+    first = np.array([1, 1, 1, 0, 0, 0, 0, 0, np.nan, 1.0])
+    second = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1.0, np.nan])
+    found = mcnemar_test(first, second)
+    assert (found.n, found.differing, found.mean_difference) == (8, 5, pytest.approx(3 / 8))
+    assert found.effect == pytest.approx((4 - 1) / 5)
+    assert found.p == pytest.approx(binomtest(1, 5).pvalue)
+    assert (mcnemar_test(first, first).p, mcnemar_test(first, first).effect) == (1.0, 0.0)
+    assert mcnemar_test(np.full(2, np.nan), np.ones(2)).n == 0
 
 
 def test_holm_by_hand():

@@ -37,5 +37,8 @@ def test_every_cell_of_the_paper_s_table_is_there():
     ]
     assert len(cells) == 90
     assert None not in cells
-    assert not comparable("vs_saliency", "SIM")
-    assert comparable("vs_f32", "SIM")
+    assert not comparable("f32", "vs_saliency", "SIM")
+    assert not comparable("f32", "vs_saliency", "KLD")
+    assert not comparable("int8", "vs_f32", "SIM")
+    assert comparable("int8", "vs_f32", "CC")
+    assert comparable("int8", "vs_saliency", "CC")
