@@ -2,7 +2,7 @@
 
 Photographs, masks, pictures in archives and in results: nothing else opens a picture (a test looks for it). Decoders that start
 programs (EPS starts Ghostscript) or parse far more than pictures (PDF) are never asked, and no memory is taken for more pixels
-than the limit.
+than the limit. What a picture costs beyond its pixels is counted before its decoder runs (`budgets.py`).
 
 Every odd file of an image set ends in one of two ways: decoded, with a remark where something was chosen for the user (first
 frame of an animation, rotation from EXIF), or refused by name with the reason. None of them raises through a run.
@@ -23,6 +23,7 @@ from qcam.common.errors import first_line
 from qcam.common.files import sha256_bytes
 from qcam.common.storage import reason
 from qcam.images import levels
+from qcam.images.budgets import over_budget
 from qcam.images.kinds import HEAD, HEIF_ADVICE, kind_of, reads_heif
 from qcam.images.sources import MAX_BYTES, REMOTE_READS, Source, TooLargeError, in_order, location_of, read_source
 
@@ -35,6 +36,8 @@ _BUILT_IN = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
 READING = 3
 #: Largest picture that is decoded, in pixels (width × height). More is refused before memory is taken for it.
 MAX_PIXELS = 100_000_000
+#: Longest side of a picture, in pixels: each row takes memory of its own.
+MAX_SIDE = 1_000_000
 #: How the refusal of a file begins that could not be read at all.
 CANNOT_BE_READ = "cannot be read"
 
@@ -74,12 +77,15 @@ def open_picture(data: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: i
         max_pixels: Most pixels (width × height), no more than `MAX_PIXELS`.
 
     Raises:
-        PictureError: If it is no picture of these formats, has more pixels, or its header is damaged.
+        PictureError: If it is no picture of these formats, has more pixels, would take too long to decode (`budgets.py`), or
+            its header is damaged.
     """
     if not set(formats) <= set(FORMATS):
         raise ValueError(f"{formats} are not all among {FORMATS}")
-    limit = min(max_pixels, MAX_PIXELS)
-    formats = _available(formats, kind_of(data[:HEAD]))
+    limit, kind = min(max_pixels, MAX_PIXELS), kind_of(data[:HEAD])
+    formats = _available(formats, kind)
+    if too_much := over_budget(data, kind):
+        raise PictureError(f"takes too much to decode: {too_much}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own remarks on odd files; what matters of them is refused here
@@ -91,6 +97,9 @@ def open_picture(data: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: i
     except Exception as error:  # on damaged files Pillow raises KeyError, TypeError, struct.error … as well as its own
         raise PictureError(damaged(error)) from error
     width, height = picture.size
+    if max(width, height) > MAX_SIDE:
+        picture.close()
+        raise PictureError(f"{width}×{height} pixels, a side of more than {_millions(MAX_SIDE)} is refused")
     if width * height > limit:
         picture.close()
         raise PictureError(f"{width}×{height} pixels, more than {_millions(limit)} are refused")
@@ -200,8 +209,11 @@ def _decode_bytes(data: bytes, sha256: str) -> Decoded:
         if deep:
             levels.refuse_layout(picture)
         declared = levels.declared_depth(picture, data) if deep else 0
+        if deep:
+            levels.refuse_size(picture)
         picture.load()
-        upright = ImageOps.exif_transpose(levels.unsigned(picture, picture) if deep else picture)
+        upright = levels.unsigned(picture, picture) if deep else picture
+        ImageOps.exif_transpose(upright, in_place=True)  # a copy of a large picture takes some hundred megabytes
         key = sha256
         if deep:
             name = upright.mode if upright.mode[0] in "IF" else f"{upright.mode};16"
@@ -211,7 +223,7 @@ def _decode_bytes(data: bytes, sha256: str) -> Decoded:
         else:
             if upright.mode not in ("RGB", "L", "P", "RGBA", "1"):
                 remarks.append(f"converted from {upright.mode}")
-            result = upright.convert("RGB")
+            result = upright if upright.mode == "RGB" else upright.convert("RGB")
         return Decoded(result, sha256, remark="; ".join(remarks), key=key, uniform=_uniform(result))
 
 

@@ -19,6 +19,8 @@ from PIL import Image, ImageOps
 LOW, HIGH = 0.1, 99.9
 #: All but LOW % of the pixels on either side lie within so many of 256 levels: then a picture is nearly uniform.
 UNIFORM_LEVELS = 4
+#: Most pixels of a picture of 16 bits, and of one of 32 bits or floats: on the way to 8 bits several copies are in memory.
+MAX_DEEP, MAX_WIDE = 40_000_000, 25_000_000
 #: Of levels that have 16 bits, whatever part of them is used.
 UNDECLARED = 17
 #: What decodes the low bytes where Pillow keeps the high ones of 16-bit channels.
@@ -30,6 +32,8 @@ _TWINS = {
 }
 _GRAY_ALPHA = "LA;16B"
 _TWINS[_GRAY_ALPHA] = "RGBA"
+#: Rows that are scaled at a time.
+_ROWS = 256
 _MAX_SAMPLE_VALUE, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 281, 258, 339
 _PHOTOMETRIC, _PLANAR, _SAMPLES = 262, 284, 277
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
@@ -79,6 +83,23 @@ def refuse_layout(picture: Image.Image) -> None:
         )
 
 
+def refuse_size(picture: Image.Image) -> None:
+    """Refuse a picture of more than 8 bits that would take too much memory on the way to 8.
+
+    Args:
+        picture: A deep picture, opened and not loaded.
+
+    Raises:
+        LevelsError: If it has more pixels than that.
+    """
+    most = MAX_WIDE if picture.mode in ("I", "F") else MAX_DEEP
+    if picture.width * picture.height > most:
+        raise LevelsError(
+            f"{picture.width}×{picture.height} pixels of more than 8 bits, more than {most // 10**6} million are refused: "
+            "write it in 8 bits"
+        )
+
+
 def low_bytes(picture: Image.Image) -> Image.Image | None:
     """Return the low bytes of a picture of 16-bit colour channels, opened and not loaded; None where they cannot be had."""
     tiles: list[Any] = list(getattr(picture, "tile", ()))
@@ -95,7 +116,8 @@ def low_bytes(picture: Image.Image) -> Image.Image | None:
         return None
     vars(picture)["tile"] = changed
     picture.load()
-    upright = ImageOps.exif_transpose(picture)
+    upright = picture
+    ImageOps.exif_transpose(upright, in_place=True)
     if raws == {_GRAY_ALPHA}:  # decoded as four channels: gray's high and low byte, alpha's high and low byte
         return Image.merge("RGB", [upright.getchannel(1)] * 3)
     return upright
@@ -119,12 +141,12 @@ def scaled(upright: Image.Image, low: Image.Image | None, declared: int, name: s
         return _by_percentiles(np.asarray(upright).astype(np.float64), name)
     if upright.mode.startswith("I"):
         return _by_depth(np.clip(np.asarray(upright), 0, 65535).astype(np.uint16), declared, name)
-    high = np.asarray(upright)[..., :3]
     if low is None:
+        high = np.asarray(upright)[..., :3]
         if int(high.max(initial=0)) < 128 and declared != 16:
             raise LevelsError("16-bit colour that seems to use fewer bits, laid out as it is not read here: write it in 8 bits")
         return Scaled(upright.convert("RGB"), f"converted from {name}: the upper 8 bits")
-    return _by_depth((high.astype(np.uint16) << 8) | np.asarray(low)[..., :3], declared, name)
+    return _by_depth(_joined(upright, low), declared, name)
 
 
 def declared_depth(picture: Image.Image, data: bytes) -> int:
@@ -173,15 +195,28 @@ def is_nearly_uniform(picture: Image.Image) -> bool:
     return bool((high - low < UNIFORM_LEVELS).all())
 
 
+def _joined(high: Image.Image, low: Image.Image) -> NDArray[np.uint16]:
+    """Return the levels of which two pictures hold the high and the low bytes, height × width × 3; some rows at a time."""
+    values = np.empty((high.height, high.width, 3), np.uint16)
+    for row in range(0, high.height, _ROWS):
+        box = (0, row, high.width, min(row + _ROWS, high.height))
+        upper, lower = (np.asarray(picture.crop(box))[..., :3] for picture in (high, low))
+        values[row : row + _ROWS] = (upper.astype(np.uint16) << 8) | lower
+    return values
+
+
 def _by_depth(values: NDArray[np.uint16], declared: int, name: str) -> Scaled:
     """Keep the upper 8 of so many bits, or spread fewer."""
     largest = int(values.max(initial=0))
     needed = max(largest.bit_length(), 1)
     told = 0 < declared <= 16 and needed <= declared
     depth = declared if told else needed
-    levels = values >> (depth - 8) if depth >= 8 else values * 255 // ((1 << depth) - 1)
     why = "as declared" if told else f"which its largest value, {largest}, needs"
-    eight = np.clip(levels, 0, 255).astype(np.uint8)
+    eight = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), _ROWS):  # some rows at a time: of a large picture every copy takes 100 megabytes
+        some = values[row : row + _ROWS]
+        levels = some >> (depth - 8) if depth >= 8 else some * 255 // ((1 << depth) - 1)
+        eight[row : row + _ROWS] = np.clip(levels, 0, 255)
     return Scaled(Image.fromarray(eight), f"converted from {name}: {depth} bits, {why}")
 
 

@@ -22,6 +22,7 @@ from qcam.evaluate.results.folder import Row
 from qcam.evaluate.run.comparing import Compared, SalientObjects
 from qcam.evaluate.run.explained import Run
 from qcam.evaluate.run.protocol import Sample
+from qcam.images.decoding import decode_picture
 
 Crop = NDArray[np.uint8]
 #: Standard deviation of the centred Gaussian, in sides of the map.
@@ -43,7 +44,7 @@ def jpeg(quality: int) -> Callable[[Crop, str], Crop]:
     def stored(crop: Crop, _sha256: str) -> Crop:
         buffer = io.BytesIO()
         Image.fromarray(crop).save(buffer, "JPEG", quality=quality)
-        return np.asarray(Image.open(buffer).convert("RGB"))
+        return np.asarray(decode_picture(buffer.getvalue(), "RGB", formats=("JPEG",)))
 
     return stored
 
