@@ -1,12 +1,13 @@
-"""In which layout ONNX Runtime's kernels average: where it keeps maps with their channels last, a mean runs over other axes.
+"""In which layout ONNX Runtime's kernels add: where it keeps maps with their channels last, a mean or sum runs over other axes.
 
 Which values are added in which order follows from that. It is read off ONNX Runtime's own two graphs of a file, before and
-after it changes layouts: what a mean's axes became tells how its operand is turned, where one turn alone explains it.
+after it changes layouts: what a mean's axes became tells how its operand is turned, where one turn alone explains it. Here, a
+mean is whatever adds over axes: ReduceMean, ReduceSum, ReduceL2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx
 from qcam.runtime.apart import shapes_at
 from qcam.runtime.graph import Graph, attribute
 
-MEAN = "ReduceMean"
+MEANS = frozenset({"ReduceMean", "ReduceSum", "ReduceL2"})
 #: How a kernel may have a map, if not as it is: its axis i is the graph's axis order[i]. Channels last, or first again.
 _TURNS = ((0, 2, 3, 1), (0, 3, 1, 2))
 
@@ -26,7 +27,7 @@ class Means:
 
     Attributes:
         turned: Mean → how its kernel has the map, if otherwise than the graph: its axis i is the graph's axis turned[i].
-        unordered: Means whose additions the mirror does not order: over axes that do not lie side by side, or over all of them.
+        unordered: Means whose additions the mirror does not order (`ordered_axes`).
         unknown: Means of which it cannot be told how their kernels have their operands.
     """
 
@@ -35,26 +36,32 @@ class Means:
     unknown: frozenset[str] = frozenset()
 
 
+def ordered_axes(axes: Sequence[int], rank: int) -> bool:
+    """Tell whether the order of additions over axes is known: over all but those that the first and the last are among."""
+    return len(axes) > 0 and not {0, rank - 1} <= set(axes)
+
+
 def means_of(model: onnx.ModelProto, before: onnx.ModelProto, behind: onnx.ModelProto) -> Means:
     """Find out how kernels average.
 
     Args:
-        model: The file, whose shapes are known.
-        before: ONNX Runtime's graph of it before layouts are changed.
-        behind: After that; nodes keep their names.
+        model: A graph with the tensors of the next one, whose operators are ONNX's own: that written back.
+        before: ONNX Runtime's graph of the file before layouts are changed.
+        behind: After that; nodes keep their names, and nodes without one their results'.
     """
     graph, laid_out, own = Graph(before), Graph(behind), Graph(model)
     shapes = shapes_at(own, 2) or shapes_at(own, None) or {}
-    nodes = [node for node in model.graph.node if node.op_type == MEAN]
-    ranks = {node.name: len(shapes[node.input[0]]) for node in nodes if node.input[0] in shapes}
-    after = {node.name: node for node in behind.graph.node if node.op_type == MEAN}
+    after = {_key(node): node for node in behind.graph.node if node.op_type in MEANS}
     moved = _transposes(before) != _transposes(behind)  # no map is turned without one
     turned: dict[str, tuple[int, ...]] = {}
     unordered, unknown = set(), set()
     for node in before.graph.node:
-        if node.op_type != MEAN or graph.fixed.issuperset(node.output):
+        if node.op_type not in MEANS or graph.fixed.issuperset(node.output):
             continue
-        rank, name = ranks.get(node.name) if node.name else None, node.output[0]
+        name = node.output[0]
+        # A result that keeps its axes has as many as there were.
+        told = (node.input[0], *([name] if attribute(node, "keepdims", 1) else []))
+        rank = next((len(shapes[tensor]) for tensor in told if tensor in shapes), None)
         axes = None if rank is None else _axes(graph, node, rank)
         if rank is None or axes is None:
             unknown.add(name)
@@ -62,18 +69,20 @@ def means_of(model: onnx.ModelProto, before: onnx.ModelProto, behind: onnx.Model
         as_it_is = tuple(range(rank))
         orders = [as_it_is]
         if moved:
-            kernel = None if node.name not in after else _axes(laid_out, after[node.name], rank)
+            kernel = None if _key(node) not in after else _axes(laid_out, after[_key(node)], rank)
             possible = [as_it_is, *(_TURNS if rank == len(_TURNS[0]) else ())]
             orders = [order for order in possible if sorted(map(order.index, axes)) == kernel]
         if len(orders) != 1:
             unknown.add(name)
-            continue
-        places = sorted(map(orders[0].index, axes))
-        if len(places) == rank or places != list(range(places[0], places[-1] + 1)):
+        elif not ordered_axes(list(map(orders[0].index, axes)), rank):
             unordered.add(name)
         elif orders[0] != as_it_is:
             turned[name] = orders[0]
     return Means(turned, frozenset(unordered), frozenset(unknown))
+
+
+def _key(node: onnx.NodeProto) -> str:
+    return f"node {node.name}" if node.name else f"result {node.output[0]}"
 
 
 def _transposes(model: onnx.ModelProto) -> int:

@@ -26,7 +26,7 @@ from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.loaded import LoadedGraph, followed
 from qcam.runtime.loaded.islands import Island, IslandSession, find_islands, rounds_once
-from qcam.runtime.loaded.means import MEAN, Means
+from qcam.runtime.loaded.means import MEANS, Means
 from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
 from qcam.runtime.mirror.integer.degree import Deployment
@@ -115,7 +115,7 @@ class Building:
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
         for node in model.graph.node:
-            if node.op_type == MEAN and rounding is not None:
+            if node.op_type in MEANS and rounding is not None:
                 self._resolved[id(node)] = self._as_kernels_average(node, self._resolved[id(node)])
         self.last = _last_quantizer(graph, entry.logits)
         self.cut = _cut(graph, entry, followed=loaded is not None)
@@ -126,7 +126,7 @@ class Building:
         self._kernels = self._build_kernels({id(node) for node in self._behind} if tail_only else None)
 
     def _as_kernels_average(self, node: onnx.NodeProto, resolved: Resolved) -> Resolved:
-        """Return a mean as its kernel computes it; where that is not known, it is not called exact."""
+        """Return a mean or sum as its kernel computes it; where that is not known, it is not called exact."""
         name, means = node.output[0], self._means
         told: dict[str, Any] = {"deployment": self._deployment, "layout": means.turned.get(name, ())}
         exact = resolved.exact and name not in means.unordered | means.unknown

@@ -14,6 +14,7 @@ from qcam.runtime.mirror.integer import (  # noqa: F401 - each registers its ker
     own_kernel,
     passing,
     pooling,
+    reductions,
     softmax,
     wide,
 )

@@ -13,6 +13,10 @@ from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.saturation import saturable_pairs
 
+#: Float operators whose kernels multiply and add, and those that add over axes.
+_FUSED = ("BatchNormalization", "HardSigmoid", "InstanceNormalization", "LayerNormalization", "ReduceL2")
+_SUMMED = ("InstanceNormalization", "ReduceMean", "ReduceSum")
+
 
 @dataclass(frozen=True)
 class Exposure:
@@ -23,8 +27,8 @@ class Exposure:
         pairs: Pairs of weights in all that such kernels add.
         lowest: Weights of -128, which overflow on ARM CPUs without dot-product instructions.
         fixed_point: Integer additions, which ARM64 kernels compute in fixed point.
-        fused: Integer multiplications and float BatchNormalizations, which ARM64 kernels round once less.
-        summed: Float means over rows, which ARM64 kernels add in another order.
+        fused: Integer multiplications, and float operators that multiply and add, which ARM64 kernels round once less.
+        summed: Float means and sums over axes, which ARM64 kernels add in another order.
     """
 
     saturable: int
@@ -55,8 +59,9 @@ def exposure(graph: Graph, groups: Iterable[KernelGroup]) -> Exposure:
     """
     saturable = pairs = lowest = additions = 0
     operators = Counter(node.op_type for node in graph.model.graph.node)
-    normalised, summed = operators["LayerNormalization"], operators["ReduceMean"]
-    fused = operators["BatchNormalization"] + operators["HardSigmoid"] + normalised
+    normalised = operators["LayerNormalization"]
+    summed = sum(operators[name] for name in _SUMMED)
+    fused = sum(operators[name] for name in _FUSED)
     for group in groups:
         additions += group.kernel == "QLinearAdd"
         fused += group.kernel == "QLinearMul"

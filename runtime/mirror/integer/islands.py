@@ -5,19 +5,17 @@ Only what a following QuantizeLinear can tell apart has a place here; other floa
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.kernels import KernelFamily
-from qcam.runtime.mirror.integer.degree import Deployment
 from qcam.runtime.mirror.integer.elementwise import logistic
 from qcam.runtime.mirror.integer.kernel import straight_through
-from qcam.runtime.mirror.integer.summation import column_sums, map_sums, row_sums
+from qcam.runtime.mirror.integer.rounding import multiply_add
+from qcam.runtime.mirror.integer.summation import row_sums, square_sums
+from qcam.runtime.mirror.operators.normalization import instance_normalization as simulated_instance_normalization
 from qcam.runtime.mirror.operators.normalization import layer_normalization as simulated_layer_normalization
 from qcam.runtime.mirror.registry import exact_operator
 
@@ -51,63 +49,9 @@ def batch_normalization(
     offset = (bias - mean * factor).reshape(shape)
     factor = factor.reshape(shape)
     if family.fused_batch_norm:
-        fused: torch.Tensor = (x.double() * factor.double() + offset.double()).float()
-        return fused
+        return multiply_add(x, factor, offset)
     result: torch.Tensor = x * factor + offset
     return result
-
-
-@exact_operator("ReduceMean", versions=(1, 11, 13, 18))
-def reduce_mean(
-    x: torch.Tensor,
-    axes_input: torch.Tensor | None = None,
-    *,
-    axes: list[int] | None = None,
-    keepdims: int = 1,
-    noop_with_empty_axes: int = 0,
-    layout: Sequence[int] = (),
-    deployment: Deployment | None = None,
-    family: KernelFamily,
-) -> torch.Tensor:
-    """Arithmetic mean over axes: in the kernel's own order over axes side by side, else in float64, rounded.
-
-    `layout` is how the kernel has x, if otherwise: its axis i is the axis layout[i] of x. `deployment` is how the deployed
-    session runs; None: x is all that it runs at a time.
-    """
-    named = axes_input.tolist() if axes_input is not None else list(axes or [])
-    if not named and noop_with_empty_axes:
-        return x
-    chosen = sorted({int(axis) % x.dim() for axis in named}) if named else list(range(x.dim()))
-    order = tuple(layout) or tuple(range(x.dim()))
-    places = sorted(map(order.index, chosen))
-    ordered = x.dtype == torch.float32 and x.numel() > 0 and 0 < len(places) < x.dim()
-    ordered = ordered and places == list(range(places[0], places[-1] + 1))
-    if not ordered or x.requires_grad:
-        true = x.double().mean(dim=chosen, keepdim=bool(keepdims)).float()
-        if not ordered:
-            return true
-    with torch.no_grad():
-        held = x.detach().permute(order)
-        sums = _sums_over(held, places[0], len(places), family, deployment or Deployment(0, x.shape[0]), x.shape[0])
-        shape = [1 if place in places else size for place, size in enumerate(held.shape)]
-        exact = (sums / math.prod(held.shape[place] for place in places)).reshape(shape)
-        exact = exact.permute([order.index(axis) for axis in range(x.dim())])
-        if not keepdims:
-            exact = exact.reshape([size for axis, size in enumerate(x.shape) if axis not in chosen])
-    return straight_through(true, exact) if x.requires_grad else exact
-
-
-def _sums_over(
-    x: torch.Tensor, first: int, count: int, family: KernelFamily, deployment: Deployment, images: int
-) -> torch.Tensor:
-    """Return the sums over `count` axes from the first on, one after the other, of a tensor as the kernel has it."""
-    front, length = math.prod(x.shape[:first]), math.prod(x.shape[first : first + count])
-    if first + count < x.dim():
-        in_fours = family.adds_in_fours and deployment.in_fours(front, images)
-        return column_sums(x.reshape(front, length, math.prod(x.shape[first + count :])), in_fours=in_fours)
-    if x.dim() == 4 and (first, count) == (2, 2):
-        return map_sums(x, neighbours=family.adds_neighbours)
-    return row_sums(x.reshape(front, length), neighbours=family.adds_neighbours)
 
 
 @exact_operator("LayerNormalization", versions=(17,))
@@ -157,17 +101,17 @@ def _normalised_by_eights(rows: torch.Tensor, scale: torch.Tensor, bias: torch.T
     whole, fours = length // 8 * 8, length // 4 * 4
     for start in range(0, whole, 8):
         eight = left[:, start : start + 8]
-        lanes = _fused(eight, eight, lanes)
+        lanes = multiply_add(eight, eight, lanes)
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
     squares = lanes[:, 0]
     for column in range(whole, length):  # of seven that are left compilers take four at a time, in two roundings each
         value = left[:, column]
-        squares = squares + value * value if column < fours else _fused(value, value, squares)
+        squares = squares + value * value if column < fours else multiply_add(value, value, squares)
     inverse = _deviation(squares, length, epsilon).reciprocal()[:, None]
     scaled = left * inverse
-    return scaled * scale if bias is None else _fused(scaled, scale, bias)
+    return scaled * scale if bias is None else multiply_add(scaled, scale, bias)
 
 
 def _normalised_in_turn(
@@ -179,22 +123,46 @@ def _normalised_in_turn(
         before = value - mean
         mean = mean + before / mean.new_tensor(column + 1.0)  # by a number, PyTorch would multiply by its reciprocal
         behind = value - mean
-        squares = _fused(before, behind, squares) if fused else squares + before * behind
+        squares = multiply_add(before, behind, squares) if fused else squares + before * behind
     scaled = (rows - mean[:, None]) / _deviation(squares, rows.shape[1], epsilon)[:, None]
     if bias is None:
         return scaled * scale
-    return _fused(scaled, scale, bias) if fused else scaled * scale + bias
+    return multiply_add(scaled, scale, bias) if fused else scaled * scale + bias
+
+
+@exact_operator("InstanceNormalization", versions=(6, 22))
+def instance_normalization(
+    x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, epsilon: float = 1e-5, family: KernelFamily
+) -> torch.Tensor:
+    """Normalize each channel of each image over its positions.
+
+    Its mean is added up as that of a row, and so are squares of differences from it, as if the row began at a boundary. A value
+    is x · s + (bias - mean · s), s = (1 / deviation) · scale; on ARM64 each product and sum are rounded once.
+    """
+    if x.dtype != torch.float32 or not x.numel():
+        other: torch.Tensor = simulated_instance_normalization(x, scale, bias, epsilon=epsilon)
+        return other
+    with torch.no_grad():
+        rows = x.detach().reshape(x.shape[0] * x.shape[1], -1)
+        length = rows.new_tensor(float(rows.shape[1]))
+        mean = row_sums(rows, neighbours=family.adds_neighbours) / length
+        squares = square_sums(rows - mean[:, None], neighbours=family.adds_neighbours, fused=family.fused_batch_norm)
+        inverse = _deviation(squares, rows.shape[1], float(np.float32(epsilon))).reciprocal()
+        factor = inverse * scale.detach().repeat(len(x))
+        shift = bias.detach().repeat(len(x))
+        if family.fused_batch_norm:
+            exact = multiply_add(rows, factor[:, None], multiply_add(-mean, factor, shift)[:, None])
+        else:
+            exact = rows * factor[:, None] + (shift - mean * factor)[:, None]
+        exact = exact.reshape(x.shape)
+    if not x.requires_grad:
+        return exact
+    return straight_through(simulated_instance_normalization(x, scale, bias, epsilon=epsilon), exact)
 
 
 def _deviation(squares: torch.Tensor, length: int, epsilon: float) -> torch.Tensor:
     # PyTorch's own square root of float32 is not always correctly rounded.
     return (squares / squares.new_tensor(float(length)) + epsilon).double().sqrt().float()
-
-
-def _fused(one: torch.Tensor, other: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-    """Return one · other + added, rounded once."""
-    result: torch.Tensor = (one.double() * other.double() + added.double()).float()
-    return result
 
 
 @exact_operator("HardSigmoid", versions=(6, 22))
@@ -204,7 +172,7 @@ def hard_sigmoid(x: torch.Tensor, *, alpha: float = 0.2, beta: float = 0.5, fami
     simulated = (x * slope + offset).clamp(0, 1)
     if not family.fused_batch_norm or x.dtype != torch.float32:
         return simulated
-    exact = (x.detach().double() * slope + offset).float().clamp(0, 1)
+    exact = multiply_add(x.detach(), x.new_tensor(slope), x.new_tensor(offset)).clamp(0, 1)
     return straight_through(simulated, exact) if x.requires_grad else exact
 
 

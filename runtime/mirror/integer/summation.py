@@ -1,4 +1,4 @@
-"""Float32 sums in the orders in which ONNX Runtime's ReduceMean adds.
+"""Float32 sums in the orders in which ONNX Runtime's ReduceMean, ReduceSum and InstanceNormalization add.
 
 Over the last axes it is Eigen's order for a row (its linear vectorized reduction). A row is cut where it meets a 16-byte
 boundary: from there on two accumulators of four lanes take turns; they are added, then the lanes, then what lies in front of
@@ -18,6 +18,7 @@ import math
 import torch
 
 from qcam.runtime.mirror import compiled
+from qcam.runtime.mirror.integer.rounding import multiply_add
 from qcam.runtime.mirror.parallel import across, parts_of
 
 _LANES = 4
@@ -98,6 +99,69 @@ def column_sums(x: torch.Tensor, *, in_fours: bool) -> torch.Tensor:
     return sums
 
 
+def square_sums(x: torch.Tensor, *, neighbours: bool, fused: bool) -> torch.Tensor:
+    """Return the sum of squares of each row, as of a row that begins at a boundary.
+
+    Args:
+        x: float32, rows × length.
+        neighbours: As of `row_sums`.
+        fused: Whether a square is added in one rounding (ARM64). Of the first one or two that are added to each other, the
+            first: the compiler has made a single instruction of it.
+
+    Returns:
+        float32, rows.
+    """
+    if not fused:
+        return _sums(x * x, 0, neighbours)
+    packets = x.shape[1] // _LANES
+    if not packets:
+        if x.shape[1] == 1:
+            return x[:, 0] * x[:, 0]
+        start = multiply_add(x[:, 0], x[:, 0], x[:, 1] * x[:, 1])
+        return _squares_in_turn(start, x[:, 2:])
+    lanes = x[:, : packets * _LANES].reshape(len(x), packets, _LANES)
+    total = lanes[:, 0] * lanes[:, 0]
+    if packets > 1:
+        pairs = packets // 2
+        both = lanes[:, : 2 * pairs].reshape(len(x), pairs, 2 * _LANES).transpose(0, 1).contiguous()
+        total = both[0] * both[0]
+        for pair in both[1:]:
+            total = multiply_add(pair, pair, total)
+        total = total[:, :_LANES] + total[:, _LANES:]
+        if packets % 2:
+            total = multiply_add(lanes[:, -1], lanes[:, -1], total)
+    return _squares_in_turn(_across(total, neighbours), x[:, packets * _LANES :])
+
+
+def sums_in_turn(x: torch.Tensor) -> torch.Tensor:
+    """Return the sum of each row, value by value; arguments as of `squares_in_turn`."""
+    return column_sums(x.T.unsqueeze(0), in_fours=False)[0]
+
+
+def squares_in_turn(x: torch.Tensor, *, fused: bool) -> torch.Tensor:
+    """Return the sum of squares of each row, value by value.
+
+    Args:
+        x: float32, rows × length.
+        fused: Whether a square is added in one rounding (ARM64).
+
+    Returns:
+        float32, rows.
+    """
+    return _squares_in_turn(x.new_zeros(len(x)), x) if fused else sums_in_turn(x * x)
+
+
+def _squares_in_turn(total: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    for values in x.T.contiguous():
+        total = multiply_add(values, values, total)
+    return total
+
+
+def _across(lanes: torch.Tensor, neighbours: bool) -> torch.Tensor:
+    a, b, c, d = lanes.unbind(1)
+    return (a + b) + (c + d) if neighbours else (a + c) + (b + d)
+
+
 def _sums(x: torch.Tensor, start: int, neighbours: bool) -> torch.Tensor:
     length = x.shape[1]
     packets = (length - start) // _LANES
@@ -116,9 +180,7 @@ def _sums(x: torch.Tensor, start: int, neighbours: bool) -> torch.Tensor:
         total = total + last if packets % 2 else total
     else:
         total = last
-    a, b, c, d = total.unbind(1)
-    result = (a + b) + (c + d) if neighbours else (a + c) + (b + d)
-    return _in_turn(_in_turn(result, x[:, :start]), x[:, end:])
+    return _in_turn(_in_turn(_across(total, neighbours), x[:, :start]), x[:, end:])
 
 
 def _in_turn(total: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,7 @@ def test_a_network_counts_its_additions_and_a_reduced_range_protects_it(export_t
     assert found.differs(VNNI, ARM64)
 
 
-@pytest.mark.parametrize("operator", ["BatchNormalization", "ReduceMean"])
+@pytest.mark.parametrize("operator", ["BatchNormalization", "InstanceNormalization", "ReduceL2", "ReduceMean", "ReduceSum"])
 def test_arm64_rounds_some_float_operators_otherwise(operator):
     assert not exposed("Conv", np.ones((2, 4, 1, 1))).differs(VNNI, ARM64)
     graph = onnx.helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "one", [], [])

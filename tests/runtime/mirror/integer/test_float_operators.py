@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.deployed.probe import probe_kernels
 from qcam.runtime.kernels import KERNELS
-from qcam.runtime.mirror.integer.islands import hard_sigmoid, layer_normalization
+from qcam.runtime.mirror.integer.islands import hard_sigmoid, instance_normalization, layer_normalization
 from qcam.runtime.mirror.integer.own_kernel import erf, exp, gelu, tanh
 from qcam.runtime.mirror.registry import resolve
 
@@ -59,6 +59,25 @@ def test_layer_normalization_is_the_kernels_own(kernel, biased):
     assert inexact > 1000  # the order matters
 
 
+def test_instance_normalization_is_the_kernels_own(kernel):
+    where, family = kernel
+    draw = np.random.default_rng(4)
+    shapes = [(2, 37, 7, 7), (1, 8, 1, 1), (3, 5, 13, 5), (2, 4, 32, 32), *((3, 21, length) for length in range(1, 26))]
+    jobs, given = [], []
+    for shape in shapes:
+        x, scale, bias = (draw.normal(0.5, 2, size).astype(np.float32) for size in (shape, shape[1], shape[1]))
+        node = helper.make_node("InstanceNormalization", ["x", "s", "b"], ["y"], epsilon=1e-3)
+        jobs.append(Job(model_of(node, ("s", scale), ("b", bias), rank=len(shape)), {"x": x}))
+        given.append([torch.from_numpy(value) for value in (x, scale, bias)])
+    inexact = 0
+    for arguments, result in zip(given, run(where, jobs), strict=True):
+        mine = instance_normalization(*arguments, epsilon=1e-3, family=family).numpy()
+        np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=str(arguments[0].shape))
+        x, scale, bias = (value.double() for value in arguments)
+        inexact += int((mine != torch.instance_norm(x, scale, bias, None, None, True, 0.0, 1e-3, False).float().numpy()).sum())
+    assert inexact > 1000  # the order matters
+
+
 def test_layer_normalization_over_several_axes(kernel):
     where, family = kernel
     draw = np.random.default_rng(1)
@@ -76,6 +95,7 @@ def test_gradients_are_the_true_functions(family):
     scale, bias = torch.rand(9), torch.rand(9)
     for mine, true in [
         (layer_normalization(x, scale, bias, family=family), F.layer_norm(x, [9], scale, bias)),
+        (instance_normalization(x, scale[:4], bias[:4], family=family), F.instance_norm(x, None, None, scale[:4], bias[:4])),
         (hard_sigmoid(x, family=family), torch.clamp(0.2 * x + 0.5, 0, 1)),
         (gelu(x, family=family), F.gelu(x)),
         (tanh(x, family=family), torch.tanh(x)),

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qcam.runtime.deployed.probe import probe_kernels
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.mirror.integer.degree import Deployment, least_tables
-from qcam.runtime.mirror.integer.islands import reduce_mean
+from qcam.runtime.mirror.integer.reductions import reduce_mean
 from qcam.runtime.mirror.integer.summation import row_sums
 
 SIZES = [
