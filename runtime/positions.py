@@ -147,7 +147,7 @@ class Positions:
     def _place(self, node: onnx.NodeProto, wanted: set[str]) -> None:
         """Find the positions of what a node returns."""
         first, result = node.input[0] if node.input else "", node.output[0]
-        limits = _limits(self.graph, node) if node.op_type in CLIPPING_OPERATORS else None
+        limits = activation_limits(self.graph, node) if node.op_type in CLIPPING_OPERATORS else None
         if first in self.roots and (node.op_type in _PASSED or limits is not None):
             self.roots[result] = self.roots[first]
             self._clips[result] = (*self._clips[first], *([] if limits is None else [limits]))
@@ -192,7 +192,7 @@ class Positions:
                 continue
             seen.add(tensor)
             for node in self.graph.consumers.get(tensor, []):
-                passes = node.op_type in _PASSED or _limits(self.graph, node) is not None
+                passes = node.op_type in _PASSED or activation_limits(self.graph, node) is not None
                 if passes and node.input[0] == tensor:
                     todo.append(node.output[0])
                     continue
@@ -377,8 +377,13 @@ def _hash(words: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]
 
 
-def _limits(graph: Graph, node: onnx.NodeProto) -> Limits | None:
-    """Return the limits of a Relu or Clip; None of other operators, and if they are computed."""
+def activation_limits(graph: Graph, node: onnx.NodeProto) -> Limits | None:
+    """Return the limits of a Relu or Clip; None of other operators, and if they are computed.
+
+    Args:
+        graph: The graph.
+        node: One of its nodes.
+    """
     if node.op_type == "Relu":
         return 0.0, np.inf
     if node.op_type != "Clip":

@@ -28,6 +28,7 @@ from qcam.runtime.loaded import LoadedGraph, followed
 from qcam.runtime.loaded.islands import Island, IslandSession, find_islands, rounds_once
 from qcam.runtime.loaded.means import MEANS, Means
 from qcam.runtime.mirror import integer
+from qcam.runtime.mirror.clipped import counting
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
 from qcam.runtime.mirror.integer.degree import Deployment
 from qcam.runtime.mirror.integer.kernel import Setting, stored_type, straight_through
@@ -275,10 +276,13 @@ class Building:
     def _step(self, node: onnx.NodeProto, *, straight_through: bool = False) -> Step:
         resolved = self._resolved[id(node)]
         name = node.name or node.output[0]
+        function: Callable[..., Any] = resolved.function
+        counts = ""
         if straight_through and node is self.last:
-            function = partial(resolved.function, clamped_gradient=False)
-            return Step(function, resolved.attributes, tuple(node.input), tuple(node.output), node.op_type, name)
-        return Step(resolved.function, resolved.attributes, tuple(node.input), tuple(node.output), node.op_type, name)
+            function = partial(function, clamped_gradient=False)
+        elif node.op_type == "QuantizeLinear" and self._rounding is None and not straight_through:
+            function, counts = counting(function), node.output[0]
+        return Step(function, resolved.attributes, tuple(node.input), tuple(node.output), node.op_type, name, counts=counts)
 
     def _fused(self, nodes: Iterable[onnx.NodeProto], wanted: Iterable[str]) -> list[Step]:
         """Put nodes into steps, each quantizer with the dequantizers behind it as one."""
@@ -294,8 +298,9 @@ class Building:
             if pair is not None:
                 compute = FakeQuantize(pair.codes, self._device)
                 step = Step(
-                    compute, {}, (node.input[0],), (pair.results[0],), step.operator, step.name, in_place=compute.in_place
-                )
+                    compute, {}, (node.input[0],), (pair.results[0],), step.operator, step.name,
+                    in_place=compute.in_place, counts=node.output[0],
+                )  # fmt: skip
             steps.append(replace(step, inputs=tuple(renamed.get(name, name) for name in step.inputs)))
         return steps
 

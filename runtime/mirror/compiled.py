@@ -33,6 +33,7 @@ class Loops:
     requantize: Callable[..., None]
     fake_quantize: Callable[..., None]
     fake_quantized: Callable[..., None]
+    count_clipped: Callable[..., None]
     look_up: Callable[..., None]
     look_up_pairs: Callable[..., None]
     saturate: Callable[..., None]
@@ -100,6 +101,32 @@ def _compiled(numba: Any) -> Loops:
             elif steps > high:
                 steps = high
             into[place] = np.rint(steps) * scale
+
+    # What is clipped is rare: LLVM counts a block, several values at a time, and only where there is any is it looked at.
+    @loop("void(float32[::1], float64[::1], float64[::1])")
+    def count_clipped(values: Any, limits: Any, counts: Any) -> None:
+        low, high = np.float32(limits[0]), np.float32(limits[1])
+        for start in range(0, values.shape[0], 4096):
+            block = values[start : start + 4096]
+            below = above = _I32(0)
+            for place in range(block.shape[0]):
+                below += 1 if block[place] < low else 0
+                above += 1 if block[place] > high else 0
+            if below + above == 0:
+                continue
+            counts[1] += below
+            counts[2] += above
+            for place in range(block.shape[0]):
+                value = np.float64(block[place])
+                if block[place] < low:
+                    excess = limits[2] - max(value, limits[4])
+                    counts[3] = max(counts[3], excess)
+                elif block[place] > high:
+                    excess = min(value, limits[5]) - limits[3]
+                    counts[4] = max(counts[4], excess)
+                else:
+                    continue
+                counts[5] += (excess / limits[6]) ** 2
 
     @loop([f"void({kind}[::1], uint8[::1], {kind}[::1])" for kind in ("uint8", "float32")])
     def look_up(table: Any, codes: Any, into: Any) -> None:
@@ -201,7 +228,9 @@ def _compiled(numba: Any) -> Loops:
                 for column in range(tables.shape[2]):
                     into[table, column] += tables[table, row, column]
 
-    return Loops(requantize, fake_quantize, fake_quantized, look_up, look_up_pairs, saturate, sum_maps, sum_columns)
+    return Loops(
+        requantize, fake_quantize, fake_quantized, count_clipped, look_up, look_up_pairs, saturate, sum_maps, sum_columns
+    )  # fmt: skip
 
 
 def loops_for(*tensors: torch.Tensor) -> Loops | None:

@@ -17,6 +17,7 @@ import torch
 from qcam.runtime.codes import Codes, codes_of_dequantized, codes_of_quantizer
 from qcam.runtime.graph import Graph
 from qcam.runtime.mirror import compiled
+from qcam.runtime.mirror.clipped import ClippedTensor
 from qcam.runtime.mirror.integer.elementwise import PairLookup
 from qcam.runtime.mirror.integer.kernel import Lookup
 from qcam.runtime.mirror.parallel import across, memory, parts_of
@@ -58,21 +59,23 @@ class FakeQuantize:
         self._number = np.float32(codes.scale)
         self._scale = torch.from_numpy(np.array(codes.scale)).to(device)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the quantized values of x, float32."""
+    def __call__(self, x: torch.Tensor, clipped: ClippedTensor | None = None) -> torch.Tensor:
+        """Return the quantized values of x, float32; count what is clipped, if asked to."""
         result = torch.empty_like(x)
-        self._write(x, result)
+        self._write(x, result, clipped)
         return result
 
-    def in_place(self, x: torch.Tensor) -> torch.Tensor:
+    def in_place(self, x: torch.Tensor, clipped: ClippedTensor | None = None) -> torch.Tensor:
         """Return them in the memory of x."""
-        self._write(x, x)
+        self._write(x, x, clipped)
         return x
 
-    def _write(self, x: torch.Tensor, into: torch.Tensor) -> None:
+    def _write(self, x: torch.Tensor, into: torch.Tensor, clipped: ClippedTensor | None) -> None:
         values, written, loops = memory(x), memory(into), compiled.loops()
         alike = x.device.type == "cpu" and x.dtype == torch.float32 and x.stride() == into.stride()
         if loops is None or values is None or written is None or not alike:
+            if clipped is not None:
+                clipped.count(x)
             into.copy_(self._rounded(x / self._scale))
             return
 
@@ -82,7 +85,10 @@ class FakeQuantize:
             else:
                 loops.fake_quantized(values[part].numpy(), self._number, self._low, self._high, written[part].numpy())
 
-        across(parts_of(len(values), 1, values.device), work)
+        if clipped is None or not clipped.with_each(values.numpy(), work):
+            if clipped is not None:
+                clipped.count(x)
+            across(parts_of(len(values), 1, values.device), work)
 
     def _rounded(self, steps: torch.Tensor) -> torch.Tensor:
         return steps.clamp_(self._low, self._high).round_().mul_(self._scale)

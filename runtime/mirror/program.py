@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from qcam.common.errors import QcamError, UnsupportedGraphError
 from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.bundle import PrecisionEntry, Tap
+from qcam.runtime.clipping import QuantizerRange, quantizer_ranges
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.loaded import LoadedGraph
 from qcam.runtime.mirror.building import Building
+from qcam.runtime.mirror.clipped import ClippedPart, ClippedValues
 from qcam.runtime.mirror.integer.degree import Deployment
 from qcam.runtime.mirror.parallel import across
 from qcam.runtime.mirror.steps import Observer, Observers, channels_last, placing
+from qcam.runtime.positions import Limits
 
 #: How a mirror can compute: `fake_quant` is float32 between quantizers, what a researcher simulates; `integer` is what integer
 #: kernels compute, code for code.
@@ -61,6 +64,7 @@ class Mirror:
         quantized_scores: Whether the logits come out of a quantizer; its gradient then passes where a score is saturated, too.
         quantized: Names of all tensors of codes that the logits or the tap depend on, in graph order; none of a tail only. Of a
             graph as loaded, those that the file has, too.
+        ranges: Of the quantizers of `quantized` with one scale, in graph order, for `fake_quant`: what can be counted of.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Mirror:
         float_kernels: bool = False,
         preprocessing: Preprocessing | None = None,
         threads: int = 0,
+        floats: Mapping[str, Limits] | None = None,
     ) -> None:
         """Build the graph; nothing runs but what depends on constants alone.
 
@@ -97,6 +102,8 @@ class Mirror:
             preprocessing: What images were normalised by; needed for a file that normalises by itself.
             threads: Of the deployed session, for `integer`: some float sums depend on how many there are; 0 for as many as ONNX
                 Runtime takes by itself.
+            floats: What the float graph that the file was made of limits its tensors to (`activations`), for `ranges`; None:
+                not known.
 
         Raises:
             QcamError: If the arithmetic is unknown.
@@ -121,12 +128,16 @@ class Mirror:
         self.quantized: tuple[str, ...] = ()
         self.delegated: tuple[str, ...] = ()
         self.unordered: tuple[str, ...] = ()
+        self.ranges: tuple[QuantizerRange, ...] = ()
         self._input = building.image_input
         if not tail_only:
             whole = building.forward(float_kernels=float_kernels)
             self._forward, self._stepwise, self.quantized = whole.program, whole.stepwise, whole.quantized
             self._observed = frozenset(whole.quantized)
             self.delegated, self.unordered, self._apart = whole.delegated, whole.unordered, whole.apart
+            if arithmetic == "fake_quant":
+                ranges = quantizer_ranges(building.graph, floats)
+                self.ranges = tuple(each for each in ranges if each.codes in self._observed)
         self._tail = building.tail()
         self._skip_reads = {} if building.cut is None else building.cut.skips
         self._instead: Mirror | None = None
@@ -140,6 +151,7 @@ class Mirror:
         observe: Observer | None = None,
         *,
         observers: Observers | None = None,
+        clipped: ClippedValues | None = None,
     ) -> MirrorOutputs:
         """Run the whole graph, without gradients.
 
@@ -150,13 +162,14 @@ class Mirror:
             observers: In its place, for parts of the images that are cut as they are without an observer: faster, and the sums
                 of float32 are those of `forward(images)`; of files that do not take plain images, all are one part. A tensor
                 that is not made of the images is seen with each part.
+            clipped: Counts what the quantizers clip, of `fake_quant` only; the results are the same.
 
         Raises:
             QcamError: If there are more images than can be observed, or the file takes pixels that the images are not made of.
         """
         told = self.entry.input
         if told.plain and told.batch is None:
-            return self._forward_once(torch.as_tensor(images), observe, observers)
+            return self._forward_once(torch.as_tensor(images), observe, observers, clipped)
         if observers is not None:
             observe = observers(slice(0, len(images)))
         given = images.cpu().numpy() if isinstance(images, torch.Tensor) else images
@@ -169,13 +182,20 @@ class Mirror:
             chunk = torch.as_tensor(told.filled(fed[part]))
             count = part.stop - part.start
             seen = observe if observe is None or count == len(chunk) else _without_filling(observe, count, len(chunk))
-            outputs = self._forward_once(chunk, seen)
+            counts = None if clipped is None else clipped.apart(len(chunk))
+            outputs = self._forward_once(chunk, seen, clipped=counts)
+            if clipped is not None and counts is not None:
+                clipped.take(part, counts)
             found.append([value[:count] for value in (outputs.logits, outputs.tap, *outputs.skips)])
         logits, tap, *skips = (values[0] if len(values) == 1 else torch.cat(values) for values in zip(*found, strict=True))
         return MirrorOutputs(logits, tap, tuple(skips))
 
     def _forward_once(
-        self, images: torch.Tensor, observe: Observer | None, observers: Observers | None = None
+        self,
+        images: torch.Tensor,
+        observe: Observer | None,
+        observers: Observers | None = None,
+        clipped: ClippedValues | None = None,
     ) -> MirrorOutputs:
         """Run as many images as the file takes at a time, as it takes them."""
         # Inference mode belongs to a thread, and others take part here.
@@ -184,8 +204,9 @@ class Mirror:
             values = {self._input: channels_last(images.to(self.device))}
             self._deployment.images = len(images)
             cut = observe is None and self.entry.input.batch is None
-            shared = self._by_parts(values[self._input], observers) if cut else None
-            values = shared or self._run(values, observe if observers is None else observers(slice(0, len(images))))
+            shared = self._by_parts(values[self._input], observers, clipped) if cut else None
+            every = slice(0, len(images))
+            values = shared or self._run(values, observe if observers is None else observers(every), _part(clipped, every))
         entry = self.entry
         logits, tap, *skips = (
             values[name].to(torch.float32).contiguous()
@@ -193,12 +214,16 @@ class Mirror:
         )
         return MirrorOutputs(logits, tap, tuple(skips))
 
-    def _run(self, values: dict[str, torch.Tensor], observe: Observer | None) -> dict[str, torch.Tensor]:
+    def _run(
+        self, values: dict[str, torch.Tensor], observe: Observer | None, clipped: ClippedPart | None = None
+    ) -> dict[str, torch.Tensor]:
         if observe is None:
-            return self._forward.run(values, self._placed)
-        return self._stepwise.run(values, self._placed, observe, self._observed)
+            return self._forward.run(values, self._placed, clipped=clipped)
+        return self._stepwise.run(values, self._placed, observe, self._observed, clipped)
 
-    def _by_parts(self, images: torch.Tensor, observers: Observers | None) -> dict[str, torch.Tensor] | None:
+    def _by_parts(
+        self, images: torch.Tensor, observers: Observers | None, clipped: ClippedValues | None
+    ) -> dict[str, torch.Tensor] | None:
         """Return logits, tap and skips of a batch that threads took part by part through the whole graph; None if they may not.
 
         What a thread works on then stays in its cache, and no thread waits for others after each step.
@@ -217,7 +242,8 @@ class Mirror:
         found: dict[int, dict[str, torch.Tensor]] = {}
 
         def work(part: slice) -> None:
-            values = self._run({self._input: images[part]}, None if observers is None else observers(part))
+            observe = None if observers is None else observers(part)
+            values = self._run({self._input: images[part]}, observe, _part(clipped, part))
             found[part.start] = {name: values[name] for name in names}
 
         across(parts, work)
@@ -279,6 +305,10 @@ class Mirror:
             steps = stored.to(self.device).to(torch.float32, copy=True)
             return (steps.sub_(tap.zero_point) if tap.zero_point else steps).mul_(float(np.float32(tap.scale)))
         return (values.to(torch.float32) - tap.zero_point) * torch.tensor(np.float32(tap.scale), device=values.device)
+
+
+def _part(clipped: ClippedValues | None, images: slice) -> ClippedPart | None:
+    return None if clipped is None else clipped.part(images)
 
 
 def _filled(values: torch.Tensor, count: int) -> torch.Tensor:

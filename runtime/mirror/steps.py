@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -15,6 +15,15 @@ from qcam.common.errors import QcamError, UnsupportedGraphError, first_line
 Observer = Callable[[str, torch.Tensor], torch.Tensor | None]
 #: Makes the observer of a part of a batch, from `start` to `stop`; several may be called at a time, each by a thread.
 Observers = Callable[[slice], Observer]
+
+
+class Counters(Protocol):
+    """What counts the values that quantizers clip (`ClippedPart`)."""
+
+    def of(self, codes: str) -> object:
+        """Return what counts at a quantizer, by the name of its output; None if it is not looked at."""
+        ...
+
 
 #: Puts a result where the next step reads it.
 Place = Callable[[torch.Tensor], torch.Tensor]
@@ -38,6 +47,7 @@ class Step:
         name: Of its node, for messages.
         in_place: The function over again, writing its result over its first argument; None where there is none.
         done_with: Values that nothing reads behind it.
+        counts: Name of the codes whose clipped values the function can count (`clipped.py`); empty for none.
     """
 
     compute: Callable[..., Any]
@@ -48,6 +58,7 @@ class Step:
     name: str
     in_place: Callable[..., Any] | None = None
     done_with: tuple[str, ...] = ()
+    counts: str = ""
 
     @property
     def label(self) -> str:
@@ -88,6 +99,7 @@ class Program:
         place: Place,
         observe: Observer | None = None,
         observed: frozenset[str] = frozenset(),
+        clipped: Counters | None = None,
     ) -> dict[str, torch.Tensor]:
         """Compute the steps; values that nothing reads any more are dropped on the way.
 
@@ -96,6 +108,7 @@ class Program:
             place: Puts a result where the next step reads it.
             observe: Called with each of the `observed` as it is computed; what it returns, if anything, takes its place.
             observed: Names of tensors.
+            clipped: Counts what quantizers clip.
 
         Returns:
             `values`, with the results.
@@ -108,7 +121,10 @@ class Program:
         for step in self.steps:
             arguments = [None if not name else values[name] if name in values else constants[name] for name in step.inputs]
             try:
-                result = step.compute(*arguments, **step.attributes)
+                if clipped is not None and step.counts:
+                    result = step.compute(*arguments, **step.attributes, clipped=clipped.of(step.counts))
+                else:
+                    result = step.compute(*arguments, **step.attributes)
             except QcamError:
                 raise
             except (ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError) as error:
