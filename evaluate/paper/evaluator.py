@@ -5,6 +5,7 @@ Images are run one by one, as the authors did: in training mode, BatchNorm norma
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from torch import nn
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.records import AGAIN
 from qcam.evaluate.maps.cam import Array, enlarge, normalise
-from qcam.evaluate.paper.batch_norm import is_folded, restore_statistics
+from qcam.evaluate.paper.batch_norm import folded_layers, restore_statistics
 from qcam.evaluate.paper.fake_quant import (
     calibrated,
     code_ranges,
@@ -95,6 +96,8 @@ class PaperEvaluator:
         preprocessing: The bundle's, squashed instead of cropped unless that slip is switched off.
         sequential: Whether observers go on adapting from image to image.
         precisions: Those to run.
+        noisy: Whether the float model draws random numbers: dropout or stochastic depth, in training mode. If not, it agrees
+            with itself: the null row is 1.
         expected: Nothing: all is kept open.
     """
 
@@ -137,8 +140,10 @@ class PaperEvaluator:
             raise QcamError(
                 f"{{protocol}} paper knows networks with a score for each class; {bundle.model_id} has one output: leave it out"
             )
+        training = "eval-mode" not in options.fixes
+        self.noisy = training and _draws_noise(self._module, self.preprocessing.crop)
         # A fresh initialisation looks the same and has nothing folded; its figures mean nothing either way.
-        self._restored = "eval-mode" not in options.fixes and bundle.trained and is_folded(self._module)
+        self._restored = folded_layers(self._module) if training and bundle.trained is not False else []
         self._models: dict[str, nn.Module] = {}
         self.expected = Expected()
 
@@ -203,12 +208,18 @@ class PaperEvaluator:
         """Say what was run and what was not."""
         left = [name for name in FIXES if name not in self._options.fixes and name != "per-channel"]
         restored = (
-            f"{self.bundle.model_id}: BatchNorm is folded into the convolutions of these weights; its statistics are those of "
-            "the calibration photographs, its scale and shift keep the trained function"
+            f"{self.bundle.model_id}: {len(self._restored)} BatchNorm layers of these weights have no statistics, they were "
+            "folded away; they get those of the calibration photographs, and scale and shift that keep the trained function"
+        )
+        noise = (
+            "dropout or stochastic depth is active: the null row is not 1, and another seed gives other figures"
+            if self.noisy
+            else "no dropout and no stochastic depth: the null row is 1, and no seed changes a figure"
         )
         return [
             f"{self.bundle.model_id}: PyTorch modules of prepare_qat, CAM at {self._layer}; nothing of it is deployed",
             f"slips of the authors' code that are in: {', '.join(left) or 'none'}",
+            *([f"{self.bundle.model_id}: {noise}"] if "eval-mode" not in self._options.fixes else []),
             *([restored] if self._restored else []),
         ]
 
@@ -360,6 +371,15 @@ def _outputs(module: nn.Module, size: tuple[int, int]) -> int:
     """Return how many outputs a network has."""
     with torch.no_grad():
         return int(module(torch.zeros(1, 3, *size)).shape[1])
+
+
+def _draws_noise(module: nn.Module, size: tuple[int, int]) -> bool:
+    """Tell whether a forward pass in training mode moves PyTorch's generator; the module is left as it was."""
+    model = copy.deepcopy(module).train()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.get_rng_state()
+        model(torch.zeros(1, 3, *size))
+        return not torch.equal(before, torch.get_rng_state())
 
 
 def _load(bundle: Bundle, weights: str | None) -> tuple[nn.Module, str]:
