@@ -40,6 +40,8 @@ Gates, each a figure from 0 to 1 (CC from -1):
   top1             share of images with the same top-1 class
   cc, cc_min       CC of simulated v. deployed CAM: mean, smallest
   sim, sim_min     SIM likewise
+  finite_differences
+                   r of the deployed tail's slopes with the gradient
 Without --fail-under: cc=0.99 for all. Where equal codes are promised (8 bits
 on the CPU provider, arithmetic integer, this CPU's own kernels) codes=1, and
 logits=1, or logits_close=1 if float operators compute the logits. For f32 on
@@ -80,6 +82,13 @@ interrupted.
     group=COMPARED,
     is_flag=True,
     help="Tell tensor by tensor, and feed each operator with the deployed codes.",
+)
+@option(
+    "--finite-differences",
+    group=COMPARED,
+    is_flag=True,
+    help="Move the codes at the CAM layer, run what lies behind it in ONNX Runtime, and hold the slopes of the explained score "
+    "against the mirror's gradient; a gate of that name asks for it, too.",
 )
 @option(
     "--kernel",
@@ -139,6 +148,7 @@ def main(
     kernel: str,
     thresholds: tuple[str, ...],
     every_tensor: bool,
+    finite_differences: bool,
     deployed: Path | None,
     other_cpus: bool,
     session_config: tuple[str, ...],
@@ -177,6 +187,7 @@ def main(
         kernel=kernel,
         gates=gates,
         every_tensor=every_tensor,
+        finite_differences=finite_differences,
         other_cpus=other_cpus,
         deployed=deployed,
         provider=provider,

@@ -214,9 +214,8 @@ def _undecided(items: list[Judged]) -> str:
     if not items:
         return "no gate that was asked for applies to what was judged; gate on other figures"
     names = [gate.name for gate in items[0].gates if gate.verdict is Verdict.UNDECIDED]
-    why = "the CAM layer hands out no codes" if CODE_GATES.issuperset(names) else (
-        "the CAMs of all images are constant or not finite"
-    )  # fmt: skip
+    no_codes = CODE_GATES.issuperset(names) and not items[0].result.slopes
+    why = "the CAM layer hands out no codes" if no_codes else "the CAMs of all images are constant or not finite"
     titles = "; ".join(item.result.title for item in items)
     return f"{', '.join(names)} cannot be judged, {why}: {titles}. Look at the model, or gate on other figures"
 
@@ -243,6 +242,7 @@ def result_json(item: Judged) -> dict[str, Any]:
         "missing_tensors": list(result.missing),
         "other_tensors": list(result.others),
         "ambiguous_tensors": list(result.ambiguous),
+        "finite_differences": [step.to_json() for step in result.slopes] or None,
         "values_within_one_step": result.values_within,
         "largest_difference_in_steps": result.values_largest,
         "remarks": result.remarks,

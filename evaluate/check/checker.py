@@ -19,7 +19,8 @@ from qcam.evaluate.check.comparing import same_bits
 from qcam.evaluate.check.held import Deployed, Held, Wanted, is_of
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult, ValuesResult
-from qcam.evaluate.check.timing import CAMS, COMPARING, EXPOSED, FED, WAITING, Stopwatch
+from qcam.evaluate.check.slopes import Slopes, told
+from qcam.evaluate.check.timing import CAMS, COMPARING, EXPOSED, FED, SLOPES, WAITING, Stopwatch
 from qcam.evaluate.check.words import some
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.metrics import METRICS, all_metrics
@@ -75,6 +76,7 @@ class Checker:
         own: KernelFamily | None = None,
         other: OtherFile | None = None,
         threads: int = 0,
+        slopes: Slopes | None = None,
     ) -> None:
         """Take both sides.
 
@@ -88,6 +90,7 @@ class Checker:
                 operators of which the mirror does not know the order of additions.
             other: What the deployed side runs, if that is not the bundle's own file.
             threads: Of the deployed side's sessions; 0 for as many as ONNX Runtime takes by itself.
+            slopes: Measures the deployed tail's slopes, for mirrors that are wanted; None: they are not asked for.
 
         Raises:
             BundleError: If no tensor of the deployed side matches.
@@ -100,6 +103,7 @@ class Checker:
         self._own = own
         self._other = other
         self._threads = threads
+        self._slopes = slopes
         if runtime.missing and not runtime.tensors:
             count = len(runtime.missing)
             raise BundleError(f"none of the {count} quantized tensors of {bundle.path(precision)} is in the file that was run")
@@ -176,6 +180,10 @@ class Checker:
             del inspected  # whose codes are let go one by one
             for each in held:
                 self._add(each, names, images, deployed, watch)
+            if self._slopes is not None:
+                with watch.stage(SLOPES):
+                    targets = columns(top_classes(deployed.outputs.logits), deployed.outputs.logits.shape[1])
+                    self._slopes.add(deployed.outputs, targets, [(each.mirror, each.result.slopes) for each in held])
             for family, other in others.items():
                 if isinstance(other, Held):
                     others[family] = _unless_unknown(partial(self._add, other, names, images, deployed, watch))
@@ -211,6 +219,7 @@ class Checker:
             exact=wanted.exact and quantized and known,
             float_tap=quantized and self.entry.tap.dtype == "float32" and self._other is None,
             missing=self._runtime.missing,
+            slopes=[] if self._slopes is None or elsewhere else self._slopes.empty(),
         )
         result.tensors = [
             TensorResult(name, source, place=self._places[name])
@@ -267,6 +276,8 @@ class Checker:
             )
         if mirror.quantized_scores:
             result.remarks.append("the file quantizes its class scores: their gradient passes where one is saturated, too")
+        if result.slopes:
+            result.remarks.append(told(result.slopes))
         result.tensors = [tensor for tensor in result.tensors if tensor.elements]
         result.values = [tensor for tensor in result.values if tensor.elements]
         if held.wanted.every_tensor and self._other is not None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from qcam.common.arguments import real
 from qcam.common.errors import QcamError
 
+#: The gate that needs the slopes of the deployed tail.
+FINITE_DIFFERENCES = "finite_differences"
 #: Figures that can be gated on, with what they are.
 GATES = {
     "codes": "share of equal codes over all tensors",
@@ -18,9 +20,10 @@ GATES = {
     "cc_min": "smallest CC of any image",
     "sim": "mean SIM",
     "sim_min": "smallest SIM of any image",
+    FINITE_DIFFERENCES: "r of the deployed tail's slopes at the tap with the mirror's gradient",
 }
 #: Those of them that need codes: they say nothing about float.
-CODE_GATES = frozenset({"codes", "tap"})
+CODE_GATES = frozenset({"codes", "tap", FINITE_DIFFERENCES})
 #: CAM agreement that a simulation has to reach unless told otherwise.
 DEFAULT_CC = 0.99
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from qcam.common.arguments import whole
 from qcam.common.errors import QcamError
 from qcam.common.vocabulary import Arithmetic, require
-from qcam.evaluate.check.gates import require_gates
+from qcam.evaluate.check.gates import FINITE_DIFFERENCES, require_gates
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.kernels import kernel_family
 
@@ -33,6 +33,8 @@ class CheckOptions:
         every_tensor: Whether each operator is also fed with the deployed codes, and agreement drawn over depth.
         other_cpus: Whether to tell what other CPUs would change.
         deployed: ONNX file to judge in the bundle's place.
+        finite_differences: Whether the deployed tail's slopes at the tap are held against the mirror's gradient; a gate on them
+            asks for that as well.
     """
 
     precisions: tuple[str, ...] = ()
@@ -45,12 +47,14 @@ class CheckOptions:
     every_tensor: bool = False
     other_cpus: bool = True
     deployed: Path | None = None
+    finite_differences: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
 
         Raises:
-            QcamError: If a gate, an arithmetic, a kernel family or the batch size is none, or the deployed file is not there.
+            QcamError: If a gate, an arithmetic, a kernel family or the batch size is none, the deployed file is not there, or
+                finite differences are asked for where they cannot be had.
         """
         require_gates(self.gates)
         object.__setattr__(self, "gates", {name: float(value) for name, value in self.gates.items()})
@@ -65,6 +69,12 @@ class CheckOptions:
             raise QcamError(_ONE)
         if self.deployed is not None and not self.deployed.is_file():
             raise QcamError(f"deployed file {self.deployed}: there is no such file")
+        if FINITE_DIFFERENCES in self.gates:
+            object.__setattr__(self, "finite_differences", True)
+        if self.finite_differences and self.settings.provider != "CPU":
+            raise QcamError(f"{{finite_differences}}: the tail runs alone on CPU only, not on {self.settings.provider}")
+        if self.finite_differences and self.deployed is not None:
+            raise QcamError("{finite_differences}: the tail is that of the bundle's own file; leave the deployed file out")
 
 
 _ONE = "a deployed file is judged against one file: give one bundle, and one precision if it is not int8"

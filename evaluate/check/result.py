@@ -11,6 +11,7 @@ import torch
 
 from qcam.common.errors import BundleError
 from qcam.evaluate.check.comparing import compared
+from qcam.evaluate.check.slopes import StepResult, best
 from qcam.evaluate.maps.metrics import METRICS
 
 #: Name under which the logits stand among the tensors.
@@ -192,6 +193,7 @@ class CheckResult:
         comparable: Whether codes of any operator mean the same on both sides; if not, there is no figure of equal codes.
         remarks: What the reader has to know.
         float_tap: Whether the tap of a quantized file holds floats, which are compared as they are.
+        slopes: Slopes at the tap, deployed against the mirror's gradient, for each size of steps; empty unless asked for.
     """
 
     model: str
@@ -209,6 +211,7 @@ class CheckResult:
     comparable: bool = True
     remarks: list[str] = field(default_factory=list)
     float_tap: bool = False
+    slopes: list[StepResult] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -238,6 +241,9 @@ class CheckResult:
             worst = max if name == "KLD" else min
             values[name.lower()] = float(np.mean(defined)) if defined else None
             values[f"{name.lower()}_{'max' if name == 'KLD' else 'min'}"] = worst(defined) if defined else None
+        chosen = best(self.slopes)
+        values["finite_differences"] = None if chosen is None else chosen.correlation
+        values["finite_differences_slope"] = None if chosen is None else chosen.slope
         return values
 
     @property

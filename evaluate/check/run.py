@@ -22,6 +22,7 @@ from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.plan import left_out, plan
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import CheckResult
+from qcam.evaluate.check.slopes import Slopes
 from qcam.evaluate.check.timing import PREPARING, Stopwatch, shares
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
@@ -33,6 +34,7 @@ from qcam.runtime.deployed.other_file import other_file
 from qcam.runtime.deployed.placement import Placement
 from qcam.runtime.deployed.provider_options import NVIDIA
 from qcam.runtime.deployed.providers import PROVIDERS
+from qcam.runtime.deployed.tail import DeployedTail
 from qcam.runtime.gpu import Gpu, read_gpu
 from qcam.runtime.grouping import disagreements
 from qcam.runtime.kernels import KERNELS, KernelFamily
@@ -118,7 +120,7 @@ class _Check:
         device = options.device
         checker = Checker(
             bundle, precision, runtime, device=device, reading=reading, own=kernels.own, other=other,
-            threads=options.settings.threads,
+            threads=options.settings.threads, slopes=self._slopes(bundle, precision, reading),
         )  # fmt: skip
         if other is not None:
             refuse_meaningless(options.gates, checker, other.path)
@@ -202,6 +204,15 @@ class _Check:
         gpu = read_gpu(settings.device_index)
         self._remarks.append(f"GPU: {gpu.describe()}; {float_arithmetic(settings)}")
         return gpu
+
+    def _slopes(self, bundle: Bundle, precision: str, reading: Reading) -> Slopes | None:
+        """Return what measures the deployed tail's slopes; None where nobody asked, or the CAM layer hands out no codes."""
+        if not self._options.finite_differences:
+            return None
+        if bundle.precision(precision).tap.dtype == "float32":
+            self._remarks.append(f"{bundle.model_id} {precision}: no finite differences, the CAM layer hands out no codes")
+            return None
+        return Slopes(DeployedTail(bundle, precision, self._options.settings, model=reading.file))
 
     def _note_placement(self, bundle: Bundle, precision: str, placement: Placement) -> None:
         self._placements.setdefault(bundle.model_id, {})[precision] = placement.to_json(nodes=True)

@@ -14,6 +14,7 @@ WAITING = "waiting for images"
 EXPOSED = "exposed run"
 COMPARING = "comparing"
 CAMS = "CAMs"
+SLOPES = "finite differences"
 FED = "fed with the deployed codes"
 ELSEWHERE = "other CPUs' mirrors"
 

@@ -97,6 +97,7 @@ def check(
     kernel: str = "auto",
     gates: Mapping[str, float] | None = None,
     every_tensor: bool = False,
+    finite_differences: bool = False,
     other_cpus: bool = True,
     deployed: str | Path | None = None,
     provider: str = "CPU",
@@ -121,6 +122,7 @@ def check(
         kernel: Kernel family of the integer arithmetic; auto asks this machine's ONNX Runtime.
         gates: Figure → smallest value that holds; None for the defaults (docs/check.md).
         every_tensor: Whether each operator is also fed with the deployed codes.
+        finite_differences: Whether the deployed tail's slopes at the CAM layer are held against the mirror's gradient.
         other_cpus: Whether to tell what other CPUs would change.
         deployed: ONNX file to judge in the bundle's place.
         provider: ONNX Runtime's execution provider. Strict: never silently another one.
@@ -169,6 +171,7 @@ def check(
         device=torch_device(device, count, tf32=settings.tf32, index=settings.device_index),
         batch_size=batch_size,
         every_tensor=every_tensor,
+        finite_differences=finite_differences,
         other_cpus=other_cpus,
         deployed=None if deployed is None else Path(deployed),
     )

@@ -581,3 +581,28 @@ def test_tensors_without_a_partner_are_counted_and_told_in_both_directions(
     assert (done.first["missing_tensors"], done.first["other_tensors"]) == ([image], ["more"])
     assert f"1 tensor of the bundle has no partner in {tmp_path / 'vendor.onnx'}: first {image}" in done.err
     assert f"1 tensor of {tmp_path / 'vendor.onnx'} has no partner in the bundle: first more" in done.err
+
+
+def test_slopes_of_the_deployed_tail_are_held_against_the_gradient(tiny_bundle, some_photographs, check):
+    asked = ("--images", some_photographs, "--finite-differences", "--no-other-cpus")
+    done = check(tiny_bundle.folder, *asked, "--fail-under", "finite_differences=0.9")
+    assert done.code == 0, done.err
+    assert "tiny f32: no finite differences, the CAM layer hands out no codes" in done.out
+    f32, int16, int8 = done.report["results"]
+    assert (f32["finite_differences"], f32["verdict"], f32["figures"]["finite_differences"]) == (None, None, None)
+    for result, unit in ((int16, 256), (int8, 1)):
+        steps = result["finite_differences"]
+        assert [step["codes"] for step in steps] == [unit * step for step in (1, 2, 4, 8, 16, 32)]
+        assert {step["pairs"] for step in steps} == {4 * 8}
+        assert result["figures"]["finite_differences"] == max(step["correlation"] for step in steps)
+        assert 0.9 < result["figures"]["finite_differences"] < 1
+        assert result["figures"]["finite_differences_slope"] == pytest.approx(1, abs=0.1)
+        assert [gate["name"] for gate in result["gates"]] == ["finite_differences"]
+    assert f"{int16['figures']['finite_differences']:.4f}"[:5] in done.out
+
+    done = check(tiny_bundle.folder, *asked, "--precision", "int8", "--fail-under", "finite_differences=1")
+    assert done.code == 1
+    assert "finite_differences = 0.9" in done.err
+    done = check(tiny_bundle.folder, *asked, "--precision", "f32", "--fail-under", "finite_differences=0.9")
+    assert done.code == 2
+    assert "gate finite_differences: f32 has no codes" in done.err

@@ -78,7 +78,8 @@ def test_figures_are_means_minima_and_none_where_undefined():
     assert found.figures == pytest.approx(
         {
             "codes": 0.75, "tap": 2.5 / 3, "logits": 2 / 3, "logits_close": 2 / 3, "top1": 2 / 3, "sim": 1.0, "sim_min": 1.0,
-            "cc": 0.75, "cc_min": 0.5, "kld": 0.125, "kld_max": 0.25,
+            "cc": 0.75, "cc_min": 0.5, "kld": 0.125, "kld_max": 0.25, "finite_differences": None,
+            "finite_differences_slope": None,
         }
     )  # fmt: skip
     assert (found.undefined, found.largest_difference) == (1, 1.0)
