@@ -41,7 +41,7 @@ from qcam.runtime.session_config import SHARED_ARENA
 
 if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
-    from qcam.runtime.mirror import Mirror
+    from qcam.evaluate.run.tails import Mirrors
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ class BundleEvaluator:
             raise needs_f32(bundle)
         self._apart = frozenset(name for name in precisions if name in apart)
         self._copies = copies
+        self._settings = settings
         self.expected = Expected()
         self.deployed = {name: self._session(name, settings) for name in precisions}
         self._device = self._built_on = ""
-        self._mirrors: dict[str, Mirror] = {}
+        self._mirrors: dict[str, Mirrors] = {}
         self._enlarge = partial(enlarge, size=self.preprocessing.crop)
 
     @classmethod
@@ -197,25 +198,27 @@ class BundleEvaluator:
         self._device = device
         for name in self.deployed:
             start = time.perf_counter()
-            mirror = self._mirror(name)
+            mirrors = self._built_mirrors(name)
             if name not in self._apart:
-                self._mirrors[name] = mirror
+                self._mirrors[name] = mirrors
                 continue
-            del mirror  # it was only to be seen that there is one
+            del mirrors  # it was only to be seen that there is one
             give_memory_back()
             self.expected.opening += time.perf_counter() - start
         self._built_on = device
 
-    def _mirror(self, precision: str) -> Mirror:
-        from qcam.runtime.mirror import Mirror
+    def _built_mirrors(self, precision: str) -> Mirrors:
+        from qcam.evaluate.run.tails import mirrors_of
 
-        entry = self.deployed[precision].entry
+        entry, name = self.deployed[precision].entry, f"{self.bundle.model_id} {precision}"
         with in_file(self.bundle.path(precision)):
             model = load_onnx(self.bundle, precision)
-            mirror = Mirror(model, entry, self._device, tail_only=not self._fake_quant, preprocessing=self.preprocessing)
+            mirrors = mirrors_of(
+                model, entry, self._settings, self._device, self.preprocessing, tail_only=not self._fake_quant, name=name
+            )
         del model
         give_memory_back()
-        return mirror
+        return mirrors
 
     @contextmanager
     def _open_session(self, precision: str, clock: StageClock) -> Iterator[DeployedModel]:
@@ -241,7 +244,7 @@ class BundleEvaluator:
                 yield
             return
         with clock.stage(REOPENING):
-            self._mirrors[precision] = self._mirror(precision)
+            self._mirrors[precision] = self._built_mirrors(precision)
         try:
             with where:
                 yield
@@ -403,7 +406,7 @@ class BundleEvaluator:
         clock: StageClock,
     ) -> tuple[Run, NDArray[np.int64]]:
         """Explain what a session gave; return the run, and the classes that were explained."""
-        mirror = self._mirrors[precision]
+        mirror = self._mirrors[precision].deployed
         targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
         score = columns(targets, outputs.logits.shape[1])
         values = (outputs.tap, *outputs.skips)
@@ -420,7 +423,7 @@ class BundleEvaluator:
         clock: StageClock,
     ) -> Run:
         """Run the whole mirror, and explain it; its codes at the tap are held against the session's."""
-        mirror = self._mirrors[precision]
+        mirror = self._mirrors[precision].simulated
         with clock.stage(f"mirror forward {precision}"):
             passed = mirror.forward(images)
         values = (passed.tap, *passed.skips)

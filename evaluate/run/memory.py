@@ -40,6 +40,8 @@ _WRITING, _WRITING_CODES = 2.8, 3.5
 _CONVERTED = 1.2
 #: Layers of so many weights and more are multiplied as codes in an int8 mirror's tail (`runtime/mirror/products_of_codes.py`).
 _AS_CODES = 1 << 22
+#: Operators with weights; and what a second tail takes of those behind the tap: as floats, and as the codes of its kernels.
+_WEIGHTED, _SECOND_TAIL = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}), 1.25
 #: Activations alive at a time → memory of a session's arena, which grows by doubling, and of PyTorch.
 _ARENA, _IN_PYTORCH = 2.0, 2.0
 
@@ -54,6 +56,7 @@ class Shape:
         products: Those of them that an int8 mirror holds as codes, too.
         largest: The largest one.
         activations: What is alive at a time of one image's activations, at most.
+        layers: How many layers behind the tap have weights, those among `products` left out.
     """
 
     weights: int
@@ -61,6 +64,7 @@ class Shape:
     products: int
     largest: int
     activations: int
+    layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def _part(bundle: Bundle, entry: PrecisionEntry, shape: Shape, options: StudyOpt
     size, weights = _size(bundle, entry.file, entry.external), shape.weights
     activations = shape.activations * options.batch_size
     writes = options.settings.provider == "CPU"  # a copy that it is opened again from (`runtime/deployed/packed.py`)
-    codes = 0
+    codes, codes_of_8_bits = 0, False
     if size >= _FLOAT * weights:
         session, opening = int(_PACKED * weights), int((_WRITING if writes else _OPENING) * weights)
         copied = 0
@@ -157,12 +161,14 @@ def _part(bundle: Bundle, entry: PrecisionEntry, shape: Shape, options: StudyOpt
         copied = size
     else:
         session, opening, copied = size, int((_WRITING_CODES if writes else 2) * size), size
-        codes = shape.products // 4
+        codes, codes_of_8_bits = shape.products // 4, True
     if entry.original is not None and not entry.promised:  # a second session, of the file that is deployed
         other = _size(bundle, entry.original.file, entry.original.external)
         session, opening = session + max(other, session), opening + max(other, session)
     held = shape.weights if options.fake_quant else shape.tail
     mirror = held + codes
+    if codes_of_8_bits and options.settings.provider == "CPU" and shape.layers > 1:  # a second tail (`evaluate/run/tails.py`)
+        mirror += int(_SECOND_TAIL * shape.tail)
     building = size + copied + int(_CONVERTED * min(shape.largest, held))
     arena = int(_ARENA * activations)
     computing = int(_IN_PYTORCH * activations) if options.fake_quant else 0
@@ -204,10 +210,11 @@ def _shape(path: Path, tap: str, logits: str) -> Shape:
         tail = sum(
             weights.get(name, 0) for name in graph.upstream({name for node in nodes for name in node.input} & graph.fixed)
         )
-        products = sum(size for size in _products(graph, nodes, weights) if size >= 4 * _AS_CODES)
+        large = [size for size in _products(graph, nodes, weights) if size >= 4 * _AS_CODES]
+        layers = sum(node.op_type in _WEIGHTED for node in nodes) - len(large)
     except QcamError:  # a tap that nothing depends on is refused as well
-        tail, products = sum(weights.values()), 0
-    return Shape(sum(weights.values()), tail, products, max(weights.values(), default=0), _alive(graph))
+        tail, large, layers = sum(weights.values()), [], 0
+    return Shape(sum(weights.values()), tail, sum(large), max(weights.values(), default=0), _alive(graph), layers)
 
 
 def _products(graph: Graph, nodes: Iterable[onnx.NodeProto], weights: Mapping[str, int]) -> Iterator[int]:

@@ -44,6 +44,9 @@ class _Product(torch.autograd.Function):
 class _ByCodes:
     """The function of a Gemm whose operands are dequantized codes of 8 bits."""
 
+    #: What `Tail.follows` asks for: forward, no sum rounds before it is done.
+    exact_sums = True
+
     def __init__(self, codes: NDArray[Any], scales: NDArray[np.float32], x: Codes) -> None:
         """Take the weight's codes (outputs × inputs, zero point 0), one scale or one for each output, and the input's codes."""
         self._scale, self._zero = np.float32(x.scale), int(x.zero_point)

@@ -249,6 +249,12 @@ class Mirror:
         across(parts, work)
         return {name: torch.cat([found[part.start][name] for part in parts]) for name in names}
 
+    def follows(self, family: KernelFamily) -> bool:
+        """Tell whether `gradient` opens the gates behind the tap as the integer kernels of a family do (`Tail.follows`)."""
+        if self.arithmetic == "integer" or self._instead is not None:
+            return self._instead is None and family == self.family
+        return self._tail.follows(family)
+
     def gradient(
         self,
         activation: torch.Tensor,

@@ -14,11 +14,21 @@ from typing import Any
 
 import torch
 
+from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.steps import Place, Program, Step
-from qcam.runtime.tables import SHAPE_OPERATORS
+from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, SHAPE_OPERATORS
 
 #: Operators that treat every class alike and apart from the others.
 _CLASS_BY_CLASS = frozenset({"Relu", "Identity", "GlobalAveragePool", "ReduceMean", "QuantizeLinear", "DequantizeLinear"})
+#: Operators whose result is no new sum: what they give of deployed codes is theirs, whatever the kernels.
+_WITHOUT_SUMS = SHAPE_OPERATORS | PASSING_OPERATORS | QUANTIZERS | {
+    "AveragePool", "Clip", "Concat", "GlobalAveragePool", "ReduceMean", "Relu",
+}  # fmt: skip
+#: Operators whose gradient does not depend on the values that they are given.
+_WITHOUT_GATES = SHAPE_OPERATORS | {
+    "Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Gemm",
+    "GlobalAveragePool", "MatMul", "ReduceMean", "Sub",
+}  # fmt: skip
 #: Computes the output of one class for each image of (the layer's input, the classes).
 ClassRows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -58,6 +68,35 @@ class Tail:
             self._behind = [_flat(step) for step in kept[last + 1 :]]
             kept = kept[:last]
         self._before = Program([step for step in kept if step is not self._pool], [self._read or logits], constants)
+
+    def follows(self, family: KernelFamily) -> bool:
+        """Tell whether float32 opens the gates behind the tap as the integer kernels of a family do.
+
+        A gate is whatever lets a gradient pass or not by the value there: ReLU, the clamp of a quantizer, max-pool. Where a sum
+        of the deployed codes decides, float32 has the same sum but for its rounding. A second layer reads codes that may be
+        others in float32 than deployed. Products that saturate, and sums in fixed point, are others from the first layer on.
+        """
+        apart: dict[str, int] = {}  # tensor → how far float32 may be from the kernels: 1 rounding, 2 other numbers
+        last = self._last_quantizer
+        for step in self.program.steps:
+            before = max((apart.get(name, 0) for name in step.inputs), default=0)
+            if before > 1 and step.operator not in _WITHOUT_GATES and step is not last:
+                return False
+            other = family.fixed_point_add if step.operator == "Add" else family.pairs_saturate
+            known = step.operator in _WITHOUT_SUMS or (not other and getattr(step.compute, "exact_sums", False))
+            apart.update(dict.fromkeys(step.outputs, before + (0 if known else 1 + other)))
+        return True
+
+    @property
+    def _last_quantizer(self) -> Step | None:
+        """Return the quantizer that the logits come out of, which gradients pass whatever the value (`Building.last`)."""
+        wanted = self._logits
+        for step in reversed(self.program.steps):
+            if wanted in step.outputs:
+                if step.operator not in SHAPE_OPERATORS | {"DequantizeLinear"}:
+                    return step if step.operator == "QuantizeLinear" else None
+                wanted = step.inputs[0]
+        return None
 
     def gradient(
         self, activation: torch.Tensor, targets: torch.Tensor, others: Mapping[str, torch.Tensor], place: Place

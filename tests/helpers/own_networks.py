@@ -7,6 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from qcam.images.preprocessing import Preprocessing
+from qcam.models.sources import LoadedModel
+from qcam.models.weights import hash_parameters
+
 #: Preprocessing in the words of the command.
 GIVEN = ("--mean", "0.5", "--std", "0.25")
 
@@ -63,3 +67,32 @@ def as_code(folder: Path, more: str = "") -> Path:
         "                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))\n" + more
     )
     return path
+
+
+class Deep(nn.Module):
+    """A stem, a row of convolutions with ReLU, and a head: a linear layer on means, or means of maps of scores."""
+
+    def __init__(self, depth: int = 6, *, score_maps: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU())
+        self.body = nn.Sequential(*(part for _ in range(depth) for part in (nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU())))
+        head: nn.Module = nn.Sequential(nn.Conv2d(16, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = head if score_maps else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(self.body(self.stem(x)))
+        return scores
+
+
+def deep(seed: int = 0, depth: int = 6, *, score_maps: bool = False) -> LoadedModel:
+    """Return such a network with random weights, ready for export."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Deep(depth, score_maps=score_maps)
+        for part in network.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight)
+    network.eval().requires_grad_(False)
+    preprocessing = Preprocessing(resize=36, crop=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    weights = {"name": f"random:{seed}", "sha256": hash_parameters(network), "trained": False}
+    return LoadedModel("deep", "test", network, preprocessing, tuple(f"class {index}" for index in range(10)), weights, "body")

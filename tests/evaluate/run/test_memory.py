@@ -59,7 +59,7 @@ def test_a_network_is_measured_from_its_file(tmp_path):
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
     assert _shape(tmp_path / "m.onnx", "tap", "y") == Shape(
-        weights=4 * 32, tail=4 * 20, products=0, largest=4 * 20, activations=4 * 9
+        weights=4 * 32, tail=4 * 20, products=0, largest=4 * 20, activations=4 * 9, layers=1
     )
 
 
@@ -110,6 +110,9 @@ def test_the_file_counts_as_long_as_the_mirror_is_built(tiny_bundle, monkeypatch
     assert int8.turn == 110_000 + 86_000
     tails = parts_of([bundle], [["f32", "int8"]], replace(options, fake_quant=False))
     assert [part.kept for part in tails] == [110_000 + 60_000, 25_000 + 60_000 + 10_000]
+    monkeypatch.setattr(memory, "_shape_of", lambda _: Shape(100_000, 60_000, 40_000, 30_000, 0, layers=2))
+    second = parts_of([bundle], [list(sizes)], options)  # a tail of several layers, once more as the kernels compute it
+    assert [part.kept for part in second] == [f32.kept, int16.kept, int8.kept + 75_000]
 
 
 def test_the_simulation_and_larger_batches_take_more(tiny_bundle):
