@@ -94,7 +94,8 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     type=click.Choice(words(CamMethod)),
     default=CamMethod.GRADCAM_PLUS_PLUS.value,
     show_default=True,
-    help="gradcam++-relu is for CAM layers with negative activations (docs/results.md), gradcam++-torchcam what the paper ran.",
+    help="How maps are made (docs/results.md). gradcam++-relu is for CAM layers with negative activations, gradcam++-torchcam "
+    "what the paper ran; eigencam has neither class nor gradient.",
 )
 @option(
     "--fake-quant/--no-fake-quant",

@@ -20,12 +20,15 @@ class Target(StrEnum):
 
 
 class CamMethod(StrEnum):
-    """How a map comes from activation and gradient: `-relu` for negative activations, `-torchcam` what the paper really ran."""
+    """How a map is made: `-relu` for negative activations, `-torchcam` what the paper really ran; eigencam has no gradient."""
 
     GRADCAM_PLUS_PLUS = "gradcam++"
     GRADCAM_PLUS_PLUS_RELU = "gradcam++-relu"
     GRADCAM = "gradcam"
     TORCHCAM = "gradcam++-torchcam"
+    HIRESCAM = "hirescam"
+    LAYERCAM = "layercam"
+    EIGENCAM = "eigencam"
 
 
 class Reference(StrEnum):

@@ -9,6 +9,12 @@ Grad-CAM++ after Chattopadhyay et al., "Grad-CAM++: Improved Visual Explanations
 Where activations can be negative, the denominator 2 + (sum_ab A_kab) g can come to 0 and below: weights explode and change
 their sign. `common.denominators` counts where; `gradcam++-relu` takes sum_ab relu(A_kab) instead, and is the same where none is
 negative.
+
+Methods without a weight for each channel:
+
+- HiResCAM (Draelos and Carin, arXiv 2011.08891, 2020): map = relu(sum_k g_kij A_kij).
+- LayerCAM (Jiang et al., IEEE Transactions on Image Processing, 2021): map = relu(sum_k relu(g_kij) A_kij).
+- Eigen-CAM (Muhammad and Yeasin, IJCNN 2020): `eigen_map`. It has neither a class nor a gradient.
 """
 
 from __future__ import annotations
@@ -19,14 +25,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.common.errors import QcamError
 from qcam.common.vocabulary import CamMethod, require
 
 Array = NDArray[np.float64]
 
 
-def gradcam_plus_plus_weights(
-    activation: Array, gradient: Array, epsilon: float = 0.0, *, rectified: bool = False
-) -> Array:
+def gradcam_plus_plus_weights(activation: Array, gradient: Array, epsilon: float = 0.0, *, rectified: bool = False) -> Array:
     """Return Grad-CAM++'s weight of each channel.
 
     Args:
@@ -71,39 +76,88 @@ def _sum(values: Array, activation: Array) -> Array:
     return total
 
 
-#: CAM methods by name.
+def hires_map(activation: Array, gradient: Array) -> Array:
+    """Return HiResCAM's map before its relu: the sum over channels of gradient times activation, batch × height × width."""
+    result: Array = (gradient * activation).sum(axis=1)
+    return result
+
+
+def layer_map(activation: Array, gradient: Array) -> Array:
+    """Return LayerCAM's map before its relu: as HiResCAM's, of positive gradients alone, batch × height × width."""
+    return hires_map(activation, np.maximum(gradient, 0.0))
+
+
+def eigen_map(activation: Array) -> Array:
+    """Return Eigen-CAM's map before its relu: each position's place on the first principal axis of all positions.
+
+    With X the matrix of positions × channels, each channel's mean over positions taken out (as pytorch-grad-cam does; the paper
+    leaves it in), and v the first right singular vector of X: map = X v. A singular vector has no sign of its own, and v is
+    taken with sum_k v_k ≥ 0. As Xᵀ(X v) is a positive multiple of v, the map then correlates positively, or not at all, with
+    the activation summed over channels: it is large where the layer is active. pytorch-grad-cam takes the sign that the library
+    gives it.
+
+    Args:
+        activation: float64, batch × channels × height × width.
+
+    Returns:
+        float64, batch × height × width, of mean 0; NaN where the activation is not finite.
+    """
+    batch, channels, height, width = activation.shape
+    maps = np.full((batch, height, width), np.nan)
+    for found, given in zip(maps, activation, strict=True):
+        if not np.isfinite(given).all():
+            continue
+        positions = given.reshape(channels, -1).T
+        positions = positions - positions.mean(axis=0)
+        axis = np.linalg.svd(positions, full_matrices=False)[2][0]
+        found[:] = (positions @ (axis if axis.sum() >= 0 else -axis)).reshape(height, width)
+    return maps
+
+
+#: CAM methods that weigh channels, by name.
 METHODS: dict[CamMethod, Callable[[Array, Array], Array]] = {
     CamMethod.GRADCAM_PLUS_PLUS: gradcam_plus_plus_weights,
     CamMethod.GRADCAM_PLUS_PLUS_RELU: partial(gradcam_plus_plus_weights, rectified=True),
     CamMethod.GRADCAM: gradcam_weights,
     CamMethod.TORCHCAM: torchcam_weights,
 }
+#: Methods that have no weight for each channel; they return the map before its relu.
+_MAPS: dict[CamMethod, Callable[[Array, Array], Array]] = {CamMethod.HIRESCAM: hires_map, CamMethod.LAYERCAM: layer_map}
 
 
-def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating], method: str = "gradcam++") -> Array:
+def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating] | None = None, method: str = "gradcam++") -> Array:
     """Compute class activation maps.
 
     Args:
         activation: Activation at the tap, batch × channels × height × width.
-        gradient: d logit / d activation, same shape; a view that repeats one value for each channel is read once.
+        gradient: d logit / d activation, same shape; a view that repeats one value for each channel is read once. None for
+            eigencam, which does not look at it.
         method: One of `CamMethod`.
 
     Returns:
         float64, batch × height × width, not negative, not normalised; all zero where nothing speaks for the class.
 
     Raises:
-        QcamError: If the method is unknown.
+        QcamError: If the method is unknown, or needs a gradient and has none.
     """
-    weigh = METHODS[require(CamMethod, method, "CAM method")]
-    if gradient.strides[2:] == (0, 0):
-        gradient = gradient[:, :, :1, :1]
+    chosen = require(CamMethod, method, "CAM method")
     batch, channels, height, width = activation.shape
     maps = np.empty((batch, height, width))
+    if gradient is not None and gradient.strides[2:] == (0, 0):
+        gradient = gradient[:, :, :1, :1]
     for index in range(batch):  # one by one: in float64 a batch would leave the processor's cache
         # In one order in memory whatever the caller's: sums round by it.
-        a, g = (values[index : index + 1].astype(np.float64, order="C") for values in (activation, gradient))
-        weights = weigh(a, g)
-        maps[index] = (weights @ a.reshape(channels, height * width)).reshape(height, width)
+        a = activation[index : index + 1].astype(np.float64, order="C")
+        if chosen == CamMethod.EIGENCAM:
+            maps[index] = eigen_map(a)[0]
+            continue
+        if gradient is None:
+            raise QcamError(f"CAM method {chosen} needs a gradient")
+        g = gradient[index : index + 1].astype(np.float64, order="C")
+        if chosen in _MAPS:
+            maps[index] = _MAPS[chosen](a, g)[0]
+        else:
+            maps[index] = (METHODS[chosen](a, g) @ a.reshape(channels, height * width)).reshape(height, width)
     return np.maximum(maps, 0.0, out=maps)
 
 

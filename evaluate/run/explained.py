@@ -100,7 +100,7 @@ def explain(
     """Compute the CAMs of a run.
 
     Args:
-        network: What the gradient comes from.
+        network: What the gradient comes from; eigencam asks for none.
         activation: The run's own activation at the tap, dequantized, batch × channels × height × width.
         targets: The class of each image, batch.
         skips: The run's own skip tensors, dequantized.
@@ -108,6 +108,9 @@ def explain(
         at: Where the gradient is taken, activation and skips, if not at the run's own.
         timed: Where the time of the stages "tail gradient" and "cam" goes.
     """
+    if method == CamMethod.EIGENCAM:  # it has no gradient
+        with timed("cam"):
+            return Cams(cam(activation.cpu().numpy(), method=method), None)
     place, *others = at or (activation, *skips)
     with timed("tail gradient"):
         gradient = network.gradient(place, targets, others)

@@ -57,6 +57,24 @@ def test_a_notebook_shows_both_pictures_and_loads_nothing(shown) -> None:
     assert "http" not in html
 
 
+@pytest.mark.parametrize("method", ["hirescam", "layercam", "eigencam"])
+def test_methods_explain_the_tap_of_the_deployed_run(tiny_bundle, picture, monkeypatch, method) -> None:
+    from qcam.evaluate.maps.cam import cam
+    from qcam.runtime.deployed import DeployedModel, SessionSettings
+    from qcam.runtime.mirror import Mirror
+
+    gradients = []
+    real = Mirror.gradient
+    monkeypatch.setattr(Mirror, "gradient", lambda *given: gradients.append(real(*given)) or gradients[-1])
+    found = qcam.explain(tiny_bundle, picture, "int8", method=method, target="own-top1", threads=1)
+    session = DeployedModel(tiny_bundle, "int8", SessionSettings(threads=1))
+    tap = session.entry.tap.dequantize(session.run(tiny_bundle.preprocessing.normalise(found.picture[None])).tap)
+    assert len(gradients) == (method != "eigencam")
+    gradient = gradients[0].numpy() if gradients else None
+    np.testing.assert_array_equal(found.maps["int8"], cam(tap, gradient, method)[0])
+    assert found.maps["int8"].any()
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

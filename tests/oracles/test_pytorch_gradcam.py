@@ -1,5 +1,7 @@
 """qcam's CAMs against the package pytorch-grad-cam, for the paper's six networks and the trained EfficientNet-Lite0.
 
+Grad-CAM++, Grad-CAM, HiResCAM and LayerCAM, and Eigen-CAM but for its sign.
+
 Activation and gradient are taken here with a hook of our own; both sides run the same network on the same photograph.
 The paper's networks have seeded weights. Their BatchNorm statistics are taken from photographs: with those of a fresh
 network (mean 0, variance 1) the activations of MobileNet-V2 and EfficientNet-B0 fade to 1e-8 and 1e-13, and what would
@@ -31,13 +33,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
+from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchvision import models
 
-from qcam.evaluate.maps.cam import cam, gradcam_plus_plus_weights, gradcam_weights, normalise, upsample
+from qcam.evaluate.maps.cam import cam, eigen_map, gradcam_plus_plus_weights, gradcam_weights, normalise, upsample
 from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
 from qcam.images.preprocessing import Preprocessing
@@ -147,7 +150,7 @@ def case(name: str) -> Case:
     )
 
 
-def theirs(given: Case, method: type[GradCAM] | type[GradCAMPlusPlus]) -> tuple[Array, Array]:
+def theirs(given: Case, method: type[BaseCAM]) -> tuple[Array, Array]:
     """Return pytorch-grad-cam's map at the layer's resolution, not yet stretched, and its final one."""
     with method(given.module, [given.layer]) as explain:
         final = explain(given.inputs, [ClassifierOutputTarget(given.target)])
@@ -155,13 +158,19 @@ def theirs(given: Case, method: type[GradCAM] | type[GradCAMPlusPlus]) -> tuple[
         activation, gradient = seen.activations[0].numpy(), seen.gradients[0].numpy()
         np.testing.assert_array_equal(activation, given.activation.astype(np.float32))
         np.testing.assert_array_equal(gradient, given.gradient.astype(np.float32))
-        low = np.maximum(explain.get_cam_image(given.inputs, given.layer, [], activation, gradient), 0)
+        low = np.maximum(explain.get_cam_image(given.inputs, given.layer, [], activation, gradient, False), 0)
     return low, final
 
 
+def weighted(weights: Array, activation: Array) -> Array:
+    return np.maximum(np.einsum("bk,bkij->bij", weights, activation), 0)
+
+
 METHODS: dict[str, tuple[type, Callable[[Array, Array], Array]]] = {
-    "gradcam++": (GradCAMPlusPlus, lambda a, g: gradcam_plus_plus_weights(a, g, EPSILON)),
-    "gradcam": (GradCAM, gradcam_weights),
+    "gradcam++": (GradCAMPlusPlus, lambda a, g: weighted(gradcam_plus_plus_weights(a, g, EPSILON), a)),
+    "gradcam": (GradCAM, lambda a, g: weighted(gradcam_weights(a, g), a)),
+    "hirescam": (HiResCAM, lambda a, g: cam(a, g, "hirescam")),
+    "layercam": (LayerCAM, lambda a, g: cam(a, g, "layercam")),
 }
 
 
@@ -169,9 +178,9 @@ METHODS: dict[str, tuple[type, Callable[[Array, Array], Array]]] = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_maps_are_pytorch_grad_cam_s(name: str, method: str) -> None:
     given = case(name)
-    oracle, weights = METHODS[method]
+    oracle, ours = METHODS[method]
     low, final = theirs(given, oracle)
-    raw = np.maximum(np.einsum("bk,bkij->bij", weights(given.activation, given.gradient), given.activation), 0)
+    raw = ours(given.activation, given.gradient)
     if method == "gradcam":  # the other has no epsilon to set from outside
         np.testing.assert_allclose(raw, cam(given.activation, given.gradient, "gradcam"), rtol=0, atol=1e-12)
     span = np.ptp(raw)
@@ -186,6 +195,22 @@ def test_maps_are_pytorch_grad_cam_s(name: str, method: str) -> None:
     enlarged = normalise(upsample(normalise(raw), (224, 224)))
     assert final.shape == enlarged.shape == (1, 224, 224)
     assert np.abs(enlarged - final).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_eigencam_is_pytorch_grad_cam_s_with_a_sign(name: str) -> None:
+    given = case(name)
+    with EigenCAM(given.module, [given.layer]) as explain:
+        projection = explain.get_cam_image(given.inputs, given.layer, [], given.activation.astype(np.float32), None, False)
+        final = explain(given.inputs, None)
+    ours = eigen_map(given.activation)
+    active = given.activation.sum(axis=1)
+    assert np.corrcoef(ours.ravel(), active.ravel())[0, 1] > 0
+    sign = np.sign((projection * ours).sum())  # theirs is whatever the library gives
+    assert np.abs(sign * projection - ours).max() <= TOLERANCE * np.ptp(ours)
+    expected = final if sign > 0 else normalise(upsample(normalise(np.maximum(-projection, 0)), (224, 224)))
+    enlarged = normalise(upsample(normalise(cam(given.activation, method="eigencam")), (224, 224)))
+    assert np.abs(enlarged - expected).max() <= TOLERANCE
 
 
 def test_densenet_s_gradient_before_the_relu_is_masked() -> None:

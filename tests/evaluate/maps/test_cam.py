@@ -13,12 +13,16 @@ from qcam.common.errors import QcamError
 from qcam.evaluate.maps.cam import (
     METHODS,
     cam,
+    eigen_map,
     gradcam_plus_plus_weights,
     gradcam_weights,
     normalise,
     torchcam_weights,
     upsample,
 )
+
+#: Methods that are formulas of activation and gradient.
+ALL = [*METHODS, "hirescam", "layercam", "eigencam"]
 
 Rows = list[list[Fraction]]
 
@@ -108,13 +112,52 @@ def test_torch_cam_s_variant_has_no_alpha() -> None:
     ]
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_hirescam_multiplies_position_by_position_and_layercam_leaves_negative_gradients_out() -> None:
+    def by_hand(floor: Fraction | None) -> list[list[float]]:
+        slopes = [[[g if floor is None else max(g, floor) for g in row] for row in rows] for rows in G]
+        sums = [[sum(a[i][j] * g[i][j] for a, g in zip(A, slopes, strict=True)) for j in (0, 1)] for i in (0, 1)]
+        return [[float(max(value, Fraction(0))) for value in row] for row in sums]
+
+    # 1/2 - 2 is negative; -1/2 + 1/16 too; 0 - 1; 3 - 1/4.
+    assert by_hand(None) == [[0, 0], [0, 2.75]]
+    assert by_hand(Fraction(0)) == [[0, 0.0625], [0, 2.75]]
+    assert cam(array(A), array(G), "hirescam")[0].tolist() == by_hand(None)
+    assert cam(array(A), array(G), "layercam")[0].tolist() == by_hand(Fraction(0))
+
+
+@pytest.mark.parametrize("turned", [1.0, -1.0])
+def test_eigencam_s_sign_is_that_of_the_whole_layer(turned: float) -> None:
+    # Two channels on one axis: (2, 1) · t, t = -3, 1, 2 behind a mean; the axis is (2, 1) / √5, so the map is √5 t.
+    # With the first channel turned, the axis is (2, -1) / √5: its sum is positive still.
+    t = np.array([-3.0, 1.0, 2.0])
+    activation = np.stack([2 * t, turned * t])[None, :, None, :] + 7.0
+    assert eigen_map(activation)[0, 0].tolist() == pytest.approx((np.sqrt(5) * t).tolist(), rel=1e-14)
+    assert cam(activation, method="eigencam")[0, 0].tolist() == pytest.approx(
+        (np.sqrt(5) * np.maximum(t, 0)).tolist(), rel=1e-14
+    )
+    assert eigen_map(-activation)[0, 0].tolist() == pytest.approx((-np.sqrt(5) * t).tolist(), rel=1e-14)
+
+
+def test_eigencam_of_what_is_constant_is_zero_and_of_what_is_not_finite_is_nan() -> None:
+    activation = np.ones((2, 3, 4, 5))
+    activation[1, 0, 0, 0] = np.nan
+    maps = cam(activation, method="eigencam")
+    assert not maps[0].any()
+    assert np.isnan(maps[1]).all()
+
+
+def test_a_method_that_needs_a_gradient_says_so() -> None:
+    with pytest.raises(QcamError, match=r"^CAM method layercam needs a gradient$"):
+        cam(array(A), method="layercam")
+
+
+@pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_where_nothing_speaks_for_the_class_the_map_is_zero(method: str, value: float) -> None:
     activation = np.random.default_rng(0).random((2, 3, 4, 5))
     maps = cam(activation, np.full_like(activation, value), method)
     assert maps.shape == (2, 4, 5)
-    assert not maps.any()
+    assert maps.any() == (method == "eigencam")  # which has no class
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
@@ -164,7 +207,7 @@ def test_the_rectified_sum_is_the_sum_where_no_activation_is_negative() -> None:
     assert np.array_equal(cam(activation, gradient, "gradcam++-relu"), cam(activation, gradient))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL)
 def test_images_of_a_batch_do_not_meet(method: str) -> None:
     chance = np.random.default_rng(0)
     activation, gradient = chance.normal(size=(2, 5, 6, 4, 3))
@@ -239,5 +282,5 @@ def test_a_gradient_given_once_for_all_positions_is_the_repeated_one():
     rng = np.random.default_rng(6)
     activation = rng.random((3, 40, 7, 7)).astype(np.float32)
     once = np.broadcast_to(rng.normal(size=(3, 40, 1, 1)).astype(np.float32), activation.shape)
-    for method in METHODS:
+    for method in ALL:
         np.testing.assert_allclose(cam(activation, once, method), cam(activation, once.copy(), method), rtol=1e-12)
