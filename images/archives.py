@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,9 @@ from typing import IO, Any
 from qcam.common import telling
 from qcam.common.errors import ImageSetError, QcamError
 from qcam.common.storage import Location, reason, shown
+from qcam.images.footers import refuse_deadly
 from qcam.images.kinds import HEAD, HEIF_SUFFIXES, SUFFIXES, ending, is_photograph, is_readable, kind_of, may_be
-from qcam.images.sources import Cell, ImageFile, Span, in_order, reads_at_a_time
+from qcam.images.sources import Cell, ImageFile, Span, in_order, reads_at_a_time, require_own_bytes
 
 #: Endings of archives that can be read, in lower case.
 ARCHIVES = (".tar", ".parquet")
@@ -30,8 +32,8 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.z
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 #: Largest header that is read: a longer one describes no file.
 _HEADER_BYTES = 1 << 20
-#: Most bytes of a label.
-_LABEL_BYTES = 256
+#: Most bytes of a label, and of an image's own name.
+_LABEL_BYTES, _PATH_BYTES = 256, 4096
 #: Columns that hold labels.
 _LABELS = ("label", "labels")
 
@@ -80,6 +82,7 @@ def archive_images(archives: Sequence[tuple[str, Location]]) -> Listing:
     threads = reads_at_a_time([location for _, location in archives])
     found = Listing()
     with telling.status(f"listing images in {len(archives)} archives"):
+        refuse_deadly([location for _, location in archives if not location.name.lower().endswith(".tar")])
         for listing in in_order(_list_archive, archives, threads):
             found.add(listing)
     return found
@@ -219,11 +222,17 @@ def _list_parquet(name: str, location: Location, stream: IO[bytes]) -> Listing:
     file = pq.ParquetFile(stream)
     column = _image_column(file.schema_arrow, location)
     rows = file.metadata.num_rows
-    names = _paths(file) if column == "image.bytes" else None
+    size = stream.seek(0, os.SEEK_END)
+    if rows > size:
+        raise ImageSetError(f"{shown(location)} has {rows:,} rows in {size:,} bytes: they hold no images of their own")
+    leaves = [file.metadata.schema.column(index) for index in range(file.metadata.num_columns)]
+    held = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path in ("image.path", *_LABELS)]
+    texts = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=held)
+    names = _paths(file.schema_arrow, texts) if column == "image.bytes" else None
     if names is None:
         names = [f"{row:06d}" for row in range(rows)]
     listing = Listing()
-    labels, meaning = _labels(file, rows, location, listing)
+    labels, meaning = _labels(file, texts, rows, location, listing)
     cells = (
         Cell(location, group, row, column)
         for group in range(file.num_row_groups)
@@ -252,28 +261,35 @@ def _image_column(schema: Any, location: Location) -> str:
     )
 
 
-def _paths(file: Any) -> list[str] | None:
-    """Return the images' own names, if every row has one, none twice, and all are plain paths of pictures."""
+def _paths(schema: Any, texts: Any) -> list[str] | None:
+    """Return the images' own names, if every row has one, none twice, and all are plain paths of pictures.
+
+    Args:
+        schema: Of the file.
+        texts: The file, opened for `_texts`.
+    """
     import pyarrow as pa
 
-    kind = file.schema_arrow.field("image").type
+    kind = schema.field("image").type
     index = kind.get_field_index("path")
     if index < 0 or not (pa.types.is_string(kind.field(index).type) or pa.types.is_large_string(kind.field(index).type)):
         return None
-    found = file.read(columns=["image.path"]).flatten().column("image.path").to_pylist()
-    usable = all(
-        path is not None
-        and ending(path) in SUFFIXES | HEIF_SUFFIXES
+    found = _texts(texts, "image.path", _PATH_BYTES)
+    if found is None:
+        return None
+    names = [path for path in found if path is not None]
+    usable = len(names) == len(found) and all(
+        ending(path) in SUFFIXES | HEIF_SUFFIXES
         and str(PurePosixPath(path)) == path
         and not path.startswith("/")
         and visible(path)
-        for path in found
+        for path in names
     )
-    return found if usable and len(set(found)) == len(found) else None
+    return names if usable and len(set(names)) == len(names) else None
 
 
 def _labels(
-    file: Any, rows: int, location: Location, listing: Listing
+    file: Any, texts: Any, rows: int, location: Location, listing: Listing
 ) -> tuple[list[tuple[int | None, str | None]], tuple[str, ...]]:
     """Return the label of every row, as a number or in words, and what the numbers mean where the file says so.
 
@@ -296,11 +312,43 @@ def _labels(
     if not any(is_kind(plain) for is_kind in wanted):
         listing.remarks.append(f"column {column} of {location.name} holds {kind}: it gives no labels")
         return nothing, ()
+    if not (pa.types.is_integer(plain) or pa.types.is_floating(plain)):
+        words = _texts(texts, column, _LABEL_BYTES)
+        if words is None:
+            what = f"holds texts of more than {_LABEL_BYTES} bytes: it gives no labels"
+            listing.remarks.append(f"column {column} of {location.name} {what}")
+            return nothing, ()
+        return [_label_in("" if word is None else word.strip()) for word in words], ()
     values = file.read(columns=[column]).column(column).to_pylist()
-    if pa.types.is_integer(plain) or pa.types.is_floating(plain):
-        names = _class_names(schema, column)
-        return [_numbered(value, column, location, listed=bool(names)) for value in values], names
-    return [_label_in("" if value is None else value.strip()) for value in values], ()
+    names = _class_names(schema, column)
+    return [_numbered(value, column, location, listed=bool(names)) for value in values], names
+
+
+def _texts(file: Any, column: str, most: int) -> list[str | None] | None:
+    """Return a column of texts; None if any of them is longer than so many bytes, before it takes memory row by row.
+
+    Args:
+        file: The file, opened so that the column is read as a dictionary: a text that many rows share is in memory once.
+        column: Its path.
+        most: Bytes.
+
+    Raises:
+        OSError: If the column is written in a way in which a small file holds any amount of text.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: list[str | None] = []
+    for index in range(file.num_row_groups):
+        require_own_bytes(file.metadata.row_group(index), column)
+        table = file.read_row_group(index, columns=[column])
+        for chunk in (table if column in table.column_names else table.flatten()).column(column).chunks:
+            values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+            longest = pc.max(pc.binary_length(values)).as_py()
+            if longest is not None and longest > most:
+                return None
+            found += chunk.to_pylist()
+    return found
 
 
 def _numbered(value: float | None, column: str, location: Location, *, listed: bool) -> tuple[int | None, str | None]:

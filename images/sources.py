@@ -29,7 +29,7 @@ REMOTE_READS = 16
 _KEPT_ROW_GROUPS = 4
 _KEPT_BYTES = 1 << 29
 #: Largest row group that is read: one is in memory as a whole.
-_LARGEST_ROW_GROUP = 1 << 30
+_LARGEST_ROW_GROUP = 1 << 29
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -272,14 +272,30 @@ def _state(location: Location) -> tuple[int, int] | None:
     return about.st_mtime_ns, about.st_size
 
 
+def require_own_bytes(group: Any, column: str) -> int:
+    """Return the size of a column in a row group, in bytes before compression.
+
+    Args:
+        group: Metadata of the row group.
+        column: The column's path.
+
+    Raises:
+        OSError: If it is written so that a value may be made of the one before it: then a small file holds any amount of bytes.
+    """
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema == column]
+    if any("DELTA_BYTE_ARRAY" in chunk.encodings for chunk in chunks):
+        raise OSError(f"column {column} is written as DELTA_BYTE_ARRAY, which is not read here; write it as PLAIN")
+    return sum(chunk.total_uncompressed_size for chunk in chunks)
+
+
 def _read_column(cell: Cell) -> Any:
     import pyarrow.parquet as pq
 
     with cell.location.open("rb") as stream:
-        file = pq.ParquetFile(stream)
-        group = file.metadata.row_group(cell.row_group)
-        chunks = [group.column(index) for index in range(group.num_columns)]
-        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == cell.column)
+        # As a dictionary: an image that many rows share is in memory once.
+        file = pq.ParquetFile(stream, read_dictionary=[cell.column])
+        size = require_own_bytes(file.metadata.row_group(cell.row_group), cell.column)
         if size > _LARGEST_ROW_GROUP:
             raise OSError(
                 f"row group {cell.row_group} has {size >> 20} MiB of images, more than {_LARGEST_ROW_GROUP >> 20}; "

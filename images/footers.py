@@ -1,0 +1,134 @@
+"""Footers of Parquet files are read in a child process first: damaged ones make Arrow's reader abort, and its process with it.
+
+The child gets the bytes of every footer, one after the other, and looks at all that a footer says; what it survives is opened
+here. Nothing else of it is believed.
+
+    python -m qcam.images.footers      # the child: 8 bytes of length and a footer on its input, a line for each on its output
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import IO
+
+from qcam.common.errors import ImageSetError, first_line
+from qcam.common.printable import printable
+from qcam.common.storage import Location, reason, shown
+
+#: Largest footer that is read, in bytes.
+MAX_FOOTER = 64 << 20
+#: Seconds in which the child has to look at one.
+DEADLINE = 60.0
+_MAGIC = b"PAR1"
+_GOOD = b"good\n"
+
+
+def refuse_deadly(locations: Sequence[Location]) -> None:
+    """Refuse the first Parquet file whose footer cannot be read, or ends the process that reads it.
+
+    Args:
+        locations: The files.
+
+    Raises:
+        ImageSetError: Names the file.
+    """
+    if not locations:
+        return
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "ARROW_IO_THREADS": "1"}
+    command = [sys.executable, "-m", "qcam.images.footers"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as child:
+        try:
+            for location in locations:
+                wrong = _asked(child, _footer(location))
+                if wrong:
+                    raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: {wrong}; write it again")
+        finally:
+            child.kill()
+
+
+def _asked(child: subprocess.Popen[bytes], footer: bytes) -> str:
+    """Give the child a footer; return what is wrong with it, empty if nothing is."""
+    into, out = child.stdin, child.stdout
+    if into is None or out is None:
+        raise RuntimeError("the child has no pipes")
+    try:
+        into.write(len(footer).to_bytes(8, "little") + footer)
+        into.flush()
+    except OSError:  # it has ended, and says below how
+        pass
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(out, selectors.EVENT_READ)
+        if not waiting.select(DEADLINE):
+            return f"reading its footer takes more than {DEADLINE:.0f} seconds"
+    answer = out.readline(4096)
+    if answer == _GOOD:
+        return ""
+    if answer:
+        return printable(answer.decode("utf-8", "replace").strip()) or "its footer is damaged"
+    code = child.wait()
+    return f"reading its footer ended the reader ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+
+
+def _footer(location: Location) -> bytes:
+    """Return a file's footer, with the bytes that make it a file of its own.
+
+    Raises:
+        ImageSetError: If there is none, or it is larger than is read.
+    """
+    try:
+        with location.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(size - 8, 0))
+            end = stream.read(8)
+            length = int.from_bytes(end[:4], "little")
+            if len(end) < 8 or end[4:] != _MAGIC or length > size - 12:
+                raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: it has no footer; write it again")
+            if length > MAX_FOOTER:
+                raise ImageSetError(
+                    f"cannot list {shown(location)} as a Parquet file: its footer has {length >> 20} MiB, more than "
+                    f"{MAX_FOOTER >> 20}; write it with larger row groups"
+                )
+            stream.seek(size - 8 - length)
+            return _MAGIC + stream.read(length) + end
+    except ImageSetError:
+        raise
+    except Exception as error:  # file systems raise their own
+        raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: {reason(error)}; write it again") from error
+
+
+def _look(footer: bytes) -> None:
+    """Look at everything that a footer says."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(io.BytesIO(footer))
+    about = file.metadata
+    str(file.schema_arrow)
+    for index in range(about.num_row_groups):
+        group = about.row_group(index)
+        for place in range(group.num_columns):
+            column = group.column(place)
+            _ = column.path_in_schema, column.total_uncompressed_size, column.encodings, column.has_dictionary_page
+
+
+def _serve(given: IO[bytes], told: IO[bytes]) -> None:
+    """Answer for each footer: good, or what is wrong with it."""
+    while len(head := given.read(8)) == 8:
+        footer = given.read(int.from_bytes(head, "little"))
+        try:
+            _look(footer)
+        except Exception as error:  # Arrow's own; on damaged files nearly anything
+            told.write(first_line(error).encode("utf-8", "replace")[:1000].replace(b"\n", b" ") + b"\n")
+        else:
+            told.write(_GOOD)
+        told.flush()
+
+
+if __name__ == "__main__":
+    _serve(sys.stdin.buffer, sys.stdout.buffer)
