@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qcam.common.files import sha256_bytes, sha256_file
-from qcam.evaluate.results.folder import MAPS, PICTURES, RESULTS, Picture, Row, StoredMap, read_rows
+from qcam.evaluate.results.folder import MAPS, PICTURES, REFERENCES, RESULTS, Picture, Row, StoredMap, read_rows
 from qcam.evaluate.results.parts import (
     DamagedPartError,
     ImageOutcome,
@@ -67,7 +67,7 @@ def test_parts_are_joined_in_order_and_nothing_is_lost(store, tmp_path):
         write(store, part)
     joined = join_parts(store, parts, tmp_path)
     assert (joined.images, joined.damaged, joined.missing) == (4, [], [])
-    assert joined.files == {name: sha256_file(tmp_path / name) for name in (RESULTS, MAPS, PICTURES)}
+    assert joined.files == {name: sha256_file(tmp_path / name) for name in (RESULTS, REFERENCES, MAPS, PICTURES)}
     rows = read_rows(tmp_path / RESULTS)
     assert [row.image for row in rows] == ["b", "b", "a", "a", "d", "d", "c", "c"]
     assert rows[:2] == outcome("b").rows
@@ -98,7 +98,8 @@ def test_a_part_carries_what_it_is(store):
     assert (part.state, part.worker) == ('["{}"]', WorkerRecord("here"))
     metadata = pq.read_schema(path).metadata
     assert metadata[b"qcam.key"].decode() == KEY
-    assert json.loads(metadata[b"qcam.contents"]) == {"version": 1, "images": ["a", "b"], "rows": 4, "maps": 2, "pictures": 2}
+    counts = {"rows": 4, "references": 0, "maps": 2, "pictures": 2}
+    assert json.loads(metadata[b"qcam.contents"]) == {"version": 1, "images": ["a", "b"]} | counts
 
 
 def test_none_of_a_hundred_flipped_bits_passes(store, tmp_path):
@@ -155,7 +156,8 @@ def with_metadata(table, **entries):
 
 
 def told_again(table):
-    counts = {column: sum(len(item) for item in table[column].to_pylist()) for column in ("rows", "maps", "pictures")}
+    columns = ("rows", "references", "maps", "pictures")
+    counts = {column: sum(len(item) for item in table[column].to_pylist()) for column in columns}
     said = {"version": 1, "images": table["image"].to_pylist()} | counts
     return with_metadata(table, **{"qcam.contents": json.dumps(said)})
 

@@ -265,13 +265,14 @@ class Network:
             raise OutOfMemoryError("full")
         model = self.bundle.model_id
         return [
-            lambda samples=samples: ([SimpleNamespace(image=image.name, model=model) for image in samples], [])
+            lambda samples=samples: ([SimpleNamespace(image=image.name, model=model, comparison="") for image in samples], [])
             for samples in batches
         ]
 
 
 def test_turns_that_begin_in_a_run_are_taken_shard_by_shard_from_then_on(monkeypatch):
-    def load(images: Any) -> runner.LoadedBatch:
+    def load(given: Any) -> runner.LoadedBatch:
+        images = given.images
         return runner.LoadedBatch(images, {"a": list(images), "b": list(images)}, {}, {})
 
     monkeypatch.setattr(runner, "Loader", lambda *_arguments, **_more: SimpleNamespace(load=load))
@@ -305,7 +306,8 @@ class Reopened(Network):
 def test_a_turn_is_over_the_images_of_several_shards_which_end_whole(monkeypatch):
     """Opening two networks takes 2 s, an image of both 2 s: 2 % would be 50 images, 60 seconds are 30."""
 
-    def load(images: Any) -> runner.LoadedBatch:
+    def load(given: Any) -> runner.LoadedBatch:
+        images = given.images
         return runner.LoadedBatch(images, {"a": list(images), "b": list(images)}, {}, {})
 
     monkeypatch.setattr(runner, "Loader", lambda *_arguments, **_more: SimpleNamespace(load=load))
