@@ -64,7 +64,7 @@ scale: setup-dev
 		--count 1 --count 3 --count 6 --json $(SPEED)/workers.json
 	$(BIN)/python benchmarks/scale.py write $(SPEED)/cluster.json $(SPEED)/scale.json $(SPEED)/workers.json
 
-# docs/paper.md's tables: MODELS="bundles/efficientnet_lite0 bundles/mobilenet_v2=WEIGHTS ..." (half an hour)
+# docs/paper.md's tables: MODELS="bundles/efficientnet_lite0 bundles/mobilenet_v2=WEIGHTS ..." (hours; it goes on where it was stopped)
 ablation: setup-dev
 	$(BIN)/python benchmarks/paper_ablation.py $(MODELS) --threads 1
 
