@@ -94,8 +94,10 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     type=click.Choice(words(CamMethod)),
     default=CamMethod.GRADCAM_PLUS_PLUS.value,
     show_default=True,
-    help="How maps are made (docs/results.md). gradcam++-relu is for CAM layers with negative activations, gradcam++-torchcam "
-    "what the paper ran; eigencam has neither class nor gradient.",
+    metavar="METHOD",
+    help=f"How maps are made: {', '.join(words(CamMethod))} (docs/results.md). gradcam++-relu is for CAM layers with negative "
+    "activations, gradcam++-torchcam what the paper ran; eigencam has neither class nor gradient; ablation runs the deployed "
+    "tail once for each channel, occlusion and rise the network 169 and 1000 times for each map.",
 )
 @option(
     "--fake-quant/--no-fake-quant",
@@ -375,7 +377,7 @@ def main(
 ) -> None:
     """Evaluate each BUNDLE: does the quantized model, as deployed, still look at the same place?
 
-    Every precision runs in ONNX Runtime; its Grad-CAM++ is compared with f32's, with salient-object maps, and with what
+    Every precision runs in ONNX Runtime; its CAM is compared with f32's, with salient-object maps, and with what
     a PyTorch fake-quant simulation of the same file predicts. Without BUNDLE, all of bundles/ are taken.
     """
     if not dry_run and (protocol == Protocol.PAPER or provider.upper() == "CPU"):

@@ -20,7 +20,7 @@ class Target(StrEnum):
 
 
 class CamMethod(StrEnum):
-    """How a map is made: `-relu` for negative activations, `-torchcam` what the paper really ran; eigencam has no gradient."""
+    """How a map is made: `-relu` for negative activations, `-torchcam` what the paper ran; the last ones use no gradient."""
 
     GRADCAM_PLUS_PLUS = "gradcam++"
     GRADCAM_PLUS_PLUS_RELU = "gradcam++-relu"
@@ -29,6 +29,9 @@ class CamMethod(StrEnum):
     HIRESCAM = "hirescam"
     LAYERCAM = "layercam"
     EIGENCAM = "eigencam"
+    ABLATION = "ablation"
+    OCCLUSION = "occlusion"
+    RISE = "rise"
 
 
 class Reference(StrEnum):
@@ -159,6 +162,19 @@ class ColourMap(StrEnum):
     JET = "jet"
 
 
+#: CAM method → what it is called in prose.
+CAM_NAMES = {
+    CamMethod.GRADCAM_PLUS_PLUS: "Grad-CAM++",
+    CamMethod.GRADCAM_PLUS_PLUS_RELU: "Grad-CAM++ (relu in alpha)",
+    CamMethod.GRADCAM: "Grad-CAM",
+    CamMethod.TORCHCAM: "Grad-CAM++ (as torch-cam)",
+    CamMethod.HIRESCAM: "HiResCAM",
+    CamMethod.LAYERCAM: "LayerCAM",
+    CamMethod.EIGENCAM: "Eigen-CAM",
+    CamMethod.ABLATION: "Ablation-CAM",
+    CamMethod.OCCLUSION: "occlusion map",
+    CamMethod.RISE: "RISE map",
+}
 #: The precisions that qcam exports, in the order of every table; bundles may hold others.
 PRECISIONS = ("f32", "int16", "int8")
 #: What the name of a precision may be, those of other tools too.

@@ -15,6 +15,8 @@ Methods without a weight for each channel:
 - HiResCAM (Draelos and Carin, arXiv 2011.08891, 2020): map = relu(sum_k g_kij A_kij).
 - LayerCAM (Jiang et al., IEEE Transactions on Image Processing, 2021): map = relu(sum_k relu(g_kij) A_kij).
 - Eigen-CAM (Muhammad and Yeasin, IJCNN 2020): `eigen_map`. It has neither a class nor a gradient.
+
+Methods that run the network again are not computed from a gradient; Ablation-CAM's weights are here (`ablation_weights`).
 """
 
 from __future__ import annotations
@@ -114,6 +116,24 @@ def eigen_map(activation: Array) -> Array:
     return maps
 
 
+def ablation_weights(scores: Array, without: Array) -> Array:
+    """Return Ablation-CAM's weights: the part of the score that goes with a channel, (y - y_k) / y.
+
+    Desai and Ramaswamy, "Ablation-CAM" (WACV 2020), with the sign as it comes out, as in pytorch-grad-cam: of a score below 0
+    the map shows what lowers it.
+
+    Args:
+        scores: y, float64, batch × channels.
+        without: y_k, the score without the channel, same shape.
+
+    Returns:
+        float64, batch × channels; 0 where y is 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights: Array = np.where(scores == 0, 0.0, (scores - without) / scores)
+    return weights
+
+
 #: CAM methods that weigh channels, by name.
 METHODS: dict[CamMethod, Callable[[Array, Array], Array]] = {
     CamMethod.GRADCAM_PLUS_PLUS: gradcam_plus_plus_weights,
@@ -123,6 +143,7 @@ METHODS: dict[CamMethod, Callable[[Array, Array], Array]] = {
 }
 #: Methods that have no weight for each channel; they return the map before its relu.
 _MAPS: dict[CamMethod, Callable[[Array, Array], Array]] = {CamMethod.HIRESCAM: hires_map, CamMethod.LAYERCAM: layer_map}
+_FORMULAS = {*METHODS, *_MAPS, CamMethod.EIGENCAM}
 
 
 def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating] | None = None, method: str = "gradcam++") -> Array:
@@ -138,27 +159,42 @@ def cam(activation: NDArray[np.floating], gradient: NDArray[np.floating] | None 
         float64, batch × height × width, not negative, not normalised; all zero where nothing speaks for the class.
 
     Raises:
-        QcamError: If the method is unknown, or needs a gradient and has none.
+        QcamError: If the method is unknown, needs a gradient and has none, or runs the network again.
     """
     chosen = require(CamMethod, method, "CAM method")
-    batch, channels, height, width = activation.shape
+    if chosen not in _FORMULAS:
+        raise QcamError(f"CAM method {chosen} runs the network again; activation and gradient do not tell its map")
+    if gradient is None and chosen != CamMethod.EIGENCAM:
+        raise QcamError(f"CAM method {chosen} needs a gradient")
+    batch, _, height, width = activation.shape
     maps = np.empty((batch, height, width))
     if gradient is not None and gradient.strides[2:] == (0, 0):
         gradient = gradient[:, :, :1, :1]
     for index in range(batch):  # one by one: in float64 a batch would leave the processor's cache
         # In one order in memory whatever the caller's: sums round by it.
         a = activation[index : index + 1].astype(np.float64, order="C")
-        if chosen == CamMethod.EIGENCAM:
+        if gradient is None or chosen == CamMethod.EIGENCAM:
             maps[index] = eigen_map(a)[0]
             continue
-        if gradient is None:
-            raise QcamError(f"CAM method {chosen} needs a gradient")
         g = gradient[index : index + 1].astype(np.float64, order="C")
         if chosen in _MAPS:
             maps[index] = _MAPS[chosen](a, g)[0]
         else:
-            maps[index] = (METHODS[chosen](a, g) @ a.reshape(channels, height * width)).reshape(height, width)
+            maps[index] = _weighted(METHODS[chosen](a, g), a)[0]
     return np.maximum(maps, 0.0, out=maps)
+
+
+def weighted_map(weights: Array, activation: NDArray[np.floating]) -> Array:
+    """Return relu(sum_k w_k A_k), float64, batch × height × width, for weights of batch × channels."""
+    a = activation.astype(np.float64, order="C")
+    return np.concatenate([np.maximum(_weighted(weights[i : i + 1], a[i : i + 1]), 0.0) for i in range(len(a))])
+
+
+def _weighted(weights: Array, a: Array) -> Array:
+    """Return sum_k w_k A_k of one image, 1 × height × width."""
+    _, channels, height, width = a.shape
+    result: Array = (weights @ a.reshape(channels, height * width)).reshape(1, height, width)
+    return result
 
 
 def normalise(maps: Array) -> Array:

@@ -244,7 +244,7 @@ def _cam_view(sheet: Sheet, part: _Part, stored: StoredMap, colours: NDArray[np.
         told.append(f"top-1 is {part.name(row.top1)}")
         if precision not in card.flips:
             card.flips.append(precision)
-    alt = f"{image}: Grad-CAM++ of {label}"
+    alt = f"{image}: {part.run.record.plan.cam} of {label}"
     if row is not None and row.CC is not None:
         alt += f", CC {figure(row.CC)} v. {against}"
     return View(name, label, _photo(sheet, picture), cover, False, alt, " · ".join(told), note, flipped, not fake)

@@ -86,7 +86,7 @@ def draw_grid(results: Results, model: str, images: Sequence[str], colormap: str
     with rc_context({"text.parse_math": False, "font.size": 7, "axes.linewidth": 0.4, "axes.edgecolor": "#888888"}):
         drawing = _Grid(1 + len(shown), results.precisions(model), colormap)
         remark = _REMARKS[facts.weights.trained]
-        drawing.title(f"{model}: Grad-CAM++ by precision{remark}")
+        drawing.title(f"{model}: {results.record.plan.cam} by precision{remark}")
         for place, image in enumerate(shown):
             chosen = {name: _class_name(results, model, targets.get((image, name))) for name in results.precisions(model)}
             drawing.row(place, pictures[image], maps, figures, chosen)

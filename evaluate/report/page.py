@@ -176,6 +176,7 @@ def _with_pictures(
         "flip_precisions": [name for name in precisions if any(name in card.flips for card in cards)],
         "whys": list(dict.fromkeys(card.why for card in cards)),
         "chosen": _chosen(runs, cards, options),
+        "cams": " or ".join(dict.fromkeys(run.record.plan.cam for run in runs)),
     }
     return base | found | {"sections": _sections(base | found)}
 
@@ -231,7 +232,7 @@ def _lead(runs: Sequence[Run]) -> str:
         return (
             f"{count(models, 'model')} in {', '.join(precisions)}; {count(len(run.results.images), 'image')}; "
             f"{run.provider}{where}. "
-            f"Grad-CAM++ of every precision against {'float and against ' if with_f32 else ''}the salient object."
+            f"{run.record.plan.cam} of every precision against {'float and against ' if with_f32 else ''}the salient object."
         )
     said = "; ".join(
         f"{run.name}: {count(len(run.results.models), 'model')}, {count(len(run.results.images), 'image')}, {run.provider}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qcam.common.vocabulary import CAM_NAMES, CamMethod
 from qcam.images.account import AccountLine
 from qcam.runtime.gpu import Gpu
 
@@ -411,6 +412,12 @@ class PlanRecord:
             ValueError: Names the field.
         """
         _ = self.settings
+
+    @property
+    def cam(self) -> str:
+        """Return the CAM method in prose; `CAM` where it is one that this version does not know."""
+        method = self.options.get("method", CamMethod.GRADCAM_PLUS_PLUS)
+        return next((name for known, name in CAM_NAMES.items() if known == method), "CAM")
 
     @property
     def settings(self) -> Mapping[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -21,8 +21,9 @@ from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
 from qcam.evaluate.maps.scores import columns, explained_classes, probabilities, top_classes
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.comparing import Compared, SalientObjects
-from qcam.evaluate.run.explained import Run, explain
+from qcam.evaluate.run.explained import Cams, Run, explain
 from qcam.evaluate.run.memory import Arrangement, arranged, parts_of
+from qcam.evaluate.run.perturbed import MASKING, PERTURBING, Perturbation, perturbation
 from qcam.evaluate.run.protocol import Expected, Finish, Sample
 from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.evaluate.run.references import Chosen
@@ -121,6 +122,7 @@ class BundleEvaluator:
         self._copies = copies
         self._settings = settings
         self.expected = Expected()
+        self._perturbed: dict[str, Perturbation] = {}
         self.deployed = {name: self._session(name, settings) for name in precisions}
         self._device = self._built_on = ""
         self._mirrors: dict[str, Mirrors] = {}
@@ -162,12 +164,19 @@ class BundleEvaluator:
         else:
             own = replace(settings, config={SHARED_ARENA: "0"} | settings.config)
             session = DeployedModel(self.bundle, precision, own, copies=self._copies)
+        again = 0.0
+        if self._method in PERTURBING:
+            self._perturbed[precision] = perturbation(self._method, self.bundle, session, settings.batch)
+            again = self._perturbed[precision].seconds
+        if precision in self._apart:
             session.close()
+            if precision in self._perturbed:
+                self._perturbed[precision].close()
             give_memory_back()
             self.expected.opening += session.seconds[0]
         twice = 2 if precision == self._null else 1
         # A mirror takes about twice as long as ONNX Runtime in float.
-        self.expected.image += session.seconds[1] * (twice + 2 * self._fake_quant)
+        self.expected.image += (session.seconds[1] + again) * (twice + 2 * self._fake_quant)
         return session
 
     def open(self) -> None:
@@ -179,11 +188,15 @@ class BundleEvaluator:
         for name, session in self.deployed.items():
             if name not in self._apart:
                 session.open()
+                if name in self._perturbed:
+                    self._perturbed[name].open(session)
 
     def close(self) -> None:
         """Give the memory of the sessions back."""
         for session in self.deployed.values():
             session.close()
+        for perturbed in self._perturbed.values():
+            perturbed.close()
 
     @telling_full_gpu("{device} cpu for the mirrors")
     def build(self, device: str) -> None:
@@ -234,6 +247,21 @@ class BundleEvaluator:
         finally:
             session.close()
             give_memory_back()
+
+    @contextmanager
+    def _again(self, precision: str, clock: StageClock) -> Iterator[None]:
+        """Have what the CAM method runs again beside the mirror, opened for the block if it is not kept open."""
+        with self._open_session(precision, clock) if self._method in MASKING else nullcontext():
+            if precision not in self._perturbed or precision not in self._apart:
+                yield
+                return
+            try:
+                with clock.stage(REOPENING):
+                    self._perturbed[precision].open(self.deployed[precision])
+                yield
+            finally:
+                self._perturbed[precision].close()
+                give_memory_back()
 
     @contextmanager
     def _built(self, precision: str, clock: StageClock) -> Iterator[None]:
@@ -334,19 +362,23 @@ class BundleEvaluator:
                     again.append(_passed(session, batch.images, f"{precision} again", clock, own=own))
                 if precision == self._base:
                     changed.append(self._changed(session, batch, clock, own=own))
-        with self._built(precision, clock):
+        with self._again(precision, clock), self._built(precision, clock):
             for batch, passed in zip(batches, outputs, strict=True):
-                run, targets = self._deployed_run(precision, passed, batch.samples, batch.deployed.get("f32"), clock)
+                f32 = batch.deployed.get("f32")
+                run, targets = self._deployed_run(precision, passed, batch.crops, batch.samples, f32, clock)
                 batch.deployed[precision], batch.targets[precision] = run, targets
                 if self._fake_quant:
-                    batch.simulated[precision] = self._simulated_run(precision, passed, batch.images, targets, clock)
+                    batch.simulated[precision] = self._simulated_run(
+                        precision, passed, batch.images, batch.crops, targets, clock
+                    )
             for batch, passed in zip(batches, again, strict=False):
-                batch.again, _ = self._deployed_run(precision, passed, batch.samples, batch.deployed[precision], clock)
+                first = batch.deployed[precision]
+                batch.again, _ = self._deployed_run(precision, passed, batch.crops, batch.samples, first, clock)
             for batch, ran in zip(batches, changed, strict=False):
-                for name, (samples, passed) in ran.items():
+                for name, (samples, crops, passed) in ran.items():
                     # Another picture explains its own class, a changed one that of the picture as it was.
                     chosen = None if name == Reference.FLOOR else batch.deployed[precision].at(np.array(batch.chosen.places))
-                    batch.references[name], _ = self._deployed_run(precision, passed, samples, chosen, clock)
+                    batch.references[name], _ = self._deployed_run(precision, passed, crops, samples, chosen, clock)
         if self._faithfulness:
             with self._open_session(precision, clock) as session, clock.stage("explanation on model"):
                 for batch in batches:
@@ -366,27 +398,28 @@ class BundleEvaluator:
         Raises:
             OutOfMemoryError: If the memory of a GPU does not hold the batch.
         """
-        images = self.preprocessing.normalise(np.stack([sample.crop for sample in samples]))
+        crops = np.stack([sample.crop for sample in samples])
+        images = self.preprocessing.normalise(crops)
         found: dict[str, Explained] = {}
         f32: Run | None = None
         clock = StageClock()
         for precision in self.deployed:
             with self._open_session(precision, clock) as session:
                 passed = _passed(session, images, precision, clock)
-            with self._built(precision, clock):
-                run, targets = self._deployed_run(precision, passed, samples, f32, clock)
+            with self._again(precision, clock), self._built(precision, clock):
+                run, targets = self._deployed_run(precision, passed, crops, samples, f32, clock)
             f32 = run if precision == "f32" else f32
             found[precision] = Explained(run.logits, run.maps, targets)
         return found
 
     def _changed(
         self, session: DeployedModel, batch: _Batch, clock: StageClock, *, own: bool
-    ) -> dict[str, tuple[Sequence[Sample], DeployedOutputs]]:
-        """Run what the reference rows of a batch ask for; return it with the samples that it is of, by name."""
-        found: dict[str, tuple[Sequence[Sample], DeployedOutputs]] = {}
+    ) -> dict[str, tuple[Sequence[Sample], NDArray[np.uint8], DeployedOutputs]]:
+        """Run what the reference rows of a batch ask for; return it with the samples and crops that it is of, by name."""
+        found: dict[str, tuple[Sequence[Sample], NDArray[np.uint8], DeployedOutputs]] = {}
         for name, (samples, crops) in batch.chosen.inputs().items():
             images = self.preprocessing.normalise(crops)
-            found[name] = samples, _passed(session, images, "references", clock, own=own)
+            found[name] = samples, crops, _passed(session, images, "references", clock, own=own)
         return found
 
     def _maps(self, batch: _Batch) -> list[StoredMap]:
@@ -401,6 +434,7 @@ class BundleEvaluator:
         self,
         precision: str,
         outputs: DeployedOutputs,
+        crops: NDArray[np.uint8],
         samples: Sequence[Sample],
         f32: Run | None,
         clock: StageClock,
@@ -411,7 +445,13 @@ class BundleEvaluator:
         score = columns(targets, outputs.logits.shape[1])
         values = (outputs.tap, *outputs.skips)
         taps = [mirror.dequantize(tap, each) for tap, each in zip(self.deployed[precision].taps, values, strict=True)]
-        maps, crossings = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
+        if precision in self._perturbed:
+            with clock.stage("perturbed runs"):
+                session = self.deployed[precision]
+                cams = Cams(self._perturbed[precision].deployed(session, outputs, crops, targets), None)
+        else:
+            cams = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=clock.stage)
+        maps, crossings = cams
         return Run(outputs.logits, maps, self._enlarge, crossings=crossings), targets
 
     def _simulated_run(
@@ -419,6 +459,7 @@ class BundleEvaluator:
         precision: str,
         outputs: DeployedOutputs,
         images: NDArray[np.float32],
+        crops: NDArray[np.uint8],
         targets: NDArray[np.int64],
         clock: StageClock,
     ) -> Run:
@@ -429,9 +470,14 @@ class BundleEvaluator:
         values = (passed.tap, *passed.skips)
         taps = [mirror.dequantize(tap, each) for tap, each in zip(self.deployed[precision].taps, values, strict=True)]
         score = columns(targets, outputs.logits.shape[1])
-        maps, crossings = explain(
-            mirror, taps[0], score, taps[1:], method=self._method, timed=lambda stage: clock.stage(f"mirror {stage}")
-        )
+        timed = partial(_of_mirror, clock)
+        if precision in self._perturbed:
+            with timed("perturbed runs"):
+                logits = passed.logits.cpu().numpy()
+                cams = Cams(self._perturbed[precision].simulated(mirror, logits, taps, crops, targets), None)
+        else:
+            cams = explain(mirror, taps[0], score, taps[1:], method=self._method, timed=timed)
+        maps, crossings = cams
         equal = None
         if outputs.tap.dtype.kind != "f":
             codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
@@ -550,6 +596,10 @@ def _passed(
     if not own:
         return passed
     return DeployedOutputs(passed.logits.copy(), passed.tap.copy(), tuple(skip.copy() for skip in passed.skips))
+
+
+def _of_mirror(clock: StageClock, stage: str) -> AbstractContextManager[None]:
+    return clock.stage(f"mirror {stage}")
 
 
 def null_precision(precisions: Iterable[str]) -> str:

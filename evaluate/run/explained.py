@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qcam.common.denominators import crossings
 from qcam.common.vocabulary import CamMethod
 from qcam.evaluate.maps.cam import Array, cam
+from qcam.evaluate.maps.masking import CELLS, GRID, MASKS, PATCH, SEED, SHARE
 from qcam.evaluate.maps.measures import top_positions
 
 if TYPE_CHECKING:
@@ -118,3 +119,22 @@ def explain(
         values, slopes = activation.cpu().numpy(), gradient.cpu().numpy()
         counted = method == CamMethod.GRADCAM_PLUS_PLUS
         return Cams(cam(values, slopes, method), crossings(values, slopes) if counted else None)
+
+
+def cam_convention(method: str) -> str:
+    """Say in one line what a CAM method computes, and on what.
+
+    Args:
+        method: One of `CamMethod`.
+    """
+    told = {
+        CamMethod.EIGENCAM: "float64, of the activation alone: no class, no gradient",
+        CamMethod.ABLATION: (
+            "weights (y - y_k) / y, y the logit before softmax, y_k without channel k, both of the deployed tail"
+        ),
+        CamMethod.OCCLUSION: (
+            f"on the logit before softmax, {CELLS} × {CELLS} cells, patch {PATCH} × {PATCH}, at every cell, in the mean colour"
+        ),
+        CamMethod.RISE: f"on softmax probability, {MASKS} masks of {GRID} × {GRID}, share {SHARE}, seed {SEED}, mean colour",
+    }
+    return f"{method}, {told.get(CamMethod(method), 'float64, epsilon 0, on the logit before softmax')}"

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import onnx
 
 from qcam.common.errors import QcamError
+from qcam.common.vocabulary import CamMethod
+from qcam.evaluate.run.perturbed import MASKING
 from qcam.runtime.bundle import Bundle, PrecisionEntry
 from qcam.runtime.graph import Graph
 from qcam.runtime.skimmed import skim
@@ -165,6 +167,8 @@ def _part(bundle: Bundle, entry: PrecisionEntry, shape: Shape, options: StudyOpt
     if entry.original is not None and not entry.promised:  # a second session, of the file that is deployed
         other = _size(bundle, entry.original.file, entry.original.external)
         session, opening = session + max(other, session), opening + max(other, session)
+    if options.method == CamMethod.ABLATION:  # sessions of the tail, of which two hold its weights
+        session += int(2 * _PACKED * shape.tail)
     held = shape.weights if options.fake_quant else shape.tail
     mirror = held + codes
     if codes_of_8_bits and options.settings.provider == "CPU" and shape.layers > 1:  # a second tail (`evaluate/run/tails.py`)
@@ -173,7 +177,7 @@ def _part(bundle: Bundle, entry: PrecisionEntry, shape: Shape, options: StudyOpt
     arena = int(_ARENA * activations)
     computing = int(_IN_PYTORCH * activations) if options.fake_quant else 0
     turn = max(opening, session + arena, mirror + building, mirror + computing)
-    if options.faithfulness:
+    if options.faithfulness or options.method in MASKING:
         turn = max(turn, session + mirror + max(arena, computing))
     return Part(bundle.model_id, entry.name, session + mirror, (arena, computing), building, turn)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from qcam.common import machine
 from qcam.common.files import fingerprint
-from qcam.common.vocabulary import CamMethod
 from qcam.common.wording import in_options
 from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
 from qcam.evaluate.results.records import Crossing, WorkerRecord
 from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons, float_arithmetic
 from qcam.evaluate.run.evaluator import null_precision
+from qcam.evaluate.run.explained import cam_convention
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.inputs import random_weights, unknown_weights
 from qcam.evaluate.run.options import StudyOptions
@@ -184,13 +184,6 @@ def _counts(shards: Counter[str]) -> str:
     return ", ".join(f"{name}: {count} shards" for name, count in sorted(shards.items()))
 
 
-def _cam_convention(method: str) -> str:
-    """Say in one line what a CAM method computes on."""
-    if method == CamMethod.EIGENCAM:
-        return f"{method}, float64, of the activation alone: no class, no gradient"
-    return f"{method}, float64, epsilon 0, on the logit before softmax"
-
-
 def _conventions(method: str, *, paper: bool) -> dict[str, str]:
     if paper:
         head = {
@@ -199,7 +192,7 @@ def _conventions(method: str, *, paper: bool) -> dict[str, str]:
         }
     else:
         head = {
-            "CAM": _cam_convention(method),
+            "CAM": cam_convention(method),
             "maps": "CAMs enlarged bilinearly to the network's input size, then every map min-max to 0..1",
         }
     return head | _CONVENTIONS

@@ -23,6 +23,7 @@ from qcam.evaluate.results.remote import open_results
 from qcam.evaluate.run.evaluator import fitting_precisions, settle_target, told_left_out, wanted_precisions
 from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.perturbed import PERTURBING, cost_in_runs
 from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.study.estimate import describe, estimate
 from qcam.evaluate.study.executor import Opening, ThisProcess, by_crew
@@ -213,6 +214,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     if not dry and (spread.name == Engine.RAY or spread.workers != 1):
         given = [str(place.folder if isinstance(place, Bundle) else place) for place in request.bundles]
         executor = by_crew(crew_for(spread, bundles, given, options, request.saliency, source, device, saliency_device))
+        if options.method in PERTURBING:  # workers, which measure it, tell nothing here
+            telling.note(cost_in_runs(options.method))
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with telling.status("opening sessions"):
         study = Study(

@@ -340,6 +340,40 @@ class DeployedModel:
             yield self.run(images[start : start + size])
 
     @property
+    def provider(self) -> str:
+        """Return the short name of the provider that was asked for."""
+        return self._settings.provider
+
+    def beside(self, model: onnx.ModelProto) -> Any:
+        """Make another session by the same settings on the same provider, of a part of the file.
+
+        Args:
+            model: The part, its weights inside; at most 2 GiB.
+
+        Returns:
+            An ONNX Runtime session.
+
+        Raises:
+            ProviderError: If the provider does not take it, or not all of it where nothing may be left to the CPU.
+        """
+        import onnxruntime
+
+        options = self._session_options(onnxruntime)
+        if self._name != PROVIDERS["CPU"] and not self._settings.allow_fallback and NO_CPU not in self._config:
+            options.add_session_config_entry(NO_CPU, "1")
+        on_cuda = self._name in (PROVIDERS[provider] for provider in CUDA_PROVIDERS)
+        more: dict[str, Any] = {"disabled_optimizers": [REQUANTIZER]} if on_cuda else {}
+        with captured_output():
+            try:
+                return onnxruntime.InferenceSession(
+                    model.SerializeToString(), options, providers=self._listed, enable_fallback=0, **more
+                )
+            except Exception as error:  # ONNX Runtime's exceptions share no base class
+                raise ProviderError(
+                    f"{self._settings.provider} cannot load a part of {self._path} by itself: {first_line(error)}"
+                ) from error
+
+    @property
     def taps(self) -> tuple[Tap, ...]:
         """Return the tap and the skip tensors, in the order of `DeployedOutputs`."""
         return (self.entry.tap, *self.entry.skips)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -277,6 +277,43 @@ class Mirror:
         fixed = self.entry.input.batch
         if fixed is not None and len(activation) != fixed:
             return self._gradient_by_chunks(activation, torch.as_tensor(targets), tuple(skips))
+        given, wanted, values = self._behind(activation, targets, skips)
+        return self._tail.gradient(given, wanted, values, self._placed)
+
+    @property
+    def pools(self) -> bool:
+        """Tell whether the tail begins with the mean over all positions: then `scores` takes means, 1 × 1, as well."""
+        return self._tail.pools if self._instead is None else self._instead.pools
+
+    def scores(
+        self, activation: torch.Tensor, targets: torch.Tensor | NDArray[np.int64], skips: Sequence[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """Return each image's class score from its activation at the tap; only the tail runs.
+
+        Args:
+            activation: As of `gradient`; of 1 × 1 positions where the tail pools.
+            targets: As of `gradient`.
+            skips: As of `gradient`.
+
+        Returns:
+            logit[target], float32, batch.
+        """
+        if self._instead is not None:
+            return self._instead.scores(activation, targets, skips)
+        fixed, count = self.entry.input.batch, len(activation)
+        if fixed is not None and count != fixed:
+            wanted, found = torch.as_tensor(targets), []
+            for part in self.entry.input.chunks(count):
+                chunk, classes, *others = (_filled(value[part], fixed) for value in (activation, wanted, *skips))
+                found.append(self.scores(chunk, classes, others)[: part.stop - part.start])
+            return torch.cat(found)
+        given, classes, values = self._behind(activation, targets, skips)
+        return self._tail.scores(given, classes, values, self._placed)
+
+    def _behind(
+        self, activation: torch.Tensor, targets: torch.Tensor | NDArray[np.int64], skips: Iterable[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Return what the tail reads, on its device: activation, classes, and the skip tensors by name; as of `gradient`."""
         given = activation.detach().to(self.device)
         values: dict[str, torch.Tensor] = {}
         by_source = {skip.output: value.detach() for skip, value in zip(self.entry.skips, skips, strict=True)}
@@ -288,7 +325,7 @@ class Mirror:
             for tap, value in ((self.entry.tap, given), *((skip, by_source[skip.output]) for skip in self.entry.skips)):
                 if tap.dtype != "float32":
                     values[tap.output] = (value.to(self.device) / float(np.float32(tap.scale))).round_() + tap.zero_point
-        return self._tail.gradient(given, torch.as_tensor(targets, device=self.device).long(), values, self._placed)
+        return given, torch.as_tensor(targets, device=self.device).long(), values
 
     def _gradient_by_chunks(
         self, activation: torch.Tensor, targets: torch.Tensor, skips: tuple[torch.Tensor, ...]

@@ -125,6 +125,24 @@ class Tail:
         batch, channels, height, width = activation.shape
         return (gradient / (height * width)).reshape(batch, channels, 1, 1).expand_as(activation)
 
+    @property
+    def pools(self) -> bool:
+        """Tell whether it begins with the mean over all positions: then the means, activations of 1 × 1, do as well."""
+        return self._pool is not None
+
+    def scores(
+        self, activation: torch.Tensor, targets: torch.Tensor, others: Mapping[str, torch.Tensor], place: Place
+    ) -> torch.Tensor:
+        """Return each image's class score, float32, batch; arguments as of `gradient`."""
+        with torch.no_grad():
+            values = dict(others)
+            if self._pool is None:
+                values.update(dict.fromkeys(self._entries, activation))
+            else:
+                pooled = self._pool.compute(activation, *self._constants_of(self._pool)[1:], **self._pool.attributes)
+                values[self._pool.outputs[0]] = pooled
+            return self._scores(values, targets, place).flatten()
+
     def _scores(self, values: dict[str, torch.Tensor], targets: torch.Tensor, place: Place) -> torch.Tensor:
         if self._last is None:
             return self._before.run(values, place)[self._logits].gather(1, targets[:, None])

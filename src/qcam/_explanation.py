@@ -131,8 +131,8 @@ def explain(
         tf32: Whether a GPU may compute float32 in TF32.
         target: The class that is explained: f32-top1, or own-top1; None for f32-top1, and for own-top1 of a bundle that holds
             no f32, which is told. f32-top1 by name is refused there.
-        method: CAM method: gradcam++, gradcam++-relu, gradcam, gradcam++-torchcam, hirescam, layercam, or eigencam
-            (docs/results.md).
+        method: CAM method: gradcam++, gradcam++-relu, gradcam, gradcam++-torchcam, hirescam, layercam, eigencam, ablation,
+            occlusion, or rise (docs/results.md).
         threads: Of ONNX Runtime and PyTorch; None for all cores.
         device: Where PyTorch computes the gradients: auto, cpu or cuda.
 

@@ -196,8 +196,8 @@ def study(
         tf32: Whether a GPU may compute float32 in TF32.
         target: The class that is explained: f32-top1, own-top1, or label; None for f32-top1, and for own-top1 of a bundle that
             holds no f32, which is told. f32-top1 by name is refused there.
-        method: CAM method: gradcam++, gradcam++-relu, gradcam, gradcam++-torchcam, hirescam, layercam, or eigencam
-            (docs/results.md).
+        method: CAM method: gradcam++, gradcam++-relu, gradcam, gradcam++-torchcam, hirescam, layercam, eigencam, ablation,
+            occlusion, or rise (docs/results.md).
         batch_size: Images at a time.
         threads: Of each worker; None for the cores, shared among the workers.
         io_binding: Whether inputs and outputs are bound to device memory; None: on GPUs only.

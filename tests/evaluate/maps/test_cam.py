@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qcam.common.errors import QcamError
 from qcam.evaluate.maps.cam import (
     METHODS,
+    ablation_weights,
     cam,
     eigen_map,
     gradcam_plus_plus_weights,
@@ -19,6 +20,7 @@ from qcam.evaluate.maps.cam import (
     normalise,
     torchcam_weights,
     upsample,
+    weighted_map,
 )
 
 #: Methods that are formulas of activation and gradient.
@@ -284,3 +286,15 @@ def test_a_gradient_given_once_for_all_positions_is_the_repeated_one():
     once = np.broadcast_to(rng.normal(size=(3, 40, 1, 1)).astype(np.float32), activation.shape)
     for method in ALL:
         np.testing.assert_allclose(cam(activation, once, method), cam(activation, once.copy(), method), rtol=1e-12)
+
+
+def test_ablation_weights_are_the_part_of_the_score_that_goes() -> None:
+    weights = ablation_weights(np.array([[4.0, 4.0, -2.0, 0.0]]), np.array([[1.0, 5.0, -3.0, 1.0]]))
+    assert weights.tolist() == [[0.75, -0.25, -0.5, 0.0]]
+    maps = weighted_map(weights[:, :2], array(A))
+    assert maps.tolist() == [[[1.0, 1.375], [0.0, 2.3125]]]  # 3/4 A₀ - 1/4 A₁, by hand
+
+
+def test_a_method_that_runs_the_network_is_no_formula() -> None:
+    with pytest.raises(QcamError, match=r"^CAM method ablation runs the network again; activation and gradient do not tell"):
+        cam(array(A), array(G), "ablation")

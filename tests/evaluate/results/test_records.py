@@ -76,6 +76,14 @@ def test_weights_are_what_is_recorded_of_them(tmp_path, trained, word):
     assert told.models["m"].weights.word == word
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({}, "Grad-CAM++"), ({"method": "rise"}, "RISE map"), ({"method": "of a later version"}, "CAM"), ({"method": {}}, "CAM")],
+)
+def test_the_cam_method_is_called_what_it_is(tmp_path, options, name):
+    assert results_of(tmp_path, BARE | {"plan": {"options": options}}).record.plan.cam == name
+
+
 def test_classes_that_are_not_told_are_a_refusal(tmp_path):
     with pytest.raises(ResultsError, match=r"run\.json does not name the classes of m; run qcam.study again"):
         results_of(tmp_path).classes("m")
