@@ -20,7 +20,7 @@ import qcam.runtime.mirror.operators  # noqa: F401 - registers the operators
 from qcam.common.errors import BundleError, UnsupportedGraphError
 from qcam.runtime.apart import takes_images_apart
 from qcam.runtime.bundle import PrecisionEntry
-from qcam.runtime.codes import quantized_tensors
+from qcam.runtime.codes import Codes, quantized_tensors
 from qcam.runtime.graph import Graph, GraphTail
 from qcam.runtime.grouping import KernelGroup
 from qcam.runtime.kernels import KernelFamily
@@ -31,7 +31,8 @@ from qcam.runtime.mirror import integer
 from qcam.runtime.mirror.clipped import counting
 from qcam.runtime.mirror.fused import FakeQuantize, compose_lookups, find_pairs
 from qcam.runtime.mirror.integer.degree import Deployment
-from qcam.runtime.mirror.integer.kernel import Setting, stored_type, straight_through
+from qcam.runtime.mirror.integer.kernel import Setting, stored_type, within_code
+from qcam.runtime.mirror.integer.kernel import straight_through as with_gradient_of
 from qcam.runtime.mirror.operators.quantization import BYTES
 from qcam.runtime.mirror.products_of_codes import by_codes
 from qcam.runtime.mirror.registry import Resolved, resolve
@@ -39,6 +40,9 @@ from qcam.runtime.mirror.steps import Program, Step, channels_last, in_order, pl
 from qcam.runtime.mirror.tail import Tail
 from qcam.runtime.normal import normalised
 from qcam.runtime.tables import PASSING_OPERATORS, SHAPE_OPERATORS
+
+#: Operators whose products of bytes saturate in some kernels.
+_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -185,9 +189,17 @@ class Building:
         """Put nodes into steps, groups as one each; with their float simulation beside them if gradients shall flow."""
         last = {id(group.inner[-1] if group.inner else group.node): group for group in self.groups}
         inside = {id(node) for group in self.groups for node in (group.node, *group.inner)}
+        sums = {
+            id(group.node): (group, group.output)
+            for group in self.groups
+            if straight_through and group.output is not None and self._saturates(group)
+        }
         steps = []
         for node in nodes:
             group = last.get(id(node))
+            if id(node) in sums:
+                steps += self._saturated(*sums[id(node)])
+                continue
             if group is None:
                 if straight_through or id(node) not in inside:
                     step = self._step(node, straight_through=straight_through)
@@ -202,12 +214,41 @@ class Building:
             if straight_through:
                 simulated = f"{group.result}/simulated"
                 steps.append(replace(self._step(node, straight_through=True), outputs=(simulated,)))
+                if id(group.node) in sums:
+                    steps.append(Step(with_gradient_of, {}, (simulated, f"{group.result}/exact"), (group.result,), *named))
+                    continue
                 step = Step(_exact(kernel, group, operands), {}, (simulated, *operands), (group.result,), *named)
             else:
                 step = Step(kernel, {}, operands, (group.result,), *named)
             others = tuple(group.node.input[1:]) if group.node.op_type in PASSING_OPERATORS else ()
             steps.append(replace(step, inputs=(*step.inputs, *others)))
         return steps
+
+    def _saturates(self, group: KernelGroup) -> bool:
+        """Tell whether a group's sums may be other numbers than float32 has, and its codes tell on which side of its gates."""
+        *between, quantizer = group.inner or (group.node,)
+        return (
+            self._family.pairs_saturate
+            and group.node.op_type in _PRODUCTS
+            and group.output is not None
+            and group.output.scale.size == 1
+            and quantizer.op_type == "QuantizeLinear"
+            and quantizer is not self.last
+            and all(node.op_type == "Relu" for node in between)
+        )
+
+    def _saturated(self, group: KernelGroup, output: Codes) -> list[Step]:
+        """Return the steps of a sum that may saturate: simulated, exact, and the simulated one where the exact code has it."""
+        (summed,) = group.node.output
+        simulated, exact = f"{summed}/simulated", f"{group.result}/exact"
+        operands = tuple(codes.tensor for codes in group.inputs if codes is not None and codes.tensor not in self.graph.fixed)
+        kernel, named = self._kernels[group.result], (group.node.op_type, group.node.name or group.result)
+        floor = int(output.zero_point) if len(group.inner) > 1 else None
+        return [
+            replace(self._step(group.node, straight_through=True), outputs=(simulated,)),
+            Step(_forward_only(kernel, group, operands), {}, operands, (exact,), *named),
+            Step(partial(within_code, output=output, floor=floor), {}, (simulated, exact), (summed,), *named),
+        ]
 
     def _fold(self, nodes: Iterable[onnx.NodeProto] | None) -> dict[str, torch.Tensor]:
         """Compute what depends on constants alone: all of it, or as far as some nodes need it."""
@@ -373,6 +414,20 @@ def _narrowed(quantize: Callable[..., torch.Tensor]) -> Callable[..., torch.Tens
     return compute
 
 
+def _forward_only(
+    kernel: Callable[..., torch.Tensor], group: KernelGroup, operands: Sequence[str]
+) -> Callable[..., torch.Tensor]:
+    """Return a function of the kernel's operands: its codes as float32, without a gradient; arguments as of `_exact`."""
+    kinds = {codes.tensor: stored_type(codes) for codes in group.inputs if codes is not None}
+
+    def compute(*given: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            codes = [value.to(kinds[name]) for name, value in zip(operands, given, strict=True)]
+            return kernel(*codes).to(torch.float32)
+
+    return compute
+
+
 def _exact(kernel: Callable[..., torch.Tensor], group: KernelGroup, operands: Sequence[str]) -> Callable[..., torch.Tensor]:
     """Return a function of the simulated result and the kernel's operands: the exact result with the simulation's gradient.
 
@@ -387,6 +442,6 @@ def _exact(kernel: Callable[..., torch.Tensor], group: KernelGroup, operands: Se
         with torch.no_grad():
             codes = [value.to(kinds[name]) for name, value in zip(operands, given, strict=False)]
             exact = kernel(*codes, *given[len(operands) :]).to(torch.float32)
-        return straight_through(simulated, exact)
+        return with_gradient_of(simulated, exact)
 
     return compute

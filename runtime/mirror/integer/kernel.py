@@ -230,3 +230,27 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         return gradients[0], None
+
+
+def within_code(simulated: torch.Tensor, exact: torch.Tensor, *, output: Codes, floor: int | None) -> torch.Tensor:
+    """Return a simulated sum that lies where the exact code says it does, with its own gradient.
+
+    The sum of a kernel that saturates is not known to float32, but its code is. A code between the ends of its range was passed
+    by ReLU and clamp: the sum is put into the interval that rounds to it. At an end, a simulated sum that does not round to it
+    is put beyond it, where ReLU and clamp let no gradient pass; one that does stays as it is.
+
+    Args:
+        simulated: The sum in float32.
+        exact: Its codes, whole numbers in float32, of the same shape.
+        output: What they mean, of one scale.
+        floor: The code that stands for 0, if a ReLU stands behind the sum.
+    """
+    low, high = limits(output)
+    low = low if floor is None else max(low, floor)
+    scale, zero = float(output.scale), int(output.zero_point)
+    with torch.no_grad():
+        least, most = ((exact - zero + half) * scale for half in (-0.5, 0.5))
+        value = simulated.clamp(least, most)
+        value = torch.where(exact <= low, torch.where(simulated <= most, simulated, least), value)
+        value = torch.where(exact >= high, torch.where(simulated >= least, simulated, most), value)
+    return straight_through(simulated, value)
