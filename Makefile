@@ -74,6 +74,7 @@ memory: setup-dev
 
 # docs/fidelity.md: simulation v. deployment on the real kernels of three CPU families (BUNDLES=... for your own; an hour)
 fidelity: setup-dev emulators
+	$(BIN)/python benchmarks/gradients.py $(GRADIENTS)
 	$(BIN)/python benchmarks/fidelity.py $(BUNDLES) --output docs/fidelity.md
 
 # The tests of networks, on every network of the study and every CPU family; `make test` takes a sample (an hour)

@@ -5,7 +5,7 @@
 Each bundle's int8 file runs on the real kernels of each family (natively or under qemu, see `make emulators`) with every
 quantized tensor exposed; both arithmetics of the mirror are held against that. Without BUNDLE, the study's models and four
 architectures that no rule was fitted on are exported with seeded weights, EfficientNet-Lite0 with its real ones. Finished
-figures are kept in build/fidelity and not measured again.
+figures are kept in build/fidelity and not measured again. The section on gradients comes from what `gradients.py` kept there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from gradients import answer, section
 from numpy.typing import NDArray
 
 from qcam.commands import console
@@ -114,7 +115,6 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
 
     rows: list[dict[str, Any]] = []
     between: list[dict[str, Any]] = []
-    gradients: dict[str, Any] = {}
     first: dict[str, NDArray[Any]] | None = None
     for family in families:
         console.note(f"{bundle.model_id}: int8 on {family} kernels ({where_to_run(family)[0]})")
@@ -144,7 +144,6 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
         values = _deployed(bundle, real, batches)
         if first is None:
             first = values
-            gradients = _gradients(bundle, real, batches)
         else:
             between.append({"kernel": family, **_between(first, values)})
     record = {
@@ -153,7 +152,6 @@ def _measure(bundle: Bundle, count: int, families: Sequence[str], threads: int) 
         "weights": bundle.weights.name,
         "rows": rows,
         "between": between,
-        "gradients": gradients,
         "native": probe_kernels().name,
         "versions": machine.versions(),
     }
@@ -190,22 +188,6 @@ def _between(first: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> 
         "cc": float(np.nanmean(values)) if np.isfinite(values).any() else None,
         "cc_min": float(np.nanmin(values)) if np.isfinite(values).any() else None,
     }
-
-
-def _gradients(bundle: Bundle, real: EmulatedModel, batches: Any) -> dict[str, Any]:
-    """Compare the tail's gradient with and without exact arithmetic, both fed with the deployed tap."""
-    model, entry = load_onnx(bundle, "int8"), bundle.precision("int8")
-    plain, exact = Mirror(model, entry), Mirror(model, entry, arithmetic="integer")
-    equal, largest, total = 0, 0.0, 0
-    for _, images in batches():
-        outputs = real.run(images).outputs
-        taps = [plain.dequantize(tap, value) for tap, value in zip(real.taps, (outputs.tap, *outputs.skips), strict=True)]
-        targets = outputs.logits.argmax(axis=1)
-        a, b = (mirror.gradient(taps[0], targets, taps[1:]).flatten(1).double() for mirror in (plain, exact))
-        equal += int((a == b).all(dim=1).sum())
-        largest = max(largest, float(((a - b).norm(dim=1) / a.norm(dim=1).clamp_min(1e-300)).max()))
-        total += len(a)
-    return {"equal": equal, "images": total, "largest_relative_difference": largest}
 
 
 def _document(records: Sequence[dict[str, Any]], families: Sequence[str], command: str, count: int) -> str:
@@ -268,20 +250,7 @@ def _document(records: Sequence[dict[str, Any]], families: Sequence[str], comman
                 f"| {_model(record)} | {row['kernel']} | {_share(row['tap'])} | {_share(row['codes'])} | {_share(row['top1'])} "
                 f"| {_cc(row)} |"
             )
-    lines += [
-        "",
-        "## The tail's gradient with and without exact arithmetic",
-        "",
-        "Both mirrors are fed with the deployed tap; straight-through estimator.",
-        "",
-        "| model | images with bitwise equal gradient | largest relative difference |",
-        "|---|---:|---:|",
-    ]
-    for record in records:
-        values = record["gradients"]
-        lines.append(
-            f"| {record['model']} | {values['equal']} of {values['images']} | {_error(values['largest_relative_difference'])} |"
-        )
+    lines += ["", *section()]
     return "\n".join(lines) + "\n"
 
 
@@ -349,13 +318,7 @@ def _answers(records: Sequence[dict[str, Any]], families: Sequence[str]) -> list
                 f"- **How far is {family} from {families[0]}?** The same files of the same networks: "
                 f"{_range(rows, 'tap', _share)} of the codes at the tap equal, {_cams(rows)}"
             )
-    equal, images = (sum(record["gradients"][name] for record in records) for name in ("equal", "images"))
-    largest = max(record["gradients"]["largest_relative_difference"] for record in records)
-    lines.append(
-        "- **Does the tail's gradient need exact arithmetic?** Fed with the deployed tap, it is bitwise the same with and "
-        f"without for {equal} of {images} images; largest relative difference {largest:.1e}."
-    )
-    return lines
+    return [*lines, answer()]
 
 
 def _cams(rows: Sequence[dict[str, Any]]) -> str:
