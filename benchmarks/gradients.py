@@ -14,11 +14,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -35,8 +37,8 @@ from qcam.images.decoding import decode
 from qcam.images.embedded import calibration_photographs, evaluation_photographs
 from qcam.models.sources import load_model
 from qcam.runtime.bundle import Bundle, PrecisionEntry, load_bundle, load_onnx
-from qcam.runtime.deployed import SessionSettings
-from qcam.runtime.deployed.tail import DeployedTail
+from qcam.runtime.deployed import DeployedOutputs, SessionSettings
+from qcam.runtime.deployed.tail_session import TailSession
 from qcam.runtime.kernels import KERNELS
 from qcam.runtime.mirror import Mirror
 
@@ -95,15 +97,19 @@ def _measure(bundle: Bundle, count: int, family: str, threads: int) -> dict[str,
     """Measure one bundle on one family, or read what an earlier run of the same versions measured."""
     what = {"bundle": bundle.fingerprint, "images": count, "versions": machine.versions(), "family": family}
     stored = BUILD / f"gradients-{bundle.folder.name}-{family}-{fingerprint(what)[:12]}.json"
+    value: dict[str, Any] = {}
     if stored.is_file():
-        value: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
-        return value
+        value = json.loads(stored.read_text(encoding="utf-8"))
+        if value["slopes"]["integer"] is not None or not value["trained"]:
+            return value
     kernel, config = where_to_run(family)
     console.note(f"{bundle.model_id}, {bundle.cam_layer.tensor}: int8 on {family} kernels ({kernel})")
     photographs = evaluation_photographs()[:count]
     crops = [bundle.preprocessing.crop_image(decode(photograph.path).image) for photograph in photographs]
     images = bundle.preprocessing.normalise(np.stack(crops))
     model, entry = load_onnx(bundle, "int8"), bundle.precision("int8")
+    if value:
+        return _kept(stored, value | {"slopes": _slopes_elsewhere(model, entry, images, family, threads)})
     real = EmulatedModel(bundle, "int8", images, family, batch=BATCH, threads=threads, tensors=())
     mirrors = {
         "fake_quant": Mirror(model, entry, tail_only=True),
@@ -111,7 +117,7 @@ def _measure(bundle: Bundle, count: int, family: str, threads: int) -> dict[str,
     }
     slopes = None
     if kernel == NATIVE:
-        slopes = Slopes(DeployedTail(bundle, "int8", SessionSettings(threads=threads, config=config), model=model))
+        slopes = Slopes(TailSession(bundle, "int8", SessionSettings(threads=threads, config=config), model=model))
     found = {name: [] if slopes is None else slopes.empty() for name in mirrors}
     method = CamMethod.GRADCAM_PLUS_PLUS_RELU if _signed(entry) else CamMethod.GRADCAM_PLUS_PLUS
     apart: list[float] = []
@@ -150,8 +156,56 @@ def _measure(bundle: Bundle, count: int, family: str, threads: int) -> dict[str,
         "slopes": {name: None if step is None else step.correlation for name, step in chosen.items()},
         "versions": machine.versions(),
     }
-    write_atomically(stored, readable_json(record))
+    if slopes is None and bundle.trained:
+        record["slopes"] = _slopes_elsewhere(model, entry, images, family, threads)
+    return _kept(stored, record)
+
+
+def _kept(place: Path, record: dict[str, Any]) -> dict[str, Any]:
+    write_atomically(place, readable_json(record))
     return record
+
+
+class _ExactTail:
+    """The tail of an integer mirror, in the place of that of a file that would run under an emulator."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.entry, self.taps, self._mirror = mirror.entry, (mirror.entry.tap, *mirror.entry.skips), mirror
+
+    def run(self, tap: NDArray[Any], skips: Sequence[NDArray[Any]] = ()) -> NDArray[np.float32]:
+        """Return the logits; arguments as of `TailSession.run`."""
+        mirror, given = self._mirror, dict(zip(self.taps, (tap, *skips), strict=True))
+        values = {told.output: torch.from_numpy(codes.astype(np.float32)) for told, codes in given.items()}
+        dequantized = {told.output: mirror.dequantize(told, codes) for told, codes in given.items()}
+        values |= dict.fromkeys(mirror._tail._entries, dequantized[self.entry.tap.output])
+        values |= {read: dequantized[source] for read, source in mirror._skip_reads.items()}
+        with torch.no_grad():
+            found: NDArray[np.float32] = mirror._tail.program.run(values, mirror._placed)[self.entry.logits].numpy()
+        return found
+
+    def prove(self, outputs: DeployedOutputs) -> None:
+        """Refuse a tail that does not give the logits of the whole."""
+        if not np.array_equal(self.run(outputs.tap, outputs.skips), outputs.logits):
+            raise click.ClickException("the integer mirror's tail gives other logits than the whole mirror")
+
+
+def _slopes_elsewhere(
+    model: onnx.ModelProto, entry: PrecisionEntry, images: NDArray[np.float32], family: str, threads: int
+) -> dict[str, float | None]:
+    """Return r of both gradients with slopes of the integer mirror of a family, whose codes are those of its kernels."""
+    exact = Mirror(model, entry, arithmetic="integer", family=KERNELS[family], threads=threads)
+    mirrors = {"fake_quant": Mirror(model, entry, tail_only=True), "integer": exact}
+    tail: Any = _ExactTail(exact)
+    slopes = Slopes(tail)
+    found = {name: slopes.empty() for name in mirrors}
+    for start in range(0, len(images), BATCH):
+        passed = exact.forward(images[start : start + BATCH])
+        taps = zip(tail.taps, (passed.tap, *passed.skips), strict=True)
+        tap, *skips = (codes.numpy().astype(told.dtype) for told, codes in taps)
+        outputs = DeployedOutputs(passed.logits.numpy(), tap, tuple(skips))
+        slopes.add(outputs, outputs.logits.argmax(axis=1), [(mirror, found[name]) for name, mirror in mirrors.items()])
+    chosen = {name: best(steps) for name, steps in found.items()}
+    return {name: None if step is None else step.correlation for name, step in chosen.items()}
 
 
 def _signed(entry: PrecisionEntry) -> bool:
@@ -176,9 +230,10 @@ def section() -> list[str]:
         "a max-pool or a clamp by the value there, and float32 and the kernels may have other values. Another gate: images "
         f"whose two gradients are more than {ROUNDING:.0e} apart, relative to the exact one; rounding alone stays below 1e-6. "
         "CAM CC: both gradients' CAMs at the same tap, Grad-CAM++ (at signed CAM layers `gradcam++-relu`), mean (minimum). "
-        "r: of slopes of the deployed tail ([check.md](check.md#does-the-deployed-tail-follow-the-gradient)), where the "
-        "kernels run natively. Decided: whether float32 is known to open the same gates, from the graph alone, so that "
-        "`qcam-eval` keeps to it. Seeded weights show that the machinery runs, and nothing else.",
+        "r: of slopes of the deployed tail, at the size of step where it is largest "
+        "([check.md](check.md#does-the-deployed-tail-follow-the-gradient)); where the kernels do not run natively, of the "
+        "integer mirror, whose codes are theirs. Decided: whether float32 is known to open the same gates, from the graph "
+        "alone, so that `qcam-eval` keeps to it. Seeded weights show that the machinery runs, and nothing else.",
         "",
         "| model | weights | CAM layer | kernels | decided | gradients bitwise equal | another gate | relative difference, "
         "median | largest | CAM CC | r, float32 | r, exact |",
@@ -205,7 +260,11 @@ def answer() -> str:
     if not records:
         return f"{QUESTION} Not measured with these versions."
     parts = []
-    for follows, where in ((False, "Behind early CAM layers"), (True, "Where it decides no gate but by one layer's sums")):
+    kinds = (
+        (False, "Where several layers stand before a gate, or products saturate"),
+        (True, "Where one layer at most stands before a gate, and its sums are exact"),
+    )
+    for follows, where in kinds:
         chosen = [record for record in records if record["follows"] == follows]
         if chosen:
             apart = [value for record in chosen for value in record["relative_differences"]]

@@ -34,7 +34,7 @@ from qcam.runtime.deployed.other_file import other_file
 from qcam.runtime.deployed.placement import Placement
 from qcam.runtime.deployed.provider_options import NVIDIA
 from qcam.runtime.deployed.providers import PROVIDERS
-from qcam.runtime.deployed.tail import DeployedTail
+from qcam.runtime.deployed.tail_session import TailSession
 from qcam.runtime.gpu import Gpu, read_gpu
 from qcam.runtime.grouping import disagreements
 from qcam.runtime.kernels import KERNELS, KernelFamily
@@ -212,7 +212,7 @@ class _Check:
         if bundle.precision(precision).tap.dtype == "float32":
             self._remarks.append(f"{bundle.model_id} {precision}: no finite differences, the CAM layer hands out no codes")
             return None
-        return Slopes(DeployedTail(bundle, precision, self._options.settings, model=reading.file))
+        return Slopes(TailSession(bundle, precision, self._options.settings, model=reading.file))
 
     def _note_placement(self, bundle: Bundle, precision: str, placement: Placement) -> None:
         self._placements.setdefault(bundle.model_id, {})[precision] = placement.to_json(nodes=True)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from qcam.common.errors import UnsupportedGraphError
 from qcam.evaluate.showing.numbers import four_digits
 from qcam.runtime.deployed import DeployedOutputs
-from qcam.runtime.deployed.tail import DeployedTail
+from qcam.runtime.deployed.tail_session import TailSession
 from qcam.runtime.mirror import Mirror
 
 #: Steps to either side, in codes of 8 bits: from 1/256 to 1/8 of what the tap's type reaches. Of 16 bits, 256 times as many.
@@ -93,7 +93,7 @@ def told(steps: Sequence[StepResult]) -> str:
 class Slopes:
     """The deployed tail, asked how its logits answer."""
 
-    def __init__(self, tail: DeployedTail) -> None:
+    def __init__(self, tail: TailSession) -> None:
         """Take the tail, of a tap that hands out codes."""
         self._tail = tail
         self._tap = tail.entry.tap
@@ -158,7 +158,7 @@ class Slopes:
                 yield number, upper, lower
 
 
-def _gradient(mirror: Mirror, tail: DeployedTail, outputs: DeployedOutputs, targets: NDArray[np.int64]) -> NDArray[np.float32]:
+def _gradient(mirror: Mirror, tail: TailSession, outputs: DeployedOutputs, targets: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return a mirror's gradient at the deployed tap, float32, of the tap's shape."""
     activation, *skips = (
         mirror.dequantize(tap, values) for tap, values in zip(tail.taps, (outputs.tap, *outputs.skips), strict=True)

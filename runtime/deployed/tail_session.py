@@ -24,7 +24,7 @@ from qcam.runtime.graph import Graph
 from qcam.runtime.session_config import NO_SPINNING, merged
 
 
-class DeployedTail:
+class TailSession:
     """What a deployed file computes of its tap: values of the tap and the skip tensors in, logits out.
 
     Attributes:

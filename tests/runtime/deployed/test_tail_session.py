@@ -9,7 +9,7 @@ from onnx import helper
 from qcam.common.errors import ProviderError, UnsupportedGraphError
 from qcam.runtime.bundle import load_onnx
 from qcam.runtime.deployed import DeployedModel, SessionSettings
-from qcam.runtime.deployed.tail import DeployedTail, tail_model
+from qcam.runtime.deployed.tail_session import TailSession, tail_model
 
 IMAGES = np.random.default_rng(3).normal(size=(5, 3, 32, 32)).astype(np.float32)
 
@@ -28,7 +28,7 @@ def bundle(request, tiny_bundle, branch_bundle):
 @pytest.mark.parametrize("precision", ["f32", "int16", "int8"])
 def test_the_tail_alone_gives_the_logits_of_the_whole_file_bit_for_bit(bundle, precision):
     outputs = DeployedModel(bundle, precision, SessionSettings()).run(IMAGES)
-    tail = DeployedTail(bundle, precision, SessionSettings())
+    tail = TailSession(bundle, precision, SessionSettings())
     np.testing.assert_array_equal(tail.run(outputs.tap, outputs.skips), outputs.logits)
     tail.prove(outputs)
 
@@ -67,7 +67,7 @@ def test_codes_moved_at_the_tap_do_what_they_do_within_the_whole_file(bundle):
     )
     images = session.get_inputs()[0].name
     (wanted,) = session.run([entry.logits], {images: IMAGES, "by": moved - outputs.tap.astype(np.int32)})
-    found = DeployedTail(bundle, "int8", SessionSettings()).run(moved.astype(entry.tap.dtype), outputs.skips)
+    found = TailSession(bundle, "int8", SessionSettings()).run(moved.astype(entry.tap.dtype), outputs.skips)
     np.testing.assert_array_equal(found, wanted)
     assert np.any(found != outputs.logits)
 
@@ -76,20 +76,20 @@ def test_a_tail_that_is_not_what_is_deployed_is_refused_by_name(tiny_bundle):
     outputs = DeployedModel(tiny_bundle, "int8", SessionSettings()).run(IMAGES)
     logits = outputs.logits.copy()
     logits[1, 2] = np.nextafter(logits[1, 2], np.float32(np.inf))
-    tail = DeployedTail(tiny_bundle, "int8", SessionSettings())
+    tail = TailSession(tiny_bundle, "int8", SessionSettings())
     with pytest.raises(UnsupportedGraphError, match=r"int8\.onnx.* gives other logits alone .*for 1 of 5 images, by up to"):
         tail.prove(replace(outputs, logits=logits))
 
 
 def test_what_the_tail_cannot_take_is_refused(branch_bundle):
     outputs = DeployedModel(branch_bundle, "int8", SessionSettings()).run(IMAGES)
-    tail = DeployedTail(branch_bundle, "int8", SessionSettings())
+    tail = TailSession(branch_bundle, "int8", SessionSettings())
     with pytest.raises(UnsupportedGraphError, match="takes 1 skip tensors, and was given 0"):
         tail.run(outputs.tap)
     with pytest.raises(UnsupportedGraphError, match="as uint8, not as int64"):
         tail.run(outputs.tap.astype(np.int64), outputs.skips)
     with pytest.raises(ProviderError, match="alone on CPU only, not on CUDA"):
-        DeployedTail(branch_bundle, "int8", SessionSettings(provider="CUDA"))
+        TailSession(branch_bundle, "int8", SessionSettings(provider="CUDA"))
 
 
 def test_a_tensor_that_the_bundle_does_not_know_is_refused(branch_bundle):
