@@ -226,6 +226,9 @@ def section() -> list[str]:
     lines = [
         HEADING,
         "",
+        f"`python benchmarks/gradients.py BUNDLE...`, {_counts(records)} photographs, int8. Where trained weights come from: "
+        "[measurements.md](measurements.md).",
+        "",
         "Both mirrors are fed with the tap that the real kernels gave; straight-through estimator. A gradient passes a ReLU, "
         "a max-pool or a clamp by the value there, and float32 and the kernels may have other values. Another gate: images "
         f"whose two gradients are more than {ROUNDING:.0e} apart, relative to the exact one; rounding alone stays below 1e-6. "
@@ -292,6 +295,11 @@ def replaced(page: str) -> str:
     following = rest.find("\n## ")
     after = "\n" if following < 0 else rest[following:]
     return before + "\n".join(section()) + ("" if following < 0 else "\n") + after
+
+
+def _counts(records: Sequence[dict[str, Any]]) -> str:
+    """Return how many photographs records are of."""
+    return " or ".join(str(count) for count in sorted({record["images"] for record in records}))
 
 
 def _figure(value: float | None) -> str:
