@@ -244,15 +244,14 @@ def section() -> list[str]:
     ]
     for record in records:
         apart = record["relative_differences"]
-        other = sum(value > ROUNDING for value in apart)
         cc = "–" if record["cc"] is None else f"{_figure(record['cc'])} ({_figure(record['cc_min'])})"
         slopes = " | ".join(_figure(record["slopes"][name]) for name in ("fake_quant", "integer"))
         layer = record["layer"] + (", signed" if record["signed"] else "")
         lines.append(
             f"| {record['model']} | {'trained' if record['trained'] else 'seeded: machinery only'} | {layer} "
             f"| {record['family']} "
-            f"| {'float32' if record['follows'] else 'exact'} | {record['equal']} of {record['images']} | {other} of "
-            f"{record['images']} | {np.median(apart):.1e} | {max(apart):.1e} | {cc} | {slopes} |"
+            f"| {'float32' if record['follows'] else 'exact'} | {record['equal']} of {record['images']} | {_others(apart)} of "
+            f"{record['images']} | {_relative(float(np.median(apart)))} | {_relative(max(apart))} | {cc} | {slopes} |"
         )
     return lines if records else [HEADING, "", "Not measured with these versions: `python benchmarks/gradients.py`."]
 
@@ -263,22 +262,36 @@ def answer() -> str:
     if not records:
         return f"{QUESTION} Not measured with these versions."
     parts = []
-    kinds = (
-        (False, "Where several layers stand before a gate, or products saturate"),
-        (True, "Where one layer at most stands before a gate, and its sums are exact"),
-    )
-    for follows, where in kinds:
-        chosen = [record for record in records if record["follows"] == follows]
+    for family in dict.fromkeys(record["family"] for record in records):
+        chosen = [record for record in records if record["family"] == family and not record["follows"]]
         if chosen:
-            apart = [value for record in chosen for value in record["relative_differences"]]
-            worst = min(record["cc_min"] for record in chosen if record["cc_min"] is not None)
+            apart = _apart(chosen)
+            worst = min((record["cc_min"] for record in chosen if record["cc_min"] is not None), default=None)
             parts.append(
-                f"{where}, float32 opens another gate on {sum(value > ROUNDING for value in apart)} of {len(apart)} images, "
-                f"the gradients are up to {max(apart):.1e} apart, and CAMs have a CC of at least {_figure(worst)}"
+                f"Behind several layers, or where products saturate, float32 opens another gate on {_others(apart)} of "
+                f"{len(apart)} images on {family}, gradients are up to {_relative(max(apart))} apart, and CAMs have a CC of at "
+                f"least {_figure(worst)}."
             )
-    families = sorted({record["family"] for record in records})
+    kept = _apart([record for record in records if record["follows"]])
+    if kept:
+        parts.append(
+            f"Where one layer at most stands before a gate, and its sums are exact, it opens another gate on {_others(kept)} of "
+            f"{len(kept)} images."
+        )
     models = ", ".join(dict.fromkeys(record["model"] for record in records))
-    return f"{QUESTION} {'. '.join(parts)} (trained {models}; {', '.join(families)})."
+    return f"{QUESTION} {' '.join(parts)} (Trained {models}.)"
+
+
+def _apart(records: Sequence[dict[str, Any]]) -> list[float]:
+    return [value for record in records for value in record["relative_differences"]]
+
+
+def _others(apart: Sequence[float]) -> int:
+    return sum(value > ROUNDING for value in apart)
+
+
+def _relative(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
 
 
 def replaced(page: str) -> str:

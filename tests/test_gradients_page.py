@@ -65,8 +65,10 @@ def test_section_and_sentence_are_replaced_and_the_rest_stays(kept):
     assert rows[0] == first
     assert "seeded: machinery only" in rows[2]
     # Seeded networks decide nothing in the sentence.
-    assert "another gate on 2 of 8 images" in page
-    assert "up to 4.0e-02 apart, and CAMs have a CC of at least 0.9900 (trained net; avx2, vnni)." in page
+    assert "float32 opens another gate on 2 of 4 images on avx2, gradients are up to 4.0e-02 apart, and CAMs" in page
+    assert "a CC of at least 0.9900. Behind several layers" in page
+    assert "another gate on 0 of 4 images on vnni, gradients are up to 0 apart" in page
+    assert page.count("(Trained net.)") == 1
     assert gradients.replaced(page) == page
 
 
