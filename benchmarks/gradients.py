@@ -275,8 +275,8 @@ def answer() -> str:
     kept = _apart([record for record in records if record["follows"]])
     if kept:
         parts.append(
-            f"Where one layer at most stands before a gate, and its sums are exact, it opens another gate on {_others(kept)} of "
-            f"{len(kept)} images."
+            f"Where one layer at most stands before a gate, and its sums are exact, it opens another gate on "
+            f"{_others(kept)} of {len(kept)} images."
         )
     models = ", ".join(dict.fromkeys(record["model"] for record in records))
     return f"{QUESTION} {' '.join(parts)} (Trained {models}.)"
