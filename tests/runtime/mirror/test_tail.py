@@ -86,11 +86,10 @@ def saturating_graph():
         ("QuantizeLinear", ("r", "y_scale", "zero"), "r_q"), ("DequantizeLinear", ("r_q", "y_scale", "zero"), "r_d"),
         ("GlobalAveragePool", ("r_d",), "g"), ("Flatten", ("g",), "logits"),
     ]  # fmt: skip
+    made = [helper.make_node(operator, inputs, [output], output) for operator, inputs, output in nodes]
+    made[2].attribute.append(helper.make_attribute("axis", 0))
     graph = helper.make_graph(
-        [
-            helper.make_node(operator, inputs, [output], output, **({"axis": 0} if output == "w" else {}))
-            for operator, inputs, output in nodes
-        ],
+        made,
         "saturating",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 6, 2, 2])],
         [helper.make_empty_tensor_value_info(name) for name in ("logits", "t_q")],
