@@ -21,7 +21,7 @@ class KernelFamily:
         pairs_saturate: Products of unsigned activations and signed weights are added in pairs into 16 bits, which saturates.
         fixed_point_add: QLinearAdd multiplies by fixed-point ratios and rounds half up.
         fused_batch_norm: Float operators that are compiled loops (BatchNormalization, LayerNormalization, HardSigmoid,
-            InstanceNormalization, ReduceL2) multiply and add in one rounding.
+            InstanceNormalization, ReduceL2, linear Resize) multiply and add in one rounding, and reciprocals are estimates.
         adds_neighbours: Float sums over a row end by adding neighbouring lanes of a vector, not opposite ones.
         adds_in_fours: Float sums down columns, of more than one table, add four values before they add those to the sum.
         normalises_eight: LayerNormalization of eight values or more has a kernel that takes eight at a time.

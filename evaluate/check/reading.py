@@ -94,6 +94,7 @@ class Reading:
         if self.deployed is None:
             return ()
         graph, groups = self.followed
+        unsure = self.deployed.means.unordered | self.deployed.means.unknown
         inside = {id(node) for group in groups for node in (group.node, *group.inner)}
         return tuple(
             f"{node.op_type} {node.name or node.output[0]}"
@@ -102,7 +103,7 @@ class Reading:
             and node.op_type not in QUANTIZERS
             and not graph.fixed.issuperset(node.output)
             and not rounds_once(node)
-            and not rounds_as_theirs(node)
+            and not (rounds_as_theirs(node) and node.output[0] not in unsure)
         )
 
     def same_kernels(self, one: KernelFamily, other: KernelFamily) -> bool:

@@ -20,7 +20,7 @@ from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import find_groups
 from qcam.runtime.kernels import KERNELS, KernelFamily
-from qcam.runtime.loaded.means import MEANS, means_of
+from qcam.runtime.loaded.means import MEANS, RESIZE, means_of
 from qcam.runtime.loaded.writing_back import LoadedGraph, named_kernels, write_back
 from qcam.runtime.session_config import S8_AS_IT_IS
 from qcam.runtime.tables import COMPUTE_OPERATORS
@@ -59,7 +59,7 @@ def as_loaded(
     graph = optimized(model, told)
     loaded = write_back(graph)
     here = _of_this_kind(family)
-    added = _IN_BLOCKS | MEANS if here else MEANS
+    added = MEANS | {RESIZE} | (_IN_BLOCKS if here else set())
     if not any(node.op_type in added for node in graph.graph.node):
         return loaded  # as of most files whose operators are integer: nothing to ask for
     laid_out = optimized(model, told, layouts=True)

@@ -17,6 +17,7 @@ from qcam.runtime.apart import shapes_at
 from qcam.runtime.graph import Graph, attribute
 
 MEANS = frozenset({"ReduceMean", "ReduceSum", "ReduceL2"})
+RESIZE = "Resize"
 #: How a kernel may have a map, if not as it is: its axis i is the graph's axis order[i]. Channels last, or first again.
 _TURNS = ((0, 2, 3, 1), (0, 3, 1, 2))
 
@@ -27,7 +28,7 @@ class Means:
 
     Attributes:
         turned: Mean → how its kernel has the map, if otherwise than the graph: its axis i is the graph's axis turned[i].
-        unordered: Means whose additions the mirror does not order (`ordered_axes`).
+        unordered: Means whose additions the mirror does not order (`ordered_axes`), and Resizes of what are no images.
         unknown: Means of which it cannot be told how their kernels have their operands.
     """
 
@@ -56,6 +57,10 @@ def means_of(model: onnx.ModelProto, before: onnx.ModelProto, behind: onnx.Model
     turned: dict[str, tuple[int, ...]] = {}
     unordered, unknown = set(), set()
     for node in before.graph.node:
+        if node.op_type == RESIZE and not graph.fixed.issuperset(node.output):
+            if not _images_resized(node, shapes, moved=moved):
+                unordered.add(node.output[0])
+            continue
         if node.op_type not in MEANS or graph.fixed.issuperset(node.output):
             continue
         name = node.output[0]
@@ -79,6 +84,17 @@ def means_of(model: onnx.ModelProto, before: onnx.ModelProto, behind: onnx.Model
         elif orders[0] != as_it_is:
             turned[name] = orders[0]
     return Means(turned, frozenset(unordered), frozenset(unknown))
+
+
+def _images_resized(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], *, moved: bool) -> bool:
+    """Tell whether a Resize interpolates nothing, or in images whose two axes can be told."""
+    if attribute(node, "mode", b"nearest") != b"linear":
+        return True
+    before, behind = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+    if len(before) not in (2, 4) or len(behind) != len(before):
+        return False
+    # Where a map may be turned, kernels take an axis that keeps its size for the channels.
+    return not moved or sum(one != other for one, other in zip(before, behind, strict=True)) in (0, 2)
 
 
 def _key(node: onnx.NodeProto) -> str:

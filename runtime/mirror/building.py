@@ -120,8 +120,8 @@ class Building:
         # All of them, before anything runs.
         self._resolved = {id(node): resolve(node, opsets, rounding) for node in model.graph.node}
         for node in model.graph.node:
-            if node.op_type in MEANS and rounding is not None:
-                self._resolved[id(node)] = self._as_kernels_average(node, self._resolved[id(node)])
+            if rounding is not None:
+                self._resolved[id(node)] = self._as_deployed(node, self._resolved[id(node)])
         self.last = _last_quantizer(graph, entry.logits)
         self.cut = _cut(graph, entry, followed=loaded is not None)
         self.entries = _entries(graph, entry)
@@ -130,11 +130,13 @@ class Building:
         self.constants = self._fold(self._behind if tail_only else None)
         self._kernels = self._build_kernels({id(node) for node in self._behind} if tail_only else None)
 
-    def _as_kernels_average(self, node: onnx.NodeProto, resolved: Resolved) -> Resolved:
-        """Return a mean or sum as its kernel computes it; where that is not known, it is not called exact."""
+    def _as_deployed(self, node: onnx.NodeProto, resolved: Resolved) -> Resolved:
+        """Return an operator as its kernel computes it; where its order is not known, it is not called exact."""
         name, means = node.output[0], self._means
+        exact = resolved.exact and name not in means.unordered | means.unknown | self._blocked
+        if node.op_type not in MEANS:
+            return replace(resolved, exact=exact)
         told: dict[str, Any] = {"deployment": self._deployment, "layout": means.turned.get(name, ())}
-        exact = resolved.exact and name not in means.unordered | means.unknown
         return replace(resolved, attributes=resolved.attributes | told, exact=exact)
 
     @property
@@ -160,7 +162,7 @@ class Building:
             float_kernels: Whether ONNX Runtime's own float kernels compute what is not ordered here.
         """
         live, wanted = self.live, self.wanted
-        islands = self._islands(live, wanted, float_kernels) if self._rounding is not None else ()
+        islands = self._islands(live, wanted) if self._rounding is not None else ()
         operators = tuple(_label(node) for island in islands for node in island.unordered)
         steps = self.steps(live, straight_through=False)
         if float_kernels:
@@ -279,13 +281,12 @@ class Building:
             kernels[group.result] = integer.build(setting)
         return kernels
 
-    def _islands(self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str], runtime: bool) -> tuple[Island, ...]:
+    def _islands(self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> tuple[Island, ...]:
         """Cut the float operators between quantizers into islands.
 
         Args:
             nodes: The nodes.
             wanted: Tensors that are handed out.
-            runtime: Whether ONNX Runtime's own kernels can be had: a mean over positions in float64 is only nearly its own.
         """
         return find_islands(
             nodes,
@@ -294,9 +295,7 @@ class Building:
             | {id(node) for node in nodes if node.output[0] in self._means.turned},
             fixed=self.graph.fixed,
             wanted=wanted,
-            ordered=lambda node: (
-                rounds_once(node) or (self._resolved[id(node)].exact and not (runtime and node.op_type == "GlobalAveragePool"))
-            ),
+            ordered=lambda node: rounds_once(node) or self._resolved[id(node)].exact,
         )
 
     def _delegate(self, steps: list[Step], islands: Sequence[Island]) -> list[Step]:

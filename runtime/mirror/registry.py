@@ -23,7 +23,7 @@ _EXACT: dict[tuple[str, str, int], OperatorFunction] = {}
 _UNLESS: dict[tuple[str, str, int], dict[str, object]] = {}
 
 #: Keywords that come from elsewhere than the node.
-_NO_ATTRIBUTES = {"family", "clamped_gradient", "layout", "deployment"}
+_NO_ATTRIBUTES = {"family", "clamped_gradient", "layout", "deployment", "interpolate"}
 
 #: Domain of ONNX Runtime's own operators.
 MICROSOFT = "com.microsoft"
@@ -102,11 +102,12 @@ def resolve(node: onnx.NodeProto, opsets: dict[str, int], family: KernelFamily |
     unless = _UNLESS.get((domain, node.op_type, version), {})
     if any(attribute(node, name) == value for name, value in unless.items()):
         exact = None
+    described = exact or function
     if exact is not None:
         function = partial(exact, family=family)
-    if function is None:
+    if function is None or described is None:
         raise UnsupportedGraphError(f"the mirror has no operator {label}, needed by node {node.name or node.output[0]}")
-    parameters = inspect.signature(function).parameters.items()
+    parameters = inspect.signature(described).parameters.items()
     known = {name for name, value in parameters if value.kind is value.KEYWORD_ONLY} - _NO_ATTRIBUTES
     attributes = {}
     for found in node.attribute:

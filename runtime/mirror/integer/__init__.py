@@ -15,6 +15,7 @@ from qcam.runtime.mirror.integer import (  # noqa: F401 - each registers its ker
     passing,
     pooling,
     reductions,
+    resizing,
     softmax,
     wide,
 )

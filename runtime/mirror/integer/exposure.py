@@ -14,8 +14,16 @@ from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.saturation import saturable_pairs
 
 #: Float operators whose kernels multiply and add, and those that add over axes.
-_FUSED = ("BatchNormalization", "HardSigmoid", "InstanceNormalization", "LayerNormalization", "ReduceL2")
-_SUMMED = ("InstanceNormalization", "ReduceMean", "ReduceSum")
+_FUSED = (
+    "BatchNormalization",
+    "HardSigmoid",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "Reciprocal",
+    "ReduceL2",
+    "Resize",
+)
+_SUMMED = ("GlobalAveragePool", "InstanceNormalization", "ReduceMean", "ReduceSum")
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,13 @@ def exposure(graph: Graph, groups: Iterable[KernelGroup]) -> Exposure:
         groups: Its integer groups.
     """
     saturable = pairs = lowest = additions = 0
-    operators = Counter(node.op_type for node in graph.model.graph.node)
+    groups = tuple(groups)
+    inside = {id(node) for group in groups for node in (group.node, *group.inner)}
+    operators = Counter(
+        node.op_type
+        for node in graph.model.graph.node
+        if id(node) not in inside and (node.op_type != "Resize" or attribute(node, "mode") == b"linear")
+    )
     normalised = operators["LayerNormalization"]
     summed = sum(operators[name] for name in _SUMMED)
     fused = sum(operators[name] for name in _FUSED)

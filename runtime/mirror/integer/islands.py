@@ -5,6 +5,9 @@ Only what a following QuantizeLinear can tell apart has a place here; other floa
 
 from __future__ import annotations
 
+from functools import wraps
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,10 +17,15 @@ from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.elementwise import logistic
 from qcam.runtime.mirror.integer.kernel import straight_through
 from qcam.runtime.mirror.integer.rounding import multiply_add
-from qcam.runtime.mirror.integer.summation import row_sums, square_sums
+from qcam.runtime.mirror.integer.summation import lane_sums, row_sums, square_sums
 from qcam.runtime.mirror.operators.normalization import instance_normalization as simulated_instance_normalization
 from qcam.runtime.mirror.operators.normalization import layer_normalization as simulated_layer_normalization
+from qcam.runtime.mirror.operators.pooling import average_pool as simulated_average_pool
+from qcam.runtime.mirror.operators.pooling import global_average_pool as simulated_global_average_pool
 from qcam.runtime.mirror.registry import exact_operator
+
+#: Least and largest size of a value that is a normal number as its reciprocal is.
+_NORMAL = (2.0**-126, 2.0**126)
 
 
 @exact_operator("BatchNormalization", versions=(9, 14, 15))
@@ -178,8 +186,40 @@ def hard_sigmoid(x: torch.Tensor, *, alpha: float = 0.2, beta: float = 0.5, fami
 
 @exact_operator("GlobalAveragePool", versions=(1, 22))
 def global_average_pool(x: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
-    """Mean over all positions of each channel, in float64, rounded."""
-    return x.double().mean(dim=tuple(range(2, x.dim())), keepdim=True).float()
+    """Mean over all positions of each channel: four lanes take turns, then they are added, then what is left."""
+    if x.dtype != torch.float32 or not x.numel():
+        other: torch.Tensor = simulated_global_average_pool(x)
+        return other
+    with torch.no_grad():
+        rows = x.detach().reshape(x.shape[0] * x.shape[1], -1)
+        sums = lane_sums(rows, neighbours=family.adds_neighbours)
+        exact = (sums / sums.new_tensor(float(rows.shape[1]))).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+    return straight_through(simulated_global_average_pool(x), exact) if x.requires_grad else exact
+
+
+@exact_operator("AveragePool", versions=(1, 7, 10, 11, 19, 22))
+@wraps(simulated_average_pool)
+def average_pool(x: torch.Tensor, *, family: KernelFamily, **attributes: Any) -> torch.Tensor:
+    """Mean over windows, value by value, then divided, as PyTorch's own operator has it: alike on all families."""
+    result: torch.Tensor = simulated_average_pool(x, **attributes)
+    return result
+
+
+@exact_operator("Reciprocal", versions=(6, 13))
+def reciprocal(x: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
+    """1 / x; on ARM64 NEON's own estimate, twice refined, in whole vectors of the tensor as it lies in memory, channels first.
+
+    Of values that are no normal number, or the reciprocal of none, it is 1 / x everywhere here.
+    """
+    simulated = x.reciprocal()
+    if not family.fused_batch_norm or x.dtype != torch.float32:
+        return simulated
+    values = x.detach().cpu().contiguous()
+    sizes = values.abs()
+    normal = (sizes >= _NORMAL[0]) & (sizes <= _NORMAL[1])
+    found = _neon_reciprocal(torch.where(normal, sizes, 1).flatten().numpy()).reshape(values.shape)
+    exact = torch.where(normal, torch.from_numpy(found).copysign(values), values.reciprocal()).to(x.device)
+    return straight_through(simulated, exact) if x.requires_grad else exact
 
 
 @exact_operator("Sigmoid", versions=(6, 13))

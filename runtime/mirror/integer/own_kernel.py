@@ -1,8 +1,9 @@
-"""Functions of one value that ONNX Runtime's own kernel computes, where it computes the same on every processor.
+"""Functions that ONNX Runtime's own kernel computes, where it computes the same on every processor.
 
 Approximations of the error function, of exp and tanh are polynomials of ONNX Runtime's, with the same steps on x86 and ARM64
-and at every place of a tensor (held against the kernels of all three families by tests): so its kernel on this processor gives
-what another processor's does, and there is nothing to write again.
+and at every place of a tensor; powers are products, or the C library's, which computes them in float64. All are held against
+the kernels of all three families by tests: so the kernel on this processor gives what another processor's does, and there is
+nothing to write again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper
 
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.integer.kernel import straight_through
+from qcam.runtime.mirror.operators.elementwise import power as simulated_power
 from qcam.runtime.mirror.parallel import across, laid_out_as, memory, parts_of
 from qcam.runtime.mirror.registry import MICROSOFT, exact_operator
 
@@ -48,6 +50,18 @@ def tanh(x: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
 def exp(x: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
     """The exponential function, as ONNX Runtime approximates it."""
     return _approximated("Exp", torch.exp, x)
+
+
+@exact_operator("Pow", versions=(7, 12, 13, 15))
+def power(a: torch.Tensor, b: torch.Tensor, *, family: KernelFamily) -> torch.Tensor:
+    """Return a to the power of b, in the type of a."""
+    if a.dtype != torch.float32:
+        other: torch.Tensor = simulated_power(a, b)
+        return other
+    given = {"x": a.detach().cpu().numpy(), "exponent": b.detach().cpu().numpy()}
+    session = _session("Pow", (), helper.np_dtype_to_tensor_dtype(given["exponent"].dtype))
+    exact = torch.from_numpy(session.run(["y"], given)[0]).to(a.device)
+    return straight_through(simulated_power(a, b), exact) if a.requires_grad or b.requires_grad else exact
 
 
 def _approximated(
@@ -85,13 +99,17 @@ def of_own_kernel(operator: str, x: torch.Tensor, **attributes: str) -> torch.Te
 
 
 @lru_cache(maxsize=16)
-def _session(operator: str, attributes: tuple[tuple[str, str], ...]) -> Any:
-    """Return a session of one operator, of one thread."""
+def _session(operator: str, attributes: tuple[tuple[str, str], ...], exponent: int | None = None) -> Any:
+    """Return a session of one operator, of one thread; with an exponent of a type (ONNX's number), values have any shape."""
+    shape = ["values"] if exponent is None else None
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    if exponent is not None:
+        inputs.append(helper.make_tensor_value_info("exponent", exponent, None))
     graph = helper.make_graph(
-        [helper.make_node(operator, ["x"], ["y"], **dict(attributes))],
+        [helper.make_node(operator, [given.name for given in inputs], ["y"], **dict(attributes))],
         operator,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["values"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["values"])],
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
     options = onnxruntime.SessionOptions()

@@ -99,6 +99,23 @@ def column_sums(x: torch.Tensor, *, in_fours: bool) -> torch.Tensor:
     return sums
 
 
+def lane_sums(x: torch.Tensor, *, neighbours: bool) -> torch.Tensor:
+    """Return the sum of each row as GlobalAveragePool adds it: in one accumulator of four lanes, from the row's start on.
+
+    Args:
+        x: float32, rows × length.
+        neighbours: As of `row_sums`.
+
+    Returns:
+        float32, rows.
+    """
+    packets = x.shape[1] // _LANES
+    total = x.new_zeros(len(x), _LANES)
+    for packet in x[:, : packets * _LANES].reshape(len(x), packets, _LANES).transpose(0, 1).contiguous():
+        total += packet
+    return _in_turn(_across(total, neighbours), x[:, packets * _LANES :])
+
+
 def square_sums(x: torch.Tensor, *, neighbours: bool, fused: bool) -> torch.Tensor:
     """Return the sum of squares of each row, as of a row that begins at a boundary.
 

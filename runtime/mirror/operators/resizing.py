@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,10 +31,12 @@ def resize(
     keep_aspect_ratio_policy: str = "stretch",
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
+    interpolate: Callable[[torch.Tensor, dict[int, NDArray[np.float32]]], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return x at other sizes of some axes; places between two values are worked out in float32, as ONNX Runtime does.
 
-    Where no size changes, x is returned as it is, whatever the scales.
+    Where no size changes, x is returned as it is, whatever the scales. `interpolate` takes x, and for each axis where the new
+    values lie, and is asked for linear Resize of float32 in the place of `linear`.
 
     Raises:
         UnsupportedGraphError: If an attribute is not supported, or sizes, scales and axes do not fit.
@@ -73,7 +75,7 @@ def resize(
             numbers = np.clip(_nearest(nearest_mode, found), 0, x.shape[axis] - 1)
             x = x.index_select(axis, torch.from_numpy(numbers).to(x.device))
         return x
-    return _linear(x, places)
+    return linear(x, places) if interpolate is None or x.dtype != torch.float32 else interpolate(x, places)
 
 
 def _places(mode: str, before: int, after: int, scale: np.float32) -> NDArray[np.float32]:
@@ -107,7 +109,7 @@ def _nearest(mode: str, places: NDArray[np.float32]) -> NDArray[np.int64]:
     return found.astype(np.int64)
 
 
-def _linear(x: torch.Tensor, places: dict[int, NDArray[np.float32]]) -> torch.Tensor:
+def linear(x: torch.Tensor, places: dict[int, NDArray[np.float32]]) -> torch.Tensor:
     """Return values between two neighbours along one axis, or between four along two; those of float16 are rounded once.
 
     Raises:
@@ -117,10 +119,23 @@ def _linear(x: torch.Tensor, places: dict[int, NDArray[np.float32]]) -> torch.Te
         kind = str(x.dtype).removeprefix("torch.")
         raise UnsupportedGraphError(f"Resize with mode linear of {kind} is not supported; only floats are")
     if x.dtype == torch.float16:
-        return _linear(x.float(), places).half()
+        return linear(x.float(), places).half()
     if len(places) > 2:
         raise UnsupportedGraphError(f"Resize with mode linear along {len(places)} axes is not supported; only images are")
     result: torch.Tensor | None = None
+    for weight, value in corners_of(x, places):
+        product = weight.to(x.dtype) * value
+        result = product if result is None else result + product
+    return x if result is None else result
+
+
+def corners_of(x: torch.Tensor, places: dict[int, NDArray[np.float32]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the parts that each new value takes, and of what: two neighbours along an axis, four along two, in order.
+
+    Args:
+        x: The values.
+        places: Axis → where along it the new values lie, in the order of the axes.
+    """
     corners: list[tuple[torch.Tensor, list[tuple[int, torch.Tensor]]]] = [(torch.ones((), device=x.device), [])]
     for axis, found in reversed(places.items()):  # the last axis runs fastest: left, right, then below
         shape = [1] * x.dim()
@@ -130,13 +145,13 @@ def _linear(x: torch.Tensor, places: dict[int, NDArray[np.float32]]) -> torch.Te
             for part, numbers in _neighbours(found, x.shape[axis])
         ]
         corners = [(weight * part, [*taken, (axis, numbers)]) for part, numbers in pairs for weight, taken in corners]
+    results = []
     for weight, taken in corners:
         value = x
         for axis, numbers in taken:
             value = value.index_select(axis, numbers)
-        product = weight.to(x.dtype) * value
-        result = product if result is None else result + product
-    return x if result is None else result
+        results.append((weight, value))
+    return results
 
 
 def _neighbours(places: NDArray[np.float32], size: int) -> Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]]:

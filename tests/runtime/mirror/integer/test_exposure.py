@@ -84,10 +84,26 @@ def test_a_network_counts_its_additions_and_a_reduced_range_protects_it(export_t
     assert found.differs(VNNI, ARM64)
 
 
-@pytest.mark.parametrize("operator", ["BatchNormalization", "InstanceNormalization", "ReduceL2", "ReduceMean", "ReduceSum"])
+def of_float(operator, **attributes):
+    """Return the exposure of one float operator."""
+    graph = onnx.helper.make_graph([helper.make_node(operator, ["x"], ["y"], **attributes)], "one", [], [])
+    return exposure(Graph(helper.make_model(graph)), ())
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        "BatchNormalization", "GlobalAveragePool", "InstanceNormalization", "Reciprocal", "ReduceL2", "ReduceMean", "ReduceSum",
+    ],
+)  # fmt: skip
 def test_arm64_rounds_some_float_operators_otherwise(operator):
     assert not exposed("Conv", np.ones((2, 4, 1, 1))).differs(VNNI, ARM64)
-    graph = onnx.helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "one", [], [])
-    found = exposure(Graph(helper.make_model(graph)), ())
+    found = of_float(operator)
     assert found.differs(VNNI, ARM64)
     assert not found.differs(VNNI, AVX2)
+
+
+def test_only_linear_resize_rounds():
+    assert of_float("Resize", mode="linear").differs(VNNI, ARM64)
+    assert not of_float("Resize").differs(VNNI, ARM64)
+    assert not of_float("AveragePool", kernel_shape=[2, 2]).differs(VNNI, ARM64)

@@ -12,8 +12,16 @@ from onnx import TensorProto, helper, numpy_helper
 from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.deployed.probe import probe_kernels
 from qcam.runtime.kernels import KERNELS
-from qcam.runtime.mirror.integer.islands import hard_sigmoid, instance_normalization, layer_normalization
-from qcam.runtime.mirror.integer.own_kernel import erf, exp, gelu, tanh
+from qcam.runtime.mirror.integer.islands import (
+    average_pool,
+    global_average_pool,
+    hard_sigmoid,
+    instance_normalization,
+    layer_normalization,
+    reciprocal,
+)
+from qcam.runtime.mirror.integer.own_kernel import erf, exp, gelu, power, tanh
+from qcam.runtime.mirror.integer.resizing import resize
 from qcam.runtime.mirror.registry import resolve
 
 EMULATED = [pytest.param(kernel, marks=pytest.mark.slow) for kernel in ("avx2", "arm64")]
@@ -99,6 +107,13 @@ def test_gradients_are_the_true_functions(family):
         (hard_sigmoid(x, family=family), torch.clamp(0.2 * x + 0.5, 0, 1)),
         (gelu(x, family=family), F.gelu(x)),
         (tanh(x, family=family), torch.tanh(x)),
+        (power(x.abs(), torch.tensor(1.5), family=family), x.abs().pow(1.5)),
+        (reciprocal(x.abs() + 1, family=family), 1 / (x.abs() + 1)),
+        (global_average_pool(x, family=family), x.mean(2, keepdim=True)),
+        (
+            resize(x[None], None, None, torch.tensor([1, 3, 8, 18]), mode="linear", family=family),
+            F.interpolate(x[None], scale_factor=2, mode="bilinear"),
+        ),
     ]:
         (found,), (wanted,) = (torch.autograd.grad(value.square().sum(), x, retain_graph=True) for value in (mine, true))
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -132,6 +147,81 @@ def test_functions_of_one_value_are_the_same_on_every_family_and_at_every_place(
     for job, result in zip(jobs, run(where, jobs), strict=True):
         found = FUNCTIONS[operator](torch.from_numpy(job.inputs["x"]), **attributes, family=family)
         np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
+
+
+@pytest.mark.parametrize("exponent", [2, 3, 0.5, -1, -0.5, 1.7, 0, (2.0, 3.0, 0.3)])
+def test_powers_are_the_same_on_every_family(kernel, exponent):
+    where, family = kernel
+    draw = np.random.default_rng(5)
+    x = np.float32(10.0) ** draw.uniform(-6, 6, (701, 3)).astype(np.float32)
+    if exponent in (2, 3):
+        x *= draw.choice(np.float32([-1, 1]), x.shape)
+    given = np.int64(exponent) if exponent == 3 else np.float32(exponent)
+    (result,) = run(where, [Job(model_of(helper.make_node("Pow", ["x", "e"], ["y"]), ("e", given)), {"x": x})])
+    found = power(torch.from_numpy(x), torch.as_tensor(given), family=family)
+    np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
+
+
+@pytest.mark.parametrize("count", [None, 1, 6, 7])
+def test_reciprocals_are_the_kernels_own_in_the_last_vector_too(kernel, count):
+    where, family = kernel
+    draw = np.random.default_rng(6)
+    x = (10.0 ** draw.uniform(-37, 37, 20003) * draw.choice([-1, 1], 20003)).astype(np.float32)
+    x[8:12] = 0, -0.0, np.inf, -(2.0**127)
+    x = x[None, :count]
+    (result,) = run(where, [Job(model_of(helper.make_node("Reciprocal", ["x"], ["y"])), {"x": x})])
+    found = reciprocal(torch.from_numpy(x), family=family)
+    np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
+
+
+def test_pooled_means_are_the_kernels_own(kernel):
+    where, family = kernel
+    draw = np.random.default_rng(7)
+    cases = [
+        ("GlobalAveragePool", (2, 13, *size), {})
+        for size in [(1, 1), (2, 3), (5, 9), (7, 7), (14, 14), (3, 1), (56, 56), (5,), (27,)]
+    ]
+    for size in (3, 7, 8, 13, 20):
+        for window, stride, pad in [(2, 2, 0), (3, 1, 1), (3, 2, 1), (3, 3, 0)]:
+            for include, ceil in [(0, 0), (1, 0), (0, 1), (1, 1)]:
+                told = {"strides": [stride] * 2, "pads": [pad] * 4, "count_include_pad": include, "ceil_mode": ceil}
+                cases.append(("AveragePool", (2, 3, size, size + 1), {"kernel_shape": [window] * 2, **told}))
+        cases.append(("AveragePool", (2, 3, size), {"kernel_shape": [3], "strides": [2], "pads": [1, 1]}))
+    inputs = [draw.normal(0.3, 2, shape).astype(np.float32) for _, shape, _ in cases]
+    jobs = [
+        Job(model_of(helper.make_node(operator, ["x"], ["y"], **told), rank=x.ndim), {"x": x})
+        for (operator, _, told), x in zip(cases, inputs, strict=True)
+    ]
+    for (operator, _, told), x, result in zip(cases, inputs, run(where, jobs), strict=True):
+        function = global_average_pool if operator == "GlobalAveragePool" else average_pool
+        found = function(torch.from_numpy(x), **told, family=family)
+        np.testing.assert_array_equal(found.numpy(), result.outputs["y"], err_msg=f"{operator} {x.shape} {told}")
+
+
+#: Shapes before and behind a linear Resize: both axes, one alone, a single position, channels last, a matrix.
+RESIZED = [
+    ((2, 3, 7, 9), (2, 3, 14, 18)), ((2, 3, 7, 9), (2, 3, 13, 5)), ((2, 3, 7, 9), (2, 3, 7, 18)), ((2, 3, 7, 9), (2, 3, 14, 9)),
+    ((1, 8, 14, 14), (1, 8, 28, 28)), ((2, 3, 1, 1), (2, 3, 4, 3)), ((2, 3, 7, 1), (2, 3, 14, 3)), ((2, 7, 9, 6), (2, 14, 18, 6)),
+    ((2, 7, 9, 33), (2, 5, 18, 33)), ((2, 7, 9, 5), (2, 14, 9, 5)), ((7, 9), (14, 18)), ((2, 5, 23, 23), (2, 5, 46, 41)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"])
+def test_images_are_resized_as_the_kernels_resize_them(kernel, mode):
+    where, family = kernel
+    draw = np.random.default_rng(8)
+    told = {"mode": "linear", "coordinate_transformation_mode": mode}
+    inputs = [draw.normal(0.3, 2, before).astype(np.float32) for before, _ in RESIZED]
+    jobs = [
+        Job(
+            model_of(helper.make_node("Resize", ["x", "", "", "z"], ["y"], **told), ("z", np.array(behind)), rank=x.ndim),
+            {"x": x},
+        )
+        for x, (_, behind) in zip(inputs, RESIZED, strict=True)
+    ]
+    for x, (_, behind), result in zip(inputs, RESIZED, run(where, jobs), strict=True):
+        found = resize(torch.from_numpy(x), None, None, torch.tensor(behind), **told, family=family)
+        np.testing.assert_array_equal(found.numpy(), result.outputs["y"], err_msg=f"{x.shape} {behind}")
 
 
 def test_what_differs_between_families_is_not_called_exact():
