@@ -149,29 +149,30 @@ def test_functions_of_one_value_are_the_same_on_every_family_and_at_every_place(
         np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
 
 
-@pytest.mark.parametrize("exponent", [2, 3, 0.5, -1, -0.5, 1.7, 0, (2.0, 3.0, 0.3)])
-def test_powers_are_the_same_on_every_family(kernel, exponent):
+def test_powers_are_the_same_on_every_family(kernel):
     where, family = kernel
     draw = np.random.default_rng(5)
-    x = np.float32(10.0) ** draw.uniform(-6, 6, (701, 3)).astype(np.float32)
-    if exponent in (2, 3):
-        x *= draw.choice(np.float32([-1, 1]), x.shape)
-    given = np.int64(exponent) if exponent == 3 else np.float32(exponent)
-    (result,) = run(where, [Job(model_of(helper.make_node("Pow", ["x", "e"], ["y"]), ("e", given)), {"x": x})])
-    found = power(torch.from_numpy(x), torch.as_tensor(given), family=family)
-    np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
+    positive = np.float32(10.0) ** draw.uniform(-6, 6, (701, 3)).astype(np.float32)
+    signed = positive * draw.choice(np.float32([-1, 1]), positive.shape)
+    exponents = [*(np.float32(each) for each in (2, 0.5, -1, -0.5, 1.7, 0, (2.0, 3.0, 0.3))), np.int64(3)]
+    inputs = [signed if each.ndim == 0 and each in (2, 3) else positive for each in exponents]
+    node = helper.make_node("Pow", ["x", "e"], ["y"])
+    jobs = [Job(model_of(node, ("e", each)), {"x": x}) for each, x in zip(exponents, inputs, strict=True)]
+    for each, x, result in zip(exponents, inputs, run(where, jobs), strict=True):
+        found = power(torch.from_numpy(x), torch.as_tensor(each), family=family)
+        np.testing.assert_array_equal(found.numpy(), result.outputs["y"], err_msg=str(each))
 
 
-@pytest.mark.parametrize("count", [None, 1, 6, 7])
-def test_reciprocals_are_the_kernels_own_in_the_last_vector_too(kernel, count):
+def test_reciprocals_are_the_kernels_own_in_the_last_vector_too(kernel):
     where, family = kernel
     draw = np.random.default_rng(6)
     x = (10.0 ** draw.uniform(-37, 37, 20003) * draw.choice([-1, 1], 20003)).astype(np.float32)
     x[8:12] = 0, -0.0, np.inf, -(2.0**127)
-    x = x[None, :count]
-    (result,) = run(where, [Job(model_of(helper.make_node("Reciprocal", ["x"], ["y"])), {"x": x})])
-    found = reciprocal(torch.from_numpy(x), family=family)
-    np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
+    node = helper.make_node("Reciprocal", ["x"], ["y"])
+    jobs = [Job(model_of(node), {"x": x[None, :count]}) for count in (None, 1, 6, 7)]
+    for job, result in zip(jobs, run(where, jobs), strict=True):
+        found = reciprocal(torch.from_numpy(job.inputs["x"]), family=family)
+        np.testing.assert_array_equal(found.numpy(), result.outputs["y"])
 
 
 def test_pooled_means_are_the_kernels_own(kernel):
@@ -201,27 +202,26 @@ def test_pooled_means_are_the_kernels_own(kernel):
 #: Shapes before and behind a linear Resize: both axes, one alone, a single position, channels last, a matrix.
 RESIZED = [
     ((2, 3, 7, 9), (2, 3, 14, 18)), ((2, 3, 7, 9), (2, 3, 13, 5)), ((2, 3, 7, 9), (2, 3, 7, 18)), ((2, 3, 7, 9), (2, 3, 14, 9)),
-    ((1, 8, 14, 14), (1, 8, 28, 28)), ((2, 3, 1, 1), (2, 3, 4, 3)), ((2, 3, 7, 1), (2, 3, 14, 3)), ((2, 7, 9, 6), (2, 14, 18, 6)),
-    ((2, 7, 9, 33), (2, 5, 18, 33)), ((2, 7, 9, 5), (2, 14, 9, 5)), ((7, 9), (14, 18)), ((2, 5, 23, 23), (2, 5, 46, 41)),
+    ((1, 8, 14, 14), (1, 8, 28, 28)), ((2, 3, 1, 1), (2, 3, 4, 3)), ((2, 3, 7, 1), (2, 3, 14, 3)),
+    ((2, 7, 9, 6), (2, 14, 18, 6)), ((2, 7, 9, 33), (2, 5, 18, 33)), ((2, 7, 9, 5), (2, 14, 9, 5)), ((7, 9), (14, 18)),
+    ((2, 5, 23, 23), (2, 5, 46, 41)),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"])
-def test_images_are_resized_as_the_kernels_resize_them(kernel, mode):
+def test_images_are_resized_as_the_kernels_resize_them(kernel):
     where, family = kernel
     draw = np.random.default_rng(8)
-    told = {"mode": "linear", "coordinate_transformation_mode": mode}
-    inputs = [draw.normal(0.3, 2, before).astype(np.float32) for before, _ in RESIZED]
-    jobs = [
-        Job(
-            model_of(helper.make_node("Resize", ["x", "", "", "z"], ["y"], **told), ("z", np.array(behind)), rank=x.ndim),
-            {"x": x},
-        )
-        for x, (_, behind) in zip(inputs, RESIZED, strict=True)
-    ]
-    for x, (_, behind), result in zip(inputs, RESIZED, run(where, jobs), strict=True):
+    cases, jobs = [], []
+    for mode in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"):
+        told = {"mode": "linear", "coordinate_transformation_mode": mode}
+        node = helper.make_node("Resize", ["x", "", "", "z"], ["y"], **told)
+        for before, behind in RESIZED:
+            x = draw.normal(0.3, 2, before).astype(np.float32)
+            jobs.append(Job(model_of(node, ("z", np.array(behind)), rank=x.ndim), {"x": x}))
+            cases.append((x, behind, told))
+    for (x, behind, told), result in zip(cases, run(where, jobs), strict=True):
         found = resize(torch.from_numpy(x), None, None, torch.tensor(behind), **told, family=family)
-        np.testing.assert_array_equal(found.numpy(), result.outputs["y"], err_msg=f"{x.shape} {behind}")
+        np.testing.assert_array_equal(found.numpy(), result.outputs["y"], err_msg=f"{x.shape} {behind} {told}")
 
 
 def test_what_differs_between_families_is_not_called_exact():
