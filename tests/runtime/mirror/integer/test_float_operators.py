@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from emulation import NATIVE, Job, run, why_not
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from integer_cases import here
 from onnx import TensorProto, helper, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError
@@ -50,16 +54,16 @@ def test_layer_normalization_is_the_kernels_own(kernel, biased):
     where, family = kernel
     draw = np.random.default_rng(0)
     shapes = [(41, length) for length in (*range(1, 26), 31, 32, 40, 96, 257, 768)]
-    jobs, given = [], []
+    jobs, arguments_of = [], []
     for shape in shapes:
         x = draw.normal(0.5, 2, shape).astype(np.float32)
         scale, bias = (draw.normal(mean, 0.3, shape[1:]).astype(np.float32) for mean in (1, 0))
         held = [("s", scale), *([("b", bias)] if biased else [])]
         node = helper.make_node("LayerNormalization", ["x", *(name for name, _ in held)], ["y"], epsilon=1e-6)
         jobs.append(Job(model_of(node, *held), {"x": x}))
-        given.append([torch.from_numpy(value) for value in (x, scale, bias)][: 2 + biased])
+        arguments_of.append([torch.from_numpy(value) for value in (x, scale, bias)][: 2 + biased])
     inexact = 0
-    for arguments, result in zip(given, run(where, jobs), strict=True):
+    for arguments, result in zip(arguments_of, run(where, jobs), strict=True):
         mine = layer_normalization(*arguments, epsilon=1e-6, family=family).numpy()
         np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=str(arguments[0].shape))
         x, scale, *bias = (value.double() for value in arguments)
@@ -71,14 +75,14 @@ def test_instance_normalization_is_the_kernels_own(kernel):
     where, family = kernel
     draw = np.random.default_rng(4)
     shapes = [(2, 37, 7, 7), (1, 8, 1, 1), (3, 5, 13, 5), (2, 4, 32, 32), *((3, 21, length) for length in range(1, 26))]
-    jobs, given = [], []
+    jobs, arguments_of = [], []
     for shape in shapes:
         x, scale, bias = (draw.normal(0.5, 2, size).astype(np.float32) for size in (shape, shape[1], shape[1]))
         node = helper.make_node("InstanceNormalization", ["x", "s", "b"], ["y"], epsilon=1e-3)
         jobs.append(Job(model_of(node, ("s", scale), ("b", bias), rank=len(shape)), {"x": x}))
-        given.append([torch.from_numpy(value) for value in (x, scale, bias)])
+        arguments_of.append([torch.from_numpy(value) for value in (x, scale, bias)])
     inexact = 0
-    for arguments, result in zip(given, run(where, jobs), strict=True):
+    for arguments, result in zip(arguments_of, run(where, jobs), strict=True):
         mine = instance_normalization(*arguments, epsilon=1e-3, family=family).numpy()
         np.testing.assert_array_equal(mine, result.outputs["y"], err_msg=str(arguments[0].shape))
         x, scale, bias = (value.double() for value in arguments)
@@ -222,6 +226,38 @@ def test_images_are_resized_as_the_kernels_resize_them(kernel):
     for (x, behind, told), result in zip(cases, run(where, jobs), strict=True):
         found = resize(torch.from_numpy(x), None, None, torch.tensor(behind), **told, family=family)
         np.testing.assert_array_equal(found.numpy(), result.outputs["y"], err_msg=f"{x.shape} {behind} {told}")
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=80)
+def test_maps_of_any_size_are_computed_as_the_kernels_here_compute_them(data):
+    size = st.integers(1, 20)
+    shape = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 6), size, size))
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    x, scale, bias = (draw.normal(0.3, 2, each).astype(np.float32) for each in (shape, shape[1], shape[1]))
+    behind = (*shape[:2], data.draw(size), data.draw(size))
+    factors = data.draw(st.tuples(*[st.floats(0.5, 3, width=32)] * 2))
+    mode = data.draw(st.sampled_from(["half_pixel", "align_corners", "asymmetric"]))
+    told = {"mode": "linear", "coordinate_transformation_mode": mode}
+    sizes, scales = np.array(behind), np.float32([1, 1, *factors])
+    image, family = torch.from_numpy(x), here()
+    for node, held, found in [
+        (
+            helper.make_node("InstanceNormalization", ["x", "s", "b"], ["y"]), [("s", scale), ("b", bias)],
+            lambda: instance_normalization(image, torch.from_numpy(scale), torch.from_numpy(bias), family=family),
+        ),
+        (helper.make_node("GlobalAveragePool", ["x"], ["y"]), [], lambda: global_average_pool(image, family=family)),
+        (
+            helper.make_node("Resize", ["x", "", "", "z"], ["y"], **told), [("z", sizes)],
+            lambda: resize(image, None, None, torch.from_numpy(sizes), **told, family=family),
+        ),
+        (
+            helper.make_node("Resize", ["x", "", "f"], ["y"], **told), [("f", scales)],
+            lambda: resize(image, None, torch.from_numpy(scales), **told, family=family),
+        ),
+    ]:  # fmt: skip
+        session = onnxruntime.InferenceSession(model_of(node, *held, rank=4), providers=["CPUExecutionProvider"])
+        np.testing.assert_array_equal(found().numpy(), session.run(None, {"x": x})[0], err_msg=node.op_type)
 
 
 def test_what_differs_between_families_is_not_called_exact():
