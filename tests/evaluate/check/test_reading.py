@@ -1,8 +1,10 @@
 """A file as a check reads it: the graph that is deployed, what can be seen of it, and where the file's own reading differs."""
 
+import numpy as np
 import pytest
 from foreign_graphs import quantized
 from integer_cases import here
+from onnx import TensorProto, helper, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.evaluate.check.reading import Reading
@@ -31,6 +33,28 @@ def test_what_does_not_run_on_this_cpu_is_read_off_the_file_alone():
     assert reading.deployed is None
     assert reading.kept == reading.tensors
     assert reading.followed[0] is reading.graph
+
+
+@pytest.mark.parametrize(
+    ("operator", "axes", "foretold"),
+    [("ReduceMean", [2, 3], True), ("ReduceSum", [1, 3], True), ("ReduceL2", [0, 3], False), ("ReduceLogSum", [1], False)],
+)
+def test_float_operators_are_named_that_may_be_rounded_otherwise_elsewhere(operator, axes, foretold):
+    held = {"s": np.float32(0.05), "z": np.uint8(128), "axes": np.array(axes)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["image_q"]),
+        helper.make_node("DequantizeLinear", ["image_q", "s", "z"], ["x"]),
+        helper.make_node(operator, ["x", "axes"], ["y"], "added"),
+        helper.make_node("QuantizeLinear", ["y", "s", "z"], ["y_q"]),
+        helper.make_node("DequantizeLinear", ["y_q", "s", "z"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "one", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in held.items()],
+    )  # fmt: skip
+    reading = Reading(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), {}, here())
+    assert reading.float_operators == (() if foretold else (f"{operator} added",))
 
 
 def test_products_of_16_by_16_bits_are_not_what_is_deployed():
