@@ -43,7 +43,6 @@ THROUGH = {
     "exporters.importing.preparing": "exporters/importing/test_importing.py",
     "exporters.own": "exporters/test_own_modules.py",
     "exporters.quantize": "exporters/test_export.py",
-    "images.kinds": "images/test_decoding.py",
     "images.label_rows": "images/test_labels.py",
     "images.levels": "images/test_decoding.py",
     "images.names": "images/test_labels.py",

@@ -26,6 +26,7 @@ from qcam.common.errors import ProviderError, QcamError
 from qcam.common.norms import logit_error
 from qcam.evaluate.maps.cam import enlarge
 from qcam.evaluate.maps.metrics import correlation
+from qcam.evaluate.results.clipping import CLIPPING
 from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, RESULTS, SUMMARY, read_arrow
 from qcam.images.decoding import decode
 from qcam.images.embedded import evaluation_photographs
@@ -36,7 +37,7 @@ from qcam.runtime.deployed.partition import foretell
 from qcam.runtime.deployed.providers import PROVIDERS, require_provider
 
 #: Files of a study whose every byte is a matter of figures.
-_SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
+_SAME = (RESULTS, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY)
 #: Batches that are timed, and how often, in turns.
 _BATCHES, _ROUNDS = (1, 8, 32), 7
 #: Arguments of a kernel's event in ONNX Runtime's profile that placement reads; the rest only lengthens a fixture.

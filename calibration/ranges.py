@@ -30,6 +30,8 @@ from qcam.images.sources import ImageFile
 
 #: Histogram methods keep every activation of a batch: fewer images at a time.
 _BATCH = {"minmax": 4, "entropy": 2, "percentile": 2}
+#: Photographs of which a manifest keeps the hash, at most: 7 MB of text.
+MOST_HASHES = 100_000
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,16 @@ class CalibrationSet:
             yield preprocessing.normalise(self.crops[start : start + size])
 
     def to_json(self, method: str) -> dict[str, Any]:
-        """Return what the manifest records of the calibration: method, images and one fingerprint of both."""
+        """Return what the manifest records of the calibration: method, images, their hashes, and one fingerprint of all.
+
+        Of more than `MOST_HASHES` photographs, the hashes of the first so many.
+        """
         return {
             "method": method,
             "images": len(self.names),
             "refused": list(self.refused),
             "names": list(self.names),
+            "sha256": list(self.sha256[:MOST_HASHES]),
             "fingerprint": fingerprint({"method": method, "images": list(self.sha256)}),
         }
 

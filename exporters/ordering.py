@@ -267,6 +267,12 @@ def export_model(
         telling.warn(f"{bundle.model_id} has random weights: it runs, but no figure made with it means anything")
     for refusal in bundle.calibration.refused or ():
         telling.warn(f"calibration photograph left out: {refusal}")
+    calibration = bundle.calibration
+    if calibration.sha256 is not None and not calibration.hashed_all:
+        telling.note(
+            f"the manifest keeps the hashes of the first {len(calibration.sha256):,} of {calibration.images:,} calibration "
+            "photographs: an evaluation recognises those"
+        )
     return bundle
 
 

@@ -90,6 +90,7 @@ class Calibration(Described):
         images: How many photographs.
         refused: Those that could not be read, with the reason.
         names: Those that could.
+        sha256: The SHA-256 of their files, of the first so many; None in bundles of earlier versions.
         fingerprint: Of method and photographs.
     """
 
@@ -97,7 +98,13 @@ class Calibration(Described):
     images: int | None = None
     refused: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
+    sha256: tuple[str, ...] | None = None
     fingerprint: str | None = None
+
+    @property
+    def hashed_all(self) -> bool:
+        """Tell whether the hash of every photograph is there."""
+        return self.sha256 is not None and len(self.sha256) >= (self.images or 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,11 @@ Item = TypeVar("Item")
 
 
 def batches(
-    photographs: Sequence[ImageFile], bundle: Bundle, size: int, refused: dict[str, str]
+    photographs: Sequence[ImageFile],
+    bundle: Bundle,
+    size: int,
+    refused: dict[str, str],
+    hashes: dict[str, str] | None = None,
 ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
     """Read, crop and normalise photographs.
 
@@ -27,6 +31,7 @@ def batches(
         bundle: Whose preprocessing is taken.
         size: Photographs at a time.
         refused: Name → why it cannot be read; grows.
+        hashes: Name → SHA-256 of the file of those that can; grows.
 
     Yields:
         Names, and float32, batch × 3 × height × width; photographs that cannot be read are left out.
@@ -43,6 +48,8 @@ def batches(
                 refused[photograph.name] = decoded.refusal
                 continue
             names.append(photograph.name)
+            if hashes is not None:
+                hashes[photograph.name] = decoded.sha256
             crops.append(bundle.preprocessing.crop_image(decoded.image))
         if names:
             readable = True

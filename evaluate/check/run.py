@@ -27,6 +27,7 @@ from qcam.evaluate.check.timing import PREPARING, Stopwatch, shares
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
 from qcam.evaluate.run.arithmetic import float_arithmetic
+from qcam.evaluate.run.inputs import calibrating
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.deployed.inspection import InspectedModel
@@ -85,6 +86,8 @@ class _Check:
         self._remarks: list[str] = []
         self._warnings: list[str] = []
         self._refused: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
+        self._ran: dict[str, tuple[Bundle, list[str]]] = {}
         self._on_gpu = options.device == "cuda"
         probe = self._kernels.probe
         if probe is not None and self._kernels.own is None:
@@ -125,6 +128,7 @@ class _Check:
         if other is not None:
             refuse_meaningless(options.gates, checker, other.path)
             self._remarks += [f"{other.path}: {sentence}" for sentence in other.told]
+        self._ran.setdefault(bundle.fingerprint, (bundle, []))[1].append(precision)
         self._bundles[bundle.model_id] = {
             "folder": str(bundle.folder), "trained": bundle.weights.trained, "fingerprint": bundle.fingerprint,
         }  # fmt: skip
@@ -154,7 +158,7 @@ class _Check:
         mirrors = f"{count} mirror{'' if count == 1 else 's'}"
         with telling.progress(f"{bundle.model_id} {precision}, {mirrors}", len(self._photographs)) as advance:
             results, elsewhere = checker.run(
-                lambda: batches(self._photographs, bundle, options.batch_size, self._refused),
+                lambda: batches(self._photographs, bundle, options.batch_size, self._refused, self._hashes),
                 wanted,
                 elsewhere=further,
                 advance=advance,
@@ -179,6 +183,9 @@ class _Check:
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
             self._warn(f"refused: {reason}: {some(names)}")
+        for bundle, precisions in self._ran.values() if self._options.deployed is None else ():
+            if told := calibrating(bundle, precisions, self._hashes.values()):
+                self._warn(told)
         deployed, gpu = self._options.deployed, self._gpu()  # which is remarked
         self._remarks.append(f"time: {shares(stages for ran in self._seconds.values() for stages in ran.values())}")
         return Checked(

@@ -37,6 +37,7 @@ from qcam.evaluate.paper.fake_quant import (
     state_text,
 )
 from qcam.evaluate.paper.options import FIXES, PaperOptions
+from qcam.evaluate.results.clipping import ClippedRow
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.comparing import Compared, SalientObjects
 from qcam.evaluate.run.explained import Run, explain
@@ -274,7 +275,7 @@ class PaperEvaluator:
                 again, _ = self._run("f32", sample, "again", targets["f32"])
             ran.append((sample, runs, again, targets))
 
-        def finish() -> tuple[list[Row], list[StoredMap]]:
+        def finish() -> tuple[list[Row], list[StoredMap], list[ClippedRow]]:
             model = self.bundle.model_id
             with clock.stage("metrics"):
                 rows = [row for each in ran for row in self._rows(*each)]
@@ -283,7 +284,7 @@ class PaperEvaluator:
                 for sample, runs, _, _ in ran
                 for name, run in runs.items()
             ]
-            return rows, maps
+            return rows, maps, []
 
         return finish
 

@@ -17,6 +17,7 @@ from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report import html_tables
 from qcam.evaluate.report.cards import SORTED_BY, Card, facts, make_cards
 from qcam.evaluate.report.choice import RANKING, ranked_by
+from qcam.evaluate.report.clipping import ClippingFigure
 from qcam.evaluate.report.comparison import image_differences, plan_differences
 from qcam.evaluate.report.findings import alarms, between_runs, findings
 from qcam.evaluate.report.layout import against, in_order, is_null, row_title
@@ -41,6 +42,7 @@ def page(
     depth: Sequence[Chart],
     checks: Sequence[dict[str, Any]],
     options: ReportOptions,
+    clipping: Sequence[ClippingFigure] = (),
 ) -> str:
     """Return the page; pictures are left out until it fits into `options.budget`.
 
@@ -52,6 +54,7 @@ def page(
         depth: Agreement over depth.
         checks: Verdicts of qcam-check.
         options: Pictures, colours, budget.
+        clipping: What quantizers clip, over depth.
 
     Raises:
         QcamError: If the page does not even fit without a picture.
@@ -65,6 +68,9 @@ def page(
     )
     template = environment.get_template("report.html")
     context = _context(runs, columns, overview, distributions, depth, checks, options)
+    context["clipping"] = [
+        {"svg": _inline(each.chart, f"clipping{place}"), "lines": each.lines} for place, each in enumerate(clipping)
+    ]
 
     def render(pictures: int) -> str:
         sheet = Sheet()
@@ -215,6 +221,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("distributions", "Distributions", context["distributions"]), ("pictures", "Pictures", context["cards"]),
         ("drift", "Drift", context["drift"]), ("flips", "Class flips", context["flips"]),
         ("tests", "Tests", context["tests"]), ("depth", "Depth", context["checks"]),
+        ("clipping", "Clipping", context["clipping"]),
         ("placement", "Placement", context["placement"]), ("record", "What was run", True),
     ]  # fmt: skip
     return [(key, name) for key, name, there in every if there]

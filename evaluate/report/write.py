@@ -12,6 +12,7 @@ from qcam.common.places import file_names, require_own, write_inside
 from qcam.evaluate.report.charts import distribution, overview
 from qcam.evaluate.report.checks import check_table, depth_charts, find_checks
 from qcam.evaluate.report.choice import choose
+from qcam.evaluate.report.clipping import clipping_figures
 from qcam.evaluate.report.csv_file import RunFigures, as_csv, several_as_csv
 from qcam.evaluate.report.grid import draw_grid
 from qcam.evaluate.report.latex import as_latex
@@ -83,8 +84,9 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
         if found:
             distributions.append((distribution_heading(comparison), found))
     depths = depth_charts(checks, precisions_of(every))
-    text = page(runs, every, glance, distributions, depths, check_table(checks), options)
-    charts = [chart for _, found in distributions for chart in found] + depths
+    clipping = clipping_figures(every)
+    text = page(runs, every, glance, distributions, depths, check_table(checks), options, clipping)
+    charts = [chart for _, found in distributions for chart in found] + depths + [each.chart for each in clipping]
     if glance is not None:
         charts.insert(0, glance)
     drawn = [chart.name for chart in charts] + [name for name, _, _ in _named_grids(runs)]

@@ -1,10 +1,10 @@
 """Parts: what is finished of a run. One shard of images is one Parquet file that appears whole or not at all.
 
-A part has one row per image, holding all of it: the result rows of every model, the CAMs and the pictures, as nested
-columns. Its name carries its shard's place, the key of the shard (the hash of the images' contents and of everything else that
-can change a figure: bundles, provider, options, versions) and the SHA-256 of its own bytes. Inside stand the key in full, the
-names of its images and the number of its rows, maps and pictures. A part is read only as a whole, and only if all of this is
-so: one that was damaged, emptied, exchanged or brought from elsewhere is no part.
+A part has one row per image, holding all of it: the result rows of every model, the CAMs, the pictures and what quantizers
+clipped, as nested columns. Its name carries its shard's place, the key of the shard (the hash of the images' contents and of
+everything else that can change a figure: bundles, provider, options, versions) and the SHA-256 of its own bytes. Inside stand
+the key in full, the names of its images and the number of its rows, maps, pictures and the like. A part is read only as a
+whole, and only if all of this is so: one that was damaged, emptied, exchanged or brought from elsewhere is no part.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from qcam.common.errors import QcamError, ResultsError, first_line
 from qcam.common.files import canonical_json, commit_file, sha256_bytes, sha256_file, write_atomically
 from qcam.common.records import read_json, read_record
 from qcam.common.storage import Location, files_below, reason, shown
+from qcam.evaluate.results.clipping import CLIPPING, CLIPPING_SCHEMA, ClippedRow
 from qcam.evaluate.results.folder import (
     MAP_SCHEMA,
     MAPS,
@@ -61,9 +62,12 @@ _DIGITS = 16
 _UNKNOWN = WorkerRecord()
 _NAME = re.compile(rf"(?P<place>\d{{6,}}-[0-9a-f]{{{_DIGITS}}})(?:-(?P<digest>[0-9a-f]{{{_DIGITS}}}))?\.parquet")
 _JOINED = {
-    RESULTS: ("rows", ROW_SCHEMA), REFERENCES: ("references", ROW_SCHEMA), MAPS: ("maps", MAP_SCHEMA),
+    RESULTS: ("rows", ROW_SCHEMA),
+    REFERENCES: ("references", ROW_SCHEMA),
+    MAPS: ("maps", MAP_SCHEMA),
     PICTURES: ("pictures", PICTURE_SCHEMA),
-}  # fmt: skip
+    CLIPPING: ("clipping", CLIPPING_SCHEMA),
+}
 _SCHEMA = pa.schema(
     [
         pa.field("image", pa.string()),
@@ -100,6 +104,7 @@ class ImageOutcome:
         maps: CAMs of every model.
         pictures: One for each geometry that the models see it in.
         references: Reference rows of every model.
+        clipping: What the quantizers of every model's simulations clipped.
     """
 
     image: str
@@ -107,6 +112,7 @@ class ImageOutcome:
     maps: list[StoredMap] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     references: list[Row] = field(default_factory=list)
+    clipping: list[ClippedRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -354,6 +360,8 @@ def split_results(folder: Path, parts: Sequence[PlannedPart]) -> Iterator[list[I
             outcomes[item["image"]].maps.append(StoredMap(**item))
         for item in readers["pictures"].of(outcomes):
             outcomes[item["image"]].pictures.append(Picture(**item))
+        for item in readers["clipping"].of(outcomes):
+            outcomes[item["image"]].clipping.append(ClippedRow(**item))
         yield list(outcomes.values())
 
 

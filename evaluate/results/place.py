@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qcam.common import telling
 from qcam.common.files import sha256_bytes, sha256_file, write_atomically
 from qcam.common.storage import Location
+from qcam.evaluate.results.clipping import CLIPPING
 from qcam.evaluate.results.folder import (
     IMAGES,
     MAPS,
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from qcam.evaluate.results.remote import RemoteFolder
 
 #: What a complete run has left.
-FILES = (RESULTS, REFERENCES, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT)
-_DRAWN = ("grid-*.png", "figures/overview.*", "figures/distribution-*", "figures/depth-*", "figures/grid-*")
+FILES = (RESULTS, REFERENCES, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY, PLACEMENT)
+_DRAWN = (
+    "grid-*.png", "figures/overview.*", "figures/distribution-*", "figures/depth-*", "figures/clipping-*", "figures/grid-*",
+)  # fmt: skip
 
 
 class ResultPlace:
@@ -131,21 +134,21 @@ class ResultPlace:
     def is_damaged(self, record: RunRecord) -> bool:
         """Name those files of complete results that are gone, or not what the run wrote; tell whether there are any."""
         files = record.files
-        # Results of earlier versions have no reference rows.
-        left = [name for name in FILES if name != REFERENCES or name in (files or {})]
-        gone = sorted(set(left) - self.names())
+        # Earlier versions made no reference rows, and did not count what is clipped.
+        wanted = [name for name in FILES if name not in (REFERENCES, CLIPPING) or name in (files or {})]
+        gone = sorted(set(wanted) - self.names())
         for name in gone:
             telling.warn(f"{self}/{name} is gone; the results are computed again")
         if gone:
             return True
         if self._remote is not None:
-            paths = {name: self.folder / name for name in left}
+            paths = {name: self.folder / name for name in wanted}
             stale = {n: not path.exists() if files is None else unlike(path, files.get(n)) for n, path in paths.items()}
             self._remote.pull(self.folder, [name for name, wrong in stale.items() if wrong])
         if files is None:
             telling.note(f"{self} holds results of an earlier version, without checksums: they are not verified")
             return False
-        wrong = [(name, why) for name in left if (why := unlike(self.folder / name, files.get(name)))]
+        wrong = [(name, why) for name in wanted if (why := unlike(self.folder / name, files.get(name)))]
         for name, why in wrong:
             telling.warn(f"{self}/{name} {why}; the results are computed again")
         return bool(wrong)

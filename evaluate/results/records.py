@@ -198,6 +198,58 @@ class NonInferiority:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClippedTensor:
+    """What one quantizer of a simulation clipped, of all images together.
+
+    A value is clipped if it lies more than half a step outside the range, and the float network lets it through: what an
+    activation function cuts off that the quantizer stands for (ReLU, ReLU6) does not count.
+
+    Attributes:
+        name: Name of the quantizer's output.
+        lowest: Lowest value of its range, in the tensor's units.
+        highest: Highest value of its range.
+        n: Values that were quantized.
+        low: Share of them that was clipped at the lowest code, 0..1.
+        high: Share at the highest code, 0..1.
+        below: How far the farthest value lay below the range, in units of the range.
+        above: How far above.
+        error: Mean square of what clipping is off by, by that of rounding (a step squared by 12); None without values.
+    """
+
+    name: str
+    lowest: float
+    highest: float
+    n: int
+    low: float
+    high: float
+    below: float
+    above: float
+    error: float | None
+
+    @property
+    def louder(self) -> bool:
+        """Tell whether clipping is a larger error than rounding."""
+        return self.error is not None and self.error > 1
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """What the quantizers of a precision clipped in its simulation.
+
+    Attributes:
+        model: Model id.
+        precision: The precision.
+        images: Images of which it was counted.
+        tensors: In graph order.
+    """
+
+    model: str
+    precision: str
+    images: int
+    tensors: tuple[ClippedTensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PairedTest:
     """One precision against another, image by image: `second` less `first`. Of accuracy it is McNemar's test.
 
@@ -243,6 +295,7 @@ class Summary:
         scale: Drift in units of the reference rows; empty without any, or of results of earlier versions.
         drift: How 1 - CC lies over the images; empty in results of earlier versions.
         non_inferiority: Drift against a named reference; likewise.
+        clipping: What quantizers clipped; empty without a simulation, or of results of earlier versions.
         interval: How intervals were made, in words.
         complete: Whether it is of every image.
     """
@@ -255,6 +308,7 @@ class Summary:
     scale: tuple[Scaled, ...] = ()
     drift: tuple[Spread, ...] = ()
     non_inferiority: tuple[NonInferiority, ...] = ()
+    clipping: tuple[Clipping, ...] = ()
     interval: str = ""
     complete: bool = True
 
@@ -347,6 +401,7 @@ class ModelRecord:
         weights: Its weights.
         geometry: The crop in words.
         classes: Key of its class names in run.json.
+        calibration_images: Photographs that its ranges come from; None where that is not known.
         precisions: By name.
     """
 
@@ -354,6 +409,7 @@ class ModelRecord:
     weights: WeightsRecord = WeightsRecord()
     geometry: str = ""
     classes: str = ""
+    calibration_images: int | None = None
     precisions: dict[str, PrecisionRecord] = field(default_factory=dict)
 
 

@@ -26,6 +26,7 @@ from qcam.evaluate.maps.statistics import (
     wilson_interval,
 )
 from qcam.evaluate.results.folder import COMPARISONS, FAITHFULNESS, MEASURES, SCHEMA_VERSION, Columns
+from qcam.evaluate.results.records import Clipping
 from qcam.runtime.bundle import ordered_precisions, precision_order
 
 #: Figures that are a share of images.
@@ -39,6 +40,7 @@ def summarise(
     models: Iterable[tuple[str, ModelColumns]],
     references: Callable[[str], ModelColumns] = lambda _model: {},
     non_inferior_to: str = UNITS[0].value,
+    clipping: Iterable[Clipping] = (),
 ) -> dict[str, Any]:
     """Return the content of summary.json, less whether the run is complete (docs/results.md).
 
@@ -46,6 +48,7 @@ def summarise(
         models: Model id and its figures, one model at a time.
         references: Returns the reference rows of a model.
         non_inferior_to: The reference that drift is tested against.
+        clipping: What quantizers clipped (`read_clipping`).
     """
     entries: list[dict[str, Any]] = []
     tests: list[dict[str, Any]] = []
@@ -81,6 +84,7 @@ def summarise(
         "scale": scale,
         "drift": drift,
         "non_inferiority": held,
+        "clipping": [asdict(of) for of in clipping],
     }
 
 

@@ -19,6 +19,7 @@ from qcam.common.vocabulary import CamMethod, Reference, ReferenceImages, Target
 from qcam.evaluate.maps.cam import Array, enlarge
 from qcam.evaluate.maps.measures import drop_and_increase, explanation_crops
 from qcam.evaluate.maps.scores import columns, explained_classes, probabilities, top_classes
+from qcam.evaluate.results.clipping import ClippedRow
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.comparing import Compared, SalientObjects
 from qcam.evaluate.run.explained import Cams, Run, explain
@@ -29,6 +30,7 @@ from qcam.evaluate.run.ran import Deployed, Ran
 from qcam.evaluate.run.references import Chosen
 from qcam.evaluate.run.stages import REOPENING, StageClock
 from qcam.runtime.bundle import Bundle, load_onnx, ordered_precisions
+from qcam.runtime.clipping import activations
 from qcam.runtime.deployed import (
     DeployedModel,
     DeployedOutputs,
@@ -39,6 +41,7 @@ from qcam.runtime.deployed import (
 )
 from qcam.runtime.devices import telling_full_gpu
 from qcam.runtime.session_config import SHARED_ARENA
+from qcam.runtime.skimmed import skim
 
 if TYPE_CHECKING:
     from qcam.evaluate.run.options import StudyOptions
@@ -227,11 +230,17 @@ class BundleEvaluator:
         with in_file(self.bundle.path(precision)):
             model = load_onnx(self.bundle, precision)
             mirrors = mirrors_of(
-                model, entry, self._settings, self._device, self.preprocessing, tail_only=not self._fake_quant, name=name
-            )
+                model, entry, self._settings, self._device, self.preprocessing, tail_only=not self._fake_quant, name=name,
+                floats=self._floats if self._fake_quant else None,
+            )  # fmt: skip
         del model
         give_memory_back()
         return mirrors
+
+    @cached_property
+    def _floats(self) -> dict[str, tuple[float, float]] | None:
+        """What the bundle's float graph limits its tensors to; None if it holds none."""
+        return activations(skim(self.bundle.path("f32"))) if any(of.name == "f32" for of in self.bundle.precisions) else None
 
     @contextmanager
     def _open_session(self, precision: str, clock: StageClock) -> Iterator[DeployedModel]:
@@ -347,9 +356,9 @@ class BundleEvaluator:
             self._run_all(precision, made, clock)
         return [partial(self._finish, batch.done(), clock) for batch in made]
 
-    def _finish(self, batch: _Batch, clock: StageClock) -> tuple[list[Row], list[StoredMap]]:
+    def _finish(self, batch: _Batch, clock: StageClock) -> tuple[list[Row], list[StoredMap], list[ClippedRow]]:
         with clock.stage("metrics"):
-            return self._rows(batch), self._maps(batch)
+            return self._rows(batch), self._maps(batch), self._clipping(batch)
 
     def _run_all(self, precision: str, batches: Sequence[_Batch], clock: StageClock) -> None:
         """Run all batches at one precision: first all sessions' part, then all mirrors', so that not both need be there."""
@@ -430,6 +439,11 @@ class BundleEvaluator:
             for index, sample in enumerate(batch.samples)
         ]
 
+    def _clipping(self, batch: _Batch) -> list[ClippedRow]:
+        names = [sample.name for sample in batch.samples]
+        runs = [(name, run.clipped) for name, run in batch.simulated.items() if run.clipped is not None]
+        return [row for name, clipped in runs for row in clipped.rows(names, self.bundle.model_id, name)]
+
     def _deployed_run(
         self,
         precision: str,
@@ -464,9 +478,12 @@ class BundleEvaluator:
         clock: StageClock,
     ) -> Run:
         """Run the whole mirror, and explain it; its codes at the tap are held against the session's."""
+        from qcam.evaluate.run.clipped import Clipped
+
         mirror = self._mirrors[precision].simulated
         with clock.stage(f"mirror forward {precision}"):
-            passed = mirror.forward(images)
+            clipped = Clipped(mirror, len(images))
+            passed = mirror.forward(images, clipped=clipped.values)
         values = (passed.tap, *passed.skips)
         taps = [mirror.dequantize(tap, each) for tap, each in zip(self.deployed[precision].taps, values, strict=True)]
         score = columns(targets, outputs.logits.shape[1])
@@ -482,7 +499,7 @@ class BundleEvaluator:
         if outputs.tap.dtype.kind != "f":
             codes = passed.tap.cpu().numpy().astype(outputs.tap.dtype)
             equal = tuple(float(np.mean(ours == theirs)) for ours, theirs in zip(outputs.tap, codes, strict=True))
-        return Run(passed.logits.cpu().numpy(), maps, self._enlarge, equal, crossings)
+        return Run(passed.logits.cpu().numpy(), maps, self._enlarge, equal, crossings, clipped)
 
     def _explain(
         self, session: DeployedModel, crops: NDArray[np.uint8], run: Run, targets: NDArray[np.int64]

@@ -20,6 +20,8 @@ from qcam.evaluate.maps.measures import top_positions
 if TYPE_CHECKING:
     import torch
 
+    from qcam.evaluate.run.clipped import Clipped
+
 #: Takes the name of a stage; the block under what it returns is that stage.
 Timed = Callable[[str], AbstractContextManager[object]]
 
@@ -50,6 +52,7 @@ class Run:
         enlarge: Makes of maps what is compared, float64, batch × height × width, 0..1.
         codes_equal: For each image, the share of the tap's codes that are the deployed run's; None where there are none.
         crossings: For each image, at how many positions the method's denominator is not positive; None of methods without one.
+        clipped: Of a simulation, for each image what its quantizers clipped; None where nothing is counted.
     """
 
     logits: NDArray[np.float32]
@@ -57,6 +60,7 @@ class Run:
     enlarge: Callable[[Array], Array]
     codes_equal: tuple[float, ...] | None = None
     crossings: NDArray[np.int64] | None = None
+    clipped: Clipped | None = None
 
     def at(self, places: NDArray[np.int64]) -> Run:
         """Return the run of some images of the batch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qcam.common import telling
@@ -51,6 +51,25 @@ def random_weights(bundle: Bundle) -> str:
 def unknown_weights(bundle: Bundle) -> str:
     """Return what is said of a bundle's weights where nobody says whether they are trained."""
     return f"{bundle.model_id}: {UNKNOWN_WEIGHTS}"
+
+
+def calibrating(bundle: Bundle, precisions: Iterable[str], hashes: Iterable[str]) -> str:
+    """Return the warning that a bundle was calibrated with images that it is evaluated on; empty if not, or not known.
+
+    Args:
+        bundle: The bundle; those of earlier versions, and of other tools, do not tell their calibration images.
+        precisions: Those that are evaluated: f32 has no ranges.
+        hashes: SHA-256 of the file of every image, as hexadecimal digits.
+    """
+    told = bundle.calibration
+    if told.sha256 is None or set(precisions) <= {"f32"}:
+        return ""
+    images, known = list(hashes), set(told.sha256)
+    seen = sum(sha256 in known for sha256 in images)
+    if not seen:
+        return ""
+    least = "" if told.hashed_all else "at least "
+    return f"{least}{seen:,} of {len(images):,} images calibrated {bundle.model_id}: its ranges fit them; evaluate on others"
 
 
 def find_photographs(location: str | Path | None, account: Account | None = None, run: int | None = None) -> list[ImageFile]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.evaluate.results.clipping import ClippedRow
 from qcam.evaluate.results.folder import Row, StoredMap
 from qcam.evaluate.run.ran import Ran
 from qcam.evaluate.run.stages import StageClock
@@ -64,8 +65,9 @@ class Expected:
     image: float = 0.0
 
 
-#: Computes the rest of a batch that has been run: rows, image by image, reference rows among them, and CAMs.
-Finish = Callable[[], tuple[list[Row], list[StoredMap]]]
+#: Computes the rest of a batch that has been run: rows, image by image, reference rows among them, CAMs, and what quantizers
+#: clipped.
+Finish = Callable[[], tuple[list[Row], list[StoredMap], list[ClippedRow]]]
 
 
 class Evaluator(Protocol):

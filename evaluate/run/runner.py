@@ -214,10 +214,12 @@ class ShardRunner:
                         found = evaluator.refused_references(image.name, sha256, image.label, reason)
                         outcomes[image.name].references += found
         for finish in finishes:
-            rows, maps = finish()
+            rows, maps, clipping = finish()
             for row in rows:
                 outcome = outcomes[row.image]
                 (outcome.references if row.comparison in _REFERENCES else outcome.rows).append(row)
             for item in maps:
                 outcomes[item.image].maps.append(item)
+            for counted in clipping:
+                outcomes[counted.image].clipping.append(counted)
         return list(outcomes.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from qcam.images.preprocessing import Preprocessing
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import probe_kernels
 from qcam.runtime.kernels import KernelFamily
+from qcam.runtime.positions import Limits
 from qcam.runtime.session_config import merged, probed
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def mirrors_of(
     *,
     tail_only: bool,
     name: str,
+    floats: Mapping[str, Limits] | None = None,
 ) -> Mirrors:
     """Build the mirrors of a precision.
 
@@ -59,13 +62,14 @@ def mirrors_of(
         preprocessing: What images are normalised by.
         tail_only: Whether there is no simulation.
         name: Model and precision, for the warning where the kernels cannot be followed.
+        floats: As in `Mirror`, for the simulation.
 
     Raises:
         UnsupportedGraphError: If the file has an operator that the mirror does not know.
     """
     from qcam.runtime.mirror import Mirror
 
-    plain = Mirror(model, entry, device, tail_only=tail_only, preprocessing=preprocessing)
+    plain = Mirror(model, entry, device, tail_only=tail_only, preprocessing=preprocessing, floats=floats)
     family = _family(entry, settings)
     if family is None or plain.follows(family):
         return Mirrors(plain, plain)

@@ -9,14 +9,15 @@ from typing import Any
 from qcam.common import machine
 from qcam.common.files import fingerprint
 from qcam.common.wording import in_options
+from qcam.evaluate.results.clipping import clipping_lines
 from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
-from qcam.evaluate.results.records import Crossing, WorkerRecord
+from qcam.evaluate.results.records import Crossing, Summary, WorkerRecord
 from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons, float_arithmetic
 from qcam.evaluate.run.evaluator import null_precision
 from qcam.evaluate.run.explained import cam_convention
 from qcam.evaluate.run.facts import WorkerFacts
-from qcam.evaluate.run.inputs import random_weights, unknown_weights
+from qcam.evaluate.run.inputs import calibrating, random_weights, unknown_weights
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.conditions import Conditions
 from qcam.images.account import Account
@@ -42,7 +43,8 @@ def run_record(
     seconds: Mapping[str, float],
     workers: Sequence[WorkerRecord],
     account: Account,
-    crossings: Iterable[Crossing] = (),
+    summary: Summary | None = None,
+    hashes: Iterable[str] = (),
     *,
     complete: bool,
 ) -> dict[str, Any]:
@@ -54,10 +56,16 @@ def run_record(
         seconds: Wall time by stage, of this process.
         workers: What evaluated the parts, with the number of these.
         account: What became of what was given.
-        crossings: What the summary says of them.
+        summary: Of the results; None as long as there are none.
+        hashes: SHA-256 of the file of every image.
         complete: Whether every shard is finished.
     """
     options = conditions.options
+    summary = summary or Summary()
+    seen = list(hashes)
+    fitted = [text for model in facts.models if (text := calibrating(model.bundle, model.deployed, seen))]
+    told = [*warnings(facts, workers), *fitted, *negative_activations(summary.crossings)]
+    calibrated = {model.bundle.model_id: model.bundle.calibration.images for model in facts.models}
     classes: dict[str, list[str]] = {}
     models = {}
     for model in facts.models:
@@ -69,6 +77,7 @@ def run_record(
             "weights": bundle.weights.to_json() | {"trained": bundle.weights.trained},
             "geometry": geometry(model.preprocessing),
             "classes": key,
+            "calibration_images": bundle.calibration.images,
             "precisions": {name: ran.to_json() for name, ran in model.precisions.items()},
         }
     paper = options.protocol == "paper"
@@ -86,9 +95,9 @@ def run_record(
         "models": models,
         "classes": classes,
         "conventions": _conventions(options.method, paper=paper),
-        "notes": notes(facts, options),
+        "notes": [*notes(facts, options), *clipping_lines(summary.clipping, calibrated)],
         # With names of options: a file does not depend on who ran.
-        "warnings": [in_options(text) for text in (*warnings(facts, workers), *negative_activations(crossings))],
+        "warnings": [in_options(text) for text in told],
         "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
     }
 
@@ -148,7 +157,7 @@ def warnings(facts: WorkerFacts, workers: Sequence[WorkerRecord] = ()) -> list[s
 
 
 def negative_activations(crossings: Iterable[Crossing]) -> list[str]:
-    """Warn of models whose CAMs are made by weights that explode or change their sign; arguments as of `run_record`."""
+    """Warn of models whose CAMs are made by weights that explode or change their sign; crossings: what a summary says."""
     told: dict[str, list[str]] = {}
     for found in crossings:
         told.setdefault(found.model, []).append(f"{found.precision} {found.images:,} of {found.n:,}")

@@ -23,10 +23,11 @@ from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import readable_json
 from qcam.common.wording import in_options
 from qcam.evaluate.engine.requirements import unmet
+from qcam.evaluate.results.clipping import CLIPPING, read_clipping
 from qcam.evaluate.results.folder import PLACEMENT, RESULTS, RUN, SUMMARY, Results
 from qcam.evaluate.results.parts import PlannedPart, find_part, join_parts, split_results, write_part
 from qcam.evaluate.results.place import ResultPlace
-from qcam.evaluate.results.records import Crossing, RunRecord, WorkerRecord
+from qcam.evaluate.results.records import Crossing, RunRecord, Summary, WorkerRecord
 from qcam.evaluate.results.summary import summarise
 from qcam.evaluate.run.inputs import random_weights
 from qcam.evaluate.run.options import StudyOptions
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 #: How often shards are done again whose parts were damaged or vanished before they were joined.
 _ROUNDS = 3
+_NO_SUMMARY = Summary()
 
 
 class Study:
@@ -463,19 +465,18 @@ class PlannedStudy:
             complete = not joined.missing
             if complete:
                 self._require_every_image(results)
-            summary = {"complete": complete} | summarise(
-                ((model, results.columns(model)) for model in results.models),
-                results.references,
-                self.options.non_inferior_to,
-            )
+            clipping = tuple(read_clipping(self.place.folder / CLIPPING))
+            columns = ((model, results.columns(model)) for model in results.models)
+            figures = summarise(columns, results.references, self.options.non_inferior_to, clipping)
+            summary = {"complete": complete} | figures
         self.place.write(SUMMARY, readable_json(summary))
         placements = {
             model.bundle.model_id: {name: ran.placement.to_json(nodes=True) for name, ran in model.deployed.items()}
             for model in self.facts.models
         }
         self.place.write(PLACEMENT, readable_json(placements))
-        crossings = [Crossing(**found) for found in summary["crossings"]]
-        self._write_record(complete=complete, workers=joined.workers, crossings=crossings)
+        told = Summary(crossings=tuple(Crossing(**found) for found in summary["crossings"]), clipping=clipping)
+        self._write_record(complete=complete, workers=joined.workers, summary=told)
         self.complete = complete
         if complete:
             self.place.finish()
@@ -495,9 +496,12 @@ class PlannedStudy:
             )
 
     def _write_record(
-        self, *, complete: bool, workers: Sequence[WorkerRecord] = (), crossings: Sequence[Crossing] = ()
+        self, *, complete: bool, workers: Sequence[WorkerRecord] = (), summary: Summary = _NO_SUMMARY
     ) -> None:
         seconds = self.clock.seconds
         account = self.account
-        record = run_record(self.facts, self.plan.conditions, seconds, workers, account, crossings, complete=complete)
+        hashes = [self.plan.hashes[image.name] for image in self.plan.images]
+        record = run_record(
+            self.facts, self.plan.conditions, seconds, workers, account, summary, hashes, complete=complete
+        )
         self.place.write_record(record)

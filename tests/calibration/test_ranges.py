@@ -18,9 +18,11 @@ from PIL import Image
 from qcam.calibration import ranges
 from qcam.calibration.ranges import CalibrationSet, collect_ranges, load_calibration_set, quantizable_operators
 from qcam.common.errors import QcamError
+from qcam.common.files import sha256_file
 from qcam.common.vocabulary import CalibrationMethod
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
+from qcam.runtime.described import Calibration
 
 SETTINGS = Preprocessing(12, (12, 12), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 TENSORS = ("input", "convolved", "rectified")
@@ -221,9 +223,17 @@ def test_the_fingerprint_tells_method_and_photographs_apart(tmp_path: Path) -> N
     two = load_calibration_set(files(tmp_path, 2), SETTINGS)
     record = three.to_json("minmax")
     assert (record["method"], record["images"], record["names"]) == ("minmax", 3, ["0.png", "1.png", "2.png"])
+    assert record["sha256"] == [sha256_file(file.path) for file in files(tmp_path, 3)]
     prints = [record["fingerprint"], three.to_json("entropy")["fingerprint"], two.to_json("minmax")["fingerprint"]]
     assert len(set(prints)) == 3
     assert load_calibration_set(files(tmp_path, 3), SETTINGS).to_json("minmax") == record
+
+
+def test_the_hashes_of_so_many_photographs_are_kept_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qcam.calibration.ranges.MOST_HASHES", 2)
+    three = load_calibration_set(files(tmp_path, 3), SETTINGS)
+    told = Calibration.of(three.to_json("minmax"), "the calibration")
+    assert (told.sha256, told.images, told.hashed_all) == (three.sha256[:2], 3, False)
 
 
 @pytest.mark.parametrize("size", [1, 2, 19, 50])

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 from qcam.common.files import sha256_file
+from qcam.evaluate.results.clipping import CLIPPING
 from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, RESULTS, RUN, SUMMARY, write_run
 
 #: Whatever is a matter of figures; run.json and placement.json hold times and names of machines besides.
-SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
+SAME = (RESULTS, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY)
 
 
 def command(bundle: object, photographs: object, output: object, *options: object) -> list[str]:

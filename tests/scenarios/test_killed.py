@@ -11,11 +11,12 @@ import time
 
 import pytest
 
+from qcam.evaluate.results.clipping import CLIPPING
 from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, RESULTS, SUMMARY
 from qcam.images.embedded import evaluation_photographs
 
 #: Whatever is a matter of figures; run.json and placement.json hold times and names of kernels besides.
-SAME = (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY)
+SAME = (RESULTS, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from qcam.evaluate.check.checker import Checker
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.run import run_check
 from qcam.images.decoding import decode
-from qcam.images.embedded import evaluation_photographs
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.gpu import Gpu
 from qcam.runtime.mirror import Mirror
@@ -62,6 +62,13 @@ def test_warnings_are_told_and_kept_and_nothing_is_printed_or_written(
     assert any("this file behaves differently" in warning for warning in found.warnings)
     assert [item.result.title for item in found.judged] == [f"tiny int8, integer ({known_cpu})"]
     assert found.placement()["tiny"]["int8"]["integer_coverage"]["count"] == 1
+
+
+def test_images_that_calibrated_the_bundle_are_warned_of_once(tiny_bundle, known_cpu):
+    images = [*calibration_photographs()[:2], *evaluation_photographs()[:1]]
+    found = run_check([tiny_bundle], images, CheckOptions(precisions=("int16", "int8")))
+    told = "2 of 3 images calibrated tiny: its ranges fit them; evaluate on others"
+    assert [text for text in found.warnings if "calibrated" in text] == [told]
 
 
 def test_a_photograph_is_decoded_once_for_all_mirrors_of_a_precision_under_one_bar(tiny_bundle, known_cpu, monkeypatch):

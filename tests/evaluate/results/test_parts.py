@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qcam.common.files import sha256_bytes, sha256_file
+from qcam.evaluate.results.clipping import CLIPPING, ClippedRow
 from qcam.evaluate.results.folder import MAPS, PICTURES, REFERENCES, RESULTS, Picture, Row, StoredMap, read_rows
 from qcam.evaluate.results.parts import (
     DamagedPartError,
@@ -29,7 +30,9 @@ KEY = "ab" * 32
 def outcome(name):
     rows = [Row(name, "00", "net", precision, "vs_f32", CC=0.5, increase=True) for precision in ("f32", "int8")]
     cam = StoredMap.of(np.arange(6.0).reshape(2, 3), name, "net", "int8", "deployed")
-    return ImageOutcome(name, rows, [cam], [Picture(name, "squash 3×2", 3, 2, b"\xff\x00jpeg", None)])
+    counts = {"values": [9, 4], "low": [0, 1], "high": [2, 0], "below": [0.0, 0.5], "above": [1.0, 0.0], "squares": [3.0, 0.1]}
+    counted = ClippedRow(name, "net", "int8", ["a", "b"], [0.0, -1.0], [6.0, 1.0], **counts)
+    return ImageOutcome(name, rows, [cam], [Picture(name, "squash 3×2", 3, 2, b"\xff\x00jpeg", None)], [counted])
 
 
 def planned(index, *names, key=KEY, rows=2):
@@ -67,7 +70,8 @@ def test_parts_are_joined_in_order_and_nothing_is_lost(store, tmp_path):
         write(store, part)
     joined = join_parts(store, parts, tmp_path)
     assert (joined.images, joined.damaged, joined.missing) == (4, [], [])
-    assert joined.files == {name: sha256_file(tmp_path / name) for name in (RESULTS, REFERENCES, MAPS, PICTURES)}
+    names = (RESULTS, REFERENCES, MAPS, PICTURES, CLIPPING)
+    assert joined.files == {name: sha256_file(tmp_path / name) for name in names}
     rows = read_rows(tmp_path / RESULTS)
     assert [row.image for row in rows] == ["b", "b", "a", "a", "d", "d", "c", "c"]
     assert rows[:2] == outcome("b").rows
@@ -76,6 +80,8 @@ def test_parts_are_joined_in_order_and_nothing_is_lost(store, tmp_path):
     np.testing.assert_array_equal(maps[0].array, np.arange(6.0).reshape(2, 3))
     pictures = [Picture(**item) for item in pq.read_table(tmp_path / PICTURES).to_pylist()]
     assert pictures[0] == outcome("b").pictures[0]
+    counted = [ClippedRow(**item) for item in pq.read_table(tmp_path / CLIPPING).to_pylist()]
+    assert counted == [outcome(name).clipping[0] for name in "badc"]
 
 
 def test_images_without_maps_or_pictures_leave_none(store, tmp_path):
@@ -98,7 +104,7 @@ def test_a_part_carries_what_it_is(store):
     assert (part.state, part.worker) == ('["{}"]', WorkerRecord("here"))
     metadata = pq.read_schema(path).metadata
     assert metadata[b"qcam.key"].decode() == KEY
-    counts = {"rows": 4, "references": 0, "maps": 2, "pictures": 2}
+    counts = {"rows": 4, "references": 0, "maps": 2, "pictures": 2, "clipping": 2}
     assert json.loads(metadata[b"qcam.contents"]) == {"version": 1, "images": ["a", "b"]} | counts
 
 

@@ -265,7 +265,9 @@ class Network:
             raise OutOfMemoryError("full")
         model = self.bundle.model_id
         return [
-            lambda samples=samples: ([SimpleNamespace(image=image.name, model=model, comparison="") for image in samples], [])
+            lambda samples=samples: (
+                [SimpleNamespace(image=image.name, model=model, comparison="") for image in samples], [], []
+            )
             for samples in batches
         ]
 

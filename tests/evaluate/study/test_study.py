@@ -16,6 +16,8 @@ from qcam.common.errors import QcamError
 from qcam.common.files import sha256_file
 from qcam.common.wording import in_options
 from qcam.evaluate.maps.cam import normalise, upsample
+from qcam.evaluate.report.finishing import write_tables
+from qcam.evaluate.results.clipping import CLIPPING, CLIPPING_SCHEMA, clipping_lines
 from qcam.evaluate.results.folder import (
     IMAGES,
     MAP_SCHEMA,
@@ -28,6 +30,7 @@ from qcam.evaluate.results.folder import (
     ROW_SCHEMA,
     RUN,
     SUMMARY,
+    TABLE,
     Results,
     read_rows,
     write_run,
@@ -41,8 +44,9 @@ from qcam.evaluate.saliency.spectral import SpectralSaliency
 from qcam.evaluate.study import study as study_module
 from qcam.evaluate.study.study import PlannedStudy, Study
 from qcam.images.account import Account
-from qcam.images.embedded import evaluation_photographs
+from qcam.images.embedded import calibration_photographs, evaluation_photographs
 from qcam.images.listing import find_images
+from qcam.runtime.clipping import quantizer_ranges
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.deployed.probe import probe_kernels
 
@@ -115,11 +119,12 @@ def test_every_image_has_a_row_for_every_precision_and_comparison(tiny_bundle, p
 def test_the_files_hold_what_the_documentation_says(tiny_bundle, photographs, tmp_path):
     rows = finish(make(tiny_bundle, find_images(photographs), tmp_path / "out"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {RESULTS, REFERENCES, MAPS, PICTURES, IMAGES, SUMMARY, RUN, PLACEMENT}
+    assert names == {RESULTS, REFERENCES, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY, RUN, PLACEMENT}
     assert pq.read_schema(tmp_path / "out" / RESULTS).equals(ROW_SCHEMA)
     assert pq.read_schema(tmp_path / "out" / REFERENCES).equals(ROW_SCHEMA)
     assert pq.read_schema(tmp_path / "out" / MAPS).equals(MAP_SCHEMA)
     assert pq.read_schema(tmp_path / "out" / PICTURES).equals(PICTURE_SCHEMA)
+    assert pq.read_schema(tmp_path / "out" / CLIPPING).equals(CLIPPING_SCHEMA)
     for name in (SUMMARY, RUN, PLACEMENT):
         assert "NaN" not in (tmp_path / "out" / name).read_text()
     run = json.loads((tmp_path / "out" / RUN).read_text())
@@ -267,6 +272,79 @@ def test_negative_activations_are_warned_of_wherever_figures_are(tiny_bundle, ph
     assert "{cam} gradcam++-relu" in warning
     assert in_options(warning) in study.results().record.warnings
     assert {row.crossings for row in rows if row.status.startswith("refused")} == {None}
+
+
+def narrowed(graph, floats):
+    """Half of every range: the network was calibrated such that it clips next to nothing."""
+    return tuple(replace(of, lowest=of.lowest / 2, highest=of.highest / 2) for of in quantizer_ranges(graph, floats))
+
+
+def test_what_quantizers_clip_is_summed_over_the_images_that_were_run(tiny_bundle, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("qcam.runtime.mirror.program.quantizer_ranges", narrowed)
+    study = make(tiny_bundle, find_images(photographs), tmp_path / "out", batch_size=4).prepare("cpu", force=False)
+    study.run()
+    results = study.results()
+    counted = pq.read_table(tmp_path / "out" / CLIPPING).to_pylist()
+    run = {row.image for row in results.rows() if row.top1 is not None}
+    assert [(row["image"], row["precision"]) for row in counted] == [
+        (image.name, name) for image in find_images(photographs) if image.name in run for name in ("int16", "int8")
+    ]
+    for told in results.statistics.clipping:
+        rows = [row for row in counted if row["precision"] == told.precision]
+        assert told.images == len(rows) == len(run)
+        assert [tensor.name for tensor in told.tensors] == rows[0]["tensors"]
+        for place, tensor in enumerate(told.tensors):
+            values = sum(row["values"][place] for row in rows)
+            assert tensor.n == values > 0
+            assert tensor.low == pytest.approx(sum(row["low"][place] for row in rows) / values)
+            assert tensor.high == pytest.approx(sum(row["high"][place] for row in rows) / values)
+            assert (tensor.below, tensor.above) == tuple(max(row[key][place] for row in rows) for key in ("below", "above"))
+            assert tensor.error == pytest.approx(12 * sum(row["squares"][place] for row in rows) / values)
+            assert (tensor.low + tensor.high > 0) == (tensor.below + tensor.above > 0) == (tensor.error > 0)
+    assert any(tensor.high > 0 for told in results.statistics.clipping for tensor in told.tensors)
+    lines = [line for line in results.record.notes if "quantized tensors clip" in line]
+    assert lines == clipping_lines(results.statistics.clipping, {"tiny": tiny_bundle.calibration.images})
+    assert [line.partition(": ")[0] for line in lines] == ["tiny, int16", "tiny, int8"]
+
+
+def test_images_that_calibrated_the_bundle_are_warned_of_wherever_figures_are(tiny_bundle, tmp_path):
+    images = [*evaluation_photographs()[:2], *calibration_photographs()[:1]]
+    study = make(tiny_bundle, images, tmp_path / "out").prepare("cpu", force=False)
+    study.run()
+    results = study.results()
+    told = "1 of 3 images calibrated tiny: its ranges fit them; evaluate on others"
+    assert [text for text in results.record.warnings if "calibrated" in text] == [told]
+    assert told in study.warnings(results)
+    write_tables(results)
+    assert told in (tmp_path / "out" / TABLE).read_text()
+    plain = make(tiny_bundle, images[:2], tmp_path / "plain").prepare("cpu", force=False)
+    plain.run()
+    assert not any("calibrated" in text for text in plain.results().record.warnings)
+
+
+def test_without_the_simulation_nothing_is_said_of_clipping(tiny_bundle, photographs, tmp_path):
+    study = make(tiny_bundle, find_images(photographs)[:4], tmp_path / "out", fake_quant=False).prepare("cpu", force=False)
+    study.run()
+    assert pq.read_table(tmp_path / "out" / CLIPPING).num_rows == 0
+    assert study.results().statistics.clipping == ()
+    assert not any("clip" in line for line in study.results().record.notes)
+
+
+def test_results_from_before_clipping_was_counted_are_gone_on_from(tiny_bundle, photographs, tmp_path, monkeypatch):
+    """They are complete as they are; with a larger limit, clipping is told of the images that came later."""
+    monkeypatch.setattr("qcam.evaluate.study.plan.SHARD_SIZE", 2)
+    images = [image for image in find_images(photographs) if image.name.startswith("imagenet")][:4]
+    finish(make(tiny_bundle, images[:2], tmp_path / "out", batch_size=2))
+    run = json.loads((tmp_path / "out" / RUN).read_text())
+    del run["files"][CLIPPING]
+    write_run(tmp_path / "out" / RUN, run)
+    (tmp_path / "out" / CLIPPING).unlink()
+    assert make(tiny_bundle, images[:2], tmp_path / "out", batch_size=2).prepare("cpu", force=False).complete
+    study = make(tiny_bundle, images, tmp_path / "out", batch_size=2).prepare("cpu", force=False)
+    assert study.todo == [1]
+    study.run()
+    assert {told.images for told in study.results().statistics.clipping} == {2}
+    assert study.results().record.complete
 
 
 def test_methods_without_a_denominator_count_nothing(tiny_bundle, photographs, tmp_path):
@@ -552,7 +630,7 @@ def test_parts_that_are_spoilt_before_they_are_joined_are_done_again(
     finish(study)
     assert rounds == [6, shards]
     assert said in capsys.readouterr().err
-    for name in (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT):
+    for name in (RESULTS, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY, PLACEMENT):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert json.loads((tmp_path / "out" / RUN).read_text())["complete"] is True
 
@@ -593,7 +671,7 @@ def flip(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", [RESULTS, REFERENCES, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT])
+@pytest.mark.parametrize("name", [RESULTS, REFERENCES, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY, PLACEMENT])
 @pytest.mark.parametrize("spoil", [flip, lambda path: path.write_bytes(b"")])
 @pytest.mark.usefixtures("on_terminal")
 def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(tiny_bundle, photographs, tmp_path, capsys, name, spoil):
@@ -606,6 +684,7 @@ def test_a_file_that_is_not_what_the_run_wrote_is_never_read_as_good(tiny_bundle
         RESULTS: results.rows, REFERENCES: lambda: results.references("tiny"), MAPS: results.maps,
         PICTURES: lambda: results.pictures(["gray.png"]),
         IMAGES: lambda: results.images, SUMMARY: lambda: results.summary, PLACEMENT: lambda: results.placement,
+        CLIPPING: lambda: results.read(CLIPPING),
     }  # fmt: skip
     with pytest.raises(QcamError, match=f"{name} is not the file that the run wrote"):
         read[name]()
@@ -640,6 +719,7 @@ def test_results_of_an_earlier_version_open_and_are_said_to_be_unverified(tiny_b
     path = tmp_path / "out" / RUN
     old = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("files", "digest")}
     path.write_text(json.dumps(old))
+    (tmp_path / "out" / CLIPPING).unlink()
     results = Results(tmp_path / "out")
     assert not results.verified
     assert comparable(results.rows()) == comparable(rows)
@@ -677,7 +757,7 @@ def test_force_leaves_no_old_figure(tiny_bundle, photographs, tmp_path):
 
 
 def files_of(folder):
-    return {name: (folder / name).read_bytes() for name in (RESULTS, MAPS, PICTURES, IMAGES, SUMMARY, PLACEMENT)}
+    return {name: (folder / name).read_bytes() for name in (RESULTS, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY, PLACEMENT)}
 
 
 @pytest.mark.parametrize(("first", "reused"), [(1, 0), (2, 1), (5, 2), (10, 5)])
