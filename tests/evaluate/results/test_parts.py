@@ -32,7 +32,7 @@ def outcome(name):
     cam = StoredMap.of(np.arange(6.0).reshape(2, 3), name, "net", "int8", "deployed")
     counts = {"values": [9, 4], "low": [0, 1], "high": [2, 0], "below": [0.0, 0.5], "above": [1.0, 0.0], "squares": [3.0, 0.1]}
     counted = ClippedRow(name, "net", "int8", ["a", "b"], [0.0, -1.0], [6.0, 1.0], **counts)
-    return ImageOutcome(name, rows, [cam], [Picture(name, "squash 3×2", 3, 2, b"\xff\x00jpeg", None)], [counted])
+    return ImageOutcome(name, rows, [cam], [Picture(name, "squash 3×2", 3, 2, b"\xff\x00jpeg", None)], clipping=[counted])
 
 
 def planned(index, *names, key=KEY, rows=2):
@@ -162,7 +162,7 @@ def with_metadata(table, **entries):
 
 
 def told_again(table):
-    columns = ("rows", "references", "maps", "pictures")
+    columns = ("rows", "references", "maps", "pictures", "clipping")
     counts = {column: sum(len(item) for item in table[column].to_pylist()) for column in columns}
     said = {"version": 1, "images": table["image"].to_pylist()} | counts
     return with_metadata(table, **{"qcam.contents": json.dumps(said)})
