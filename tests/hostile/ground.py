@@ -17,7 +17,7 @@ from hostile.harness import Outcome, Scene, Tree
 from qcam.images.embedded import evaluation_photographs
 
 #: Whatever is a matter of figures.
-SAME = ("results.parquet", "maps.parquet", "pictures.parquet", "clipping.parquet", "images.parquet", "summary.json")
+SAME = ("results.parquet", "maps.parquet", "pictures.parquet", "images.parquet", "summary.json")
 #: Short runs: one process, no simulation, no pictures.
 OPTIONS = ("--no-fake-quant", "--no-report", "--grid-rows", "0", "--workers", "1", "--threads", "1", "--batch-size", "4")
 _FEW, _MANY = 6, 40
