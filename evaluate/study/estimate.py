@@ -78,9 +78,10 @@ def estimate(study: PlannedStudy) -> Estimate:
             opening = runner.clock.seconds.get(REOPENING, 0.0) - opened
             seconds = (time.perf_counter() - start - opening) / len(probe)
         with tempfile.TemporaryDirectory() as folder:
-            part = PlannedPart(0, "0" * 64, tuple(image.name for image in probe))
-            path = write_part(PartStore(Path(folder)), part, outcomes)
-            weight = path.stat().st_size / len(probe)
+            part, none = (PlannedPart(0, "0" * 64, tuple(image.name for image in of)) for of in (probe, ()))
+            # Less what a file takes whatever it holds: of a few images that would be most of it.
+            whole, bare = (write_part(PartStore(Path(folder)), of, held) for of, held in ((part, outcomes), (none, [])))
+            weight = (whole.stat().st_size - bare.stat().st_size) / len(probe)
     return Estimate(len(study.plan.shards), len(todo), len(images), len(probe), seconds, weight, len(study.plan.images))
 
 

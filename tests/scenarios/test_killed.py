@@ -117,7 +117,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tiny_bundle, photographs, t
     number, unit = stated.split()[2:4]
     claimed = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
     assert finish(command, tmp_path).returncode == 0
-    real = sum((tmp_path / "out" / name).stat().st_size for name in (RESULTS, MAPS, PICTURES))
+    real = sum((tmp_path / "out" / name).stat().st_size for name in (RESULTS, MAPS, PICTURES, CLIPPING))
     assert 0.5 < claimed / real < 2
     again = finish([*command, "--dry-run"], tmp_path)
     assert "already holds the complete results" in again.stdout
