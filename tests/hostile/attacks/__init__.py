@@ -16,6 +16,7 @@ _FILES = (
     "a6_placement",
     "a7_force",
     "a8_weights",
+    "b2_costs",
     "c5_silence",
 )
 
