@@ -45,6 +45,7 @@ from qcam.runtime.deployed.packed import PackedCopies, PackedCopy, packable
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, checked_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload, require_provider
+from qcam.runtime.endless import refuse_endless
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.session_config import ASSIGNMENT, NO_CPU, NO_SPINNING, SHARED_ARENA, changing, merged
 from qcam.runtime.tables import COMPUTE_OPERATORS
@@ -642,17 +643,19 @@ def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto
 
     Raises:
         BundleError: If it refers to files that lie outside its folder or that the manifest holds no hash of, if a name in it
-            means two things, or if it is not what the manifest says.
+            means two things, if it may run for ever, or if it is not what the manifest says.
     """
+    where = str(path)
     if model is not None:
+        refuse_endless(model, where)
         if entry is None:
-            refuse_duplicates(model, str(path))
+            refuse_duplicates(model, where)
         return FileNodes(model)
     try:
         model = parse_onnx(path)
     except BundleError:
         return None
-    where = str(path)
+    refuse_endless(model, where)
     if entry is not None and entry.original is not None and not entry.promised:
         refuse_unhashed(model, where, entry.original.external)
         check_original(model, entry, where)
