@@ -54,6 +54,15 @@ class StudyResults:
 
         return self.stored.read(RESULTS)
 
+    def references(self) -> pyarrow.Table:
+        """Return the reference rows, in the columns of `to_arrow`: what its figures are held against (docs/results.md).
+
+        Empty where none were made, as in results of earlier versions.
+        """
+        from qcam.evaluate.results.folder import REFERENCES, ROW_SCHEMA
+
+        return self.stored.read(REFERENCES) if self.stored.has_references else ROW_SCHEMA.empty_table()
+
     @names_extras("to_pandas()")
     def to_pandas(self) -> pandas.DataFrame:
         """Return what `to_arrow` returns as a data frame.

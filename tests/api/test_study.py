@@ -17,6 +17,8 @@ def test_tables_maps_and_summary_are_those_of_the_folder(studied, some_photograp
     assert table.to_pylist() == [vars(row) for row in read_rows(studied.folder / "results.parquet")]
     assert studied.summary == json.loads((studied.folder / "summary.json").read_text())
     assert studied.run["complete"] is True
+    assert studied.references().to_pylist() == [vars(row) for row in read_rows(studied.folder / "references.parquet")]
+    assert studied.references().num_rows == 9 * len(list(some_photographs.iterdir()))
     assert studied.models == ["tiny"]
     image = sorted(path.name for path in some_photographs.iterdir())[0]
     maps = studied.maps(model="tiny", images=[image])
