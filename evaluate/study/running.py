@@ -14,7 +14,7 @@ from qcam.common.arguments import whole_or_none
 from qcam.common.errors import ImageSetError, ProviderError, QcamError
 from qcam.common.files import exclusive
 from qcam.common.places import refuse_overlap
-from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, Target, require
+from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, ReferenceImages, Target, require
 from qcam.evaluate.engine.choice import EngineOptions, crew_for, refuse_workers_without_gpus, settle
 from qcam.evaluate.engine.requirements import check_requirements, refuse_missing_gpu, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
@@ -22,7 +22,7 @@ from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
 from qcam.evaluate.run.evaluator import fitting_precisions, settle_target, told_left_out, wanted_precisions
 from qcam.evaluate.run.inputs import find_photographs, load_bundles, read_places
-from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.options import FAST, StudyOptions
 from qcam.evaluate.run.perturbed import PERTURBING, cost_in_runs
 from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.study.estimate import describe, estimate
@@ -216,6 +216,9 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
         executor = by_crew(crew_for(spread, bundles, given, options, request.saliency, source, device, saliency_device))
         if options.method in PERTURBING:  # workers, which measure it, tell nothing here
             telling.note(cost_in_runs(options.method))
+    if options.method in PERTURBING and options.references != ReferenceImages.NONE:
+        which = f"the first {FAST}" if options.references == ReferenceImages.FAST else "all"
+        telling.note(f"reference rows take five maps more of each of {which} images; {{references}} none leaves them out")
     # The sessions come before PyTorch is imported: a provider that cannot be had is told at once.
     with telling.status("opening sessions"):
         study = Study(

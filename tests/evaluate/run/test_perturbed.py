@@ -116,7 +116,9 @@ def test_workers_tell_the_cost_in_runs_and_find_the_same(tiny_bundle, some_photo
             command(tiny_bundle.folder, some_photographs, f"out{workers}", "--workers", workers, *options), cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
-        assert "occlusion runs the network 169 times for each map" in " ".join(done.stderr.split())
+        told = " ".join(done.stderr.split())
+        assert "occlusion runs the network 169 times for each map" in told
+        assert "reference rows take five maps more of each of the first 64 images; --references none leaves them out" in told
     assert (tmp_path / "out1" / MAPS).read_bytes() == (tmp_path / "out2" / MAPS).read_bytes()
 
 
