@@ -9,12 +9,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from qcam.common.vocabulary import CAM_NAMES, CamMethod
+from qcam.common.vocabulary import CAM_NAMES, CamMethod, Reference, words
 from qcam.images.account import AccountLine
 from qcam.runtime.gpu import Gpu
 
 #: What is said of weights of which nobody says whether they are trained.
 UNKNOWN_WEIGHTS = "weights: not known whether trained"
+
+
+def _refuse_unknown(name: str, field_name: str) -> None:
+    if name not in words(Reference):
+        raise ValueError(f"{field_name} is {name!r}, which is none of {', '.join(words(Reference))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,14 @@ class Scaled:
     high: float | None = None
     n: int
 
+    def __post_init__(self) -> None:
+        """Refuse a unit that nobody knows.
+
+        Raises:
+            ValueError: Names the field.
+        """
+        _refuse_unknown(self.reference, "reference")
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -159,6 +172,15 @@ class Spread:
     q3: float
     worst: float
     worst_image: str
+
+    def __post_init__(self) -> None:
+        """Refuse a comparison that nobody knows.
+
+        Raises:
+            ValueError: Names the field.
+        """
+        if self.comparison != "vs_f32":
+            _refuse_unknown(self.comparison, "comparison")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +210,14 @@ class NonInferiority:
     high: float | None = None
     p: float
     p_holm: float
+
+    def __post_init__(self) -> None:
+        """Refuse a reference that nobody knows.
+
+        Raises:
+            ValueError: Names the field.
+        """
+        _refuse_unknown(self.reference, "reference")
 
     @property
     def verdict(self) -> str:
