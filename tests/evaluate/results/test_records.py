@@ -14,6 +14,7 @@ BARE = {"schema_version": SCHEMA_VERSION, "plan": {}, "models": {"m": {}}}
 
 #: Of a reference that nobody knows.
 UNIT = {"model": "m", "precision": "int8", "reference": "jpeg50", "metric": "CC", "n": 3}
+TEST = {"below": 1, "median": 0.1, "p": 0.1, "p_holm": 0.1}
 SPREAD = {
     "model": "m", "precision": "f32", "comparison": "jpeg50", "n": 3, "median": 0.1, "q1": 0.0, "q3": 0.2, "worst": 0.3,
     "worst_image": "a.jpg",
@@ -36,7 +37,7 @@ def results_of(folder, run=BARE, **files) -> Results:
         ({"entries": [figure_of("int8", 0.5) | {"mean": "0.5"}]}, r"entries\[0\].mean is text and has to be a number"),
         ({"scale": [UNIT | {"ratio": 1.0}]}, r"scale\[0\]: reference is 'jpeg50', which is none of one_level, jpeg95"),
         ({"drift": [SPREAD]}, r"drift\[0\]: comparison is 'jpeg50', which is none of"),
-        ({"non_inferiority": [UNIT | {"below": 1, "median": 0.1, "p": 0.1, "p_holm": 0.1}]}, r"non_inferiority\[0\]: reference is 'jpeg50'"),
+        ({"non_inferiority": [UNIT | TEST]}, r"non_inferiority\[0\]: reference is 'jpeg50'"),
         ({"entries": [figure_of("int8", 0.5, n=True)]}, r"entries\[0\].n is a truth value and has to be a whole number"),
         ({"entries": [figure_of("int8", 0.5, model=None)]}, r"entries\[0\].model is missing and has to be text"),
         ({"entries": [{"n": 1}]}, r"entries\[0\].model is missing"),
