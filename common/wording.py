@@ -23,7 +23,7 @@ OPTIONS = {
     "crop": "crop",
     "device": "device",
     "engine": "engine",
-    "finite_differences": "finite_differences",
+    "finite_differences": "finite_differences=True",
     "float": "float_file",
     "float_cam_layer": "float_cam_layer",
     "force": "force=True",

@@ -32,6 +32,8 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.z
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 #: Largest header that is read: a longer one describes no file.
 _HEADER_BYTES = 1 << 20
+#: Bytes that the smallest picture takes, at least.
+_LEAST_BYTES = 20
 #: Most bytes of a label, and of an image's own name.
 _LABEL_BYTES, _PATH_BYTES = 256, 4096
 #: Columns that hold labels.
@@ -223,12 +225,12 @@ def _list_parquet(name: str, location: Location, stream: IO[bytes]) -> Listing:
     column = _image_column(file.schema_arrow, location)
     rows = file.metadata.num_rows
     size = stream.seek(0, os.SEEK_END)
-    if rows > size:
+    if rows * _LEAST_BYTES > size:
         raise ImageSetError(f"{shown(location)} has {rows:,} rows in {size:,} bytes: they hold no images of their own")
     leaves = [file.metadata.schema.column(index) for index in range(file.metadata.num_columns)]
     held = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path in ("image.path", *_LABELS)]
     texts = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=held)
-    names = _paths(file.schema_arrow, texts) if column == "image.bytes" else None
+    names = _paths(file, texts) if column == "image.bytes" else None
     if names is None:
         names = [f"{row:06d}" for row in range(rows)]
     listing = Listing()
@@ -261,20 +263,20 @@ def _image_column(schema: Any, location: Location) -> str:
     )
 
 
-def _paths(schema: Any, texts: Any) -> list[str] | None:
+def _paths(file: Any, texts: Any) -> list[str] | None:
     """Return the images' own names, if every row has one, none twice, and all are plain paths of pictures.
 
     Args:
-        schema: Of the file.
-        texts: The file, opened for `_texts`.
+        file: The file.
+        texts: The same, opened for `_texts`.
     """
     import pyarrow as pa
 
-    kind = schema.field("image").type
+    kind = file.schema_arrow.field("image").type
     index = kind.get_field_index("path")
     if index < 0 or not (pa.types.is_string(kind.field(index).type) or pa.types.is_large_string(kind.field(index).type)):
         return None
-    found = _texts(texts, "image.path", _PATH_BYTES)
+    found = _texts(file, texts, "image.path", _PATH_BYTES)
     if found is None:
         return None
     names = [path for path in found if path is not None]
@@ -313,7 +315,7 @@ def _labels(
         listing.remarks.append(f"column {column} of {location.name} holds {kind}: it gives no labels")
         return nothing, ()
     if not (pa.types.is_integer(plain) or pa.types.is_floating(plain)):
-        words = _texts(texts, column, _LABEL_BYTES)
+        words = _texts(file, texts, column, _LABEL_BYTES)
         if words is None:
             what = f"holds texts of more than {_LABEL_BYTES} bytes: it gives no labels"
             listing.remarks.append(f"column {column} of {location.name} {what}")
@@ -324,11 +326,12 @@ def _labels(
     return [_numbered(value, column, location, listed=bool(names)) for value in values], names
 
 
-def _texts(file: Any, column: str, most: int) -> list[str | None] | None:
+def _texts(file: Any, texts: Any, column: str, most: int) -> list[str | None] | None:
     """Return a column of texts; None if any of them is longer than so many bytes, before it takes memory row by row.
 
     Args:
-        file: The file, opened so that the column is read as a dictionary: a text that many rows share is in memory once.
+        file: The file.
+        texts: The same, opened so that the column is read as a dictionary: a text that many rows share is in memory once.
         column: Its path.
         most: Bytes.
 
@@ -340,8 +343,8 @@ def _texts(file: Any, column: str, most: int) -> list[str | None] | None:
 
     found: list[str | None] = []
     for index in range(file.num_row_groups):
-        require_own_bytes(file.metadata.row_group(index), column)
-        table = file.read_row_group(index, columns=[column])
+        _, shared = require_own_bytes(file.metadata.row_group(index), column)
+        table = (texts if shared else file).read_row_group(index, columns=[column])
         for chunk in (table if column in table.column_names else table.flatten()).column(column).chunks:
             values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
             longest = pc.max(pc.binary_length(values)).as_py()

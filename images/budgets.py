@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
+from qcam.images.levels import largest_of_ppm
+
 #: Most passes over the pixels of a progressive JPEG, times pixels: a second for every 200 million or so.
-MAX_SCANNED = 1_500_000_000
+MAX_SCANNED = 1_800_000_000
 #: Most segments of a JPEG, and most bytes between them that belong to none.
 MAX_SEGMENTS, MAX_JUNK = 20_000, 1 << 20
 #: Most directories of a TIFF, and most entries in all of them.
@@ -21,8 +23,10 @@ MAX_DIRECTORIES, MAX_ENTRIES = 1_000, 100_000
 MAX_FRAMES, MAX_BLOCKS = 10_000, 2_000_000
 #: Most chunks of a PNG.
 MAX_CHUNKS = 200_000
-#: Most bytes of a PPM whose numbers are written out.
-MAX_TEXT = 4 << 20
+#: Most bytes of a PPM whose numbers are written out, and of one of other levels than 256 and 65,536: Python reads both.
+MAX_TEXT, MAX_LEVELS = 4 << 20, 16 << 20
+#: Most bytes of a BMP in runs, and of a picture in JPEG 2000.
+MAX_RUNS, MAX_WAVELETS = 48 << 20, 48 << 20
 
 #: A marker inside a scan's data: any but stuffed bytes, restarts and fill bytes.
 _IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -82,7 +86,7 @@ def _tiff(data: bytes) -> str:
     def number(place: int, length: int) -> int:
         return int.from_bytes(data[place : place + length], order)
 
-    place, directories, entries, told = number(8 if big else 4, wide), 0, 0, 0
+    place, directories, entries = number(8 if big else 4, wide), 0, 0
     while 0 < place < len(data):
         directories += 1
         count = number(place, counted)
@@ -91,12 +95,12 @@ def _tiff(data: bytes) -> str:
             return f"more than {MAX_DIRECTORIES:,} directories"
         if entries > MAX_ENTRIES:
             return f"more than {MAX_ENTRIES:,} entries in its directories"
-        first = place + counted
+        first, told = place + counted, 0
         for at in range(first, min(first + count * size, len(data)), size):
             value = number(at + 4, wide) * _TIFF_SIZES.get(number(at + 2, 2), 0)
             told += value if value > wide else 0
         if told > len(data):
-            return "entries that hold more bytes than the file"
+            return "entries of one directory that hold more bytes than the file"
         place = number(first + count * size, wide)
     return ""
 
@@ -149,7 +153,19 @@ def _png(data: bytes) -> str:
 def _ppm(data: bytes) -> str:
     if data[1:2] in (b"1", b"2", b"3") and len(data) > MAX_TEXT:
         return f"numbers written out over more than {MAX_TEXT >> 20} MiB: write it in binary"
+    if len(data) > MAX_LEVELS and data[1:2] in (b"5", b"6") and largest_of_ppm(data) not in (255, 65535):
+        return f"more than {MAX_LEVELS >> 20} MiB of levels from 0 to {largest_of_ppm(data)}: write it with 255 or 65535"
     return ""
 
 
+def _bmp(data: bytes) -> str:
+    runs = int.from_bytes(data[30:34], "little") in (1, 2)
+    return f"more than {MAX_RUNS >> 20} MiB of runs" if runs and len(data) > MAX_RUNS else ""
+
+
+def _jpeg2000(data: bytes) -> str:
+    return f"more than {MAX_WAVELETS >> 20} MiB of JPEG 2000" if len(data) > MAX_WAVELETS else ""
+
+
 _BY_KIND: dict[str, Callable[[bytes], str]] = {"JPEG": _jpeg, "TIFF": _tiff, "GIF": _gif, "PNG": _png, "PPM": _ppm}
+_BY_KIND |= {"BMP": _bmp, "JPEG2000": _jpeg2000}

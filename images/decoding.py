@@ -36,6 +36,8 @@ _BUILT_IN = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
 READING = 3
 #: Largest picture that is decoded, in pixels (width × height). More is refused before memory is taken for it.
 MAX_PIXELS = 100_000_000
+#: Formats whose decoders hold several copies of a picture → most pixels.
+MAX_COPIED = {"JPEG2000": 40_000_000, "WEBP": 40_000_000}
 #: Longest side of a picture, in pixels: each row takes memory of its own.
 MAX_SIDE = 1_000_000
 #: How the refusal of a file begins that could not be read at all.
@@ -97,6 +99,7 @@ def open_picture(data: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: i
     except Exception as error:  # on damaged files Pillow raises KeyError, TypeError, struct.error … as well as its own
         raise PictureError(damaged(error)) from error
     width, height = picture.size
+    limit = min(limit, MAX_COPIED.get(kind, limit))
     if max(width, height) > MAX_SIDE:
         picture.close()
         raise PictureError(f"{width}×{height} pixels, a side of more than {_millions(MAX_SIDE)} is refused")

@@ -158,7 +158,7 @@ def declared_depth(picture: Image.Image, data: bytes) -> int:
     if picture.format == "PNG":
         return _significant_bits(data) or UNDECLARED
     if picture.format == "PPM":
-        largest = _largest_of_ppm(data)
+        largest = largest_of_ppm(data)
         return 16 if 255 < largest < 65535 else UNDECLARED if largest == 65535 else 0  # Pillow has spread them over 16 bits
     if picture.format == "JPEG2000":
         return 16 if 8 < _precision(data) < 16 else UNDECLARED
@@ -246,7 +246,7 @@ def _deep_colour(picture: Image.Image, data: bytes) -> bool:
     if picture.format == "PNG":
         return len(data) > 24 and data[24] == 16
     if picture.format == "PPM":
-        return _largest_of_ppm(data) == 65535
+        return largest_of_ppm(data) == 65535
     if picture.format == "JPEG2000":
         return _precision(data) == 16
     bits = getattr(picture, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
@@ -266,7 +266,7 @@ def _significant_bits(data: bytes) -> int:
     return 0
 
 
-def _largest_of_ppm(data: bytes) -> int:
+def largest_of_ppm(data: bytes) -> int:
     """Return the largest value that a PPM or PGM declares; 0 if there is none."""
     words: list[bytes] = []
     for line in data[:4096].split(b"\n"):

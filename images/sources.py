@@ -272,8 +272,8 @@ def _state(location: Location) -> tuple[int, int] | None:
     return about.st_mtime_ns, about.st_size
 
 
-def require_own_bytes(group: Any, column: str) -> int:
-    """Return the size of a column in a row group, in bytes before compression.
+def require_own_bytes(group: Any, column: str) -> tuple[int, bool]:
+    """Return the size of a column in a row group, in bytes before compression, and whether rows may share values there.
 
     Args:
         group: Metadata of the row group.
@@ -286,16 +286,17 @@ def require_own_bytes(group: Any, column: str) -> int:
     chunks = [chunk for chunk in chunks if chunk.path_in_schema == column]
     if any("DELTA_BYTE_ARRAY" in chunk.encodings for chunk in chunks):
         raise OSError(f"column {column} is written as DELTA_BYTE_ARRAY, which is not read here; write it as PLAIN")
-    return sum(chunk.total_uncompressed_size for chunk in chunks)
+    return sum(chunk.total_uncompressed_size for chunk in chunks), any(chunk.has_dictionary_page for chunk in chunks)
 
 
 def _read_column(cell: Cell) -> Any:
     import pyarrow.parquet as pq
 
     with cell.location.open("rb") as stream:
-        # As a dictionary: an image that many rows share is in memory once.
-        file = pq.ParquetFile(stream, read_dictionary=[cell.column])
-        size = require_own_bytes(file.metadata.row_group(cell.row_group), cell.column)
+        file = pq.ParquetFile(stream)
+        size, shared = require_own_bytes(file.metadata.row_group(cell.row_group), cell.column)
+        if shared:  # as a dictionary: an image that many rows share is in memory once
+            file = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=[cell.column])
         if size > _LARGEST_ROW_GROUP:
             raise OSError(
                 f"row group {cell.row_group} has {size >> 20} MiB of images, more than {_LARGEST_ROW_GROUP >> 20}; "

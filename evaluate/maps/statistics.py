@@ -14,6 +14,8 @@ Array = NDArray[np.float64]
 RESAMPLES, SEED = 2000, 0
 #: How sure an interval is.
 LEVEL = 0.95
+#: What moves an image by less does not move it: it is rounding.
+_ROUNDING = 1e-12
 #: Resamples drawn at a time: memory is that by the number of images, however many figures there are.
 _AT_ONCE = 100
 
@@ -113,7 +115,7 @@ def skill(
     both = np.isfinite(missed) & np.isfinite(moved)
     left, whole = missed[both], moved[both]
     n = int(both.sum())
-    if not n or whole.sum() <= 0:
+    if not n or whole.sum() <= n * _ROUNDING:
         return Skill(None, None, None, n)
     value = float(1 - left.sum() / whole.sum())
     if n < 2:
@@ -163,6 +165,7 @@ class SignTest:
         low: One-sided lower bound of the population's median; None where there are too few images for one.
         high: One-sided upper bound.
         p: One-sided: of at least so many below 0 if a difference were as likely above or at 0. None without an image.
+        p_above: Likewise of at least so many above 0.
     """
 
     n: int
@@ -171,6 +174,7 @@ class SignTest:
     low: float | None
     high: float | None
     p: float | None
+    p_above: float | None
 
 
 def sign_test(differences: Array, *, level: float = LEVEL) -> SignTest:
@@ -189,13 +193,13 @@ def sign_test(differences: Array, *, level: float = LEVEL) -> SignTest:
     known = np.sort(differences[np.isfinite(differences)])
     n, below = len(known), int((known < 0).sum())
     if not n:
-        return SignTest(0, 0, None, None, None, None)
-    p = float(binom.sf(below - 1, n, 0.5))
+        return SignTest(0, 0, None, None, None, None, None)
+    p, p_above = (float(binom.sf(count - 1, n, 0.5)) for count in (below, int((known > 0).sum())))
     # The k-th smallest is not below the median with the probability of fewer than k differences below it.
     place = int(binom.ppf(level, n, 0.5))
     high = float(known[place]) if place < n and binom.cdf(place, n, 0.5) >= level else None
     low = float(known[n - 1 - place]) if high is not None else None
-    return SignTest(n, below, float(np.median(known)), low, high, p)
+    return SignTest(n, below, float(np.median(known)), low, high, p, p_above)
 
 
 def wilson_interval(count: int, n: int, level: float = LEVEL) -> tuple[float, float]:

@@ -246,11 +246,11 @@ class PaperEvaluator:
             for comparison in ("vs_saliency", "vs_f32")
         ]
 
-    @telling_full_gpu("{device} cpu, or fewer bundles")
     def refused_references(self, name: str, sha256: str, label: int | None, reason: str) -> list[Row]:
         """Return nothing: this protocol has no reference rows."""
         return []
 
+    @telling_full_gpu("{device} cpu, or fewer bundles")
     def evaluate(self, samples: Sequence[Sample], clock: StageClock) -> Finish:
         """Run images one by one.
 

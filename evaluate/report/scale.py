@@ -40,8 +40,16 @@ def _sentence(precision: str, scaled: Sequence[tuple[str, Scaled]]) -> str:
             line += f" (95 %: {multiple(only.low)} to {multiple(only.high)})"
     if floors:
         line += f", and {_span(floors, ' %', 100)} of the way to another picture's CAM"
-    images = sorted({of.n for _, of in units})
-    return f"{line} (1 - CC; first {' to '.join(str(n) for n in (images[0], images[-1])[: len(images)])} images)."
+    counts = _counts(units)
+    if floors and _counts(floors) != counts:
+        counts += f", of other pictures' CAMs {_counts(floors)}"
+    return f"{line} (1 - CC; n {counts})."
+
+
+def _counts(scaled: Sequence[tuple[str, Scaled]]) -> str:
+    """Return how many images a ratio is of, from the fewest to the most where models differ."""
+    found = sorted({of.n for _, of in scaled})
+    return " to ".join(str(n) for n in (found[0], found[-1])[: len(found)])
 
 
 def _ranked(scaled: Sequence[tuple[str, Scaled]], reference: Reference) -> list[tuple[str, Scaled]]:

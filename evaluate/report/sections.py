@@ -149,7 +149,8 @@ def drift_section(summary: Summary) -> Section | None:
 def held_in_words(test: NonInferiority) -> str:
     """Return a verdict with what it rests on: `yes: 17 of 20 images, p 0.001`."""
     verdict = {"less": "yes", "more": "no"}.get(test.verdict, "undecided")
-    return f"{verdict}: {test.below} of {test.n} images, p {numbers.small_p(test.p_holm)}"
+    p = test.p_above_holm if test.verdict == "more" else test.p_holm
+    return f"{verdict}: {test.below} of {test.n} images, p {numbers.small_p(p)}"
 
 
 def flip_section(summary: Summary) -> Section | None:

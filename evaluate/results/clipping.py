@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite, isinf
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,9 @@ def _line(told: Clipping, photographs: int | None) -> str:
     )
     worst = max(told.tensors, key=lambda tensor: tensor.low + tensor.high)
     if worst.low + worst.high > 0:
-        farthest = max(max(tensor.below, tensor.above) for tensor in told.tensors)
-        line += f" (at most {100 * (worst.low + worst.high):.2g} %; the farthest value is {farthest:.2g} of its range outside)"
+        farthest = max(tensor.farthest for tensor in told.tensors)
+        far = "infinitely far" if isinf(farthest) else f"{farthest:.2g} of its range"
+        line += f" (at most {100 * (worst.low + worst.high):.2g} %; the farthest value is {far} outside)"
     line += f", and in {len(louder)} clipping is a larger error than rounding"
     source = "" if photographs is None else f" of a calibration with {photographs:,} photograph{'s' * (photographs != 1)}"
     if not louder:
@@ -143,6 +145,11 @@ def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
         for line in range(batch.num_rows):
             row: dict[str, Any] = {name: columns[name][line].as_py() for name in ("model", "precision", "tensors")}
             yield row | {name: np.asarray(columns[name][line].values.to_numpy()) for name in (*_COUNTS, *_SIZES)}
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON knows, or None."""
+    return float(value) if isfinite(value) else None
 
 
 class _Sums:
@@ -179,9 +186,9 @@ class _Sums:
                 n=int(values[place]),
                 low=float(low[place] / some[place]),
                 high=float(high[place] / some[place]),
-                below=float(self._below[place]),
-                above=float(self._above[place]),
-                error=float(self._squares[place] / some[place] / _ROUNDING) if values[place] else None,
+                below=_finite(self._below[place]),
+                above=_finite(self._above[place]),
+                error=_finite(self._squares[place] / some[place] / _ROUNDING) if values[place] else None,
             )
             for place, name in enumerate(self._tensors)
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from qcam.common.vocabulary import CAM_NAMES, CamMethod, Reference, words
@@ -196,8 +197,10 @@ class NonInferiority:
         median: Of the differences.
         low: One-sided 95 % lower bound of the median; None where there are too few images for one.
         high: One-sided upper bound.
-        p: One-sided.
+        p: One-sided, that it moves them less.
         p_holm: After Holm's correction over the study.
+        p_above: One-sided, that it moves them more.
+        p_above_holm: After Holm's correction over the study.
     """
 
     model: str
@@ -210,6 +213,8 @@ class NonInferiority:
     high: float | None = None
     p: float
     p_holm: float
+    p_above: float
+    p_above_holm: float
 
     def __post_init__(self) -> None:
         """Refuse a reference that nobody knows.
@@ -224,7 +229,7 @@ class NonInferiority:
         """Return `less`, `more` or `undecided`."""
         if self.p_holm < 0.05:
             return "less"
-        return "more" if self.low is not None and self.low > 0 else "undecided"
+        return "more" if self.p_above_holm < 0.05 else "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +246,10 @@ class ClippedTensor:
         n: Values that were quantized.
         low: Share of them that was clipped at the lowest code, 0..1.
         high: Share at the highest code, 0..1.
-        below: How far the farthest value lay below the range, in units of the range.
+        below: How far the farthest value lay below the range, in units of the range; None: infinitely far.
         above: How far above.
-        error: Mean square of what clipping is off by, by that of rounding (a step squared by 12); None without values.
+        error: Mean square of what clipping is off by, by that of rounding (a step squared by 12); None without values, or where
+            some were infinite.
     """
 
     name: str
@@ -252,14 +258,24 @@ class ClippedTensor:
     n: int
     low: float
     high: float
-    below: float
-    above: float
+    below: float | None
+    above: float | None
     error: float | None
+
+    @property
+    def endless(self) -> bool:
+        """Tell whether some values were infinitely far outside."""
+        return self.below is None or self.above is None
+
+    @property
+    def farthest(self) -> float:
+        """Return how far the farthest value lay outside, in units of the range."""
+        return max(inf if far is None else far for far in (self.below, self.above))
 
     @property
     def louder(self) -> bool:
         """Tell whether clipping is a larger error than rounding."""
-        return self.error is not None and self.error > 1
+        return self.endless or (self.error is not None and self.error > 1)
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,10 @@ def summarise(
         flips += _flips(model, columns)
         statuses[model] = _statuses(columns)
         crossings += _crossings(model, columns)
-    for family in (tests, held):  # each is one question, asked of every model: corrected over the study
-        for test, corrected in zip(family, holm([test["p"] for test in family]), strict=True):
-            test["p_holm"] = corrected
+    # Each is one question, asked of every model: corrected over the study.
+    for family, p in ((tests, "p"), (held, "p"), (held, "p_above")):
+        for test, corrected in zip(family, holm([test[p] for test in family]), strict=True):
+            test[f"{p}_holm"] = corrected
     return {
         "schema_version": SCHEMA_VERSION,
         "std": "of the population",
@@ -273,7 +274,7 @@ def _held(model: str, columns: ModelColumns, references: ModelColumns, name: str
         # CC of the reference less that of the precision: what the precision drifts more.
         found = sign_test(moved["CC"] - drifted["CC"][_shared(drifted, moved)])
         if found.n:
-            yield {"model": model, "precision": precision, "reference": name} | asdict(found) | {"p_holm": None}
+            yield {"model": model, "precision": precision, "reference": name} | asdict(found)
 
 
 def _shared(every: Columns, some: Columns) -> NDArray[np.int64]:

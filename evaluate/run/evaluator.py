@@ -384,10 +384,13 @@ class BundleEvaluator:
                 first = batch.deployed[precision]
                 batch.again, _ = self._deployed_run(precision, passed, batch.crops, batch.samples, first, clock)
             for batch, ran in zip(batches, changed, strict=False):
+                whole = batch.targets[precision][np.array(batch.chosen.places, np.int64)]
                 for name, (samples, crops, passed) in ran.items():
                     # Another picture explains its own class, a changed one that of the picture as it was.
-                    chosen = None if name == Reference.FLOOR else batch.deployed[precision].at(np.array(batch.chosen.places))
-                    batch.references[name], _ = self._deployed_run(precision, passed, crops, samples, chosen, clock)
+                    told = None if name == Reference.FLOOR else whole
+                    batch.references[name], _ = self._deployed_run(
+                        precision, passed, crops, samples, None, clock, targets=told
+                    )
         if self._faithfulness:
             with self._open_session(precision, clock) as session, clock.stage("explanation on model"):
                 for batch in batches:
@@ -441,8 +444,10 @@ class BundleEvaluator:
 
     def _clipping(self, batch: _Batch) -> list[ClippedRow]:
         names = [sample.name for sample in batch.samples]
+        uniform = {sample.name for sample in batch.samples if sample.uniform}  # they have no figure of maps either
         runs = [(name, run.clipped) for name, run in batch.simulated.items() if run.clipped is not None]
-        return [row for name, clipped in runs for row in clipped.rows(names, self.bundle.model_id, name)]
+        found = (row for name, clipped in runs for row in clipped.rows(names, self.bundle.model_id, name))
+        return [row for row in found if row.image not in uniform]
 
     def _deployed_run(
         self,
@@ -452,10 +457,13 @@ class BundleEvaluator:
         samples: Sequence[Sample],
         f32: Run | None,
         clock: StageClock,
+        *,
+        targets: NDArray[np.int64] | None = None,
     ) -> tuple[Run, NDArray[np.int64]]:
-        """Explain what a session gave; return the run, and the classes that were explained."""
+        """Explain what a session gave; return the run, and the classes that were explained: `targets`, if given."""
         mirror = self._mirrors[precision].deployed
-        targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
+        if targets is None:
+            targets = self._targets(outputs.logits, samples, None if f32 is None else f32.logits)
         score = columns(targets, outputs.logits.shape[1])
         values = (outputs.tap, *outputs.skips)
         taps = [mirror.dequantize(tap, each) for tap, each in zip(self.deployed[precision].taps, values, strict=True)]

@@ -9,6 +9,9 @@ from typing import Any
 from qcam.evaluate.run.options import StudyOptions
 from qcam.runtime.gpu import Gpu
 
+#: Version of the rules by which maps are made and compared: results that were made by others are never joined.
+MEASURING = 2
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -40,6 +43,7 @@ class Conditions:
         versions: Of Python and of the packages that can change a figure.
         gpu: The GPU; None where none takes part, or each part records its own.
         tf32: Whether a GPU may compute in TF32; None where none takes part.
+        measuring: The rules by which maps are made and compared.
     """
 
     bundles: Mapping[str, str]
@@ -54,6 +58,7 @@ class Conditions:
     versions: Mapping[str, str]
     gpu: Gpu | None = None
     tf32: bool | None = None
+    measuring: int = MEASURING
 
     def to_json(self) -> dict[str, Any]:
         """Return the conditions as run.json keeps them; shard keys and fingerprints are of this very text.
@@ -73,6 +78,7 @@ class Conditions:
                 "device": self.device,
                 "shard_size": self.shard_size,
                 "reading": self.reading,
+                "measuring": self.measuring,
                 "cpu_features": None if self.cpu_features is None else list(self.cpu_features),
                 "kernels": self.kernels,
                 "versions": dict(self.versions),

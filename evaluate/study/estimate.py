@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from qcam.common import telling
-from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
+from qcam.evaluate.results.parts import ImageOutcome, PartStore, PlannedPart, write_part
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.run.stages import REOPENING
 from qcam.evaluate.study.executor import ThisProcess
@@ -28,6 +28,8 @@ class Estimate:
         seconds_per_image: Measured, all models and precisions together.
         bytes_per_image: Measured size of a finished part by its images.
         all_images: Images of the whole study.
+        referenced: Of how many of the images left to do there are reference rows.
+        seconds_per_reference: What those of an image take besides.
     """
 
     shards: int
@@ -37,11 +39,13 @@ class Estimate:
     seconds_per_image: float
     bytes_per_image: float
     all_images: int
+    referenced: int = 0
+    seconds_per_reference: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Return the time that the images left to do will take."""
-        return self.seconds_per_image * self.images
+        return self.seconds_per_image * self.images + self.seconds_per_reference * self.referenced
 
     @property
     def all_bytes(self) -> float:
@@ -67,22 +71,32 @@ def estimate(study: PlannedStudy) -> Estimate:
     images = [image for index in todo for image in study.plan.shards[index]]
     size = study.options.batch_size
     warm, probe = images[:size], images[size : 2 * size] or images[:size]
-    seconds, weight = 0.0, 0.0
+    referenced = sum(study.plan.references(index) for index in todo)
+    seconds, more, weight = 0.0, 0.0, 0.0
+    outcomes: list[ImageOutcome] = []
+
+    def measured(references: int) -> float:
+        """Return the seconds of an image."""
+        nonlocal outcomes
+        start, opened = time.perf_counter(), runner.clock.seconds.get(REOPENING, 0.0)
+        ((outcomes, _),) = runner.evaluate([probe], study.plan.hashes, lambda _: None, [references])
+        # A run opens what it does not keep once for many images, not for each batch.
+        opening = runner.clock.seconds.get(REOPENING, 0.0) - opened
+        return (time.perf_counter() - start - opening) / len(probe)
+
     if probe:
         with telling.status("measuring"):
-            hashes = study.plan.hashes
-            list(runner.evaluate([warm], hashes, lambda _: None))
-            start, opened = time.perf_counter(), runner.clock.seconds.get(REOPENING, 0.0)
-            ((outcomes, _),) = runner.evaluate([probe], hashes, lambda _: None)
-            # A run opens what it does not keep once for many images, not for each batch.
-            opening = runner.clock.seconds.get(REOPENING, 0.0) - opened
-            seconds = (time.perf_counter() - start - opening) / len(probe)
+            list(runner.evaluate([warm], study.plan.hashes, lambda _: None))
+            more = measured(len(probe)) if referenced else 0.0
+            seconds = measured(0)
+            more = max(more - seconds, 0.0)
         with tempfile.TemporaryDirectory() as folder:
             part, none = (PlannedPart(0, "0" * 64, tuple(image.name for image in of)) for of in (probe, ()))
             # Less what a file takes whatever it holds: of a few images that would be most of it.
             whole, bare = (write_part(PartStore(Path(folder)), of, held) for of, held in ((part, outcomes), (none, [])))
             weight = (whole.stat().st_size - bare.stat().st_size) / len(probe)
-    return Estimate(len(study.plan.shards), len(todo), len(images), len(probe), seconds, weight, len(study.plan.images))
+    shards, every = len(study.plan.shards), len(study.plan.images)
+    return Estimate(shards, len(todo), len(images), len(probe), seconds, weight, every, referenced, more)
 
 
 def describe(study: PlannedStudy, found: Estimate, workers: int = 1) -> list[str]:
@@ -105,6 +119,8 @@ def describe(study: PlannedStudy, found: Estimate, workers: int = 1) -> list[str
         weights = {True: "", False: " (random weights)", None: f" ({UNKNOWN_WEIGHTS})"}[bundle.weights.trained]
         lines.append(f"model: {bundle.model_id}{weights}, {', '.join(model.precisions)}, bundle {bundle.fingerprint[:12]}")
     lines.append(f"rows: {study.rows:,} in results.parquet")
+    units = study.facts.references * sum(map(study.plan.references, range(found.shards)))
+    lines += [f"reference rows: {units:,} in references.parquet"] if units else []
     if found.todo < found.shards:
         lines.append(f"done already: {found.shards - found.todo} of {found.shards} shards")
     if not found.todo:

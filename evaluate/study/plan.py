@@ -251,6 +251,7 @@ _OPTIONS = {
 #: What a plan's entries are called that are no options.
 _ENTRIES = {
     "reading": "the rules by which images and labels are read",
+    "measuring": "the rules by which maps are made and compared",
     "shard_size": "images in a shard",
     "kernels": "kernels of the processor",
     "cpu_features": "instruction sets of the processor",

@@ -54,7 +54,7 @@ def test_a_run_prints_the_table_and_writes_the_results(tiny_bundle, photographs,
     assert "the CPU provider has no 16-bit integer kernels" in text
     assert done.stderr.count("random weights") == 1
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    tables = {f"{name}.parquet" for name in ("results", "maps", "pictures", "images")}
+    tables = {f"{name}.parquet" for name in ("results", "references", "maps", "pictures", "clipping", "images")}
     data = {*tables, "summary.json", "run.json", "placement.json"}
     assert names == {*data, "table.md", "table.csv", "table.tex", "report.html", "figures", "grid-tiny.png"}
     table = (tmp_path / "out" / "table.md").read_text()

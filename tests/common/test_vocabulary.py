@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from qcam.common.errors import QcamError
-from qcam.common.vocabulary import CamMethod, Engine, Target, near, require, words
+from qcam.common.vocabulary import CamMethod, Engine, Target, near, require
 from qcam.evaluate.engine.choice import EngineOptions
-from qcam.evaluate.maps.cam import METHODS
+from qcam.evaluate.maps.cam import METHODS, cam
 from qcam.evaluate.run.evaluator import BundleEvaluator
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.run.perturbed import PERTURBING
 from qcam.exporters.export import ExportOptions
 from qcam.runtime.deployed import SessionSettings
 from qcam.runtime.devices import torch_device
@@ -22,7 +24,11 @@ def test_a_word_is_itself_and_anything_else_is_refused_with_the_choices() -> Non
 
 
 def test_every_cam_method_has_its_formula() -> None:
-    assert words(CamMethod) == list(METHODS)
+    of_gradients = {*METHODS, CamMethod.HIRESCAM, CamMethod.LAYERCAM, CamMethod.EIGENCAM}
+    assert of_gradients | PERTURBING == set(CamMethod)
+    assert not of_gradients & PERTURBING
+    for method in of_gradients:
+        assert cam(np.ones((1, 2, 3, 4)), np.ones((1, 2, 3, 4)), method).shape == (1, 3, 4)
 
 
 @pytest.mark.parametrize(("word", "what"), [("target", "target"), ("method", "CAM method")])

@@ -71,13 +71,16 @@ def png_of(chunks: int) -> bytes:
         (tiff_of(2000, order=">"), "more than 1,000 directories"),
         (tiff_of(2000, big=True), "more than 1,000 directories"),
         (tiff_of(20, 6000), "more than 100,000 entries"),
-        (tiff_of(1, 100, size=1000), "entries that hold more bytes than the file"),
+        (tiff_of(1, 100, size=1000), "entries of one directory that hold more bytes than the file"),
         (gif_of(20_000), "more than 10,000 frames"),
         (gif_of(1, b"\x21\xfe" + b"\x01x" * 2_100_000 + b"\0"), "more than 2,000,000 blocks"),
         (png_of(250_000), "more than 200,000 chunks"),
+        (b"P6\n3000 2000\n254\n" + bytes(18_000_000), "more than 16 MiB of levels from 0 to 254: write it with 255 or 65535"),
+        (b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(12) + b"\x01\0\0\0" + bytes(49 << 20), "more than 48 MiB of runs"),
+        (b"\xff\x4f\xff\x51" + bytes(49 << 20), "more than 48 MiB of JPEG 2000"),
         (b"P3\n1000 1000\n255\n" + b"1 2 3 " * 1_000_000, "numbers written out over more than 4 MiB"),
     ],
-    ids=str.split("scans segments fill junk tiff tiff-mm tiff-big entries values gif blocks png ppm"),
+    ids=str.split("scans segments fill junk tiff tiff-mm tiff-big entries values gif blocks png ppm254 bmp jp2 ppm"),
 )
 def test_what_takes_too_long_is_refused_by_name_before_it_is_decoded(data, why, tmp_path, monkeypatch):
     opened = []
@@ -135,6 +138,13 @@ def test_counting_ends_whatever_the_bytes(kind):
             assert isinstance(over_budget(heads[kind] + random.bytes(size), kind), str)
             assert isinstance(over_budget((heads[kind] + random.bytes(size))[:size], kind), str)
     assert time.monotonic() - start < 60
+
+
+def test_formats_that_are_copied_have_a_smaller_budget(monkeypatch):
+    monkeypatch.setattr("qcam.images.decoding.MAX_COPIED", {"WEBP": 3000})
+    with pytest.raises(PictureError, match="64×48 pixels, more than 3,000 are refused"):
+        open_picture(saved(noise(), "WEBP"))
+    open_picture(saved(noise(), "PNG"))
 
 
 def test_sides_and_depths_have_budgets_of_their_own(tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def test_killed_at_random_moments_a_run_ends_the_same(tiny_bundle, photographs, 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tiny_bundle, photographs, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = finish(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)], tmp_path)
+    mounted = finish(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], tmp_path)
     if mounted.returncode:
         pytest.skip(f"no disk could be mounted here: {mounted.stderr.strip()}")
     try:

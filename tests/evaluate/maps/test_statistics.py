@@ -127,6 +127,7 @@ def test_a_sign_test_is_scipy_s_and_a_tie_counts_against_it():
     assert found.p == pytest.approx(binomtest(7, 9, alternative="greater").pvalue)
     assert found.high == 0.0  # the 8th of 9: fewer than 8 are below the median in 1 - 10/512 of samples
     assert found.low == -3.0
+    assert found.p_above == pytest.approx(binomtest(1, 9, alternative="greater").pvalue)
     few = sign_test(np.full(4, -1.0))
     assert (few.p, few.low, few.high) == (1 / 16, None, None)
     assert sign_test(np.full(5, -1.0)).high == -1.0

@@ -120,7 +120,7 @@ def test_drift_stands_beside_what_else_moves_the_maps():
     assert "moves maps less than: picture as JPEG 95" in text
     lines = sentences((of.model, of) for of in summary.scale)
     assert lines[1].startswith("int8 moves CAMs 0.92 times as much as storing the picture as JPEG 95 does (95 %: ")
-    assert lines[1].endswith("(1 - CC; first 5 images).")
+    assert lines[1].endswith("(1 - CC; n 5).")
     models = (("a", 1), ("b", 20))
     two = sentences((name, replace(of, ratio=of.ratio * times)) for name, times in models for of in summary.scale)
     assert "int8 moves CAMs 0.92 (a) to 18 (b) times as much" in two[1]

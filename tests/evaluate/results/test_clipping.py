@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pytest
 
 from qcam.common.errors import ResultsError
+from qcam.common.files import readable_json
 from qcam.evaluate.results.clipping import CLIPPING, CLIPPING_SCHEMA, ClippedRow, clipping_lines, read_clipping
 from qcam.evaluate.results.folder import write_arrow
 from qcam.evaluate.results.records import ClippedTensor, Clipping
@@ -36,6 +38,17 @@ def test_shares_are_of_all_values_and_the_farthest_value_is_of_any_image(tmp_pat
         ClippedTensor(name="x", lowest=-1, highest=1, n=400, low=1 / 400, high=3 / 400, below=0.25, above=0.125, error=1.5),
         ClippedTensor(name="y", lowest=0, highest=6, n=20, low=0, high=0.1, below=0, above=0.5, error=3.0),
     )
+
+
+def test_a_value_that_is_infinite_is_told_and_ends_no_run(tmp_path):
+    far = replace(OTHER, below=[float("inf"), 0.0], squares=[float("inf"), 0.0])
+    (found,) = read_clipping(write(tmp_path / CLIPPING, ROW, far))
+    first, second = found.tensors
+    assert (first.below, first.above, first.error, first.louder) == (None, 0.125, None, True)
+    assert (second.below, second.farthest) == (0.0, 0.5)
+    assert json.loads(readable_json(asdict(found)))["tensors"][0]["below"] is None
+    (line,) = clipping_lines([found])
+    assert "the farthest value is infinitely far outside" in line
 
 
 def test_rows_that_speak_of_other_tensors_are_not_added_up(tmp_path):

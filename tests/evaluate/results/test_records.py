@@ -14,7 +14,7 @@ BARE = {"schema_version": SCHEMA_VERSION, "plan": {}, "models": {"m": {}}}
 
 #: Of a reference that nobody knows.
 UNIT = {"model": "m", "precision": "int8", "reference": "jpeg50", "metric": "CC", "n": 3}
-TEST = {"below": 1, "median": 0.1, "p": 0.1, "p_holm": 0.1}
+TEST = {"below": 1, "median": 0.1, "p": 0.1, "p_holm": 0.1, "p_above": 0.9, "p_above_holm": 0.9}
 SPREAD = {
     "model": "m", "precision": "f32", "comparison": "jpeg50", "n": 3, "median": 0.1, "q1": 0.0, "q3": 0.2, "worst": 0.3,
     "worst_image": "a.jpg",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -86,6 +87,17 @@ def test_a_row_says_what_the_change_does_to_f32_s_own_map(tiny_bundle, photograp
         assert pytest.approx(correlation(moved, plain)[0], abs=1e-6) == row.CC
         assert pytest.approx(similarity(moved, plain)[0], abs=1e-6) == row.SIM
         assert row.logit_error > 0
+
+
+@pytest.mark.parametrize("precisions", [("f32", "int8"), ("int8",)])
+def test_a_changed_picture_explains_the_class_of_the_picture_as_it_was(tiny_bundle, photographs, tmp_path, precisions):
+    bundle = replace(tiny_bundle, precisions=tuple(of for of in tiny_bundle.precisions if of.name in precisions))
+    results = finish(study(bundle, find_images(photographs), tmp_path / "out", precisions=precisions, target="own-top1"))
+    base = precisions[0]
+    own = {row.image: row.target_class for row in results.rows() if (row.precision, row.comparison) == (base, "vs_saliency")}
+    rows = [row for (_, name), row in rows_of(results).items() if name in CHANGED and row.status == "ok"]
+    assert len(rows) >= 16
+    assert all((row.precision, row.target_class) == (base, own[row.image]) for row in rows)
 
 
 def test_the_floor_is_the_next_image_of_the_shard_around_its_end(tiny_bundle, photographs, tmp_path):

@@ -858,10 +858,10 @@ def test_h14_other_salient_objects_name_the_options_that_make_them(tiny_bundle, 
         study("b" * 64).prepare("cpu", force=False)
 
 
-def without_reading(path):
+def without_reading(path, name="reading"):
     """Make a run.json what an earlier version wrote."""
     run = json.loads(path.read_text())
-    del run["plan"]["reading"]
+    del run["plan"][name]
     run.pop("account")
     write_run(path, {key: value for key, value in run.items() if key != "digest"})
 
@@ -874,6 +874,25 @@ def test_results_that_were_read_under_other_rules_are_not_joined_and_still_open(
         with pytest.raises(QcamError, match=r"the rules by which images and labels are read \(not said\) → 3"):
             make(tiny_bundle, some, tmp_path / "out").prepare("cpu", force=False)
     assert comparable(Results(tmp_path / "out").rows()) == comparable(rows)
+
+
+def test_results_that_were_measured_by_other_rules_are_not_joined_and_still_open(tiny_bundle, photographs, tmp_path):
+    images = find_images(photographs)[:2]
+    rows = finish(make(tiny_bundle, images, tmp_path / "out"))
+    without_reading(tmp_path / "out" / RUN, "measuring")
+    for some in (images, find_images(photographs)):
+        with pytest.raises(QcamError, match=r"the rules by which maps are made and compared \(not said\) → 2"):
+            make(tiny_bundle, some, tmp_path / "out").prepare("cpu", force=False)
+    assert comparable(Results(tmp_path / "out").rows()) == comparable(rows)
+
+
+def test_a_uniform_picture_is_not_counted_as_clipped(tiny_bundle, photographs, tmp_path):
+    Image.new("RGB", (64, 64), (255, 255, 255)).save(photographs / "white.png")
+    study = make(tiny_bundle, find_images(photographs), tmp_path / "out")
+    finish(study)
+    counted = set(pq.read_table(tmp_path / "out" / CLIPPING)["image"].to_pylist())
+    assert "gray.png" in counted
+    assert "white.png" not in counted
 
 
 def test_the_rules_of_reading_are_part_of_every_shard_s_key(tiny_bundle, photographs, tmp_path, monkeypatch):
