@@ -12,10 +12,10 @@ from pathlib import Path
 
 from qcam.common.files import sha256_file
 from qcam.evaluate.results.clipping import CLIPPING
-from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, RESULTS, RUN, SUMMARY, write_run
+from qcam.evaluate.results.folder import IMAGES, MAPS, PICTURES, REFERENCES, RESULTS, RUN, SUMMARY, write_run
 
 #: Whatever is a matter of figures; run.json and placement.json hold times and names of machines besides.
-SAME = (RESULTS, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY)
+SAME = (RESULTS, REFERENCES, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY)
 
 
 def command(bundle: object, photographs: object, output: object, *options: object) -> list[str]:

@@ -107,7 +107,7 @@ def test_a_tail_that_is_not_the_deployed_one_is_refused():
     tail = LinearTail()
     tail.faithful = False
     slopes = slopes_of(tail)
-    with pytest.raises(UnsupportedGraphError, match="other logits; leave finite_differences out"):
+    with pytest.raises(UnsupportedGraphError, match="other logits; leave finite_differences=True out"):
         slopes.add(DeployedOutputs(np.zeros((4, 3), np.float32), CODES, ()), TARGETS, [])
 
 

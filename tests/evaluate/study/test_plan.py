@@ -42,17 +42,17 @@ def plan_of(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "of_the_plan", "of_the_last_shard"),
     [
-        ({}, "91f697834e2c447e", "82553d103b212a49"),
-        ({"sequential": True}, "91f697834e2c447e", "348135b6b8e9b698"),
-        ({"here": False, "kernels": None}, "767e0d3aac79dfd5", "82553d103b212a49"),
+        ({}, "c5208e1a6b3d177a", "a7811878ffea444e"),
+        ({"sequential": True}, "c5208e1a6b3d177a", "86a00258c5c6353f"),
+        ({"here": False, "kernels": None}, "3869e1a7fe417a1c", "a7811878ffea444e"),
     ],
 )
-def test_a_plan_and_its_shards_have_the_fingerprints_that_earlier_versions_gave_them(
+def test_a_plan_and_its_shards_have_the_fingerprints_that_these_rules_gave_them(
     plan_of, changes, of_the_plan, of_the_last_shard
 ):
     plan = plan_of(**changes)
     assert plan.fingerprint[:16] == of_the_plan
-    assert [key[:16] for key in plan.keys] == ["7738117120bd51ad", of_the_last_shard]
+    assert [key[:16] for key in plan.keys] == ["d624610838e34265", of_the_last_shard]
 
 
 def test_models_without_f32_are_in_the_plan_only_where_there_are_any(plan_of):
@@ -68,7 +68,8 @@ def test_a_plan_is_kept_in_the_words_of_earlier_versions(plan_of):
     kept = plan_of().conditions.to_json()
     assert json.loads(json.dumps(kept)) == kept
     assert list(kept) == [
-        "bundles", "images", "saliency", "options", "device", "shard_size", "reading", "cpu_features", "kernels", "versions",
+        "bundles", "images", "saliency", "options", "device", "shard_size", "reading", "measuring", "cpu_features", "kernels",
+        "versions",
     ]  # fmt: skip
     assert kept["images"] == {"count": 3, "fingerprint": "190fb268e6b409af9ad6be8031cd8cddb955034955c25391adb00f7a9b05aa95"}
     assert kept["cpu_features"] == ["avx2", "fma"]

@@ -102,7 +102,7 @@ def test_the_footer_says_that_int8_on_cuda_is_float_arithmetic(tiny_bundle):
     copied = {("Conv", CUDA): 4, ("MemcpyToHost", CUDA): 2}
     placements = {"f32": Placement({("Conv", CUDA): 4}, 4), "int8": Placement(kernels, 4)}
     ran = {name: Deployed(tiny_bundle.precision(name), placement) for name, placement in placements.items()}
-    facts = ModelFacts(tiny_bundle, tiny_bundle.preprocessing, ran, [], 1)
+    facts = ModelFacts(tiny_bundle, tiny_bundle.preprocessing, ran, [], 1, 0)
     (line,) = arithmetic_lines([facts], "CUDA")
     assert line == (
         "tiny on CUDA — f32: float; int8: float arithmetic between Q and DQ (0 of 4 integer kernels); 0 Q/DQ on CPU, 0 copies: "
