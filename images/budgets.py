@@ -167,5 +167,6 @@ def _jpeg2000(data: bytes) -> str:
     return f"more than {MAX_WAVELETS >> 20} MiB of JPEG 2000" if len(data) > MAX_WAVELETS else ""
 
 
-_BY_KIND: dict[str, Callable[[bytes], str]] = {"JPEG": _jpeg, "TIFF": _tiff, "GIF": _gif, "PNG": _png, "PPM": _ppm}
-_BY_KIND |= {"BMP": _bmp, "JPEG2000": _jpeg2000}
+_BY_KIND: dict[str, Callable[[bytes], str]] = {
+    "JPEG": _jpeg, "TIFF": _tiff, "GIF": _gif, "PNG": _png, "PPM": _ppm, "BMP": _bmp, "JPEG2000": _jpeg2000,
+}  # fmt: skip

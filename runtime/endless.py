@@ -24,7 +24,7 @@ def refuse_endless(model: ModelProto, where: str) -> None:
     Raises:
         BundleError: If it has either; names the node.
     """
-    for node in (*_nodes(model.graph), *(inner for each in model.functions for inner in _below(each.node))):
+    for node in _below(node for held in (model.graph, *model.functions) for node in held.node):
         if node.op_type in _LOOPS and node.domain in _DOMAINS:
             raise BundleError(
                 f"{where} holds a {node.op_type} ({node.name or 'without a name'}), which may run for ever; "
@@ -33,10 +33,6 @@ def refuse_endless(model: ModelProto, where: str) -> None:
     circle = _circle(model.graph)
     if circle:
         raise BundleError(f"{where} holds a circle: {circle} depends on itself; export the network again")
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    yield from _below(graph.node)
 
 
 def _below(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:

@@ -114,25 +114,27 @@ class Chosen:
             return []
         places = np.array(self.places)
         base, objects = batch.at(places), saliency.at(places)
-        this = replace(compared, samples=self.samples, targets=compared.targets[places])
-        others, alone = self._others(batch, batch_samples, made)
-        rows = [replace(this, comparison=name.value).with_reference(made[name], base) for name in CHANGES]
-        rows.append(replace(this, comparison=Reference.FLOOR.value).with_other_image(others, base, alone))
+
+        def of(reference: Reference) -> Compared:
+            return replace(compared, samples=self.samples, targets=compared.targets[places], comparison=reference.value)
+
+        others, alone = self._others(base, batch, batch_samples, made)
+        rows = [of(change).with_reference(made[change], base) for change in CHANGES]
+        rows.append(of(Reference.FLOOR).with_other_image(others, base, alone))
         without = tuple(missing or why for missing, why in zip(objects.missing, alone, strict=True))
-        shuffled = replace(this, comparison=Reference.SHUFFLED.value)
-        rows.append(shuffled.with_objects(others, replace(objects, missing=without)))
+        rows.append(of(Reference.SHUFFLED).with_objects(others, replace(objects, missing=without)))
         centred = np.broadcast_to(centred_gaussian(base.maps.shape[1:]), base.maps.shape)
         middle = replace(base, maps=centred, crossings=None)
-        rows.append(replace(this, comparison=Reference.CENTRED.value).with_objects(middle, objects))
+        rows.append(of(Reference.CENTRED).with_objects(middle, objects))
         best = replace(base, maps=closest(objects.maps, base.maps.shape[1:]), crossings=None)
         void = [objects.void is not None and bool(objects.void[place].any()) for place in range(len(places))]
         sought = tuple(missing or _VOID * left for missing, left in zip(objects.missing, void, strict=True))
-        rows.append(replace(this, comparison=Reference.BEST.value).with_objects(best, replace(objects, missing=sought)))
-        rows.append(replace(this, comparison=Reference.AREA.value).with_area(base, objects))
+        rows.append(of(Reference.BEST).with_objects(best, replace(objects, missing=sought)))
+        rows.append(of(Reference.AREA).with_area(base, objects))
         return [row for image in zip(*rows, strict=True) for row in image]
 
     def _others(
-        self, batch: Run, batch_samples: Sequence[Sample], made: Mapping[str, Run]
+        self, base: Run, batch: Run, batch_samples: Sequence[Sample], made: Mapping[str, Run]
     ) -> tuple[Run, tuple[str, ...]]:
         """Return for each chosen image the CAM of its partner, with the image's own logits, and why there is none."""
         known = {sample.name: batch.maps[place] for place, sample in enumerate(batch_samples)}
@@ -144,7 +146,6 @@ class Chosen:
             reasons.append(_why_not(sample, partner))
             if partner is not None and not reasons[-1]:
                 maps[place] = known[partner.name]
-        base = batch.at(np.array(self.places))
         return replace(base, maps=maps, crossings=None), tuple(reasons)
 
 
