@@ -48,14 +48,10 @@ def whole_numbers(nodes: Sequence[NodeProto], constants: Mapping[str, TensorProt
     for node in nodes:
         if len(found) == _MOST:
             break
-        if node.op_type not in _OPERATORS or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
-            continue
         inputs = [name for name in node.input if name]
         if not inputs or not all(name in known for name in inputs):
             continue
-        if node.op_type == "ConstantOfShape" and _count(known[inputs[0]]) > _LARGEST:
-            continue
-        value = _computed(node, {name: known[name] for name in inputs}, opset)
+        value = computed_numbers(node, {name: known[name] for name in inputs}, opset)
         if value is not None:
             known[node.output[0]] = value
             found[node.output[0]] = numpy_helper.from_array(value, node.output[0])
@@ -68,8 +64,21 @@ def _count(shape: NDArray[np.generic]) -> int:
     return prod(sizes) if all(size >= 0 for size in sizes) else _LARGEST + 1
 
 
-def _computed(node: NodeProto, given: Mapping[str, NDArray[np.generic]], opset: int) -> NDArray[np.generic] | None:
-    """Return the result of one node; None if it is no small tensor of whole numbers, or cannot be computed."""
+def computed_numbers(node: NodeProto, given: Mapping[str, NDArray[np.generic]], opset: int) -> NDArray[np.generic] | None:
+    """Work out one node.
+
+    Args:
+        node: The node.
+        given: Input name → its value, int32 or int64, of at most 1,024 numbers.
+        opset: Version of ONNX's operators in the graph.
+
+    Returns:
+        Its result, int32 or int64; None if it is no small tensor of whole numbers, or cannot be computed.
+    """
+    if node.op_type not in _OPERATORS or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
+        return None
+    if node.op_type == "ConstantOfShape" and any(_count(value) > _LARGEST for value in given.values()):
+        return None
     if node.op_type == "Cast" and attribute(node, "to") not in _WHOLE:
         return None
     if node.op_type == "Div" and any(not value.all() for value in given.values()):

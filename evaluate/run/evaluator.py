@@ -161,7 +161,17 @@ class BundleEvaluator:
         )
 
     def _session(self, precision: str, settings: SessionSettings) -> DeployedModel:
-        """Make a session, and close it again if it is opened for its turn; then it has memory of its own, to give back."""
+        """Make a session, and close it again if it is opened for its turn; then it has memory of its own, to give back.
+
+        What no mirror can be built of is refused before. On a GPU only behind it: importing torch decides which of CUDA's libraries
+        are loaded.
+        """
+        if not settings.on_gpu:
+            from qcam.runtime.mirror.known import refuse_unknown_operators
+
+            path = self.bundle.path(precision)
+            with in_file(path):
+                refuse_unknown_operators(skim(path), str(path))
         if precision not in self._apart:
             session = DeployedModel(self.bundle, precision, settings)
         else:

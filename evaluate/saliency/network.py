@@ -15,8 +15,8 @@ from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_
 from qcam.evaluate.saliency.settings import OUTPUTS, NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError, Silent
 from qcam.images.sources import ImageFile
+from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.bundle import read_onnx
-from qcam.runtime.endless import refuse_endless
 from qcam.runtime.tables import SHAPE_OPERATORS
 
 
@@ -43,7 +43,7 @@ class NetworkSaliency(Silent):
             raise QcamError(f"no salient-object network at {path}; give {{saliency}} onnx:FILE, masks:DIR or none")
         self.threshold = settings.background
         model = read_onnx(path)  # with the weights of all its tensors, wherever they lie: they belong to the fingerprint
-        refuse_endless(model, str(path))
+        refuse_unbounded(model, str(path), (3, settings.size, settings.size))
         weights = sha256_bytes(model.SerializeToString(deterministic=True))
         outputs = [output.name for output in model.graph.output]
         if not -len(outputs) <= settings.index < len(outputs):

@@ -13,6 +13,7 @@ from qcam.exporters.importing.inputs import fixed_size
 from qcam.exporters.importing.refusals import LARGEST_FILE, refuse_codes, refuse_dropping, refuse_large, refuse_unsupported
 from qcam.exporters.importing.wellformed import refuse_malformed, refuse_no_text
 from qcam.runtime.agreement import refuse_duplicates
+from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.external import external_files, load_external
 from qcam.runtime.graph import Graph
 from qcam.runtime.normal import normalised
@@ -67,6 +68,7 @@ def read_foreign(path: Path, prepared: Callable[[ModelProto], ModelProto] | None
     refuse_unsupported(model, where)
     refuse_malformed(model, where)
     refuse_duplicates(model, where)
+    refuse_unbounded(model, where)
     beside = external_files(model, path.parent, where)
     total = len(data) + sum(file.stat().st_size for file in beside.values())
     if total > LARGEST_FILE:

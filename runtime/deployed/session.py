@@ -23,6 +23,7 @@ from qcam.common.errors import BundleError, OutOfMemoryError, ProviderError, Qca
 from qcam.common.files import sha256_file
 from qcam.common.vocabulary import InputValues, Layout
 from qcam.runtime.agreement import check_agreement, check_original, refuse_duplicates
+from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.bundle import Bundle, Original, PrecisionEntry, Tap, load_onnx
 from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.fitness import refuse_unfit
@@ -45,7 +46,6 @@ from qcam.runtime.deployed.packed import PackedCopies, PackedCopy, packable
 from qcam.runtime.deployed.placement import Placement, read_profile
 from qcam.runtime.deployed.provider_options import BEHIND, ENGINES, NVIDIA, checked_options, device_index, options_in_effect
 from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload, require_provider
-from qcam.runtime.endless import refuse_endless
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.session_config import ASSIGNMENT, NO_CPU, NO_SPINNING, SHARED_ARENA, changing, merged
 from qcam.runtime.tables import COMPUTE_OPERATORS
@@ -194,17 +194,18 @@ class DeployedModel:
         self._config = merged(self.entry.session, settings.config)
         self.config = changing(self._config)
         refuse_unfit(self._path, self.entry, settings.provider, allow_fallback=settings.allow_fallback)
-        nodes = _read_nodes(self._path, self.entry if own else None, model)
+        height, width = bundle.preprocessing.crop
+        image = (bundle.preprocessing.channels, height, width)
+        taken = image if self.entry.input.layout == Layout.NCHW else (*image[1:], image[0])
+        nodes = _read_nodes(self._path, self.entry if own else None, taken, model)
         self._readable = nodes is not None
         self.folded = 0
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
-        height, width = bundle.preprocessing.crop
-        image = (bundle.preprocessing.channels, height, width)
         self._file = SessionFile(
             sha256=lambda: self.entry.sha256 if file is None else sha256_file(self._path),
             quantized=self.entry.name != "f32",
             inputs={} if nodes is None else nodes.inputs,
-            image=image if self.entry.input.layout == Layout.NCHW else (*image[1:], image[0]),
+            image=taken,
             batch=settings.batch,
         )
         self._packed = self._copy_among(copies, original)
@@ -633,21 +634,24 @@ def _share_arena() -> bool:
     return True
 
 
-def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto | None = None) -> FileNodes | None:
+def _read_nodes(
+    path: Path, entry: PrecisionEntry | None, image: tuple[int, ...], model: onnx.ModelProto | None = None
+) -> FileNodes | None:
     """Index the file's nodes; None if it is no ONNX file, which ONNX Runtime says better.
 
     Args:
         path: The file.
         entry: What the manifest says of it; None for a file that no manifest describes.
+        image: Shape of one image as the file takes it.
         model: The file, parsed, with its weights, and held against the manifest if there is one; None: it is read.
 
     Raises:
         BundleError: If it refers to files that lie outside its folder or that the manifest holds no hash of, if a name in it
-            means two things, if it may run for ever, or if it is not what the manifest says.
+            means two things, if it may run for ever or take memory without bounds, or if it is not what the manifest says.
     """
     where = str(path)
     if model is not None:
-        refuse_endless(model, where)
+        refuse_unbounded(model, where, image)
         if entry is None:
             refuse_duplicates(model, where)
         return FileNodes(model)
@@ -655,7 +659,7 @@ def _read_nodes(path: Path, entry: PrecisionEntry | None, model: onnx.ModelProto
         model = parse_onnx(path)
     except BundleError:
         return None
-    refuse_endless(model, where)
+    refuse_unbounded(model, where, image)
     if entry is not None and entry.original is not None and not entry.promised:
         refuse_unhashed(model, where, entry.original.external)
         check_original(model, entry, where)

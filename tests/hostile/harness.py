@@ -217,6 +217,7 @@ class Scene:
         alone: bool = False,
         most: float = 0.0,
         until: Callable[[], bool] | None = None,
+        patience: float = _PATIENCE,
     ) -> Outcome:
         """Run a command in the work folder.
 
@@ -227,6 +228,7 @@ class Scene:
             alone: Whether it gets an interpreter of its own, so that its memory can be told.
             most: Memory in MB above which the command is killed; 0 for any.
             until: If given, the command is killed with SIGKILL as soon as this is true.
+            patience: Seconds after which it counts as hanging.
         """
         folder = self.work / ".told"
         folder.mkdir(exist_ok=True)
@@ -247,7 +249,7 @@ class Scene:
                 "stdout": str(out), "stderr": str(err),
             }  # fmt: skip
             pid, wait = self.tree.start(request)
-        code, peak = _watch(pid, wait, most, until)
+        code, peak = _watch(pid, wait, most, until, patience)
         return Outcome(code, out.read_text("utf-8", "replace"), err.read_text("utf-8", "replace"), peak)
 
     def copy(self, source: Path, name: str = "out") -> Path:
@@ -255,12 +257,14 @@ class Scene:
         return Path(shutil.copytree(source, self.work / name, symlinks=True))
 
 
-def _watch(pid: int, wait: Callable[[], int], most: float, until: Callable[[], bool] | None) -> tuple[int | None, float]:
+def _watch(
+    pid: int, wait: Callable[[], int], most: float, until: Callable[[], bool] | None, patience: float
+) -> tuple[int | None, float]:
     """Wait for a process, looking at its memory; kill it when it hangs or takes too much, or when `until` says so."""
     code: list[int] = []
     thread = threading.Thread(target=lambda: code.append(wait()))
     thread.start()
-    peak, late, killed = 0.0, time.monotonic() + _PATIENCE, False
+    peak, late, killed = 0.0, time.monotonic() + patience, False
     while thread.is_alive():
         peak = max(peak, _resident(pid))
         if not killed and (time.monotonic() > late or (most and peak > most) or (until is not None and until())):

@@ -17,6 +17,8 @@ _FILES = (
     "a7_force",
     "a8_weights",
     "b2_costs",
+    "b6_graphs",
+    "c2_graphs",
     "c5_silence",
 )
 

@@ -16,9 +16,9 @@ from qcam.common.errors import BundleError, QcamError
 from qcam.common.files import sha256_bytes
 from qcam.evaluate.saliency.network import NetworkSaliency
 from qcam.evaluate.saliency.settings import PRESETS
+from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.bundle import Bundle, load_bundle
 from qcam.runtime.deployed import DeployedModel, SessionSettings
-from qcam.runtime.endless import refuse_endless
 
 FLOAT = TensorProto.FLOAT
 
@@ -54,27 +54,27 @@ def model_of(*nodes: onnx.NodeProto, output: str = "y") -> onnx.ModelProto:
 
 def test_a_loop_is_found_at_any_depth():
     with pytest.raises(BundleError, match=r"net\.onnx holds a Loop \(turns\), which may run for ever; export"):
-        refuse_endless(model_of(loop()), "net.onnx")
+        refuse_unbounded(model_of(loop()), "net.onnx")
     inner = helper.make_graph([loop("deep")], "then", [], [helper.make_tensor_value_info("y", FLOAT, None)])
     choice = helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)
     with pytest.raises(BundleError, match=r"Loop \(deep\)"):
-        refuse_endless(model_of(choice), "net.onnx")
+        refuse_unbounded(model_of(choice), "net.onnx")
     function = helper.make_function("own", "f", ["x"], ["y"], [loop("inside")], [helper.make_opsetid("", 17)])
     held = model_of(helper.make_node("f", ["x"], ["y"], domain="own"))
     held.functions.append(function)
     with pytest.raises(BundleError, match=r"Loop \(inside\)"):
-        refuse_endless(held, "net.onnx")
+        refuse_unbounded(held, "net.onnx")
 
 
 def test_a_circle_is_named_and_any_order_is_none():
     turned = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
     with pytest.raises(BundleError, match=r"net\.onnx holds a circle: [ab] depends on itself"):
-        refuse_endless(model_of(*turned, helper.make_node("Relu", ["x"], ["y"])), "net.onnx")
+        refuse_unbounded(model_of(*turned, helper.make_node("Relu", ["x"], ["y"])), "net.onnx")
     with pytest.raises(BundleError, match="circle: y"):
-        refuse_endless(model_of(helper.make_node("Relu", ["y"], ["y"])), "net.onnx")
+        refuse_unbounded(model_of(helper.make_node("Relu", ["y"], ["y"])), "net.onnx")
     backwards = [helper.make_node("Relu", ["a"], ["y"]), helper.make_node("Relu", ["x"], ["a"])]
-    refuse_endless(model_of(*backwards), "net.onnx")
-    refuse_endless(model_of(helper.make_node("Loop", ["x"], ["y"], domain="somebody.else")), "net.onnx")
+    refuse_unbounded(model_of(*backwards), "net.onnx")
+    refuse_unbounded(model_of(helper.make_node("Loop", ["x"], ["y"], domain="somebody.else")), "net.onnx")
 
 
 @pytest.mark.parametrize("kind", ["loop", "circle"])
