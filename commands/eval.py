@@ -13,6 +13,7 @@ from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, key_values, option
 from qcam.common.vocabulary import UNITS, CamMethod, ColourMap, Engine, LabelFormat, Protocol, ReferenceImages, Target, words
 from qcam.common.wording import in_options
+from qcam.evaluate.gates.asked import Preset
 
 #: Groups of options that only this command has.
 NETWORKS, WORKERS, PAPER = "Salient-object networks", "Many workers", "The paper's protocol"
@@ -29,6 +30,9 @@ Examples:
       int8 without 16-bit saturation on x86 CPUs that lack VNNI
   qcam-eval --images val/ --dry-run
       what would be done, how many bytes, how long
+  qcam-eval bundles/resnet50 --images val/ --labels val.csv
+          --fail-under int8.cc=0.98 --fail-under 'int8.drift<jpeg95'
+      a gate in a build: exit code 1 where int8 falls short (docs/gates.md)
   qcam-eval --no-fake-quant --profile
       deployed maps alone, and where the time goes
   qcam-eval --saliency birefnet --trust-remote-code
@@ -41,8 +45,9 @@ Examples:
 Results: report.html, table.md, table.csv, table.tex, figures/,
 results.parquet, maps.parquet, pictures.parquet, images.parquet, summary.json,
 run.json, placement.json and grid-MODEL.png in the output folder.
-Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
-(the same command goes on).
+Exit code: 0 done, and every gate holds; 1 a gate falls short, 3 one is
+undecided; 2 bad input or provider, 70 a bug in qcam, 130 interrupted (the same
+command goes on).
 """
 
 
@@ -141,6 +146,23 @@ Exit code: 0 done, 2 bad input or provider, 70 a bug in qcam, 130 interrupted
     advanced=True,
     is_flag=True,
     help="Show the deployed model what its CAM leaves of the picture: average drop and increase (one more run each).",
+)
+@option(
+    "--fail-under",
+    "gates",
+    group=COMPARED,
+    multiple=True,
+    metavar="GATE",
+    help="What quantization may do at most: int8.cc=0.98, int8.top1=0.99, int8.worst_cc=0.9, 'int8.drift<jpeg95' (in quotes), "
+    "accuracy=0.99 of every precision but f32 (docs/gates.md).",
+)
+@option(
+    "--gate",
+    "presets",
+    group=COMPARED,
+    multiple=True,
+    type=click.Choice(words(Preset)),
+    help="Gates by name. maps: drift<jpeg95. mlperf: accuracy=0.99, that is 99 % of f32's top-1 accuracy.",
 )
 @option(
     "--output",
@@ -360,6 +382,8 @@ def main(
     references: str,
     non_inferior_to: str,
     faithfulness: bool,
+    gates: tuple[str, ...],
+    presets: tuple[str, ...],
     device: str,
     limit: int | None,
     io_binding: bool | None,
@@ -423,6 +447,8 @@ def main(
         paper_fixes=[name for name in (paper_fixes or "").replace(" ", "").split(",") if name],
         paper_weights=key_values(paper_weights, "--paper-weights"),
         profile=profile,
+        gates=gates,
+        presets=presets,
     )
     if dry_run:
         from qcam.evaluate.study.running import plan_study
@@ -430,10 +456,11 @@ def main(
         for line in plan_study(study_request(bundles, **given)):
             console.out.print(in_options(line), markup=False)
         return
-    from qcam.commands.outcome import show, show_end
+    from qcam.commands.outcome import show, show_end, show_verdict
 
     found = qcam.study(bundles, **given, report=report, grid_rows=grid_rows, colormap=colormap, on_results=show)
     show_end(found, report=report)
+    show_verdict(found)
 
 
 if __name__ == "__main__":

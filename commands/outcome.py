@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from qcam import StudyResults
 from qcam.commands import console
+from qcam.common.errors import GateError, UndecidedError
 from qcam.common.printable import printable
+from qcam.common.verdict import Verdict
 from qcam.evaluate.report.finishing import compared_with_paper, in_units, title
 from qcam.evaluate.report.sections import drift_section
 from qcam.evaluate.report.terminal import main_tables, section_table
@@ -45,3 +47,25 @@ def show_end(found: StudyResults, *, report: bool) -> None:
     console.out.print(f"results: {printable(found.place)}/ ({', '.join(shown)} …)", markup=False)
     for line in found.profile:
         console.out.print(line, markup=False, highlight=False)
+
+
+def show_verdict(found: StudyResults) -> None:
+    """Print what the gates say, if any were asked for.
+
+    Args:
+        found: The run.
+
+    Raises:
+        GateError: If one falls short.
+        UndecidedError: If one is undecided, and none falls short.
+    """
+    judged = found.verdict
+    if judged is None:
+        return
+    for gate in judged.gates:
+        console.out.print(printable(gate.sentence), markup=False, highlight=False)
+    console.out.print(f"verdict: {judged.verdict} (verdict.md, verdict.json, junit.xml)", markup=False)
+    if judged.verdict is Verdict.FALLS_SHORT:
+        raise GateError(judged.reason)
+    if judged.verdict is Verdict.UNDECIDED:
+        raise UndecidedError(judged.reason)

@@ -13,6 +13,7 @@ from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.files import exclusive, readable_json
 from qcam.common.places import file_names, require_own, write_inside
+from qcam.common.verdict import Verdict, together
 from qcam.common.wording import in_options
 from qcam.evaluate.check.gates import CODE_GATES
 from qcam.evaluate.check.junit import junit_text
@@ -20,7 +21,7 @@ from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.pictures import depth_picture
 from qcam.evaluate.check.result import CheckResult, TensorResult, ValuesResult
-from qcam.evaluate.check.verdicts import Judged, Verdict, together
+from qcam.evaluate.check.verdicts import Judged
 from qcam.evaluate.check.words import blame
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.showing.canvas import colours_of

@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
+from qcam.common.verdict import Verdict, together
 from qcam.evaluate.check.gates import GATES
 from qcam.evaluate.check.result import CheckResult
-
-
-class Verdict(StrEnum):
-    """What a check says."""
-
-    HOLDS = "holds"
-    FALLS_SHORT = "falls short"
-    UNDECIDED = "undecided"
-
-
-#: The ladder: whatever is higher up decides over what is below.
-_LADDER = (Verdict.FALLS_SHORT, Verdict.UNDECIDED, Verdict.HOLDS)
-
-
-def together(verdicts: Iterable[Verdict | None]) -> Verdict | None:
-    """Return the verdict of several: falls short if one does, else undecided if one is, else holds.
-
-    Args:
-        verdicts: Of gates or of results; None where nothing was judged, which decides nothing.
-
-    Returns:
-        The verdict; None if nothing was judged.
-
-    >>> together([Verdict.HOLDS, Verdict.UNDECIDED, None]).value
-    'undecided'
-    """
-    found = set(verdicts)
-    return next((verdict for verdict in _LADDER if verdict in found), None)
 
 
 @dataclass(frozen=True)

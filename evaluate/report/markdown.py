@@ -20,7 +20,7 @@ _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 def main_markdown(entries: Iterable[Entry]) -> str:
     """Return the study's table."""
     section = main_section(entries)
-    return _table(section.headings, section.left, section.rows)
+    return table_markdown(section.headings, section.left, section.rows)
 
 
 def section_markdown(section: Section | None) -> str:
@@ -29,7 +29,7 @@ def section_markdown(section: Section | None) -> str:
         return ""
     remarks = "".join(f"\n- {escape_markdown(remark)}" for remark in section.remarks)
     end = "\n" if remarks else ""
-    return f"{section.title}:\n\n{_table(section.headings, section.left, section.rows)}{remarks}{end}"
+    return f"{section.title}:\n\n{table_markdown(section.headings, section.left, section.rows)}{remarks}{end}"
 
 
 def placement_markdown(placements: Mapping[str, Mapping[str, Any]], where: str) -> str:
@@ -53,7 +53,14 @@ def placement_markdown(placements: Mapping[str, Mapping[str, Any]], where: str) 
     )
 
 
-def _table(headings: Sequence[str], left: int, rows: Iterable[Sequence[str]]) -> str:
+def table_markdown(headings: Sequence[str], left: int, rows: Iterable[Sequence[str]]) -> str:
+    """Return a table.
+
+    Args:
+        headings: Of its columns.
+        left: How many of the first columns are text.
+        rows: Its rows; empty ones are left out.
+    """
     ruler = ["---"] * left + ["---:"] * (len(headings) - left)
     lines = [headings, ruler, *(row for row in rows if row)]
     return "".join("| " + " | ".join(map(escape_markdown, line)) + " |\n" for line in lines)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 #: What a complete run has left.
 FILES = (RESULTS, REFERENCES, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY, PLACEMENT)
 _DRAWN = (
+    "verdict.md", "verdict.json", "junit.xml",
     "grid-*.png", "figures/overview.*", "figures/distribution-*", "figures/depth-*", "figures/clipping-*", "figures/grid-*",
 )  # fmt: skip
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from qcam.common import telling
 from qcam.common.errors import QcamError, in_file
@@ -161,22 +163,14 @@ class BundleEvaluator:
         )
 
     def _session(self, precision: str, settings: SessionSettings) -> DeployedModel:
-        """Make a session, and close it again if it is opened for its turn; then it has memory of its own, to give back.
-
-        What no mirror can be built of is refused before. On a GPU only behind it: importing torch decides which of CUDA's libraries
-        are loaded.
-        """
-        if not settings.on_gpu:
-            from qcam.runtime.mirror.known import refuse_unknown_operators
-
-            path = self.bundle.path(precision)
-            with in_file(path):
-                refuse_unknown_operators(skim(path), str(path))
+        """Make a session, and close it again if it is opened for its turn; then it has memory of its own, to give back."""
+        # On a GPU mirrors are asked behind the session: importing torch decides which of CUDA's libraries are loaded.
+        judge = None if settings.on_gpu else partial(_refuse_unknown, self.bundle.path(precision))
         if precision not in self._apart:
-            session = DeployedModel(self.bundle, precision, settings)
+            session = DeployedModel(self.bundle, precision, settings, judge=judge)
         else:
             own = replace(settings, config={SHARED_ARENA: "0"} | settings.config)
-            session = DeployedModel(self.bundle, precision, own, copies=self._copies)
+            session = DeployedModel(self.bundle, precision, own, copies=self._copies, judge=judge)
         again = 0.0
         if self._method in PERTURBING:
             self._perturbed[precision] = perturbation(self._method, self.bundle, session, settings.batch)
@@ -748,3 +742,11 @@ def told_left_out(bundle: Bundle, asked: Sequence[str], settings: SessionSetting
     remedy = "; {precision} with its name and {allow_fallback} run it so all the same" if settings.provider == "CUDA" else ""
     found = left_out(bundle, asked, settings)
     return [f"{name} of {bundle.model_id} is left out: {reason}{remedy}" for name, reason in found.items()]
+
+
+def _refuse_unknown(path: Path, model: ModelProto) -> None:
+    """Refuse a graph that no mirror can be built of."""
+    from qcam.runtime.mirror.known import refuse_unknown_operators
+
+    with in_file(path):
+        refuse_unknown_operators(model)

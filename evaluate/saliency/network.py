@@ -18,6 +18,7 @@ from qcam.images.sources import ImageFile
 from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.bundle import read_onnx
 from qcam.runtime.tables import SHAPE_OPERATORS
+from qcam.runtime.wellformed import refuse_damaged
 
 
 class NetworkSaliency(Silent):
@@ -43,6 +44,7 @@ class NetworkSaliency(Silent):
             raise QcamError(f"no salient-object network at {path}; give {{saliency}} onnx:FILE, masks:DIR or none")
         self.threshold = settings.background
         model = read_onnx(path)  # with the weights of all its tensors, wherever they lie: they belong to the fingerprint
+        refuse_damaged(model, str(path))
         refuse_unbounded(model, str(path), (3, settings.size, settings.size))
         weights = sha256_bytes(model.SerializeToString(deterministic=True))
         outputs = [output.name for output in model.graph.output]

@@ -18,6 +18,7 @@ from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, Refere
 from qcam.evaluate.engine.choice import EngineOptions, crew_for, refuse_workers_without_gpus, settle
 from qcam.evaluate.engine.requirements import check_requirements, refuse_missing_gpu, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
+from qcam.evaluate.gates.asked import GateRequest, refuse_impossible
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
 from qcam.evaluate.run.evaluator import fitting_precisions, settle_target, told_left_out, wanted_precisions
@@ -60,6 +61,7 @@ class StudyRequest:
         output: Where results go, a path or a URL; None for a folder below out/, named after the image set.
         force: Whether results that exist are replaced.
         profile: Whether to keep every span of time.
+        gates: What results are held against; those that no run of the bundles could decide are refused before it begins.
         target_named: Whether the target in the options was asked for by name: then it is refused where it cannot be had.
     """
 
@@ -77,6 +79,7 @@ class StudyRequest:
     output: str | None = None
     force: bool = False
     profile: bool = False
+    gates: tuple[GateRequest, ...] = ()
     target_named: bool = True
 
     def __post_init__(self) -> None:
@@ -180,6 +183,10 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
     options = request.options
     if not request.paper:
         options = settle_target(options, bundles, named=request.target_named)
+    if request.gates:
+        precisions = {of.model_id: fitting_precisions(of, options.precisions, options.settings) for of in bundles}
+        compared = options.references != ReferenceImages.NONE
+        refuse_impossible(request.gates, precisions, references=compared, deployed=not request.paper)
     refuse_overlap(request.place, read_places(request.bundles, bundles, request.images, request.options.saliency))
     account = Account()
     if not request.paper:

@@ -11,12 +11,12 @@ from onnx import ModelProto
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.exporters.importing.inputs import fixed_size
 from qcam.exporters.importing.refusals import LARGEST_FILE, refuse_codes, refuse_dropping, refuse_large, refuse_unsupported
-from qcam.exporters.importing.wellformed import refuse_malformed, refuse_no_text
 from qcam.runtime.agreement import refuse_duplicates
 from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.external import external_files, load_external
 from qcam.runtime.graph import Graph
 from qcam.runtime.normal import normalised
+from qcam.runtime.wellformed import refuse_malformed, refuse_no_text
 
 
 @dataclass(frozen=True)

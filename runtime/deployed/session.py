@@ -49,6 +49,7 @@ from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload,
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.session_config import ASSIGNMENT, NO_CPU, NO_SPINNING, SHARED_ARENA, changing, merged
 from qcam.runtime.tables import COMPUTE_OPERATORS
+from qcam.runtime.wellformed import refuse_damaged
 
 #: What ONNX Runtime says of a session in which a node was left to the CPU, where that is refused.
 _LEFT_TO_CPU = "assigned to the default CPU EP"
@@ -161,6 +162,7 @@ class DeployedModel:
         entry: PrecisionEntry | None = None,
         model: onnx.ModelProto | None = None,
         copies: PackedCopies | None = None,
+        judge: Callable[[onnx.ModelProto], None] | None = None,
     ) -> None:
         """Make the session and prove that it is what was asked for.
 
@@ -172,9 +174,10 @@ class DeployedModel:
             entry: What that file's outputs mean, where they differ from the bundle's.
             model: What is run, parsed before (`load_onnx`, `read_onnx`); None: the file is parsed here.
             copies: Where a session that will be closed and opened again keeps its packed weights meanwhile; None: nowhere.
+            judge: Refuses a graph that the caller cannot use, before the session opens; of an original, its copy with a tap.
 
         Raises:
-            BundleError: If the file is not what the manifest says.
+            BundleError: If the file is not what the manifest says, or `judge` refuses it.
             ProviderError: If the provider cannot be had, cannot run the file, or runs only a part of it.
         """
         self.entry: PrecisionEntry = entry or bundle.precision(precision)
@@ -185,7 +188,7 @@ class DeployedModel:
             single = replace(self.entry, original=None, proof="")
             copied = load_onnx(bundle, precision) if model is None else model
             self.copy = DeployedModel(
-                bundle, precision, settings, file=bundle.path(precision), entry=single, model=copied, copies=copies
+                bundle, precision, settings, file=bundle.path(precision), entry=single, model=copied, copies=copies, judge=judge
             )
             file, model = bundle.folder / original.file, None
         self._path = file or bundle.path(precision)
@@ -197,7 +200,7 @@ class DeployedModel:
         height, width = bundle.preprocessing.crop
         image = (bundle.preprocessing.channels, height, width)
         taken = image if self.entry.input.layout == Layout.NCHW else (*image[1:], image[0])
-        nodes = _read_nodes(self._path, self.entry if own else None, taken, model)
+        nodes = _read_nodes(self._path, self.entry if own else None, taken, model, judge if original is None else None)
         self._readable = nodes is not None
         self.folded = 0
         self._folder = tempfile.TemporaryDirectory(prefix="qcam-profile-")
@@ -635,7 +638,11 @@ def _share_arena() -> bool:
 
 
 def _read_nodes(
-    path: Path, entry: PrecisionEntry | None, image: tuple[int, ...], model: onnx.ModelProto | None = None
+    path: Path,
+    entry: PrecisionEntry | None,
+    image: tuple[int, ...],
+    model: onnx.ModelProto | None = None,
+    judge: Callable[[onnx.ModelProto], None] | None = None,
 ) -> FileNodes | None:
     """Index the file's nodes; None if it is no ONNX file, which ONNX Runtime says better.
 
@@ -644,6 +651,7 @@ def _read_nodes(
         entry: What the manifest says of it; None for a file that no manifest describes.
         image: Shape of one image as the file takes it.
         model: The file, parsed, with its weights, and held against the manifest if there is one; None: it is read.
+        judge: Refuses what the caller cannot use.
 
     Raises:
         BundleError: If it refers to files that lie outside its folder or that the manifest holds no hash of, if a name in it
@@ -651,14 +659,18 @@ def _read_nodes(
     """
     where = str(path)
     if model is not None:
+        refuse_damaged(model, where)
         refuse_unbounded(model, where, image)
         if entry is None:
             refuse_duplicates(model, where)
+        if judge is not None:
+            judge(model)
         return FileNodes(model)
     try:
         model = parse_onnx(path)
     except BundleError:
         return None
+    refuse_damaged(model, where)
     refuse_unbounded(model, where, image)
     if entry is not None and entry.original is not None and not entry.promised:
         refuse_unhashed(model, where, entry.original.external)
@@ -670,6 +682,8 @@ def _read_nodes(
         refuse_unhashed(model, where, entry.external)
         load_external(model, path.parent, where, largest=_SCALAR)
         check_agreement(model, entry, where)
+    if judge is not None:
+        judge(model)
     return FileNodes(model)
 
 

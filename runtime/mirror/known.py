@@ -6,26 +6,22 @@ from onnx import ModelProto
 
 import qcam.runtime.mirror.operators  # noqa: F401 - registers them
 from qcam.common.errors import UnsupportedGraphError
-from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.mirror.registry import resolve
 from qcam.runtime.normal import normalised
 
 
-def refuse_unknown_operators(model: ModelProto, where: str) -> None:
+def refuse_unknown_operators(model: ModelProto) -> None:
     """Refuse a graph that no mirror can be built of.
 
     Args:
-        model: The graph; the values of large weights may be left out.
-        where: What messages call it.
+        model: The graph, with bounds; the values of large weights may be left out.
 
     Raises:
         UnsupportedGraphError: Names the first operator, or attribute, that the mirror does not know.
-        BundleError: If it has one and is without bounds.
     """
     try:
         _resolve_all(model)
     except UnsupportedGraphError:  # it may be a local function, or what goes when the graph is brought into its normal form
-        refuse_unbounded(model, where)
         _resolve_all(normalised(model))
 
 

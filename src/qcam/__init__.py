@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         UnsupportedGraphError,
         WeightsError,
     )
-    from qcam.evaluate.check.verdicts import Verdict
+    from qcam.common.verdict import Verdict
     from qcam.runtime.bundle import Bundle, load_bundle
 
     __version__: str
@@ -43,7 +43,7 @@ _HOMES = {
     "import_onnx": "qcam._importing",
     **dict.fromkeys(("StudyResults", "load_results", "report", "study"), "qcam._results"),
     **dict.fromkeys(("CheckVerdict", "check"), "qcam._verdict"),
-    "Verdict": "qcam.evaluate.check.verdicts",
+    "Verdict": "qcam.common.verdict",
     **dict.fromkeys(("Explanation", "explain"), "qcam._explanation"),
     **dict.fromkeys(
         (

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+    from qcam.evaluate.gates.judging import StudyVerdict
     from qcam.evaluate.report.finishing import Presentation
     from qcam.evaluate.results.folder import Results, StoredMap
     from qcam.evaluate.study.running import StudyRequest
@@ -32,14 +33,18 @@ class StudyResults:
         stored: The folder's reader, which tables and reports are made of.
         place: Where they are, as it was asked for: a folder, or a URL.
         profile: Where the time went, in lines; empty unless `study` was asked for it.
+        verdict: What its gates say together, `.verdict`, `.reason`, `.gates`; None where none were asked for.
     """
 
-    def __init__(self, results: Results, place: str = "", profile: Sequence[str] = ()) -> None:
+    def __init__(
+        self, results: Results, place: str = "", profile: Sequence[str] = (), verdict: StudyVerdict | None = None
+    ) -> None:
         """Wrap a result folder that has been read."""
         self.stored = results
         self.folder: Path = results.folder
         self.place = place or str(results.folder)
         self.profile = list(profile)
+        self.verdict = verdict
         self.summary: dict[str, Any] = results.summary
         self.run: dict[str, Any] = results.run
 
@@ -62,6 +67,28 @@ class StudyResults:
         from qcam.evaluate.results.folder import REFERENCES, ROW_SCHEMA
 
         return self.stored.read(REFERENCES) if self.stored.has_references else ROW_SCHEMA.empty_table()
+
+    def judge(self, gates: str | Sequence[str] = (), *, presets: str | Sequence[str] = ()) -> StudyVerdict:
+        """Hold the results against gates; nothing is written (docs/gates.md).
+
+        Args:
+            gates: As "int8.cc=0.98" or "int8.drift<jpeg95".
+            presets: Gates that go by a name: maps, mlperf.
+
+        Returns:
+            The verdict.
+
+        Raises:
+            QcamError: If one is no gate, or these results can never decide it.
+        """
+        from qcam.evaluate.gates.asked import read_gates, refuse_impossible
+        from qcam.evaluate.gates.judging import judge
+
+        asked = read_gates(as_names(gates, "{fail_under}"), as_names(presets, "{gate}"))
+        run = {model: {precision for precision, _ in self.stored.columns(model)} for model in self.models}
+        deployed = self.stored.record.plan.options.get("protocol") != "paper"
+        refuse_impossible(asked, run, references=self.stored.has_references, deployed=deployed)
+        return judge(self.stored, asked)
 
     @names_extras("to_pandas()")
     def to_pandas(self) -> pandas.DataFrame:
@@ -175,6 +202,8 @@ def study(
     grid_rows: int = 8,
     colormap: str = "inferno",
     profile: bool = False,
+    gates: str | Sequence[str] = (),
+    presets: str | Sequence[str] = (),
     on_results: Callable[[StudyResults], None] | None = None,
 ) -> StudyResults:
     """Evaluate bundles on images: does the quantized model, as deployed, still look at the same place?
@@ -230,6 +259,9 @@ def study(
         grid_rows: Images in each picture grid; 0 for none.
         colormap: Colours of CAMs: inferno, viridis, cividis or jet.
         profile: Whether to measure where the time goes, and to write profile.json for ui.perfetto.dev.
+        gates: What quantization may do to maps and classes at most, as "int8.cc=0.98" or "int8.drift<jpeg95"; the verdict is
+            `.verdict` of what is returned, and one other than `holds` raises nothing (docs/gates.md).
+        presets: Gates that go by a name: maps, mlperf.
         on_results: Called when the figures are there, before pictures are drawn and results behind a URL are published.
 
     Returns:
@@ -286,6 +318,8 @@ def study(
         paper_fixes=paper_fixes,
         paper_weights=paper_weights,
         profile=profile,
+        gates=gates,
+        presets=presets,
     )
     return _run(request, Presentation(grid_rows=grid_rows, report=report, colormap=colormap), on_results)
 
@@ -333,11 +367,14 @@ def study_request(
     paper_fixes: str | Sequence[str],
     paper_weights: Mapping[str, str] | None,
     profile: bool,
+    gates: str | Sequence[str] = (),
+    presets: str | Sequence[str] = (),
 ) -> StudyRequest:
     """Return what `study` was asked for as one record; arguments and errors as there."""
     from qcam.common.vocabulary import Target
     from qcam.evaluate.engine.choice import EngineOptions
     from qcam.evaluate.engine.worker import SaliencyRequest
+    from qcam.evaluate.gates.asked import read_gates
     from qcam.evaluate.run.options import StudyOptions
     from qcam.evaluate.saliency import default_cache, with_absolute_path
     from qcam.evaluate.study.running import StudyRequest
@@ -398,6 +435,7 @@ def study_request(
         output=None if output is None else str(output),
         force=force,
         profile=profile,
+        gates=read_gates(as_names(gates, "{fail_under}"), as_names(presets, "{gate}")),
         target_named=target is not None,
     )
 
@@ -474,14 +512,17 @@ def require_study_packages(*, drawn: bool) -> None:
 
 def _run(request: StudyRequest, presentation: Presentation, on_results: Callable[[StudyResults], None] | None) -> StudyResults:
     """Run a study, and write tables, pictures and report beside its results; arguments and errors as of `study`."""
+    from qcam.evaluate.gates.judging import judge
     from qcam.evaluate.report.finishing import finish, write_profile
+    from qcam.evaluate.report.verdict import write_verdict
     from qcam.evaluate.run.stages import describe
     from qcam.evaluate.study.running import run_study
 
     place, profile = "", list[str]()
+    verdict: StudyVerdict | None = None
 
     def done(study: PlannedStudy, results: Results) -> None:
-        nonlocal place, profile
+        nonlocal place, profile, verdict
         place = str(study.place)
 
         def tell(found: Results) -> None:
@@ -489,11 +530,15 @@ def _run(request: StudyRequest, presentation: Presentation, on_results: Callable
                 on_results(StudyResults(found, place))
 
         finish(results, place, study.clock, presentation, tell, study.warnings(results))
+        if request.gates:
+            verdict = judge(results, request.gates)
+            write_verdict(results, verdict)
         if request.profile:
             write_profile(study.clock, results.folder)
             profile = describe(study.clock.spans, study.clock.elapsed)
 
-    return StudyResults(run_study(request, done), place, profile)
+    results = run_study(request, done)
+    return StudyResults(results, place, profile, verdict)
 
 
 def load_results(folder: str | Path) -> StudyResults:

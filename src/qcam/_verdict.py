@@ -11,9 +11,9 @@ from qcam.common.extras import names_extras, require_packages
 from qcam.common.wording import in_python
 
 if TYPE_CHECKING:
+    from qcam.common.verdict import Verdict
     from qcam.evaluate.check.checked import Checked
     from qcam.evaluate.check.result import CheckResult, TensorResult
-    from qcam.evaluate.check.verdicts import Verdict
     from qcam.runtime.bundle import Bundle
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hostile.harness import HERE
@@ -71,9 +72,14 @@ def _write(before: _Found, now: _Found) -> None:
     counts = f"{len(now)} attacks; {_fallen(before)} fell on {REFERENCE}, {_fallen(now)} fall now."
     lines = [counts, "", f"| id | attack | {REFERENCE} | now |", "|---|---|---|---|"]
     lines += [f"| {name} | {_cell(item['kind'])} | {_said(before.get(name))} | {_said(item)} |" for name, item in now.items()]
+    write_between(_BEGIN, _END, lines)
+
+
+def write_between(begin: str, end: str, lines: Sequence[str]) -> None:
+    """Put lines between two marks of docs/security.md."""
     text = _PAGE.read_text(encoding="utf-8")
-    head, rest = text.split(_BEGIN)
-    _PAGE.write_text(f"{head}{_BEGIN}\n" + "\n".join(lines) + f"\n{_END}{rest.split(_END)[1]}", encoding="utf-8")
+    head, rest = text.split(begin)
+    _PAGE.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def _fallen(found: _Found) -> int:

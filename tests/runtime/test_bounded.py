@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.files import sha256_bytes
+from qcam.evaluate.run.evaluator import BundleEvaluator
 from qcam.evaluate.saliency.network import NetworkSaliency
 from qcam.evaluate.saliency.settings import PRESETS
 from qcam.runtime.bounded import refuse_unbounded
@@ -56,7 +57,10 @@ def test_a_loop_is_found_at_any_depth():
     with pytest.raises(BundleError, match=r"net\.onnx holds a Loop \(turns\), which may run for ever; export"):
         refuse_unbounded(model_of(loop()), "net.onnx")
     inner = helper.make_graph([loop("deep")], "then", [], [helper.make_tensor_value_info("y", FLOAT, None)])
-    choice = helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)
+    choice = helper.make_node("If", ["yes"], ["y"], name="which", then_branch=inner, else_branch=inner)
+    with pytest.raises(BundleError, match=r"net\.onnx holds an If \(which\), which computes one thing or another; export"):
+        refuse_unbounded(model_of(choice), "net.onnx")
+    choice.domain = "somebody.else"
     with pytest.raises(BundleError, match=r"Loop \(deep\)"):
         refuse_unbounded(model_of(choice), "net.onnx")
     function = helper.make_function("own", "f", ["x"], ["y"], [loop("inside")], [helper.make_opsetid("", 17)])
@@ -89,34 +93,113 @@ def test_a_salient_object_network_that_never_ends_is_refused(tmp_path: Path, kin
 def test_a_bundle_that_never_ends_is_refused_before_its_session_opens(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Path(shutil.copytree(tiny_bundle.folder, tmp_path / "tiny"))
-    entry = tiny_bundle.precision("f32")
-    model = onnx.load(folder / entry.file)
-    turns = replace_input(model)
-    data = turns.SerializeToString()
-    (folder / entry.file).write_bytes(data)
-    told = json.loads((folder / "bundle.json").read_text())
-    for each in told["precisions"]:
-        if each["name"] == "f32":
-            each["sha256"] = sha256_bytes(data)
-    (folder / "bundle.json").write_text(json.dumps(told))
-    bundle = load_bundle(folder)
+    bundle = changed_bundle(tiny_bundle, tmp_path, replace_input)
     opened: list[int] = []
     monkeypatch.setattr(DeployedModel, "_open_first", lambda self: opened.append(1))
     with pytest.raises(BundleError, match=r"f32\.onnx holds a Loop \(turns\)"):
-        DeployedModel(replace(bundle), "f32", SessionSettings(threads=1))
+        DeployedModel(bundle, "f32", SessionSettings(threads=1))
     assert not opened
 
 
-def replace_input(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Let everything that reads the input read it behind 10^15 turns."""
+def changed_bundle(bundle: Bundle, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Bundle:
+    """Copy a bundle, change its f32 file, and make the manifest right again."""
+    copied = Path(shutil.copytree(bundle.folder, folder / "tiny"))
+    file = copied / bundle.precision("f32").file
+    model = onnx.load(file)
+    change(model)
+    file.write_bytes(model.SerializeToString())
+    told = json.loads((copied / "bundle.json").read_text())
+    for each in told["precisions"]:
+        if each["name"] == "f32":
+            each["sha256"] = sha256_bytes(file.read_bytes())
+    (copied / "bundle.json").write_text(json.dumps(told))
+    return load_bundle(copied)
+
+
+def behind_input(model: onnx.ModelProto, added: onnx.NodeProto) -> None:
+    """Let everything that reads the input read it behind a node, whose first empty input is the picture."""
     name = model.graph.input[0].name
     for node in model.graph.node:
         for place, read in enumerate(node.input):
             if read == name:
-                node.input[place] = "y"
+                node.input[place] = added.output[0]
+    added.input[:] = [read or name for read in added.input]
+    model.graph.node.insert(0, added)
+
+
+def replace_input(model: onnx.ModelProto) -> None:
+    """Let everything that reads the input read it behind 10^15 turns."""
     turns = loop()
-    turns.input[2] = name
-    model.graph.node.insert(0, turns)
+    turns.input[:] = ["many", "yes", ""]
+    behind_input(model, turns)
     model.graph.initializer.append(numpy_helper.from_array(np.int64(10**15), "many"))
+    model.graph.initializer.append(numpy_helper.from_array(np.True_, "yes"))
+
+
+def test_sizes_are_followed_through_what_the_graph_computes_of_constants():
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("Mul", ["size", "many"], ["sizes"]),
+        helper.make_node("ConstantOfShape", ["sizes"], ["y"], name="giant"),
+    ]
+    with pytest.raises(BundleError, match=r"ConstantOfShape giant makes a tensor of 1(0+) × 3\1 × 8\1 × 8\1 for one image"):
+        refuse_unbounded(model_of(*nodes), "net.onnx")
+
+
+def open_input(*sizes: int | str) -> onnx.ModelProto:
+    """A convolution over every pixel with 512 results each."""
+    model = model_of(helper.make_node("Conv", ["x", "w"], ["y"], name="wide"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", FLOAT, list(sizes)))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((512, 3, 1, 1), np.float32), "w"))
     return model
+
+
+def test_sizes_that_a_graph_leaves_open_are_those_of_the_image():
+    refuse_unbounded(open_input("n", 3, "h", "w"), "net.onnx")  # nothing is known of them
+    refuse_unbounded(open_input("n", 3, "h", "w"), "net.onnx", (3, 700, 700))
+    with pytest.raises(BundleError, match=r"Conv wide makes a tensor of 1 × 512 × 800 × 800 for one image, more"):
+        refuse_unbounded(open_input("n", 3, "h", "w"), "net.onnx", (3, 800, 800))
+
+
+def test_work_without_bounds_is_refused():
+    nodes = [helper.make_node("Expand", ["one", "square"], ["m0"])]
+    nodes += [helper.make_node("MatMul", [f"m{step}"] * 2, [f"m{step + 1}"], name=f"product {step}") for step in range(90)]
+    model = model_of(*nodes, output="m90")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "one"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([16_000, 16_000], np.int64), "square"))
+    with pytest.raises(BundleError, match=r"computes 1e\+14 multiplications for one image up to MatMul product 24"):
+        refuse_unbounded(model, "net.onnx")
+
+
+def test_local_functions_are_counted_in_place_and_looked_into():
+    opset = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    huge = helper.make_node("Expand", ["x", "sizes"], ["y"], name="inside")
+    sizes = helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([10**9, 1, 1, 1]), "sizes"))
+    function = helper.make_function("own", "f", ["x"], ["y"], [sizes, huge], opset)
+    model = model_of(helper.make_node("f", ["x"], ["y"], domain="own"))
+    model.opset_import.append(opset[1])
+    model.functions.append(function)
+    with pytest.raises(BundleError, match="makes a tensor of 1000000000 × 3 × 8 × 8"):
+        refuse_unbounded(model, "net.onnx")
+    del model.functions[:]
+    model.functions.append(helper.make_function("own", "f0", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opset))
+    for level in range(1, 64):
+        calls = [helper.make_node(f"f{level - 1}", [a], [b], domain="own") for a, b in (("x", "z"), ("z", "y"))]
+        model.functions.append(helper.make_function("own", f"f{level}", ["x"], ["y"], calls, opset))
+    model.graph.node[0].op_type = "f63"
+    with pytest.raises(BundleError, match="more than 1,000,000 nodes with its local functions in place"):
+        refuse_unbounded(model, "net.onnx")
+    model.graph.node[0].op_type = "f8"
+    refuse_unbounded(model, "net.onnx")
+
+
+def test_what_the_mirror_lacks_is_refused_before_the_session_opens(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = helper.make_node("Asin", [""], ["y"], name="odd")
+    bundle = changed_bundle(tiny_bundle, tmp_path, lambda model: behind_input(model, odd))
+    opened: list[int] = []
+    monkeypatch.setattr(DeployedModel, "_open_first", lambda self: opened.append(1))
+    with pytest.raises(BundleError, match=r"f32\.onnx: the mirror has no operator Asin .*, needed by node odd"):
+        BundleEvaluator(bundle, ("f32",), SessionSettings(threads=1), target="f32-top1", method="gradcam++")
+    assert not opened

@@ -6,10 +6,11 @@ from judged import HIGH, LOW, NONE, judged
 
 from qcam._verdict import CheckVerdict
 from qcam.common.files import readable_json
+from qcam.common.verdict import Verdict
 from qcam.evaluate.check.checked import Checked
 from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.options import CheckOptions
-from qcam.evaluate.check.verdicts import Gate, Verdict
+from qcam.evaluate.check.verdicts import Gate
 from qcam.runtime.kernels import KERNELS
 
 

@@ -1,7 +1,7 @@
 import pytest
 from judged import HIGH, LOW, NONE, judged
 
-from qcam.evaluate.check.verdicts import Verdict, together
+from qcam.common.verdict import Verdict, together
 
 HOLDS, FALLS_SHORT, UNDECIDED = Verdict.HOLDS, Verdict.FALLS_SHORT, Verdict.UNDECIDED
 

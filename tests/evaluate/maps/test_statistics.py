@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from scipy.stats import binomtest, bootstrap, wilcoxon
 from statsmodels.stats.proportion import proportion_confint
 
@@ -11,10 +12,12 @@ from qcam.evaluate.maps.statistics import (
     bootstrap_intervals,
     holm,
     mcnemar_test,
+    paired_ratio_interval,
     paired_test,
     sign_test,
     skill,
     wilson_interval,
+    wilson_share,
 )
 
 
@@ -202,3 +205,49 @@ def test_intervals_of_paired_differences_are_scipy_s():
     ).confidence_interval
     assert low[0] == pytest.approx(found.low, abs=0.03 * (found.high - found.low))
     assert high[0] == pytest.approx(found.high, abs=0.03 * (found.high - found.low))
+
+
+def nam_blackwelder(both, second, first, n, ratio):
+    """The score test, the shares under the ratio found by a general optimiser."""
+    counts = np.array([both, second, first, n - both - second - first])
+
+    def shares(free):
+        of_both, only_first = free
+        only_second = (ratio - 1) * of_both + ratio * only_first
+        return np.array([of_both, only_second, only_first, 1 - of_both - only_first - only_second])
+
+    def unlikely(free):
+        found = shares(free)
+        return -counts @ np.log(found) if (found > 0).all() else np.inf
+
+    start = min(((a, q) for a in np.linspace(0.01, 0.99, 99) for q in np.linspace(0.01, 0.99, 99)), key=unlikely)
+    found = minimize(unlikely, start, method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-12})
+    of_both, only_first = found.x
+    of_first = of_both + only_first
+    variance = n * (ratio * of_first + ratio**2 * of_first - 2 * ratio * of_both)
+    return (both + second - ratio * (both + first)) / variance**0.5
+
+
+@pytest.mark.parametrize("counts", [(43, 9, 3, 59), (95, 2, 4, 200), (15, 3, 2, 30)])
+def test_the_ratio_of_two_shares_is_what_the_score_test_does_not_refute(counts):
+    low, high = paired_ratio_interval(*counts)
+    assert nam_blackwelder(*counts, low) == pytest.approx(1.959964, abs=2e-3)
+    assert nam_blackwelder(*counts, high) == pytest.approx(-1.959964, abs=2e-3)
+
+
+def test_where_both_are_right_everywhere_the_ratio_has_wilsons_interval():
+    low, high = paired_ratio_interval(20, 0, 0, 20)
+    assert (low, high) == pytest.approx((wilson_interval(20, 20)[0], 1 / wilson_interval(20, 20)[0]))
+    assert wilson_share(0.9, 20) == pytest.approx(wilson_interval(18, 20))
+    assert paired_ratio_interval(0, 5, 0, 20) == (0.0, float("inf"))
+
+
+def test_the_ratios_interval_covers_what_it_says():
+    random = np.random.default_rng(0)
+    shares = (0.7, 0.02, 0.03, 0.25)
+    true, covered = 0.72 / 0.73, 0
+    for _ in range(300):
+        both, second, first, _ = random.multinomial(200, shares)
+        low, high = paired_ratio_interval(both, second, first, 200)
+        covered += low <= true <= high
+    assert covered / 300 > 0.92

@@ -69,7 +69,7 @@ def _text() -> bytes:
     return b"P3\n3000 3000\n255\n" + b"1 2 3\n" * 9_000_000
 
 
-_PICTURES: list[tuple[str, str, str, Callable[[], bytes]]] = [
+PICTURES: list[tuple[str, str, str, Callable[[], bytes]]] = [
     ("B2", "JPEG of 1,000 scans", "evil.jpg", _scans),
     ("B2", "JPEG of 100,000 segments", "evil.jpg", lambda: b"\xff\xd8" + b"\xff\xe1\0\x02" * 100_000 + _scans()[2:2000]),
     ("B2", "JPEG of 60 MB of fill bytes", "evil.jpg", lambda: b"\xff\xd8" + b"\xff" * 60_000_000 + b"\xd9"),
@@ -102,14 +102,14 @@ def _long_labels(path: Path) -> None:
     pq.write_table(table, path, store_schema=False, use_dictionary=["label"], compression="none")
 
 
-_TABLES: list[tuple[str, Callable[[Path], None]]] = [
+TABLES: list[tuple[str, Callable[[Path], None]]] = [
     ("Parquet: 40,000 rows share a picture of 80 kB", _dictionary),
     ("Parquet: 3 million empty rows", _nothing),
     ("Parquet: 3,000 rows share a label of 1 MB", _long_labels),
 ]
 
 
-def _evaluated(scene: Scene, images: Path, name: str, most: float = 0.0) -> tuple[Outcome, float]:
+def evaluated(scene: Scene, images: Path, name: str, most: float = 0.0) -> tuple[Outcome, float]:
     """Run a small evaluation; return it with its seconds."""
     begun = time.monotonic()
     outcome = scene.run(
@@ -121,8 +121,8 @@ def _evaluated(scene: Scene, images: Path, name: str, most: float = 0.0) -> tupl
 
 def _judged(scene: Scene, images: Path) -> Verdict:
     """Run good photographs, then the place with the evil file; hold both against each other."""
-    usual, seconds = _evaluated(scene, scene.ground.photographs, "usual")
-    outcome, taken = _evaluated(scene, images, "out", usual.peak + _KILLED)
+    usual, seconds = evaluated(scene, scene.ground.photographs, "usual")
+    outcome, taken = evaluated(scene, images, "out", usual.peak + _KILLED)
     more, longer = outcome.peak - usual.peak, taken - seconds
     if outcome.code is None:
         return fell(f"killed after {taken:.0f} s at {more / 1024:.1f} GiB more")
@@ -142,30 +142,34 @@ def _judged(scene: Scene, images: Path) -> Verdict:
     return held("refused in the results, by name" if refused else "read, within 10 s and 1 GiB")
 
 
-def _picture(name: str, make: Callable[[], bytes]) -> Callable[[Scene], Verdict]:
-    def run(scene: Scene) -> Verdict:
-        folder = scene.work / "photographs"
-        folder.mkdir()
-        good = sorted(scene.ground.photographs.iterdir())[0]
-        shutil.copy(good, folder / "good.jpg")
-        (folder / name).write_bytes(make())
-        return _judged(scene, folder)
+def put_picture(scene: Scene, name: str, make: Callable[[], bytes]) -> Path:
+    """Make a folder of a good photograph and a picture that is none; return it."""
+    folder = scene.work / "photographs"
+    folder.mkdir()
+    good = sorted(scene.ground.photographs.iterdir())[0]
+    shutil.copy(good, folder / "good.jpg")
+    (folder / name).write_bytes(make())
+    return folder
 
-    return run
+
+def put_table(scene: Scene, name: str, make: Callable[[Path], None]) -> Path:
+    """Make a Parquet file; return it."""
+    path = scene.work / name
+    make(path)
+    return path
+
+
+def _picture(name: str, make: Callable[[], bytes]) -> Callable[[Scene], Verdict]:
+    return lambda scene: _judged(scene, put_picture(scene, name, make))
 
 
 def _table(make: Callable[[Path], None]) -> Callable[[Scene], Verdict]:
-    def run(scene: Scene) -> Verdict:
-        path = scene.work / "evil.parquet"
-        make(path)
-        return _judged(scene, path)
-
-    return run
+    return lambda scene: _judged(scene, put_table(scene, "evil.parquet", make))
 
 
 def _numbered() -> list[Attack]:
-    runs = [(kind, told, _picture(name, make)) for kind, told, name, make in _PICTURES]
-    runs[5:5] = [("B4", told, _table(make)) for told, make in _TABLES]
+    runs = [(kind, told, _picture(name, make)) for kind, told, name, make in PICTURES]
+    runs[5:5] = [("B4", told, _table(make)) for told, make in TABLES]
     counts: dict[str, int] = {}
     made = []
     for kind, told, run in runs:

@@ -186,7 +186,8 @@ def _bundle(make: Callable[[], _Part]) -> Callable[[Scene], Verdict]:
         logits = entry_of(bundle, "f32")["logits"]
         change_graph(bundle, "f32", lambda model: _put_in(model, make(), logits))
         words = ("--images", scene.ground.photographs, "--saliency", "none", "--precision", "f32", *OPTIONS, "--output", "out")
-        return _judged(scene.run("qcam-eval", bundle, *words, most=_KILLED, patience=_PATIENCE), "f32.onnx")
+        outcome = scene.run("qcam-eval", bundle, *words, most=_KILLED, patience=_PATIENCE)
+        return _judged(outcome, "f32.onnx")
 
     return run
 
@@ -196,7 +197,8 @@ def _network(make: Callable[[], _Part]) -> Callable[[Scene], Verdict]:
         path = scene.work / "net.onnx"
         path.write_bytes(_saliency_network(make()).SerializeToString())
         words = ("--images", scene.ground.photographs, "--saliency", f"onnx:{path}", "--precision", "f32", *OPTIONS)
-        return _judged(scene.run("qcam-eval", scene.ground.bundle, *words, "--output", "out", most=_KILLED, patience=_PATIENCE), "net.onnx")
+        outcome = scene.run("qcam-eval", scene.ground.bundle, *words, "--output", "out", most=_KILLED, patience=_PATIENCE)
+        return _judged(outcome, "net.onnx")
 
     return run
 
@@ -222,7 +224,8 @@ def _deployed(make: Callable[[], _Part]) -> Callable[[Scene], Verdict]:
         _put_in(model, make(), entry_of(bundle, "int8")["logits"])
         (scene.work / "vendor.onnx").write_bytes(model.SerializeToString())
         words = ("--images", scene.ground.photographs, "--limit", 2, "--precision", "int8", "--deployed", "int8=vendor.onnx")
-        return _judged(scene.run("qcam-check", bundle, *words, "--output", "out", most=_KILLED, patience=_PATIENCE), "vendor.onnx")
+        outcome = scene.run("qcam-check", bundle, *words, "--output", "out", most=_KILLED, patience=_PATIENCE)
+        return _judged(outcome, "vendor.onnx")
 
     return run
 

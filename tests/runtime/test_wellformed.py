@@ -15,7 +15,7 @@ from qcam.common.errors import QcamError, UnsupportedGraphError
 from qcam.exporters.importing.ordering import ImportOrder
 from qcam.exporters.importing.parts import read_part
 from qcam.exporters.importing.reading import read_foreign
-from qcam.exporters.importing.wellformed import refuse_malformed, refuse_no_text
+from qcam.runtime.wellformed import refuse_malformed, refuse_no_text
 
 
 def first(model: ModelProto, kind: str) -> onnx.NodeProto:

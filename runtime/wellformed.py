@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import prod
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.external import every_tensor
+from qcam.runtime.kernel_form import OPERATOR_OF, kernel_form
+from qcam.runtime.tables import QUANTIZERS
 
 #: Types of two numbers a value.
 _PAIRS = frozenset({"COMPLEX64", "COMPLEX128"})
@@ -22,6 +25,21 @@ _OPERANDS = {
     "QLinearWhere": 8, "QGemm": 6,
 }  # fmt: skip
 _NEXT = "save the file anew with the tool that made it"
+
+
+def refuse_damaged(model: ModelProto, where: str) -> None:
+    """Refuse a file that says less than it has to, or what cannot be: all of what stands below.
+
+    Args:
+        model: The model; what it keeps in other files is not looked at, values inside have to be there.
+        where: What messages call the file.
+
+    Raises:
+        UnsupportedGraphError: Names what is wrong.
+    """
+    refuse_no_text(model, where)
+    refuse_malformed(model, where)
+    refuse_no_scales(model, where)
 
 
 def refuse_no_text(model: ModelProto, where: str) -> None:
@@ -91,6 +109,38 @@ def refuse_malformed(model: ModelProto, where: str) -> None:
     _refuse_unmade(model, where)
     for label, tensor in every_tensor(model):
         _refuse_cut(label, tensor, where)
+
+
+def refuse_no_scales(model: ModelProto, where: str) -> None:
+    """Refuse quantizers and kernels of codes whose constant scales are no scales: infinite, NaN, negative, a quantizer's of 0.
+
+    Args:
+        model: The model; what it keeps in other files is not looked at.
+        where: What messages call the file.
+
+    Raises:
+        UnsupportedGraphError: Names the node.
+    """
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output:
+            held.update((node.output[0], found.t) for found in node.attribute if found.name == "value")
+    for node in model.graph.node:
+        if node.op_type in QUANTIZERS:
+            scales = [node.input[1]]
+        elif node.op_type in OPERATOR_OF:
+            form = kernel_form(node, held)
+            scales = [*(operand.scale for operand in form.operands), *(form.result or ())[:1]]
+        else:
+            continue
+        for name in scales:
+            tensor = held.get(name)
+            if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+                continue
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+            if not np.isfinite(values).all() or (values < 0).any() or (node.op_type == "QuantizeLinear" and not values.all()):
+                label = f"{node.op_type} node {node.name or ', '.join(map(str, node.output))}"
+                raise UnsupportedGraphError(f"{where}: {label} has a scale that is no number above 0; {_NEXT}")
 
 
 def _refuse_node(node: NodeProto, version: int, opsets: dict[str, int], called: set[tuple[str, str]], where: str) -> None:

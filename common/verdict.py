@@ -1,0 +1,34 @@
+"""What a gate says, and what several say together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What a gate, a check or a study says."""
+
+    HOLDS = "holds"
+    FALLS_SHORT = "falls short"
+    UNDECIDED = "undecided"
+
+
+#: The ladder: whatever is higher up decides over what is below.
+_LADDER = (Verdict.FALLS_SHORT, Verdict.UNDECIDED, Verdict.HOLDS)
+
+
+def together(verdicts: Iterable[Verdict | None]) -> Verdict | None:
+    """Return the verdict of several: falls short if one does, else undecided if one is, else holds.
+
+    Args:
+        verdicts: Of gates or of results; None where nothing was judged, which decides nothing.
+
+    Returns:
+        The verdict; None if nothing was judged.
+
+    >>> together([Verdict.HOLDS, Verdict.UNDECIDED, None]).value
+    'undecided'
+    """
+    found = set(verdicts)
+    return next((verdict for verdict in _LADDER if verdict in found), None)

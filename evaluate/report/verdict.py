@@ -1,0 +1,79 @@
+"""A study's verdict in files: verdict.md for job summaries, junit.xml for build servers, verdict.json for programs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from qcam.common.files import write_atomically
+from qcam.common.places import file_names
+from qcam.evaluate.gates.judging import JudgedGate, StudyVerdict
+from qcam.evaluate.report.markdown import escape_markdown, table_markdown
+from qcam.evaluate.results.folder import Results
+from qcam.evaluate.showing.junit import Case, junit_text
+
+VERDICT_MD, JUNIT_XML, VERDICT_JSON = "verdict.md", "junit.xml", "verdict.json"
+#: The version of verdict.json.
+SCHEMA = 1
+_HEADINGS = ("model", "precision", "asked", "found", "95 % interval", "images", "verdict")
+
+
+def write_verdict(results: Results, found: StudyVerdict) -> None:
+    """Write a verdict beside the results that it judges; an earlier one is replaced.
+
+    Args:
+        results: A run.
+        found: Its verdict.
+
+    Raises:
+        QcamError: If the disk refuses.
+    """
+    folder = results.folder
+    write_atomically(folder / VERDICT_MD, verdict_markdown(results, found))
+    write_atomically(folder / JUNIT_XML, _junit(found))
+    record = results.record
+    told = {
+        "schema_version": SCHEMA, "verdict": found.verdict.value, "gates": [gate.to_json() for gate in found.gates],
+        "images": len(results.images), "provider": record.provider,
+        "options": record.plan.options, "bundles": record.plan.bundles,
+    }  # fmt: skip
+    write_atomically(folder / VERDICT_JSON, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+
+def verdict_markdown(results: Results, found: StudyVerdict) -> str:
+    """Return a verdict as Markdown: in a sentence first, then gate by gate, then the image that moved most."""
+    gates = ", ".join(dict.fromkeys(str(gate.request) for gate in found.gates))
+    lines = [f"## qcam: {found.verdict}", "", escape_markdown(f"{gates} on {len(results.images)} images."), ""]
+    lines += [f"- {escape_markdown(line)}" for line in found.reason.splitlines()]
+    lines += ["", table_markdown(_HEADINGS, 3, [_row(gate) for gate in found.gates])]
+    for model in dict.fromkeys(gate.model for gate in found.gates):
+        worst = next((gate for gate in found.gates if gate.model == model and gate.worst), None)
+        if worst is not None:
+            lines.append(escape_markdown(f"{model}: {worst.precision} moves the CAM of {worst.worst} most."))
+            picture = _grid_of(results, model)
+            lines += ["", f"![The worst pictures of {escape_markdown(model)}]({picture})", ""] if picture else [""]
+    return "\n".join(lines)
+
+
+def _row(gate: JudgedGate) -> list[str]:
+    interval = "" if gate.low is None or gate.high is None else f"{gate.low:.4f} to {gate.high:.4f}"
+    value = "undefined" if gate.value is None else f"{gate.value:.4f}"
+    if gate.request.reference is not None and gate.value is not None:
+        value = f"below on {round(gate.value * gate.n)}"
+    return [gate.model, gate.precision, str(gate.request), value, interval, str(gate.n), gate.verdict.value]
+
+
+def _grid_of(results: Results, model: str) -> str:
+    """Return the name of a model's picture grid; empty if there is none."""
+    names = file_names([f"grid-{results.record.models[each].bundle}" for each in results.models])
+    name = f"{names[results.models.index(model)]}.png"
+    return name if (Path(results.folder) / name).is_file() else ""
+
+
+def _junit(found: StudyVerdict) -> str:
+    suites: dict[str, list[Case]] = defaultdict(list)
+    for gate in found.gates:
+        classname = f"qcam.{gate.model}.{gate.precision}"
+        suites[gate.model].append(Case(classname, str(gate.request), gate.verdict, gate.sentence, gate.worst))
+    return junit_text("qcam-eval", list(suites.items()))
