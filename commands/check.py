@@ -12,12 +12,18 @@ from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_values, 
 from qcam.common.errors import GateError, QcamError, UndecidedError
 from qcam.common.extras import require_packages
 from qcam.common.places import refuse_overlap
+from qcam.common.printable import printable
+from qcam.common.storage import is_url
 from qcam.common.vocabulary import Arithmetic, words
+from qcam.evaluate.check.gates import PRESETS
 from qcam.runtime.kernels import KERNELS
 
 if TYPE_CHECKING:
     from qcam.evaluate.check.checked import Checked
     from qcam.evaluate.check.verdicts import Judged
+
+#: What may be given with --reproduce.
+_OF_REPRODUCE = frozenset({"bundles", "images", "deployed", "device", "reproduce"})
 
 _EPILOG = """\b
 Examples:
@@ -31,6 +37,8 @@ Examples:
   qcam-check bundles/resnet50 --deployed vendor.onnx --every-tensor
       is the converted file still that network, and which operator differs?
   qcam-check bundles/resnet50 --fail-under cc=0.99 --fail-under codes=0.999
+  qcam-check --reproduce out/check
+      the same check again: equal bit for bit, or what differs
 
 \b
 Gates, each a figure from 0 to 1 (CC from -1):
@@ -78,6 +86,14 @@ interrupted.
 )
 @option("--fail-under", "thresholds", group=COMPARED, multiple=True, metavar="GATE=VALUE", help="Smallest value that holds.")
 @option(
+    "--gate",
+    "presets",
+    group=COMPARED,
+    multiple=True,
+    type=click.Choice(list(PRESETS)),
+    help="Gates by name. codes: those that stand without --fail-under. maps: cc=0.99 alone. (mlperf is one of qcam-eval.)",
+)
+@option(
     "--every-tensor",
     group=COMPARED,
     is_flag=True,
@@ -116,12 +132,21 @@ interrupted.
     help="Tell what other CPUs would change.",
 )
 @option(
+    "--reproduce",
+    group=COMPARED,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="VERDICT",
+    help="Make the check of a verdict.json, or of the folder that holds it, again, and say what differs: nothing, bit for bit, "
+    "on the same kernel family. Its options are taken; give BUNDLE and --images where they lie elsewhere now.",
+)
+@option(
     "--output",
     group=OUTPUT,
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("out") / "check",
     show_default=True,
-    help="Folder for check.json, junit.xml, placement.json and pictures; an earlier check there is replaced.",
+    help="Folder for check.json, verdict.md, verdict.json, junit.xml, placement.json and pictures; an earlier check there is "
+    "replaced. With --reproduce nothing is written.",
 )
 @options.provider()
 @option(
@@ -147,6 +172,7 @@ def main(
     arithmetics: tuple[str, ...],
     kernel: str,
     thresholds: tuple[str, ...],
+    presets: tuple[str, ...],
     every_tensor: bool,
     finite_differences: bool,
     deployed: Path | None,
@@ -157,13 +183,15 @@ def main(
     batch_size: int,
     threads: int | None,
     device: str,
+    reproduce: Path | None,
     output: Path,
 ) -> None:
-    """Check each BUNDLE: is what is simulated what the runtime really computes?
+    """Check the simulation of each BUNDLE, not its quantization: is what is simulated what the runtime really computes?
 
     The mirror, a PyTorch graph of the very same ONNX file, is held against the deployed run: integer codes of every quantized
     tensor, logits, top-1, and the CAMs of both. Each batch runs once, whatever it is held against; the last remark says
-    where the time went. Without BUNDLE, all of bundles/ are taken.
+    where the time went. Without BUNDLE, all of bundles/ are taken. Whether the quantized network is good enough is asked of
+    qcam-eval --fail-under.
     """
     require_packages("qcam-check", "onnxruntime", "torch", *(["matplotlib"] if every_tensor else []))
     from qcam import Verdict, check
@@ -171,7 +199,14 @@ def main(
     from qcam.evaluate.run.inputs import load_bundles, read_places
     from qcam.runtime.deployed import provider_name, require_provider
 
+    if reproduce is not None:
+        _reproduce(reproduce, bundles, images, deployed, device)
+        return
     gates = _thresholds(thresholds)
+    if "codes" in presets and (gates or len(set(presets)) > 1):
+        raise QcamError("--gate codes stands alone: it promises equal codes where they can be; leave the other gates out")
+    for name in presets:
+        gates = PRESETS[name] | gates
     config = key_values(session_config, "--session-config")
     if not allow_fallback:
         require_provider(provider_name(provider))
@@ -200,7 +235,7 @@ def main(
         device=device,
     )
     _tell(verdict.checked)
-    _write(verdict.checked, output)
+    _write(verdict.checked, output, images, limit)
     if earlier:
         console.note(f"{output} held an earlier check; it was replaced")
     if verdict.verdict is Verdict.FALLS_SHORT:
@@ -249,11 +284,73 @@ def _tell_result(item: Judged, *, every_tensor: bool) -> None:
         console.out.print(f"{result.title}: {remark}", style="dim", markup=False)
 
 
-def _write(checked: Checked, folder: Path) -> None:
-    """Write all files, and say which."""
-    from qcam.evaluate.check.checked import PICTURES
+def _reproduce(path: Path, bundles: tuple[str, ...], images: str | None, deployed: Path | None, device: str) -> None:
+    """Make a check again, and say what differs.
 
-    names = checked.write(folder)
+    Raises:
+        GateError: If a result differs, though family, versions and images are the same.
+        UndecidedError: If one differs, and they are not.
+        QcamError: If options were given that the verdict has of its own, or bundles are other ones.
+    """
+    from qcam import check
+    from qcam.evaluate.check.reproduce import differences, read_verdict, require_bundles
+    from qcam.evaluate.run.inputs import load_bundles
+    from qcam.runtime.deployed import require_provider
+
+    context = click.get_current_context()
+    for name in context.params:
+        if name not in _OF_REPRODUCE and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option_name = next(of.opts[0] for of in context.command.params if of.name == name)
+            raise QcamError(f"{option_name} is not taken with --reproduce, whose verdict has its own options; leave it out")
+    record = read_verdict(path)
+    asked = record.options
+    if not asked.allow_fallback:
+        require_provider(asked.provider)
+    loaded = load_bundles(bundles or [of.folder for of in record.bundles.values()])
+    require_bundles(record, {bundle.model_id: bundle.fingerprint for bundle in loaded})
+    file = deployed or (None if asked.deployed is None else Path(asked.deployed))
+    verdict = check(
+        loaded,
+        images=images if images is not None else record.images.place,
+        limit=record.images.limit,
+        precisions=asked.precisions,
+        arithmetic=asked.arithmetic,
+        kernel=asked.kernel,
+        gates=asked.gates,
+        every_tensor=asked.every_tensor,
+        finite_differences=asked.finite_differences,
+        other_cpus=asked.other_cpus,
+        deployed=file,
+        provider=asked.provider,
+        allow_fallback=asked.allow_fallback,
+        session_config=asked.session_config,
+        provider_options=asked.provider_options,
+        tf32=asked.tf32,
+        batch_size=asked.batch_size,
+        threads=asked.threads,
+        device=device,
+    )
+    causes, found = differences(record, verdict.checked)
+    for line in causes:
+        console.out.print(f"other than then: {printable(line)}", markup=False, highlight=False)
+    if not found:
+        told = f"reproduced, bit for bit: {len(record.results)} results; the verdict was: {record.verdict}"
+        console.out.print(told, markup=False, highlight=False)
+        return
+    told = "\n".join(found)
+    if causes:
+        raise UndecidedError(f"not reproduced, and not under the same conditions:\n{told}")
+    raise GateError(f"not reproduced under the same conditions:\n{told}")
+
+
+def _write(checked: Checked, folder: Path, images: str | None, limit: int | None) -> None:
+    """Write all files, and say which."""
+    from qcam.common.files import readable_json
+    from qcam.evaluate.check.checked import PICTURES, VERDICT_JSON
+    from qcam.evaluate.check.reproduce import verdict_json
+
+    place = images if images is None or is_url(images) else str(Path(images).absolute())
+    names = checked.write(folder, {VERDICT_JSON: readable_json(verdict_json(checked, place, limit))})
     written = [name for name in reversed(names) if not name.endswith(".png")]
     if len(written) < len(names):
         written.append(PICTURES)

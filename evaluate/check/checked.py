@@ -25,15 +25,20 @@ from qcam.evaluate.check.verdicts import Judged
 from qcam.evaluate.check.words import blame
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.showing.canvas import colours_of
+from qcam.evaluate.showing.markdown import escape_markdown, table_markdown
+from qcam.evaluate.showing.numbers import four_digits
 from qcam.runtime.gpu import Gpu
 
 #: Version of check.json.
 SCHEMA_VERSION = 2
 CHECK_JSON, JUNIT_XML, PLACEMENT_JSON = "check.json", "junit.xml", "placement.json"
+VERDICT_JSON, VERDICT_MD = "verdict.json", "verdict.md"
 #: Names of the pictures of agreement over depth.
 PICTURES = "tensors-*.png"
 #: What shows that a file is a check's.
 _MARKS = {CHECK_JSON: b'"schema_version": ', JUNIT_XML: b'<testsuites name="qcam-check"'}
+#: CC from which on two maps are the same for the eye.
+_AS_ONE = 0.9999
 #: What shows that a folder is a study's, which has a placement.json of its own.
 _STUDY = "run.json"
 
@@ -50,7 +55,7 @@ def holds_check(folder: Path) -> bool:
     if (folder / _STUDY).exists() and (folder / PLACEMENT_JSON).exists():
         raise QcamError(f"{folder / PLACEMENT_JSON} is that of the results there, not of a check: give another {{output}}")
     pictures = sorted(path.name for path in folder.glob(PICTURES))
-    return require_own(folder, _MARKS, [PLACEMENT_JSON, *pictures], "{qcam-check}")
+    return require_own(folder, _MARKS, [PLACEMENT_JSON, VERDICT_JSON, VERDICT_MD, *pictures], "{qcam-check}")
 
 
 def require_place(folder: Path) -> bool:
@@ -88,6 +93,7 @@ class Checked:
         warnings: What has to be looked at, a sentence each, with tokens for options; told already while the check ran.
         refused: Image → why it could not be read.
         deployed_sha256: Fingerprint of the file that was judged in the bundle's place; None without one.
+        images: Name → SHA-256 of each image that was compared.
         gpu: The GPU that took part; None where none did.
         seconds: Model → precision → stage → wall time; what no other stage counts is `preparing`.
     """
@@ -102,6 +108,7 @@ class Checked:
     warnings: tuple[str, ...]
     refused: Mapping[str, str]
     deployed_sha256: str | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
     gpu: Gpu | None = None
     seconds: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
@@ -166,7 +173,7 @@ class Checked:
             value["provider_options"] = told
         if self.gpu is not None:
             value |= {"gpu": self.gpu.to_json(), "tf32": options.settings.tf32}
-        found: dict[str, Any] = _finite(value)
+        found: dict[str, Any] = finite(value)
         return found
 
     def junit(self) -> str:
@@ -184,11 +191,29 @@ class Checked:
         colours = colours_of(item.result.precision for item in self.judged)
         return {PICTURES.replace("*", name): depth_picture(result, colours) for result, name in zip(drawn, names, strict=True)}
 
-    def write(self, folder: Path) -> list[str]:
+    def markdown(self) -> str:
+        """Return the verdict as Markdown, for job summaries: in a line first, then result by result, then the worst images."""
+        lines = [f"## qcam-check: {self.verdict}", "", "Is what is simulated what really runs?", ""]
+        lines += [f"- {escape_markdown(line)}" for line in self.reason.splitlines()]
+        rows = []
+        for item in self.judged:
+            result, verdict = item.result, "for information" if item.verdict is None else item.verdict.value
+            shown = [four_digits(result.figures[name]) for name in ("codes", "logits", "cc", "cc_min")]
+            rows.append([result.model, result.precision, f"{result.arithmetic} {result.kernel}".strip(), *shown, verdict])
+        head = ("model", "precision", "simulated as", "equal codes", "equal logits", "CC", "CC min", "verdict")
+        lines += ["", table_markdown(head, 3, rows)]
+        for item in self.judged:
+            worst = [image.image for image in item.result.worst_images() if (image.metrics["CC"] or 0) < _AS_ONE]
+            if worst:
+                lines.append(escape_markdown(f"{item.result.title}: lowest CC on {', '.join(worst)}"))
+        return "\n".join(lines).rstrip() + "\n"
+
+    def write(self, folder: Path, more: Mapping[str, str] | None = None) -> list[str]:
         """Write all files, check.json last; those of an earlier check there are replaced, and its pictures go.
 
         Args:
             folder: Where to; made if it is not there.
+            more: Further files of a check, name → text.
 
         Returns:
             The names of the files.
@@ -199,6 +224,8 @@ class Checked:
         files: dict[str, bytes | str] = dict(self.pictures())
         files[PLACEMENT_JSON] = readable_json(self.placement())
         files[JUNIT_XML] = self.junit()
+        files[VERDICT_MD] = self.markdown()
+        files |= more or {}
         files[CHECK_JSON] = readable_json(self.to_json())
         holds_check(folder)
         with exclusive(folder):
@@ -278,10 +305,10 @@ def _values_json(tensor: ValuesResult) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return JSON-ready values with None for what JSON has no number for: a broken file may return anything."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {name: finite(item) for name, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -26,6 +26,8 @@ GATES = {
 CODE_GATES = frozenset({"codes", "tap", FINITE_DIFFERENCES})
 #: CAM agreement that a simulation has to reach unless told otherwise.
 DEFAULT_CC = 0.99
+#: Gates that go by a name; those of `codes` are `default_gates`: equal codes where they are promised.
+PRESETS: dict[str, dict[str, float]] = {"codes": {}, "maps": {"cc": DEFAULT_CC}}
 
 
 def require_gates(gates: Mapping[str, float]) -> None:

@@ -199,6 +199,7 @@ class _Check:
             warnings=tuple(self._warnings),
             refused=self._refused,
             deployed_sha256=None if deployed is None else sha256_file(deployed),
+            images=self._hashes,
             gpu=gpu,
             seconds=self._seconds,
         )

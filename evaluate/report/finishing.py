@@ -16,13 +16,14 @@ from qcam.common.files import write_atomically
 from qcam.common.vocabulary import ColourMap, require
 from qcam.evaluate.report.csv_file import as_csv
 from qcam.evaluate.report.latex import as_latex
-from qcam.evaluate.report.markdown import escape_markdown, main_markdown, placement_markdown, section_markdown
+from qcam.evaluate.report.markdown import main_markdown, placement_markdown, section_markdown
 from qcam.evaluate.report.options import ReportOptions
 from qcam.evaluate.report.scale import sentences
 from qcam.evaluate.report.sections import Section, drift_section, flip_section, interval_section, paired_section, paper_section
 from qcam.evaluate.results.folder import PLACEMENT, PROFILE, RESULTS, TABLE, Results
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.run.stages import StageClock, to_trace
+from qcam.evaluate.showing.markdown import escape_markdown
 
 #: Images that are named of each oddity.
 _NAMED = 3

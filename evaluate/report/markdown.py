@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qcam.common.printable import printable
 from qcam.evaluate.report.placement_table import placement_as_markdown
 from qcam.evaluate.report.sections import Section, main_section
 from qcam.evaluate.results.records import Entry
+from qcam.evaluate.showing.markdown import escape_markdown, table_markdown
 from qcam.runtime.deployed.placement import Placement
-
-_SPECIAL = str.maketrans({"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*"})
-#: What begins a tag of HTML.
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def main_markdown(entries: Iterable[Entry]) -> str:
@@ -51,22 +46,3 @@ def placement_markdown(placements: Mapping[str, Mapping[str, Any]], where: str) 
         f"\n{escape_markdown(f'{model} {name}: {placement.describe()}')}\n\n{placement_as_markdown(placement)}"
         for (model, name), placement in read.items()
     )
-
-
-def table_markdown(headings: Sequence[str], left: int, rows: Iterable[Sequence[str]]) -> str:
-    """Return a table.
-
-    Args:
-        headings: Of its columns.
-        left: How many of the first columns are text.
-        rows: Its rows; empty ones are left out.
-    """
-    ruler = ["---"] * left + ["---:"] * (len(headings) - left)
-    lines = [headings, ruler, *(row for row in rows if row)]
-    return "".join("| " + " | ".join(map(escape_markdown, line)) + " |\n" for line in lines)
-
-
-def escape_markdown(text: str) -> str:
-    """Return a text that stands for itself in a line or a cell of Markdown: no markup, no HTML, no line ends, no link."""
-    plain = printable(text).translate(_SPECIAL)
-    return _TAG.sub("&lt;", plain).replace("](", "]\\(")

@@ -9,9 +9,9 @@ from pathlib import Path
 from qcam.common.files import write_atomically
 from qcam.common.places import file_names
 from qcam.evaluate.gates.judging import JudgedGate, StudyVerdict
-from qcam.evaluate.report.markdown import escape_markdown, table_markdown
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.showing.junit import Case, junit_text
+from qcam.evaluate.showing.markdown import escape_markdown, table_markdown
 
 VERDICT_MD, JUNIT_XML, VERDICT_JSON = "verdict.md", "junit.xml", "verdict.json"
 #: The version of verdict.json.

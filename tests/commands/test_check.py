@@ -41,7 +41,9 @@ def test_a_bundle_holds_and_everything_is_written(tiny_bundle, some_photographs,
     assert "tiny int16 on CPU: float arithmetic between Q and DQ (0 of 4 integer kernels" in done.out
     assert "tiny has random weights: no figure made with it means anything" in done.err
     pictures = ["tensors-tiny-int16-integer.png", "tensors-tiny-int8-integer.png"]
-    assert sorted(path.name for path in done.folder.iterdir()) == ["check.json", "junit.xml", "placement.json", *pictures]
+    assert sorted(path.name for path in done.folder.iterdir()) == [
+        "check.json", "junit.xml", "placement.json", *pictures, "verdict.json", "verdict.md",
+    ]  # fmt: skip
     for name in pictures:
         with Image.open(done.folder / name) as picture:
             picture.load()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from summaries import columns_of, rows, summary_record
 
-from qcam.evaluate.report.markdown import escape_markdown, main_markdown, section_markdown
+from qcam.evaluate.report.markdown import main_markdown, section_markdown
 from qcam.evaluate.report.scale import sentences
 from qcam.evaluate.report.sections import (
     drift_section,
@@ -22,6 +22,7 @@ from qcam.evaluate.report.sections import (
 from qcam.evaluate.report.terminal import main_tables, section_table
 from qcam.evaluate.results.folder import Row
 from qcam.evaluate.results.summary import summarise
+from qcam.evaluate.showing.markdown import escape_markdown
 
 
 def summary_of(found):

@@ -1,0 +1,99 @@
+"""action.yml and .pre-commit-hooks.yaml: their steps, run on a scratch repository as their hosts run them."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
+
+
+@pytest.fixture
+def repository(tmp_path, tiny_bundle, some_photographs):
+    """A repository with a bundle and photographs."""
+    folder = tmp_path / "repository"
+    shutil.copytree(tiny_bundle.folder, folder / "bundles" / "tiny")
+    shutil.copytree(some_photographs, folder / "val")
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    return folder
+
+
+def run(repository, **inputs):
+    """Run the step of action.yml that runs qcam; return its code, its outputs and the job summary."""
+    given = {name: of["default"] for name, of in ACTION["inputs"].items()} | inputs
+    (step,) = [step for step in ACTION["runs"]["steps"] if step.get("id") == "run"]
+    files = {name: repository.parent / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+    for path in files.values():
+        path.write_text("")
+    environment = os.environ | {name: str(path) for name, path in files.items()} | {
+        "GITHUB_ACTION_PATH": str(ROOT), "RUNNER_TEMP": str(repository.parent),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    for name, value in step["env"].items():
+        assert value.startswith("${{ inputs.")
+        environment[name] = given[value.removeprefix("${{ inputs.").removesuffix(" }}")]
+    done = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", step["run"]], cwd=repository, env=environment, capture_output=True, text=True
+    )
+    outputs = dict(line.split("=", 1) for line in files["GITHUB_OUTPUT"].read_text().splitlines())
+    return done, outputs, files["GITHUB_STEP_SUMMARY"].read_text()
+
+
+QUICK = "--images=val\n--saliency=none\n--no-fake-quant\n--no-report"
+
+
+def test_green_red_undecided_and_bad_input_are_told_apart(repository):
+    done, outputs, summary = run(repository, gates="int8.worst_cc=-1\nint16.cc=0", arguments=QUICK)
+    assert (done.returncode, outputs) == (0, {"code": "0", "verdict": "holds"}), done.stderr
+    assert summary.startswith("## qcam: holds\n")
+    assert "moves the CAM of" in summary
+    assert "![The worst pictures of tiny](grid-tiny.png)" in summary
+    kept = repository / ACTION["inputs"]["output"]["default"]
+    assert {"verdict.md", "verdict.json", "junit.xml", "grid-tiny.png"} <= {path.name for path in kept.iterdir()}
+
+    done, outputs, summary = run(repository, gates="int8.worst_cc=1", arguments=QUICK)
+    assert (done.returncode, outputs["verdict"]) == (1, "falls short")
+    assert "- tiny int8: worst_cc = " in summary
+    assert ElementTree.parse(kept / "junit.xml").getroot().get("failures") == "1"
+
+    mlperf = f"{QUICK}\n--gate=mlperf"
+    assert run(repository, arguments=mlperf)[0].returncode == 3
+    done, outputs, _ = run(repository, arguments=mlperf, undecided="pass")
+    assert (done.returncode, outputs["verdict"]) == (0, "undecided")
+
+    done, outputs, summary = run(repository, gates="int4.cc=1", arguments=QUICK)
+    assert (done.returncode, outputs) == (2, {"code": "2", "verdict": "no verdict"})
+    assert "no bundle is run at int4" in summary
+
+
+def test_a_check_is_a_step_as_well(repository):
+    words = "--images=val\n--precision=int8\n--no-other-cpus"
+    done, outputs, summary = run(repository, command="check", bundles="bundles/tiny", gates="cc=0.9", arguments=words)
+    assert (done.returncode, outputs["verdict"]) == (0, "holds"), done.stderr
+    assert summary.startswith("## qcam-check: holds\n")
+
+
+def test_what_is_installed_and_kept_are_what_inputs_say():
+    install, _, keep = ACTION["runs"]["steps"]
+    assert install["run"] == 'python -m pip install "$GITHUB_ACTION_PATH[$QCAM_EXTRAS]"'
+    extras = (ROOT / "pyproject.toml").read_text()
+    assert all(f"\n{name} = [" in extras for name in ACTION["inputs"]["extras"]["default"].split(","))
+    assert (keep["if"], keep["with"]["path"]) == ("always()", "${{ inputs.output }}")
+
+
+@pytest.mark.parametrize("hook", yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text()), ids=lambda hook: hook["id"])
+def test_hooks_for_pre_commit_run_in_a_repository(hook, repository):
+    assert hook["language"] == "system"
+    assert hook["pass_filenames"] is False
+    words = [str(Path(sys.executable).parent / hook["entry"]), *hook["args"], "--images", "val"]
+    if hook["id"] == "qcam-eval":
+        words += ["--saliency", "none", "--fail-under", "int8.worst_cc=1"]
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == (0 if hook["id"] == "qcam-check" else 1), shlex.join(words) + done.stderr
