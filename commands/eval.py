@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,7 @@ command goes on).
     show_default=True,
     help="Colours of CAMs.",
 )
+@option("--full-table", group=OUTPUT, is_flag=True, help="Print every figure; they are in table.md as well.")
 @option(
     "--profile",
     group=OUTPUT,
@@ -395,6 +397,7 @@ def main(
     report: bool,
     colormap: str,
     profile: bool,
+    full_table: bool,
     dry_run: bool,
     output: str | None,
     force: bool,
@@ -458,7 +461,8 @@ def main(
         return
     from qcam.commands.outcome import show, show_end, show_verdict
 
-    found = qcam.study(bundles, **given, report=report, grid_rows=grid_rows, colormap=colormap, on_results=show)
+    drawn: dict[str, Any] = dict(report=report, grid_rows=grid_rows, colormap=colormap)
+    found = qcam.study(bundles, **given, **drawn, on_results=partial(show, full=full_table))
     show_end(found, report=report)
     show_verdict(found)
 

@@ -7,29 +7,35 @@ from qcam.commands import console
 from qcam.common.errors import GateError, UndecidedError
 from qcam.common.printable import printable
 from qcam.common.verdict import Verdict
-from qcam.evaluate.report.finishing import compared_with_paper, in_units, title
+from qcam.evaluate.report.finishing import answered, compared_with_paper, in_units, title
 from qcam.evaluate.report.sections import drift_section
 from qcam.evaluate.report.terminal import main_tables, section_table
 
 
-def show(found: StudyResults) -> None:
-    """Print the table, and the notes below it.
+def show(found: StudyResults, *, full: bool = False) -> None:
+    """Print the answer, drift beside what else moves maps, and the notes below it.
 
     Args:
         found: A run.
+        full: Whether every figure is printed, as it stands in table.md.
     """
     results = found.stored
     width = console.out.width if console.out.is_terminal else None
-    for table in main_tables(results.statistics.entries, title(results), width):
+    drift = drift_section(results.statistics, short=not full)
+    whole = full or drift is None
+    if not whole:
+        console.out.print(printable(title(results)), style="bold", markup=False)
+    for table in main_tables(results.statistics.entries, title(results), width) if whole else ():
         console.out.print(table)
-    drift = drift_section(results.statistics)
+    for line in [*answered(results), *in_units(results)]:
+        console.out.print(printable(line), markup=False, highlight=False)
     if drift is not None:
-        console.out.print(section_table(drift))
-    for line in in_units(results):
-        console.out.print(printable(line), markup=False)
-    compared = compared_with_paper(results)
+        console.out.print(section_table(drift, width))
+    compared = compared_with_paper(results) if whole else None
     if compared is not None:
-        console.out.print(section_table(compared))
+        console.out.print(section_table(compared, width))
+    if not whole:
+        console.out.print("every other figure: table.md, or --full-table", style="dim", markup=False)
     for line in [*map(str, results.record.account), *results.record.notes]:
         console.out.print(printable(line), style="dim", markup=False)
 

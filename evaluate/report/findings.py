@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qcam.evaluate.report.answer import answers
 from qcam.evaluate.report.runs import Column, Run, held_against, precisions_of
 from qcam.evaluate.report.scale import sentences
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS, Entry
 from qcam.evaluate.showing.numbers import count, figure, share
 
+#: What is said of a null row that is not 1.
+_MOVED = "differs from itself"
 _INCOMPLETE = "The run was interrupted: figures are of the images that were finished. The same qcam-eval command goes on."
 _RANDOM = "seeded weights stand in for trained ones. The machinery runs; no figure made with them means anything."
 _UNKNOWN = f"{UNKNOWN_WEIGHTS}. Figures are shown; none is held against a published one."
@@ -26,11 +29,14 @@ def findings(columns: Sequence[Column]) -> list[str]:
         for of in run.summary.scale
         if (run.name, of.model) in wanted
     ]
-    lines = [*sentences(scaled), _without_f32(told), _null_row(told), _other_null_rows(told)]
+    lines = [*answers((column.title, column.model, column.run.summary) for column in told), *sentences(scaled)]
+    null_rows = [row for row in (_null_row(told), _other_null_rows(told)) if row]
+    lines += [_without_f32(told), *(row for row in null_rows if _MOVED in row)]
     lines += [_drift(told, precision) for precision in _quantized(told)]
     # int16 runs in float on most providers; it says something where there is nothing coarser.
     simulated = [precision for precision in _quantized(told) if precision != "int16"] or ["int16"]
     lines += [*(_simulation(told, precision) for precision in simulated), _flips(told)]
+    lines += [row for row in null_rows if _MOVED not in row]
     if trained and len(trained) < len(columns):
         left = len({column.model for column in columns} - {column.model for column in trained})
         lines.append(f"These sentences leave out {count(left, 'model')} with random weights." if left else "")
@@ -94,10 +100,10 @@ def _null_row(columns: Sequence[Column]) -> str:
         return ""
     moved = [(mean, column) for mean, column, _ in found if mean != 1]
     if not moved:
-        return "Null row: f32 run a second time gives the very same CAMs (CC exactly 1), so drift below is quantization's."
+        return "Null row: f32 run a second time gives the very same CAMs (CC exactly 1), so drift is quantization's."
     lowest, worst = moved[0]
     return (
-        f"Null row: f32 differs from itself, mean CC down to {figure(lowest)} ({worst.title}). "
+        f"Null row: f32 {_MOVED}, mean CC down to {figure(lowest)} ({worst.title}). "
         "Drift of that size is not quantization's."
     )
 
@@ -119,7 +125,7 @@ def _other_null_rows(columns: Sequence[Column]) -> str:
     moved = sorted((of for of in found if of[0] != 1), key=lambda of: of[0])
     if moved:
         lowest, worst, precision = moved[0]
-        return f"Null row: {precision} differs from itself, mean CC down to {figure(lowest)} ({worst.title})."
+        return f"Null row: {precision} {_MOVED}, mean CC down to {figure(lowest)} ({worst.title})."
     names = ", ".join(dict.fromkeys(precision for _, _, precision in found))
     return f"Null row without f32: {names} run a second time gives the very same CAMs (CC exactly 1)."
 

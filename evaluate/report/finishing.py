@@ -14,6 +14,7 @@ from qcam.common.arguments import whole
 from qcam.common.errors import ResultsError
 from qcam.common.files import write_atomically
 from qcam.common.vocabulary import ColourMap, require
+from qcam.evaluate.report.answer import answers
 from qcam.evaluate.report.csv_file import as_csv
 from qcam.evaluate.report.latex import as_latex
 from qcam.evaluate.report.markdown import main_markdown, placement_markdown, section_markdown
@@ -93,6 +94,13 @@ def title(results: Results) -> str:
     return text
 
 
+def answered(results: Results) -> list[str]:
+    """Return the answer to the study's question, a sentence for each precision; of trained models where there are any."""
+    models = results.record.models
+    told = [model for model in results.models if models[model].weights.trained is not False] or results.models
+    return answers((model, model, results.statistics) for model in told)
+
+
 def in_units(results: Results) -> list[str]:
     """Return how large drift is in units of the reference rows; models with random weights are left out."""
     models = results.record.models
@@ -116,7 +124,7 @@ def write_tables(results: Results) -> None:
     run, summary, folder = results.record, results.statistics, results.folder
     lines = [*map(str, run.account), *run.notes, *run.warnings]
     footer = "".join(f"- {escape_markdown(line)}\n" for line in lines)
-    scale = "".join(f"{escape_markdown(line)}\n\n" for line in in_units(results))
+    scale = "".join(f"{escape_markdown(line)}\n\n" for line in [*answered(results), *in_units(results)])
     below = (
         drift_section(summary), compared_with_paper(results), interval_section(summary), flip_section(summary),
         paired_section(summary),

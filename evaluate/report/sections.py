@@ -130,17 +130,32 @@ def interval_section(summary: Summary) -> Section | None:
     return Section(section.title, section.headings, rows, section.left) if rows else None
 
 
-def drift_section(summary: Summary) -> Section | None:
-    """Show how 1 - CC lies over the images, drift beside what else moves f32's maps; None without any."""
+def drift_section(summary: Summary, *, short: bool = False) -> Section | None:
+    """Show how 1 - CC lies over the images, drift beside what else moves f32's maps; None without any.
+
+    Args:
+        summary: The summary.
+        short: For a terminal: of several models only what drift is tested against stands beside it, and neither the number of
+            images nor the worst one is told.
+    """
     held = {(of.model, of.precision): of for of in summary.non_inferiority}
+    kept = {"vs_f32", *(of.reference for of in summary.non_inferiority)}
+    several = len({of.model for of in summary.drift}) > 1
     rows = []
     for of in summary.drift:
+        if short and several and of.comparison not in kept:
+            continue
         title = row_title(of.comparison, of.precision) if of.comparison == "vs_f32" else SCALE[Reference(of.comparison)]
         test = held.get((of.model, of.precision)) if of.comparison == "vs_f32" else None
         figures = [numbers.drift(value) for value in (of.median, of.q1, of.q3, of.worst)]
         told = numbers.NONE if test is None else held_in_words(test)
         rows.append([of.model, title, str(of.n), figures[0], f"{figures[1]} to {figures[2]}", figures[3], of.worst_image, told])
     units = list(dict.fromkeys(of.reference for of in summary.non_inferiority))
+    if short and rows:
+        against = f"less than {' and '.join(SCALE[Reference(unit)] for unit in units)}?" if units else "tested against"
+        shown = [[*row[0 if several else 1 : 2], *row[3:6], row[7]] for row in rows]
+        head = [*(["model"] if several else []), "maps moved by", "median", "quartiles", "worst", against]
+        return Section("Drift, image by image: 1 - CC", head, shown, len(head) - 4)
     against = f"moves maps less than: {', '.join(SCALE[Reference(unit)] for unit in units)}" if units else "tested against"
     head = ["model", "maps moved by", "n", "median", "quartiles", "worst", "worst image", against]
     return Section("Drift, image by image: 1 - CC", head, rows, 2) if rows else None

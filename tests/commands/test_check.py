@@ -90,7 +90,7 @@ def test_pictures_of_an_earlier_run_do_not_stay(tiny_bundle, some_photographs, c
     (tmp_path / "out" / "thesis.png").write_bytes(b"years of work")
     check(*arguments)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"check.json", "junit.xml", "placement.json", "thesis.png"}
+    assert names == {"check.json", "junit.xml", "placement.json", "verdict.json", "verdict.md", "thesis.png"}
 
 
 def test_an_earlier_check_is_replaced_and_said(tiny_bundle, some_photographs, check):
@@ -282,7 +282,7 @@ def test_what_cannot_be_defined_is_undecided_and_exit_code_3(dead, some_photogra
     assert (done.first["verdict"], done.first["figures"]["cc"], done.first["undefined_cams"]) == ("undecided", None, 4)
     (suite,) = ElementTree.parse(done.folder / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "0", "1")
-    assert f"results: {done.folder}/ (check.json, junit.xml, placement.json)" in done.out
+    assert f"results: {done.folder}/ (check.json, verdict.json, verdict.md, junit.xml, placement.json)" in done.out
     assert check(*arguments, "--fail-under", "codes=1").code == 0
 
 

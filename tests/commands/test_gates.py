@@ -113,7 +113,7 @@ def test_a_check_is_reproduced_bit_for_bit(tiny_bundle, some_photographs, tmp_pa
     verdict.write_text(json.dumps(told | {"options": {"threads": "many"}}))
     broken = command("--reproduce", verdict, main=check_command.main)
     assert broken.returncode == 2
-    assert "verdict.json: options.threads is text, not a whole number" in broken.stderr
+    assert "verdict.json: options.threads is text and has to be a whole number" in broken.stderr
 
 
 def test_the_gates_of_a_check_go_by_name(tiny_bundle, some_photographs, command):

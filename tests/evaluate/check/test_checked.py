@@ -66,6 +66,6 @@ def test_files_are_written_and_pictures_of_an_earlier_run_go(tmp_path):
     (tmp_path / "thesis.png").write_bytes(b"years of work")
     drawn = checked(judged(HIGH), options=CheckOptions(every_tensor=True))
     names = drawn.write(tmp_path)
-    assert names == ["tensors-m-int8-integer.png", "placement.json", "junit.xml", "check.json"]
+    assert names == ["tensors-m-int8-integer.png", "placement.json", "junit.xml", "verdict.md", "check.json"]
     assert {path.name for path in tmp_path.iterdir()} == {*names, "thesis.png"}
     assert json.loads((tmp_path / "check.json").read_text())["verdict"] == "holds"
