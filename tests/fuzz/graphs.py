@@ -49,6 +49,8 @@ class Growing:
         """Add a node; return its first result, or nothing where ONNX Runtime refuses it or it is too large."""
         name = f"{operator}_{len(self.nodes)}"
         results = [name, *(f"{name}_{place}" for place in range(1, outputs))]
+        if [] in attributes.values() or not all(name in self.values or name in self.constants or not name for name in inputs):
+            return ""
         node = helper.make_node(operator, list(inputs), results, name=name, domain=domain, **attributes)
         found = self._computed(node)
         if found is None or any(value.size > _MOST or not value.size for value in found):
@@ -229,7 +231,9 @@ def _window(grow: Growing, axes: int) -> dict[str, Any]:
 
 def _conv(grow: Growing, x: str) -> str:
     reader, shape = grow.reader, grow.values[x].shape
-    channels = shape[1] if len(shape) > 2 else 1
+    if len(shape) < 3:
+        return _matrix(grow, x)
+    channels = shape[1]
     groups = reader.pick(1, 1, channels, 2 if channels % 2 == 0 else 1)
     each = reader.integer(1, 6)
     attributes = _window(grow, len(shape) - 2) | {"group": groups}
@@ -445,6 +449,8 @@ def drawn(reader: Reader, pictures: Array) -> Drawn | None:
         return None
     for _ in range(reader.integer(1, _OPERATORS)):
         source = reader.pick(x, x, x, x, *reversed(grow.codes))
+        if not grow.values[source].ndim:
+            break
         made = reader.pick(*_MAKERS)(grow, source)
         if made and grow.values[made].dtype == np.float32:
             x = (grow.quantized(made, dtype) if reader.integer(0, 7) else made) or made
