@@ -15,6 +15,7 @@ from pathlib import Path
 
 import coverage
 
+_ROOT = Path(__file__).resolve().parents[2]
 #: CPU seconds that are spent on one target.
 _SECONDS = 120.0
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--state", type=Path, required=True, help="folder of the target's state")
     given = parser.parse_args()
-    counted = coverage.Coverage(data_file=None, include=["*/qcam/*"], config_file=False)
+    counted = coverage.Coverage(data_file=None, include=[f"{_ROOT}/*"], config_file=False)
     counted.start()
     from fuzz.harness import judged, target
 
@@ -54,7 +55,7 @@ def files_of(modules: tuple[str, ...]) -> list[Path]:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(name)
-        file = Path(spec.origin)
+        file = Path(spec.origin).resolve()  # rooms are links in src/qcam
         found += sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
     return found
 

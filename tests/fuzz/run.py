@@ -22,6 +22,8 @@ from fuzz.harness import CORPUS, NAMES
 HERE = Path(__file__).resolve().parents[2]
 #: Largest input that is committed.
 _COMMITTED = 1 << 16
+#: Seconds that one input may take before its process is ended, where libFuzzer does not do it.
+_HANGS = 600.0
 #: Processes that an input may end before a target is given up.
 _MOST_ENDS = 20
 
@@ -59,30 +61,25 @@ def fuzz(name: str, seconds: float, seed: int, driver: str, folder: Path, corpus
     record: dict[str, Any] = {"seconds": 0.0, "inputs": 0, "accepted": 0, "refused": 0, "findings": {}}
     if path.is_file():
         record = json.loads(path.read_text())
+    shutil.rmtree(folder / "findings", ignore_errors=True)  # what is not mended is found again
     left, new, ended = seconds, list[str](), 0
+    seen = set[str]()
     total: dict[str, Any] = {"seconds": 0.0, "inputs": 0, "accepted": 0, "refused": 0}
     while left > 0 and ended < _MOST_ENDS:
         told = folder / "told.json"
-        told.unlink(missing_ok=True)
+        for before in (told, folder / "current"):
+            before.unlink(missing_ok=True)
         command = [
-            sys.executable,
-            "-m",
-            "fuzz.worker",
-            name,
-            "--folder",
-            folder,
-            "--seconds",
-            left,
-            "--seed",
-            seed,
-            "--driver",
-            driver,
-        ]
+            sys.executable, "-m", "fuzz.worker", name, "--folder", folder, "--seconds", left, "--seed", seed,
+            "--driver", driver,
+        ]  # fmt: skip
         with (folder / "log").open("ab") as log:
             worker = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             try:
                 while worker.poll() is None:
                     time.sleep(0.2)
+                    if _since(folder / "current") > _HANGS:
+                        worker.kill()
                     _show(name, _read(told), seconds - left, seconds, len(new))
             finally:
                 worker.kill()
@@ -96,7 +93,7 @@ def fuzz(name: str, seconds: float, seed: int, driver: str, folder: Path, corpus
         if worker.returncode:
             ended += 1
             _keep_ended(folder, worker.returncode)
-        new += _collect(name, folder, corpus, record)
+        new += _collect(name, folder, corpus, record, seen)
         path.write_text(json.dumps(record, indent=2))
     _show(name, total, 0, seconds, len(new), last=True)
     sys.stderr.write("".join(f"  found: {sentence}\n" for sentence in new))
@@ -128,21 +125,32 @@ def _keep_ended(folder: Path, code: int) -> None:
     artifacts = sorted(folder.glob("native-*"))
     hung = any("timeout" in path.name for path in artifacts)
     source = artifacts[0] if artifacts else folder / "current"
+    tail = (folder / "log").read_bytes()[-4000:].decode("utf-8", "replace")
+    if not source.is_file():
+        sys.exit(f"error: the target did not start ({how})\n{tail}")
     kind = "an input that ended the process: " + ("it hangs" if hung else how)
     place = folder / "findings" / f"ended-{code}-{len(list((folder / 'findings').glob('ended-*.bin')))}"
     shutil.copy(source, place.with_suffix(".bin"))
-    tail = (folder / "log").read_bytes()[-4000:].decode("utf-8", "replace")
     place.with_suffix(".txt").write_text(f"{kind}\n\n{tail}")
     for artifact in artifacts:
         artifact.unlink()
 
 
-def _collect(name: str, folder: Path, corpus: Path, record: dict[str, Any]) -> list[str]:
+def _since(path: Path) -> float:
+    """Return the seconds since a file was written; 0 if there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _collect(name: str, folder: Path, corpus: Path, record: dict[str, Any], seen: set[str]) -> list[str]:
     """Put findings that are new into the corpus, small ones only; return a sentence for each."""
     new = []
     for text in sorted((folder / "findings").glob("*.txt")):
-        if text.stem in record["findings"]:
+        if text.stem in seen:
             continue
+        seen.add(text.stem)
         kind = text.read_text(encoding="utf-8").partition("\n")[0]
         data = text.with_suffix(".bin").read_bytes()
         record["findings"][text.stem] = kind

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 _LEFT_ALONE = ("qcam.runtime.mirror.compiled",)
 _LARGEST = 1 << 17
 #: Seconds in which one input may keep the process busy before it is ended.
-_HANGS = 60
+_HANGS = 120
 _EXAMPLES = 200
 
 
