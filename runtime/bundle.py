@@ -30,6 +30,7 @@ from qcam.runtime.manifest import (
     parse_manifest,
     precision_order,
 )
+from qcam.runtime.wellformed import refuse_damaged
 
 __all__ = [
     "MANIFEST",
@@ -82,10 +83,12 @@ def load_onnx(bundle: Bundle, precision: str) -> onnx.ModelProto:
     """Read the ONNX file of one precision, with its weights.
 
     Raises:
-        BundleError: If it is no ONNX file, refers to files without a hash in the manifest, or is not what the manifest says.
+        BundleError: If it is no ONNX file, is damaged, refers to files without a hash in the manifest, or is not what the
+            manifest says.
     """
     entry, path = bundle.precision(precision), bundle.path(precision)
     model = parse_onnx(path)
+    refuse_damaged(model, str(path))
     refuse_unhashed(model, str(path), entry.external)
     load_external(model, path.parent, str(path))
     check_agreement(model, entry, str(path))
@@ -99,5 +102,6 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         BundleError: If it cannot be read, or a weight cannot, or would be read from outside the file's own folder.
     """
     model = parse_onnx(path)
+    refuse_damaged(model, str(path))
     load_external(model, path.parent, str(path))
     return model

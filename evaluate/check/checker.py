@@ -216,7 +216,7 @@ class Checker:
             arithmetic=arithmetic if quantized else "float",
             kernel=family.name if family is not None and followed else "float kernels" if floats else "",
             provider=self._runtime.provider,
-            exact=wanted.exact and quantized and known,
+            exact=wanted.exact and quantized and known and not self._reading.faint,
             float_tap=quantized and self.entry.tap.dtype == "float32" and self._other is None,
             missing=self._runtime.missing,
             slopes=[] if self._slopes is None or elsewhere else self._slopes.empty(),
@@ -282,6 +282,11 @@ class Checker:
         result.values = [tensor for tensor in result.values if tensor.elements]
         if held.wanted.every_tensor and self._other is not None:
             result.remarks += self._unfed(result)
+        if held.wanted.exact and self._reading.faint:
+            result.remarks.append(
+                f"equal codes are not promised: scales of {some(self._reading.faint)} are below float32's smallest normal number, and"
+                " processors round them or take them for 0"
+            )
         if held.wanted.arithmetic == Arithmetic.INTEGER and quantized:
             result.remarks += _float_remarks(mirror, here=held.own)
         return result
@@ -351,7 +356,7 @@ class Checker:
                     image=name,
                     tap=None if same_tap is None else float(same_tap[index]),
                     logit_error=logit_error(logits[index], real_logits[index], real_logits[index]),
-                    logits_equal=bool((logits[index] == real_logits[index]).all()),
+                    logits_equal=np.array_equal(logits[index], real_logits[index], equal_nan=True),
                     top1=bool(chosen[index] == targets[index]),
                     metrics={metric: None if np.isnan(value) else value for metric, value in figures.items()},
                 )

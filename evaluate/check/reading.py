@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
+import numpy as np
 import onnx
 
 from qcam.common.errors import UnsupportedGraphError
@@ -72,6 +74,15 @@ class Reading:
         except UnsupportedGraphError:
             return None
         return None if found.wide else found
+
+    @cached_property
+    def faint(self) -> tuple[str, ...]:
+        """Return the quantizers whose scales hold a number below the smallest normal one of float32, by their results."""
+        held, smallest = self.graph.initializers, np.finfo(np.float32).tiny
+        nodes = [node for node in self.normal.graph.node if node.op_type in QUANTIZERS and node.input[1] in held]
+        scales = [np.abs(self.graph.array(node.input[1])) for node in nodes]
+        faint = [bool(((scale > 0) & (scale < smallest)).any()) for scale in scales]
+        return tuple(node.output[0] for node, is_faint in zip(nodes, faint, strict=True) if is_faint)
 
     @property
     def kept(self) -> tuple[str, ...]:

@@ -402,12 +402,14 @@ def _run_island(session: IslandSession) -> Callable[..., Any]:
 
 
 def _narrowed(quantize: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Return a quantizer whose codes have the type that integer kernels take."""
+    """Return a quantizer whose codes have the type that integer kernels take; NaN is the lowest code, as everywhere."""
 
     def compute(x: torch.Tensor, *parameters: torch.Tensor, **attributes: Any) -> torch.Tensor:
         zero_point = parameters[1] if len(parameters) > 1 else None
         kind = torch.uint8 if zero_point is None else zero_point.dtype
         codes = quantize(x, *parameters, **attributes)
+        if bool(codes.sum().isnan()):
+            codes = codes.nan_to_num(nan=float(torch.iinfo(kind).min))
         return codes.to(kind) if kind in BYTES else codes
 
     return compute

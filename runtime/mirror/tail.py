@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from qcam.common.errors import UnsupportedGraphError
 from qcam.runtime.kernels import KernelFamily
 from qcam.runtime.mirror.steps import Place, Program, Step
 from qcam.runtime.tables import PASSING_OPERATORS, QUANTIZERS, SHAPE_OPERATORS
@@ -119,7 +120,13 @@ class Tail:
             leaf.requires_grad_()
             values[self._pool.outputs[0]] = leaf
         # Images do not share anything in evaluation mode: the sum's gradient is each image's own.
-        (gradient,) = torch.autograd.grad(self._scores(values, targets, place).sum(), leaf)
+        score = self._scores(values, targets, place).sum()
+        if not score.requires_grad:  # behind a Cast to whole numbers, or a comparison
+            raise UnsupportedGraphError(
+                f"the class scores {self._logits} have no gradient at the CAM layer: what lies between makes whole numbers or "
+                "truth values of it; choose a CAM layer behind that"
+            )
+        (gradient,) = torch.autograd.grad(score, leaf)
         if self._pool is None:
             return gradient
         batch, channels, height, width = activation.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -58,7 +59,8 @@ def _edit(root: Any, reader: Reader) -> Any:
             other = other[reader.pick(*other)] if isinstance(other, dict) else other[reader.integer(0, len(other) - 1)]
         holder[key] = copy.deepcopy(other)
     elif way == 3 and isinstance(value, (int, float)) and not isinstance(value, bool):
-        holder[key] = reader.pick(value + 1, value - 1, -value, float(value), value * 1000, int(value) if value == value else 0)
+        whole = int(value) if math.isfinite(value) else 0
+        holder[key] = reader.pick(value + 1, value - 1, -value, 0.5 + value, value * 1000, whole)
     elif way == 3 and isinstance(value, str):
         holder[key] = reader.pick(value + "x", value[:-1], value * 2, value.upper(), f" {value}", f"{value}\x00", f"../{value}")
     else:

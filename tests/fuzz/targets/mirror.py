@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ from fuzz.graphs import drawn
 from fuzz.harness import Broken, scratch
 from fuzz.reader import Reader
 from qcam.evaluate.check.options import CheckOptions
+from qcam.evaluate.check.result import LOGITS
 from qcam.evaluate.check.run import run_check
 from qcam.evaluate.check.verdicts import Verdict
 from qcam.images.preprocessing import Preprocessing
@@ -57,7 +59,8 @@ def one(data: bytes) -> None:
     options = CheckOptions(settings=SessionSettings(threads=1), other_cpus=False, batch_size=_PICTURES)
     checked = run_check([bundle], photographs, options)
     for item in checked.judged:
-        if not item.result.exact:
+        scores = next((each for each in item.result.tensors if each.name == LOGITS), None)
+        if not item.result.exact or (scores is not None and not math.isfinite(scores.largest)):  # of NaN nothing is promised
             continue
         for gate in item.gates:
             if gate.verdict is Verdict.FALLS_SHORT:

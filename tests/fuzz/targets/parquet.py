@@ -95,7 +95,7 @@ def _written(reader: Reader) -> bytes:
     file = bytearray(buffer.getvalue())
     for _ in range(max(reader.integer(0, 7) - 3, 0)):
         place = reader.integer(0, 65535)
-        file[-1 - place % 512 if reader.yes() else place % len(file)] ^= 1 << reader.integer(0, 7)
+        file[-1 - place % min(512, len(file)) if reader.yes() else place % len(file)] ^= 1 << reader.integer(0, 7)
     return bytes(file)
 
 
