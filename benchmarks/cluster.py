@@ -132,7 +132,7 @@ class DataDispatcher:
     def open(self) -> WorkerFacts:
         """Return the facts of a worker in this process: Ray Data's actors start with the run."""
         if not hasattr(self, "facts"):
-            self.facts = Worker(self._spec).facts
+            self.facts = opened(self._spec).facts
         return self.facts
 
     def run(self, shards: Sequence[Shard]) -> Generator[Shard, None, None]:
@@ -162,13 +162,24 @@ class DataWorker:
     """What runs in an actor of Ray Data."""
 
     def __init__(self, spec: WorkerSpec, destination: Destination, shards: dict[int, Shard]) -> None:
-        self._worker, self._destination, self._shards = Worker(spec), destination, shards
+        self._worker, self._destination, self._shards = opened(spec), destination, shards
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Evaluate the shards of a batch."""
         for index in batch["index"]:
             list(self._worker.evaluate([self._shards[int(index)]], self._destination))
         return batch
+
+
+def opened(spec: WorkerSpec) -> Worker:
+    """Open a worker in this process."""
+    steps = Worker.opening(spec)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            worker: Worker = ended.value
+            return worker
 
 
 def run_one(engine: str, workers: int, threads: int, folder: Path) -> dict[str, float]:

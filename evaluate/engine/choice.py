@@ -167,6 +167,7 @@ def crew_for(
         saliency_device: PyTorch device of a saliency network that runs in PyTorch.
     """
     from qcam.evaluate.engine.dispatcher import Dispatcher
+    from qcam.evaluate.engine.inspection import inspector
     from qcam.evaluate.engine.worker import WorkerSpec
 
     places = given or [""] * len(bundles)
@@ -196,6 +197,6 @@ def crew_for(
             from qcam.evaluate.engine.processes import ProcessPool
 
             pool = ProcessPool(spec, destination, engine.workers or 1)
-        return Dispatcher(pool, patience=engine.patience)
+        return Dispatcher(pool, inspector(destination.parts), patience=engine.patience)
 
     return crew

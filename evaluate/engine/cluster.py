@@ -7,13 +7,13 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from qcam.common import telling
 from qcam.common.errors import QcamError, first_line
-from qcam.evaluate.engine.messages import Lost, Message, Refused, Returned, Shard
+from qcam.evaluate.engine.messages import Lost, Message, Opening, Refused, Returned, Shard
 from qcam.evaluate.engine.worker import Destination, Worker, WorkerSpec
 
 #: Seconds between two looks at the cluster's size.
@@ -62,6 +62,7 @@ class RayPool:
         self._names = itertools.count(1)
         self._actors: dict[str, Any] = {}
         self._opening: dict[Any, str] = {}
+        self._placed: set[str] = set()  # of those that open: they have said a word, so they have a place
         self._working: dict[Any, str] = {}
         self._pings: dict[Any, str] = {}
         self._refused: set[str] = set()
@@ -76,6 +77,11 @@ class RayPool:
         """Return how many workers are starting, or wait for room that is there when nobody else takes it."""
         joined = len(self._actors) - len(self._opening)  # those that were refused keep their place
         return max(0, min(len(self._opening), self._room - joined))
+
+    @property
+    def opening(self) -> Collection[str]:
+        """Return the workers that have a place and have not joined."""
+        return self._placed
 
     def poll(self, timeout: float) -> list[tuple[str, Message]]:
         """Wait for messages, at most some seconds; return each with its worker's name."""
@@ -122,24 +128,32 @@ class RayPool:
 
     def _receive(self, ready: Any) -> Message | None:
         """Return what an actor says; None if its lease ended and that has been told."""
-        streams = ready in self._working
-        name: str = self._working[ready] if streams else self._opening.pop(ready, "") or self._pings.pop(ready)
+        streams = ready in self._working or ready in self._opening
+        name: str = self._working.get(ready) or self._opening.get(ready) or self._pings.pop(ready)
         try:
             message: Message | None = self._ray.get(next(ready) if streams else ready)
         except StopIteration:
-            del self._working[ready]
+            self._forget(ready, name)
             return None
         except Exception as error:  # the actor is gone; Ray's exceptions say how
-            self._working.pop(ready, None)
+            self._forget(ready, name)
             known = self._actors.pop(name, None) is not None and name not in self._refused
             return Lost(_why(error)) if known else None
-        if isinstance(message, (Returned, Refused, Lost)):
-            self._working.pop(ready, None)
+        if isinstance(message, Opening):
+            self._placed.add(name)
+        elif ready in self._opening or isinstance(message, (Returned, Refused, Lost)):
+            self._forget(ready, name)
         if isinstance(message, Refused):
             self._refused.add(name)  # it stays where it is, so that Ray puts no other there
         elif isinstance(message, Lost):
             self._ray.kill(self._actors.pop(name))
         return message
+
+    def _forget(self, ready: Any, name: str) -> None:
+        """Wait for no further word of what a worker was opening, or of its lease."""
+        self._working.pop(ready, None)
+        if self._opening.pop(ready, None) is not None:
+            self._placed.discard(name)
 
     def _grow(self) -> None:
         """Start as many workers as are missing."""
@@ -191,12 +205,11 @@ class RayWorker:
     def ping(self) -> None:
         """Be there."""
 
-    def open(self, spec: WorkerSpec) -> Message:
-        """Open the sessions; return `Joined`, `Refused` or `Lost`."""
+    def open(self, spec: WorkerSpec) -> Generator[Message, None, None]:
+        """Open the sessions; a stream of `Opening`, then `Joined`, `Refused` or `Lost`."""
         from qcam.evaluate.engine.worker import open_worker
 
-        self._worker, message = open_worker(spec)
-        return message
+        self._worker = yield from open_worker(spec)
 
     def evaluate(self, lease: Sequence[Shard], destination: Destination) -> Any:
         """Evaluate shards; a stream of messages."""

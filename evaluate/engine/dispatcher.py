@@ -4,20 +4,33 @@ Shards are leased in runs: a worker overlaps loading, runs and metrics across th
 the end, so that nobody waits long for the last one. What is unfinished of a lease that failed, or whose worker is gone, is
 leased again, each shard on its own: then a failure is the shard's. A shard that failed so `ATTEMPTS` times is quarantined, and
 the rest of the run goes on.
+
+What a worker hands in is looked at before it counts. One that hands in something wrong is ended, and gets no other lease.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from qcam.common import telling
 from qcam.common.errors import QcamError
-from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, RemoteBugError, Returned, Shard, Started
+from qcam.evaluate.engine.messages import (
+    Finished,
+    Joined,
+    Lost,
+    Message,
+    Opening,
+    Refused,
+    RemoteBugError,
+    Returned,
+    Shard,
+    Started,
+)
 from qcam.evaluate.run.facts import WorkerFacts
 
 #: How often a shard may fail on its own.
@@ -26,12 +39,19 @@ ATTEMPTS = 3
 LEASE = 8
 #: Seconds without a word after which a worker counts as hung, at least; and as a multiple of the slowest shard so far.
 PATIENCE, SLOWEST = 600.0, 10.0
+#: Seconds without a word after which a worker counts as hung that opens its sessions: of each bundle it says a word.
+OPENING = 1800.0
 #: A failure on its own counts so much; the end of a worker that had not said that it took the shard up, 1.
 _FAILURE = 3
 #: Places of a run that may fail in a row, no shard finished between them, before it is the run that is at fault.
 _IN_A_ROW = 10
 #: Workers that may die in a row before one has opened its sessions, and for how many seconds no other is started then.
 _STILLBORN, _REST = 4, 60.0
+#: Like so many of these counts one that hung.
+_HUNG = 2
+#: Looks at what a worker hands in: shard, name of the part's file, facts of the first worker. Returns what is wrong with it,
+#: empty if nothing is.
+Inspect = Callable[[Shard, str, WorkerFacts], str]
 _POLL = 0.5
 
 
@@ -47,6 +67,11 @@ class Pool(Protocol):
     @property
     def coming(self) -> int:
         """Return how many workers are starting or waited for."""
+        ...
+
+    @property
+    def opening(self) -> Collection[str]:
+        """Return the workers that have begun to start and have not joined; none that a place is waited for."""
         ...
 
     def poll(self, timeout: float) -> list[tuple[str, Message]]:
@@ -79,6 +104,18 @@ class _State:
     alone: bool = False
     started: bool = False
     heard: float = 0.0
+    node: str = ""
+    expelled: bool = False  # it is ended, and nothing that it still says counts
+
+
+@dataclass
+class _Start:
+    """What the dispatcher knows of a worker that opens its sessions."""
+
+    heard: float
+    node: str = "this machine"
+    what: str = "what it needs"
+    hung: str = ""
 
 
 class Dispatcher:
@@ -90,15 +127,18 @@ class Dispatcher:
         trouble: What went wrong so far, in lines, each once.
     """
 
-    def __init__(self, pool: Pool, *, patience: float | None = None) -> None:
+    def __init__(self, pool: Pool, inspect: Inspect = lambda *_: "", *, patience: float | None = None) -> None:
         """Take a pool.
 
         Args:
             pool: The workers.
+            inspect: Looks at every part before it counts.
             patience: Seconds without a word after which a worker counts as hung; by default `PATIENCE`, or longer where
                 shards take long.
         """
         self._pool = pool
+        self._inspect = inspect
+        self._starts: dict[str, _Start] = {}
         self._patience = patience
         self._workers: dict[str, _State] = {}
         self._refusals: list[str] = []
@@ -118,6 +158,7 @@ class Dispatcher:
         while self.facts is None:
             for worker, message in self._pool.poll(_POLL):
                 self._admit(worker, message)
+            self._look_for_the_hung()
             self._require_workers()
         return self.facts
 
@@ -146,22 +187,29 @@ class Dispatcher:
                 if known is None:
                     self._admit(name, message)
                     continue
+                if known.expelled:
+                    if isinstance(message, (Refused, Lost)):
+                        del self._workers[name]
+                    continue
                 if isinstance(message, Started):
                     known.started = True
                     continue
                 if isinstance(message, Finished):
-                    failed.clear()
                     self._slowest = max(self._slowest, time.monotonic() - known.heard)
                     known.heard = time.monotonic()
-                    shard = known.lease.pop(message.index, None)
-                    if shard is not None and shard.index in left:
-                        left.discard(shard.index)
-                        yield shard
-                    continue
-                if isinstance(message, Joined):
+                    wrong = self._wrong_with(known, message)
+                    if not wrong:
+                        failed.clear()
+                        left.discard(message.index)
+                        yield known.lease.pop(message.index)
+                        continue
+                    known.expelled = True
+                    self._pool.kill(name)
+                    message = Returned(f"{wrong}; the worker on {known.node} that handed it in is ended")
+                if isinstance(message, (Joined, Opening)):
                     raise RuntimeError(f"{name} joined already, and says so again")
                 reason = self._end_of_lease(name, message)
-                unfinished, known.lease, known.busy = list(known.lease.values()), {}, False
+                unfinished, known.lease, known.busy = list(known.lease.values()), {}, known.expelled
                 # A worker that may not take part says nothing of its shards, one that was gone before it began little.
                 weight = 0 if isinstance(message, Refused) or not known.alone else _FAILURE if known.started else 1
                 if unfinished and not isinstance(message, Refused):
@@ -205,8 +253,20 @@ class Dispatcher:
         state.started, state.heard = False, time.monotonic()
         self._pool.assign(name, lease)
 
+    def _wrong_with(self, state: _State, message: Finished) -> str:
+        """Say what is wrong with what a worker hands in; empty if nothing is."""
+        shard = state.lease.get(message.index)
+        if shard is None or self.facts is None:
+            return f"shard {message.index} is said to be finished, which that worker was not given"
+        wrong = self._inspect(shard, message.part, self.facts)
+        return f"the part of {_named(shard)} {wrong}" if wrong else ""
+
     def _admit(self, name: str, message: Message) -> None:
-        """Take note of a worker that joins, or does not."""
+        """Take note of a worker that opens its sessions, that joins, or that does not."""
+        if isinstance(message, Opening):
+            self._starts[name] = _Start(time.monotonic(), message.node, message.what)
+            return
+        start = self._starts.pop(name, None)
         if isinstance(message, Joined) and self.facts is not None and message.facts.gpu != self.facts.gpu:
             # It stays where it is, without work: the pool would start another one there.
             mine, theirs = self.facts.gpu, message.facts.gpu
@@ -215,16 +275,24 @@ class Dispatcher:
             where = message.facts.node
             reason = f"{where} computes on {told}, and the first worker on {first}: two are not mixed"
             self._refuse(Refused(f"{reason}; choose with {{require}} gpu=NAME"))
+        elif isinstance(message, Joined) and self.facts is not None and _rows(message.facts) != _rows(self.facts):
+            (rows, references), here = _rows(self.facts), _rows(message.facts)
+            told = f"{message.facts.node} makes {here[0]} result rows and {here[1]} reference rows of an image"
+            self._refuse(Refused(f"{told}, the first worker {rows} and {references}; install the same everywhere"))
         elif isinstance(message, Joined):
             self._stillborn = 0
             self.facts = self.facts or message.facts
-            self._workers[name] = _State()
+            self._workers[name] = _State(node=message.facts.node)
         elif isinstance(message, Refused):
             self._refuse(message)
         elif isinstance(message, Lost):
-            self._stillborn += 1
-            self._tell(f"a worker was lost while it opened its sessions: {message.reason}")
+            hung = "" if start is None else start.hung
+            self._stillborn += _HUNG if hung else 1
+            if not hung:  # else it has been told
+                self._tell(f"a worker was lost while it opened its sessions: {message.reason}")
             if self._stillborn >= _STILLBORN and not self._workers:
+                if hung:
+                    raise QcamError(f"workers hang while they open their sessions: {hung}")
                 raise QcamError(f"workers die while they open their sessions: {message.reason}")
             if self._stillborn >= _STILLBORN:
                 self._pool.rest(_REST)
@@ -249,9 +317,16 @@ class Dispatcher:
     def _look_for_the_hung(self) -> None:
         patience = max(PATIENCE, SLOWEST * self._slowest) if self._patience is None else self._patience
         for name, state in self._workers.items():
-            if state.busy and time.monotonic() - state.heard > patience:
+            if state.busy and not state.expelled and time.monotonic() - state.heard > patience:
                 state.heard = time.monotonic()  # the pool's word that it is lost comes later
                 self._tell(f"no word from a worker for {patience:.0f} s; it is ended")
+                self._pool.kill(name)
+        now, patience = time.monotonic(), max(OPENING, self._patience or 0.0)
+        for name in set(self._pool.opening):
+            start = self._starts.setdefault(name, _Start(now))
+            if now - start.heard > patience and not start.hung:
+                start.hung = f"no word for {patience:.0f} s from a worker on {start.node} that opens {start.what}"
+                self._tell(f"{start.hung}; it is ended")
                 self._pool.kill(name)
 
     def _require_workers(self) -> None:
@@ -262,6 +337,11 @@ class Dispatcher:
         if line not in self.trouble:
             self.trouble.append(line)
             telling.warn(line)
+
+
+def _rows(facts: WorkerFacts) -> tuple[int, int]:
+    """Return how many result rows and reference rows a worker makes of an image."""
+    return facts.rows, facts.references
 
 
 def _named(shard: Shard) -> str:

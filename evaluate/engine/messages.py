@@ -29,6 +29,19 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """A worker opens what it needs, and is alive.
+
+    Attributes:
+        node: Name of its machine.
+        what: What it opens just now: a bundle, or what comes besides.
+    """
+
+    node: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Joined:
     """A worker is ready.
 
@@ -61,9 +74,11 @@ class Finished:
 
     Attributes:
         index: The shard's place in the run.
+        part: Name of the part's file.
     """
 
     index: int
+    part: str
 
 
 @dataclass(frozen=True)
@@ -94,4 +109,4 @@ class Lost:
     reason: str
 
 
-Message = Joined | Refused | Started | Finished | Returned | Lost
+Message = Opening | Joined | Refused | Started | Finished | Returned | Lost

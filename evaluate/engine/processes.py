@@ -7,15 +7,15 @@ import multiprocessing
 import signal
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from qcam.common.errors import QcamError
-from qcam.evaluate.engine.messages import Lost, Message, Refused, Shard
-from qcam.evaluate.engine.worker import Destination, WorkerSpec, open_worker
+from qcam.evaluate.engine.messages import Lost, Message, Opening, Refused, Shard
+from qcam.evaluate.engine.worker import Destination, Worker, WorkerSpec, open_worker
 from qcam.runtime.deployed import PackedCopies
 from qcam.runtime.deployed.packed import new_folder, remove_folder
 
@@ -59,6 +59,11 @@ class ProcessPool:
         """Return how many workers are starting."""
         return self._wanted - len(self._joined)
 
+    @property
+    def opening(self) -> Collection[str]:
+        """Return the workers that run and have not joined."""
+        return self._processes.keys() - self._joined
+
     def poll(self, timeout: float) -> list[tuple[str, Message]]:
         """Wait for messages, at most some seconds; return each with its worker's name."""
         self._fill()
@@ -80,7 +85,7 @@ class ProcessPool:
             elif isinstance(message, Lost):
                 if name in self._processes:  # it said so itself
                     self._bury(name)
-            else:
+            elif not isinstance(message, Opening):
                 self._joined.add(name)
             found.append((name, message))
         return found
@@ -153,13 +158,24 @@ class ProcessPool:
 def _serve(spec: WorkerSpec, destination: Destination, copies: Path | None, connection: Connection) -> None:
     """Be a worker until the driver is gone; then remove the packed copies, which it may have had no chance to."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    worker, message = open_worker(spec, None if copies is None else PackedCopies(copies))
-    refused = worker is None
+    refused = False
     with suppress(OSError, EOFError):
-        connection.send(message)
+        worker = _sent(open_worker(spec, None if copies is None else PackedCopies(copies)), connection)
+        refused = worker is None
         while not refused and worker is not None:
             for message in worker.evaluate(connection.recv(), destination):
                 connection.send(message)
                 refused = refused or isinstance(message, Refused)
     if copies is not None and not refused:  # a worker that was refused goes alone
         remove_folder(copies)
+
+
+def _sent(messages: Generator[Message, None, Worker | None], connection: Connection) -> Worker | None:
+    """Send what the opening of a worker tells; return the worker."""
+    while True:
+        try:
+            message = next(messages)
+        except StopIteration as ended:
+            worker: Worker | None = ended.value
+            return worker
+        connection.send(message)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from qcam.common.errors import QcamError, ResultsError, first_line
 from qcam.common.files import fingerprint
 from qcam.common.records import read_record
 from qcam.common.storage import Location, is_url, reason, shown
-from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Refused, Returned, Shard, Started
+from qcam.evaluate.engine.messages import Finished, Joined, Lost, Message, Opening, Refused, Returned, Shard, Started
 from qcam.evaluate.engine.requirements import unmet
 from qcam.evaluate.results.folder import RUN
 from qcam.evaluate.results.parts import PartStore, PlannedPart, write_part
@@ -154,25 +155,41 @@ class Worker:
         runner: What evaluates.
     """
 
-    def __init__(self, spec: WorkerSpec, copies: PackedCopies | None = None) -> None:
+    def __init__(self, runner: ShardRunner) -> None:
+        """Take what evaluates, with open sessions (`opening`)."""
+        self._checked = False
+        self.runner = runner
+        self.facts = runner.facts
+
+    @classmethod
+    def opening(cls, spec: WorkerSpec, copies: PackedCopies | None = None) -> Generator[Opening, None, Worker]:
         """Open everything.
 
         Args:
             spec: What there is to know.
             copies: Where sessions that take turns keep packed weights; None: nowhere.
 
+        Yields:
+            What is opened next.
+
+        Returns:
+            The worker.
+
         Raises:
             QcamError: If this process cannot take part in the run: another bundle, other versions, no such provider, a
                 requirement that does not hold.
         """
-        self._checked = False
         here = _packages(machine.versions())
         theirs = _packages(spec.versions)
         both = here.keys() & theirs.keys()
         differing = differences({name: theirs[name] for name in sorted(both)}, {name: here[name] for name in sorted(both)})
         if differing:
             raise QcamError(f"packages differ from the driver's: {'; '.join(differing)}; install the same everywhere")
-        bundles = [_load(location) for location in spec.bundles]
+        node = platform.node()
+        bundles = []
+        for location in spec.bundles:
+            yield Opening(node, shown(location))
+            bundles.append(_load(location))
         for bundle in bundles:
             if spec.fingerprints.get(bundle.model_id) != bundle.fingerprint:
                 raise QcamError(f"{bundle.folder} is not the driver's bundle of that name; share one folder, or give a URL")
@@ -182,18 +199,24 @@ class Worker:
         saliency_device = spec.saliency_device
         if saliency_device != "cpu":  # before its network is loaded: its maps go by PyTorch's settings
             saliency_device = on_device(saliency_device)
+        yield Opening(node, f"{{saliency}} {request.text}")
         saliency = request.open(settings.threads, numbered(saliency_device, settings.device_index))
         if (None if saliency is None else saliency.fingerprint) != spec.saliency_fingerprint:
             raise QcamError(f"saliency {request.text} is not the driver's here; share one folder or file")
         longest = LONGEST if spec.patience is None else min(LONGEST, spec.patience / 4)
-        self.runner = ShardRunner(deployed_openers(bundles, options, spec.room, copies), saliency, options, longest=longest)
+        runner = ShardRunner((), saliency, options, longest=longest)
+        for bundle, opener in zip(bundles, deployed_openers(bundles, options, spec.room, copies), strict=True):
+            yield Opening(node, f"the sessions of {bundle.folder}")
+            runner.add(opener)
         device = on_device(spec.device)
-        self.runner.settle(device)
-        self.facts = self.runner.facts
-        missing = unmet(spec.requirements, self.facts)
+        runner.settle(device)
+        worker = cls(runner)
+        missing = unmet(spec.requirements, worker.facts)
         if missing:
             raise QcamError(missing)
-        self.runner.build(device)
+        yield Opening(node, f"the mirrors of {', '.join(str(bundle.folder) for bundle in bundles)}")
+        runner.build(device)
+        return worker
 
     def evaluate(self, lease: Sequence[Shard], destination: Destination) -> Iterator[Message]:
         """Evaluate shards and write their parts.
@@ -225,8 +248,8 @@ class Worker:
             with closing(evaluated):
                 for shard, (outcomes, state) in zip(lease, evaluated, strict=True):
                     part = PlannedPart(shard.index, shard.key, tuple(image.name for image in shard.images))
-                    write_part(destination.parts, part, outcomes, state, about)
-                    yield Finished(shard.index)
+                    path = write_part(destination.parts, part, outcomes, state, about)
+                    yield Finished(shard.index, path.name)
         except Exception as error:  # whatever it is, the driver retries the shard elsewhere, then names it
             text, kind = first_line(error), type(error).__name__
             known = isinstance(error, (QcamError, MemoryError, OSError))  # what another machine may not lack
@@ -236,15 +259,29 @@ class Worker:
         yield Returned()
 
 
-def open_worker(spec: WorkerSpec, copies: PackedCopies | None = None) -> tuple[Worker | None, Message]:
-    """Open a worker; return it with what to tell the driver. Arguments as of `Worker`."""
+def open_worker(spec: WorkerSpec, copies: PackedCopies | None = None) -> Generator[Message, None, Worker | None]:
+    """Open a worker.
+
+    Args:
+        spec: As of `Worker.opening`.
+        copies: As of `Worker.opening`.
+
+    Yields:
+        What to tell the driver: `Opening` before each step, in the end `Joined`, `Refused` or `Lost`.
+
+    Returns:
+        The worker; None if it cannot be opened.
+    """
     try:
-        worker = Worker(spec, copies)
+        worker = yield from Worker.opening(spec, copies)
     except QcamError as error:
-        return None, Refused(error.template)
+        yield Refused(error.template)
+        return None
     except Exception as error:  # a fault of this program or machine: the driver tells it, and tries elsewhere
-        return None, Lost(f"{type(error).__name__}: {reason(error)}")
-    return worker, Joined(worker.facts)
+        yield Lost(f"{type(error).__name__}: {reason(error)}")
+        return None
+    yield Joined(worker.facts)
+    return worker
 
 
 def _load(location: str | Path) -> Bundle:

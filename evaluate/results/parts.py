@@ -4,7 +4,8 @@ A part has one row per image, holding all of it: the result rows of every model,
 clipped, as nested columns. Its name carries its shard's place, the key of the shard (the hash of the images' contents and of
 everything else that can change a figure: bundles, provider, options, versions) and the SHA-256 of its own bytes. Inside stand
 the key in full, the names of its images and the number of its rows, maps, pictures and the like. A part is read only as a
-whole, and only if all of this is so: one that was damaged, emptied, exchanged or brought from elsewhere is no part.
+whole, and only if all of this is so, and no figure is what it cannot be (`bounds.py`): one that was damaged, emptied, exchanged
+or brought from elsewhere is no part.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from qcam.common.errors import QcamError, ResultsError, first_line
 from qcam.common.files import canonical_json, commit_file, sha256_bytes, sha256_file, write_atomically
 from qcam.common.records import read_json, read_record
 from qcam.common.storage import Location, files_below, reason, shown
+from qcam.evaluate.results.bounds import out_of_bounds
 from qcam.evaluate.results.clipping import CLIPPING, CLIPPING_SCHEMA, ClippedRow
 from qcam.evaluate.results.folder import (
     MAP_SCHEMA,
@@ -86,12 +88,14 @@ class DamagedPartError(ResultsError):
 
     Attributes:
         path: The file.
+        why: What is wrong with it, in words that go on from its name.
     """
 
     def __init__(self, path: Location, why: str) -> None:
         """Say what is wrong with a file."""
         super().__init__(f"{shown(path)} {why}")
         self.path = path
+        self.why = why
 
 
 @dataclass
@@ -456,7 +460,7 @@ def _difference(table: pa.Table, contents: Any, key: str, part: PlannedPart) -> 
         wanted = [part.references if place < part.referenced else 0 for place in range(len(counts))]
         if counts != wanted:
             return f"holds {sum(counts)} reference rows, not {sum(wanted)}"
-    return ""
+    return out_of_bounds(table)
 
 
 def _write(writer: pq.ParquetWriter, batch: pa.RecordBatch, path: Path) -> None:

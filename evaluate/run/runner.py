@@ -61,12 +61,23 @@ class ShardRunner:
         """
         self._turns: Turns[Evaluator] = Turns()
         for make in openers:
-            self._turns.add(make)
+            self.add(make)
         self._saliency = saliency
         self.options = options
         self.clock = clock or StageClock()
         self._device = "cpu"
         self._pace = Pace(longest)
+
+    def add(self, make: Callable[[], Evaluator]) -> None:
+        """Make one more evaluator.
+
+        Args:
+            make: Opens its sessions.
+
+        Raises:
+            QcamError: If it cannot be made.
+        """
+        self._turns.add(make)
 
     @property
     def evaluators(self) -> Sequence[Evaluator]:

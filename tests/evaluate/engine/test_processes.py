@@ -18,7 +18,12 @@ from studies import children, command, finish, hear_ctrl_c, wait_for_parts
 
 from qcam.common import machine
 from qcam.common.errors import QcamError
+from qcam.evaluate.engine import dispatcher as dispatching
 from qcam.evaluate.engine.choice import EngineOptions, settle
+from qcam.evaluate.engine.dispatcher import Dispatcher
+from qcam.evaluate.engine.messages import Opening
+from qcam.evaluate.engine.processes import ProcessPool
+from qcam.evaluate.engine.worker import SaliencyRequest, WorkerSpec
 from qcam.evaluate.results.folder import RESULTS
 from qcam.evaluate.run.options import StudyOptions
 
@@ -195,3 +200,61 @@ def test_the_number_of_threads_does_not_follow_the_memory(tiny_bundle, monkeypat
     assert settle(EngineOptions(workers=4), None, 1000, [tiny_bundle], StudyOptions(()), on_cpu=True)[1] == 2
     with pytest.raises(QcamError, match="a whole number, or a part of one"):
         settle(EngineOptions("ray", gpus=1.5), None, 1000, [tiny_bundle], StudyOptions(()), on_cpu=False)
+
+
+#: The first worker that writes shard 7 writes a SIM of 2 into it, under a right checksum.
+LYING = """
+from dataclasses import replace
+from pathlib import Path
+import qcam.evaluate.engine.worker as worker
+
+real, marker = worker.write_part, Path({marker!r})
+
+def lying(store, part, outcomes, *given):
+    if part.index == 7:
+        try:
+            marker.touch(exist_ok=False)
+        except FileExistsError:
+            return real(store, part, outcomes, *given)
+        last = outcomes[-1]
+        outcomes = [*outcomes[:-1], replace(last, rows=[replace(last.rows[0], SIM=2.0), *last.rows[1:]])]
+    return real(store, part, outcomes, *given)
+
+worker.write_part = lying
+from qcam.commands.eval import main
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_part_of_impossible_figures_is_made_again_by_another_process(tiny_bundle, many, tmp_path, same_as):
+    (tmp_path / "driver.py").write_text(LYING.format(marker=str(tmp_path / "marker")))
+    line = command(tiny_bundle.folder, many, "out", "--workers", 2)
+    done = finish([line[0], "driver.py", *line[3:]], tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    assert "the part of shard 7 (112.jpg … 127.jpg) holds SIM 2 in rows, which is 0 to 1; the worker on" in told
+    assert "that handed it in is ended" in told
+    same_as(tmp_path / "out")
+
+
+def test_a_process_that_hangs_while_it_opens_a_bundle_is_ended_with_the_bundle_named(tmp_path, monkeypatch):
+    bundle = tmp_path / "hanging"
+    bundle.mkdir()
+    os.mkfifo(bundle / "bundle.json")  # whoever opens it waits for somebody who writes
+    spec = WorkerSpec((bundle,), {}, StudyOptions(()), SaliencyRequest("none"), None, "cpu", "cpu")
+    pool = ProcessPool(spec, None, 1)  # type: ignore[arg-type]
+    crew = Dispatcher(pool)
+    try:
+        heard = []
+        while not heard:
+            heard = pool.poll(60.0)
+        ((name, message),) = heard
+        assert isinstance(message, Opening)
+        crew._admit(name, message)
+        monkeypatch.setattr(dispatching, "OPENING", 1.0)
+        with pytest.raises(QcamError, match="workers hang while they open their sessions: no word for 1 s from a worker on"):
+            crew.open()
+        assert f"that opens {bundle}; it is ended" in crew.trouble[0]
+    finally:
+        pool.close()
