@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import unquote
+from typing import IO, TYPE_CHECKING, TypeAlias
+from urllib.parse import quote, unquote
 
 from qcam.common.errors import MissingExtraError, QcamError, first_line
 
@@ -31,7 +31,7 @@ _PASSWORD = re.compile(r"[^/@:]*:(?!\d+(?:/|$))[^@]*@")
 _USER = re.compile(r"[^/@:]+@")
 #: What stands before @ in URLs of these is a name: a container, a user.
 _NAMING = frozenset({"abfs", "abfss", "wasb", "wasbs", "hdfs", "webhdfs", "sftp", "ssh"})
-#: URLs of these may end in a query or a fragment; elsewhere ? and # are letters of a name.
+#: URLs of these may end in a query or a fragment; elsewhere ? and # are letters of a name. They are read by `web.py`.
 _WEB = frozenset({"http", "https"})
 
 
@@ -140,25 +140,102 @@ def files_below(folder: UPath) -> list[str]:
     return sorted(name[len(root) :] for name in found if name.startswith(root) and not name.endswith("/"))
 
 
-def read_pieces(location: Location, offset: int = 0, size: int | None = None) -> Iterator[bytes]:
+def places_below(folder: UPath) -> dict[str, UPath]:
+    """List all files below a folder behind a URL, at any depth.
+
+    Returns:
+        Their names below the folder, with forward slashes, sorted → the files; empty if there is no such folder.
+
+    Raises:
+        OSError: If it cannot be listed, whatever the file system raised.
+        QcamError: If a web server has left requests without an answer again and again.
+    """
+    if is_web(folder):
+        from qcam.common import web
+
+        return web.files_below(folder)
+    return {name: folder / name for name in files_below(folder)}
+
+
+def below(folder: UPath, name: str) -> UPath:
+    """Return the place of a file below a folder behind a URL; letters that mean something else to a web server are escaped.
+
+    Args:
+        folder: The folder.
+        name: The file's name below it, with forward slashes.
+    """
+    return folder / (quote(name) if is_web(folder) else name)
+
+
+def is_web(location: Location) -> bool:
+    """Tell whether a place is behind http:// or https://."""
+    return not isinstance(location, Path) and location.protocol in _WEB
+
+
+def is_file(location: Location) -> bool:
+    """Tell whether a file is there; why one behind a URL cannot be reached is told when it is read."""
+    if isinstance(location, Path):
+        return location.is_file()
+    if is_web(location):
+        from qcam.common import web
+
+        return web.is_file(location)
+    return bool(location.fs.isfile(location.path))
+
+
+def open_binary(location: Location, state: str = "") -> IO[bytes]:
+    """Open a file to be read at any place.
+
+    Args:
+        location: The file.
+        state: What a file of a web server was when it was listed (`state_of`); empty for whatever it is now.
+
+    Raises:
+        OSError: If it is another one, or cannot be read.
+        Exception: Whatever the file system raises.
+    """
+    if is_web(location):
+        from qcam.common import web
+
+        return web.opened(location, state)
+    stream: IO[bytes] = location.open("rb")
+    return stream
+
+
+def state_of(stream: IO[bytes]) -> str:
+    """Return what changes when an open file of a web server does; empty for any other."""
+    return str(getattr(getattr(stream, "raw", None), "state", ""))
+
+
+def read_pieces(location: Location, offset: int = 0, size: int | None = None, state: str = "") -> Iterator[bytes]:
     """Read a file, or a part of it, piece by piece; a small one behind a URL costs one request.
 
     Args:
         location: The file.
         offset: First byte.
         size: How many bytes; None reads to the end.
+        state: As of `open_binary`.
 
     Yields:
         The bytes in order.
 
     Raises:
-        OSError: If it cannot be read, whatever the file system raised, or ends before the part does.
+        OSError: If it cannot be read, whatever the file system raised, ends before the part does, or is not what it was.
+        QcamError: If a web server has left requests without an answer again and again.
     """
     position = offset
+    if is_web(location) and size is None and not offset:
+        from qcam.common import web
+
+        try:
+            yield from web.whole(location, _PIECE)
+        except OSError as error:
+            raise OSError(reason(error)) from error
+        return
     end = None if size is None else offset + size
     while end is None or position < end:
         wanted = _PIECE if end is None else min(_PIECE, end - position)
-        piece = _read_range(location, position, wanted, open_end=end is None)
+        piece = _read_range(location, position, wanted, state, open_end=end is None)
         if piece:
             yield piece
         position += len(piece)
@@ -168,12 +245,19 @@ def read_pieces(location: Location, offset: int = 0, size: int | None = None) ->
             return
 
 
-def _read_range(location: Location, position: int, wanted: int, *, open_end: bool) -> bytes:
+def _read_range(location: Location, position: int, wanted: int, state: str, *, open_end: bool) -> bytes:
     """Return at most that many bytes from a position on."""
     if isinstance(location, Path):
         with location.open("rb") as stream:
             stream.seek(position)
             return stream.read(wanted)
+    if is_web(location):
+        from qcam.common import web
+
+        try:
+            return web.part(location, position, position + wanted, state)
+        except OSError as error:
+            raise OSError(reason(error)) from error
     try:
         piece = bytes(location.fs.cat_file(location.path, start=position, end=position + wanted))
     except Exception as error:

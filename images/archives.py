@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from qcam.common import telling
 from qcam.common.errors import ImageSetError, QcamError
-from qcam.common.storage import Location, reason, shown
-from qcam.images.footers import refuse_deadly
+from qcam.common.storage import Location, open_binary, reason, shown, state_of
+from qcam.images.footers import checked_footer, refuse_deadly
 from qcam.images.kinds import HEAD, HEIF_SUFFIXES, SUFFIXES, ending, is_photograph, is_readable, kind_of, may_be
 from qcam.images.sources import Cell, ImageFile, Span, in_order, reads_at_a_time, require_own_bytes
 
@@ -83,9 +83,11 @@ def archive_images(archives: Sequence[tuple[str, Location]]) -> Listing:
     """
     threads = reads_at_a_time([location for _, location in archives])
     found = Listing()
+    tables = [location for _, location in archives if not location.name.lower().endswith(".tar")]
     with telling.status(f"listing images in {len(archives)} archives"):
-        refuse_deadly([location for _, location in archives if not location.name.lower().endswith(".tar")])
-        for listing in in_order(_list_archive, archives, threads):
+        footers = dict(zip(tables, refuse_deadly(tables), strict=True))
+        given = [(name, location, footers.get(location, "")) for name, location in archives]
+        for listing in in_order(_list_archive, given, threads):
             found.add(listing)
     return found
 
@@ -100,12 +102,12 @@ def compressed(location: Location) -> ImageSetError:
     return ImageSetError(f"{shown(location)} is compressed, and images are read from a tar file by their offset; decompress it")
 
 
-def _list_archive(archive: tuple[str, Location]) -> Listing:
-    name, location = archive
+def _list_archive(archive: tuple[str, Location, str]) -> Listing:
+    name, location, footer = archive
     tar = location.name.lower().endswith(".tar")
     try:
-        with location.open("rb") as stream:
-            return _list_tar(name, location, stream) if tar else _list_parquet(name, location, stream)
+        with open_binary(location) as stream:
+            return _list_tar(name, location, stream) if tar else _list_parquet(name, location, stream, footer)
     except QcamError:
         raise
     except Exception as error:  # tarfile, Arrow and file systems raise their own; on damaged files nearly anything
@@ -117,6 +119,7 @@ def _list_tar(name: str, location: Location, stream: IO[bytes]) -> Listing:
     if stream.read(6).startswith(_MAGIC):
         raise compressed(location)
     stream.seek(0)
+    state = state_of(stream)
     spans: dict[str, Span] = {}
     labels: dict[str, str] = {}
     listing = Listing()
@@ -134,7 +137,7 @@ def _list_tar(name: str, location: Location, stream: IO[bytes]) -> Listing:
                 listing.others[f".cls of more than {_LABEL_BYTES} bytes"] += 1
         elif is_photograph(inner.name) or _holds_picture(inner.name, member, stream, listing):
             spans.pop(str(inner), None)  # of members of one name the last counts, as when a tar file is unpacked
-            spans[str(inner)] = Span(location, member.offset_data, member.size)
+            spans[str(inner)] = Span(location, member.offset_data, member.size, state)
         else:
             listing.others[ending(inner.name)] += 1
     for image, span in spans.items():
@@ -218,10 +221,10 @@ def _key(inner: PurePosixPath) -> str:
     return str(inner.parent / inner.name.partition(".")[0])
 
 
-def _list_parquet(name: str, location: Location, stream: IO[bytes]) -> Listing:
+def _list_parquet(name: str, location: Location, stream: IO[bytes], footer: str) -> Listing:
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(stream)
+    file = pq.ParquetFile(stream, metadata=checked_footer(stream, footer))
     column = _image_column(file.schema_arrow, location)
     rows = file.metadata.num_rows
     size = stream.seek(0, os.SEEK_END)
@@ -230,13 +233,14 @@ def _list_parquet(name: str, location: Location, stream: IO[bytes]) -> Listing:
     leaves = [file.metadata.schema.column(index) for index in range(file.metadata.num_columns)]
     held = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path in ("image.path", *_LABELS)]
     texts = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=held)
+    state = state_of(stream)
     names = _paths(file, texts) if column == "image.bytes" else None
     if names is None:
         names = [f"{row:06d}" for row in range(rows)]
     listing = Listing()
     labels, meaning = _labels(file, texts, rows, location, listing)
     cells = (
-        Cell(location, group, row, column)
+        Cell(location, group, row, column, footer, state)
         for group in range(file.num_row_groups)
         for row in range(file.metadata.row_group(group).num_rows)
     )

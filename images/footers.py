@@ -14,11 +14,12 @@ import selectors
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
-from qcam.common.errors import ImageSetError, first_line
+from qcam.common.errors import ImageSetError, QcamError, first_line
+from qcam.common.files import sha256_bytes
 from qcam.common.printable import printable
-from qcam.common.storage import Location, reason, shown
+from qcam.common.storage import Location, open_binary, reason, shown
 
 #: Largest footer that is read, in bytes.
 MAX_FOOTER = 64 << 20
@@ -28,17 +29,25 @@ _MAGIC = b"PAR1"
 _GOOD = b"good\n"
 
 
-def refuse_deadly(locations: Sequence[Location]) -> None:
+class TooLargeFooterError(OSError):
+    """A footer has more bytes than are read."""
+
+
+def refuse_deadly(locations: Sequence[Location]) -> list[str]:
     """Refuse the first Parquet file whose footer cannot be read, or ends the process that reads it.
 
     Args:
         locations: The files.
 
+    Returns:
+        The SHA-256 of each footer that was looked at: a file may have another one by the time it is opened (`checked_footer`).
+
     Raises:
         ImageSetError: Names the file.
     """
+    seen: list[str] = []
     if not locations:
-        return
+        return seen
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "ARROW_IO_THREADS": "1"}
     command = [sys.executable, "-m", "qcam.images.footers"]
     with subprocess.Popen(
@@ -46,11 +55,32 @@ def refuse_deadly(locations: Sequence[Location]) -> None:
     ) as child:
         try:
             for location in locations:
-                wrong = _asked(child, _footer(location))
+                footer = _footer(location)
+                wrong = _asked(child, footer)
                 if wrong:
                     raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: {wrong}; write it again")
+                seen.append(sha256_bytes(footer))
         finally:
             child.kill()
+    return seen
+
+
+def checked_footer(stream: IO[bytes], sha256: str) -> Any:
+    """Return the metadata of an open Parquet file, if its footer is still the one that was looked at.
+
+    Args:
+        stream: The file.
+        sha256: From `refuse_deadly`.
+
+    Raises:
+        OSError: If it is another one by now, or none.
+    """
+    import pyarrow.parquet as pq
+
+    footer = _read_footer(stream)
+    if sha256_bytes(footer) != sha256:
+        raise OSError("it has changed since it was listed")
+    return pq.read_metadata(io.BytesIO(footer))
 
 
 def _asked(child: subprocess.Popen[bytes], footer: bytes) -> str:
@@ -77,30 +107,40 @@ def _asked(child: subprocess.Popen[bytes], footer: bytes) -> str:
 
 
 def _footer(location: Location) -> bytes:
-    """Return a file's footer, with the bytes that make it a file of its own.
+    """Return a file's footer (`_read_footer`).
 
     Raises:
         ImageSetError: If there is none, or it is larger than is read.
     """
     try:
-        with location.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(size - 8, 0))
-            end = stream.read(8)
-            length = int.from_bytes(end[:4], "little")
-            if len(end) < 8 or end[4:] != _MAGIC or length > size - 12:
-                raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: it has no footer; write it again")
-            if length > MAX_FOOTER:
-                raise ImageSetError(
-                    f"cannot list {shown(location)} as a Parquet file: its footer has {length >> 20} MiB, more than "
-                    f"{MAX_FOOTER >> 20}; write it with larger row groups"
-                )
-            stream.seek(size - 8 - length)
-            return _MAGIC + stream.read(length) + end
-    except ImageSetError:
+        with open_binary(location) as stream:
+            return _read_footer(stream)
+    except TooLargeFooterError as error:
+        raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: {error}") from error
+    except QcamError:
         raise
     except Exception as error:  # file systems raise their own
         raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: {reason(error)}; write it again") from error
+
+
+def _read_footer(stream: IO[bytes]) -> bytes:
+    """Return a file's footer, with the bytes that make it a file of its own.
+
+    Raises:
+        OSError: If there is none, or it is larger than is read.
+    """
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(size - 8, 0))
+    end = stream.read(8)
+    length = int.from_bytes(end[:4], "little")
+    if len(end) < 8 or end[4:] != _MAGIC or length > size - 12:
+        raise OSError("it has no footer")
+    if length > MAX_FOOTER:
+        raise TooLargeFooterError(
+            f"its footer has {length >> 20} MiB, more than {MAX_FOOTER >> 20}; write it with larger row groups"
+        )
+    stream.seek(size - 8 - length)
+    return _MAGIC + stream.read(length) + end
 
 
 def _look(footer: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qcam.common import telling
 from qcam.common.errors import ImageSetError
-from qcam.common.storage import Location, files_below, open_location, read_pieces, reason, shown
+from qcam.common.storage import Location, is_file, open_location, places_below, read_pieces, reason, shown
 from qcam.images.account import Account, examples, number
 from qcam.images.archives import ARCHIVES, COMPRESSED, Listing, archive_images, compressed, visible
 from qcam.images.beside import without_masks
@@ -175,7 +175,7 @@ def _listed(place: Location) -> Listing:
     Raises:
         ImageSetError: If there is no such place, it cannot be listed, or holds several kinds.
     """
-    if place.name.lower().endswith((*ARCHIVES, *COMPRESSED)) and _is_file(place):
+    if place.name.lower().endswith((*ARCHIVES, *COMPRESSED)) and is_file(place):
         if place.name.lower().endswith(COMPRESSED):
             raise compressed(place)
         return archive_images([(place.name, place)])
@@ -234,11 +234,6 @@ def _kind(path: Location) -> str:
         return kind_of(next(read_pieces(path, 0, HEAD), b""))  # a shorter file gives what it has
     except OSError:
         return ""
-
-
-def _is_file(place: Location) -> bool:
-    """Tell whether a file is there; why one behind a URL cannot be reached is told when it is listed."""
-    return place.is_file() if isinstance(place, Path) else bool(place.fs.isfile(place.path))
 
 
 @dataclass
@@ -347,13 +342,13 @@ def _writable(name: str) -> str:
 def _remote_files(folder: UPath) -> tuple[list[tuple[str, Location]], Listing]:
     """Return names and places of all files behind a URL, sorted by name, and what was left out."""
     try:
-        names = files_below(folder)
+        places = places_below(folder)
     except OSError as error:
         raise ImageSetError(
             f"cannot list {shown(folder)}: {reason(error)}; check the URL, and the credentials in the environment"
         ) from error
-    if not names:
+    if not places:
         raise ImageSetError(f"no image folder at {shown(folder)}; give a folder that holds photographs")
-    seen = [name for name in names if visible(name)]
-    others = Counter({"hidden": len(names) - len(seen)} if len(seen) < len(names) else {})
-    return [(name, folder / name) for name in seen], Listing(others=others)
+    seen = [(name, place) for name, place in places.items() if visible(name)]
+    others = Counter({"hidden": len(places) - len(seen)} if len(seen) < len(places) else {})
+    return list(seen), Listing(others=others)

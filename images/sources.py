@@ -10,13 +10,14 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from qcam.common import machine
 from qcam.common.files import sha256_bytes, sha256_file
-from qcam.common.storage import Location, read_pieces, reason, shown
+from qcam.common.storage import Location, is_web, open_binary, read_pieces, reason, shown
+from qcam.images.footers import checked_footer
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -47,11 +48,13 @@ class Span:
         location: The file.
         offset: Its first byte there.
         size: How many bytes it has.
+        state: What a file of a web server was when it was listed; another one is not read.
     """
 
     location: Location
     offset: int
     size: int
+    state: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         """Return the file and the place in it."""
@@ -63,7 +66,7 @@ class Span:
         Raises:
             OSError: If they cannot be read.
         """
-        return b"".join(read_pieces(self.location, self.offset, self.size))
+        return b"".join(read_pieces(self.location, self.offset, self.size, self.state))
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,16 @@ class Cell:
         row_group: Index of the row group.
         row: Index of the row in its row group.
         column: The column, `image` or `image.bytes`.
+        footer: SHA-256 of the file's footer when it was listed; a file of another one is not read. Empty for any.
+        state: As of `Span`.
     """
 
     location: Location
     row_group: int
     row: int
     column: str
+    footer: str = field(default="", compare=False)
+    state: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         """Return the file and the place in it."""
@@ -170,9 +177,10 @@ def read_source(source: Source) -> bytes:
 
 
 def fingerprint_source(source: Source) -> str:
-    """Return the SHA-256 of an image's bytes, however many, as 64 hexadecimal digits.
+    """Return the SHA-256 of an image's bytes, as 64 hexadecimal digits.
 
     Raises:
+        TooLargeError: If a file of a web server has more than MAX_BYTES; of any other, however large, there is one.
         OSError: If they cannot be read, whatever the file system raised.
     """
     if isinstance(source, Path):
@@ -180,9 +188,16 @@ def fingerprint_source(source: Source) -> str:
     if isinstance(source, Cell):
         return sha256_bytes(source.read_bytes())
     digest = hashlib.sha256()
-    pieces = read_pieces(source.location, source.offset, source.size) if isinstance(source, Span) else read_pieces(source)
+    if isinstance(source, Span):
+        pieces = read_pieces(source.location, source.offset, source.size, source.state)
+    else:
+        pieces = read_pieces(source)
+    total = 0
     for piece in pieces:
         digest.update(piece)
+        total += len(piece)
+        if total > MAX_BYTES and not isinstance(source, Span) and is_web(source):  # there may be no end
+            raise TooLargeError(f"larger than {MAX_BYTES >> 20} MiB")
     return digest.hexdigest()
 
 
@@ -248,7 +263,7 @@ class _RowGroups:
             OSError: If the row group is too large.
             Exception: Whatever Arrow or the file system raises.
         """
-        key = (cell.location, _state(cell.location), cell.row_group, cell.column)
+        key = (cell.location, _state(cell.location), cell.row_group, cell.column, cell.footer, cell.state)
         with self._lock:
             if key not in self._columns:
                 self._columns[key] = _read_column(cell)
@@ -292,8 +307,8 @@ def require_own_bytes(group: Any, column: str) -> tuple[int, bool]:
 def _read_column(cell: Cell) -> Any:
     import pyarrow.parquet as pq
 
-    with cell.location.open("rb") as stream:
-        file = pq.ParquetFile(stream)
+    with open_binary(cell.location, cell.state) as stream:
+        file = pq.ParquetFile(stream, metadata=checked_footer(stream, cell.footer) if cell.footer else None)
         size, shared = require_own_bytes(file.metadata.row_group(cell.row_group), cell.column)
         if shared:  # as a dictionary: an image that many rows share is in memory once
             file = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=[cell.column])

@@ -10,19 +10,20 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from qcam.common import telling
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.files import new_folder, sha256_bytes, sha256_file
-from qcam.common.storage import Location, cache_folder, open_location, read_pieces, reason, shown
+from qcam.common.storage import Location, below, cache_folder, is_web, open_location, read_pieces, reason, shown
 from qcam.runtime.external import parse_onnx, refuse_unhashed
 from qcam.runtime.manifest import MANIFEST, changed, files_of, no_bundle, parse_manifest
 
 if TYPE_CHECKING:
     from upath import UPath
 
-#: Longest manifest that is read, in bytes.
-_LONGEST = 1 << 26
+#: Longest manifest that is read, and largest file beside it, in bytes.
+_LONGEST, _LARGEST = 1 << 26, 1 << 32
 
 
 def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
@@ -46,7 +47,7 @@ def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
     where = f"{shown(place)}/{MANIFEST}"
     manifest = _read_manifest(place)
     # The last part is the bundle's own name, which results mention.
-    folder = (cache or cache_folder("bundles")) / sha256_bytes(manifest)[:32] / (place.name.strip(".") or "bundle")
+    folder = (cache or cache_folder("bundles")) / sha256_bytes(manifest)[:32] / (_name_of(place).strip(".") or "bundle")
     bundle = parse_manifest(manifest, folder, where)
     files = files_of(bundle, where)
     if _is_whole(folder, manifest, files):
@@ -54,7 +55,7 @@ def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
     try:
         with telling.status(f"fetching {shown(place)}"), new_folder(folder, replace=folder.exists()) as temporary:
             for name, sha256 in files.items():
-                _fetch_file(place / name, temporary / name, sha256)
+                _fetch_file(below(place, name), temporary / name, sha256)
             for held in (file for entry in bundle.precisions for file in (entry, entry.original) if file is not None):
                 source = shown(place / held.file)
                 refuse_unhashed(parse_onnx(temporary / held.file, source), source, held.external)
@@ -63,6 +64,11 @@ def fetch_bundle(location: str | Location, cache: Path | None = None) -> Path:
         if not _is_whole(folder, manifest, files):  # otherwise another process has fetched it meanwhile
             raise
     return folder
+
+
+def _name_of(place: UPath) -> str:
+    """Return the last part of a place; that of a web server may end in a slash, and its host is no name."""
+    return urlsplit(place.path).path.strip("/").rpartition("/")[2] if is_web(place) else str(place.name)
 
 
 def _read_manifest(place: UPath) -> bytes:
@@ -76,10 +82,14 @@ def _read_manifest(place: UPath) -> bytes:
 
 def _fetch_file(source: UPath, target: Path, sha256: str) -> None:
     """Write a file, and compare it with its fingerprint."""
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as stream:
         for piece in _pieces(source, f"{shown(source)} is missing; export the bundle again with {{force}}"):
+            size += len(piece)
+            if size > _LARGEST:
+                most = f"more than {_LARGEST >> 20} MiB"
+                raise BundleError(f"{shown(source)} has {most}; copy the bundle to this machine, and give its folder")
             digest.update(piece)
             stream.write(piece)
     if digest.hexdigest() != sha256:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import commit_file
-from qcam.common.storage import cache_folder, files_below, open_location, reason, shown
+from qcam.common.storage import cache_folder, files_below, is_web, open_location, reason, shown
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -104,12 +104,14 @@ def open_results(text: str) -> tuple[Path, RemoteFolder | None]:
     """Return the local folder in which results are made, and the place behind a URL that it is a copy of, if it is one.
 
     Raises:
-        QcamError: If the URL carries credentials, or there is no such file system.
+        QcamError: If the URL carries credentials, there is no such file system, or it is one that is only read.
         MissingExtraError: If what reads it is not installed.
     """
     location = open_location(text)
     if isinstance(location, Path):
         return location, None
+    if is_web(location):
+        raise QcamError(f"{shown(location)}: a web server takes no results; give a folder, s3://, gs:// or hdfs://")
     remote = RemoteFolder(location)
     return remote.local_copy(), remote
 

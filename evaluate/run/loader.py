@@ -141,6 +141,8 @@ class Loader:
             raise QcamError(f"{file.path} changed while the run was going on; run the same command again")
         if not decoded.sha256 and expected != UNREADABLE and decoded.refusal.startswith(CANNOT_BE_READ):
             raise QcamError(f"{file.path} was read when the run was planned, and {decoded.refusal} here")
+        if decoded.sha256 and expected == UNREADABLE:
+            raise QcamError(f"{file.path} could not be read when the run was planned, and can now; run the same command again")
         if decoded.image is None:
             batch.refused[file.name] = (decoded.sha256, decoded.refusal)
         elif self._labelled and file.label is None:

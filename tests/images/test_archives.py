@@ -455,12 +455,14 @@ def test_a_cell_larger_than_is_read_is_refused(tmp_path: Path, monkeypatch: pyte
     assert refusal(find_images(tmp_path)[0]) == "file larger than 256 MiB"
 
 
-def test_a_local_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_local_file_that_was_written_anew_is_named_and_read_when_it_is_listed_anew(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(parquet({"image": [picture(0)]}))
     (image,) = find_images(tmp_path)
     same_picture(image, picture(0))
     (tmp_path / "x.parquet").write_bytes(parquet({"image": [picture(1)]}))
     os.utime(tmp_path / "x.parquet", (1, 1))
+    assert decode(image.path).refusal == f"{CANNOT_BE_READ}: it has changed since it was listed"
+    (image,) = find_images(tmp_path)
     same_picture(image, picture(1))
 
 

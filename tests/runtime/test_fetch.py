@@ -18,6 +18,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hostile.web_server import Site
+
 from qcam.common.errors import QcamError
 from qcam.common.storage import open_location
 from qcam.evaluate.run.inputs import load_bundles
@@ -238,6 +242,16 @@ def test_a_changed_or_missing_further_file_is_refused_and_leaves_nothing(
 def test_a_further_file_outside_the_bundle_is_not_fetched(store: str, cache: Path, external_bundle: Bundle, name: str) -> None:
     manifest = edited(external_bundle, lambda value: value["precisions"][0].update(external={name: "0" * 64}))
     refused(upload(external_bundle.folder, f"{store}/outside", bundle=manifest), cache, "it leads out of the folder")
+
+
+def test_a_bundle_behind_a_web_server_is_the_bundle(cache: Path, external_bundle: Bundle) -> None:
+    files = {f"my models/tiny/{name}": data for name, data in contents(external_bundle.folder).items()}
+    with Site(files) as site:
+        for url in (f"{site.url}/my models/tiny", f"{site.url}/my%20models/tiny/"):
+            bundle = load_bundle(url)
+            assert bundle.folder.name == "tiny"
+            assert contents(bundle.folder) == contents(external_bundle.folder)
+        assert site.asked["my models/tiny/f32.onnx"] == 1
 
 
 def test_refused_credentials_give_one_line(

@@ -20,6 +20,7 @@ _FILES = (
     "b6_graphs",
     "c2_graphs",
     "c5_silence",
+    "u_urls",
 )
 
 
