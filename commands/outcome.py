@@ -7,6 +7,7 @@ from qcam.commands import console
 from qcam.common.errors import GateError, UndecidedError
 from qcam.common.printable import printable
 from qcam.common.verdict import Verdict
+from qcam.common.wording import in_options
 from qcam.evaluate.report.finishing import answered, compared_with_paper, in_units, title
 from qcam.evaluate.report.sections import drift_section
 from qcam.evaluate.report.terminal import main_tables, section_table
@@ -68,8 +69,10 @@ def show_verdict(found: StudyResults) -> None:
     judged = found.verdict
     if judged is None:
         return
+    blamed = judged.reason.splitlines()  # which the error says
     for gate in judged.gates:
-        console.out.print(printable(gate.sentence), markup=False, highlight=False)
+        if gate.sentence not in blamed:
+            console.out.print(printable(in_options(gate.sentence)), markup=False, highlight=False)
     console.out.print(f"verdict: {judged.verdict} (verdict.md, verdict.json, junit.xml)", markup=False)
     if judged.verdict is Verdict.FALLS_SHORT:
         raise GateError(judged.reason)

@@ -19,7 +19,10 @@ _INSTALLED_WITH = {
         '"qcam[host]"',
     ),
     **dict.fromkeys(("einops", "kornia", "transformers"), '"qcam[saliency]"'),
-    **dict.fromkeys(("fsspec", "ray", "upath"), '"qcam[ray]"'),
+    **dict.fromkeys(("fsspec", "upath"), '"qcam[ray]" (or "qcam[s3]", "qcam[gcs]")'),
+    "ray": '"qcam[ray]"',
+    "s3fs": '"qcam[s3]"',
+    "gcsfs": '"qcam[gcs]"',
     "pandas": "pandas",
 }
 

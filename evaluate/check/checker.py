@@ -283,8 +283,9 @@ class Checker:
         if held.wanted.every_tensor and self._other is not None:
             result.remarks += self._unfed(result)
         if held.wanted.exact and self._reading.faint:
+            faint = some(self._reading.faint)
             result.remarks.append(
-                f"equal codes are not promised: scales of {some(self._reading.faint)} are below float32's smallest normal number, and"
+                f"equal codes are not promised: scales of {faint} are below float32's smallest normal number, and"
                 " processors round them or take them for 0"
             )
         if held.wanted.arithmetic == Arithmetic.INTEGER and quantized:

@@ -136,7 +136,7 @@ def drift_section(summary: Summary, *, short: bool = False) -> Section | None:
     Args:
         summary: The summary.
         short: For a terminal: of several models only what drift is tested against stands beside it, and neither the number of
-            images nor the worst one is told.
+            images nor the worst one, nor the p of a test, is told.
     """
     held = {(of.model, of.precision): of for of in summary.non_inferiority}
     kept = {"vs_f32", *(of.reference for of in summary.non_inferiority)}
@@ -153,7 +153,7 @@ def drift_section(summary: Summary, *, short: bool = False) -> Section | None:
     units = list(dict.fromkeys(of.reference for of in summary.non_inferiority))
     if short and rows:
         against = f"less than {' and '.join(SCALE[Reference(unit)] for unit in units)}?" if units else "tested against"
-        shown = [[*row[0 if several else 1 : 2], *row[3:6], row[7]] for row in rows]
+        shown = [[*row[0 if several else 1 : 2], *row[3:6], row[7].partition(" images")[0].strip(numbers.NONE)] for row in rows]
         head = [*(["model"] if several else []), "maps moved by", "median", "quartiles", "worst", against]
         return Section("Drift, image by image: 1 - CC", head, shown, len(head) - 4)
     against = f"moves maps less than: {', '.join(SCALE[Reference(unit)] for unit in units)}" if units else "tested against"

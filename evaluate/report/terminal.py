@@ -57,7 +57,7 @@ def _sideways(section: Section) -> Section:
     for row in filter(None, section.rows):
         rows += [RULE] if rows else []
         rows.append([" ".join(row[: section.left]), ""])
-        rows += [list(pair) for pair in zip(section.headings[section.left :], row[section.left :], strict=True)]
+        rows += [[head, cell] for head, cell in zip(section.headings[section.left :], row[section.left :], strict=True) if cell]
     return Section(section.title, ["", ""], rows, 1, section.remarks)
 
 

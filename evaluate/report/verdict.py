@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qcam.common.files import write_atomically
 from qcam.common.places import file_names
+from qcam.common.wording import in_options
 from qcam.evaluate.gates.judging import JudgedGate, StudyVerdict
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.showing.junit import Case, junit_text
@@ -30,15 +31,15 @@ def write_verdict(results: Results, found: StudyVerdict) -> None:
         QcamError: If the disk refuses.
     """
     folder = results.folder
-    write_atomically(folder / VERDICT_MD, verdict_markdown(results, found))
-    write_atomically(folder / JUNIT_XML, _junit(found))
+    write_atomically(folder / VERDICT_MD, in_options(verdict_markdown(results, found)))
+    write_atomically(folder / JUNIT_XML, in_options(_junit(found)))
     record = results.record
     told = {
         "schema_version": SCHEMA, "verdict": found.verdict.value, "gates": [gate.to_json() for gate in found.gates],
         "images": len(results.images), "provider": record.provider,
         "options": record.plan.options, "bundles": record.plan.bundles,
     }  # fmt: skip
-    write_atomically(folder / VERDICT_JSON, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / VERDICT_JSON, in_options(json.dumps(told, indent=2, ensure_ascii=False)) + "\n")
 
 
 def verdict_markdown(results: Results, found: StudyVerdict) -> str:

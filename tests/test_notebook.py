@@ -1,0 +1,27 @@
+"""docs/first-steps.ipynb: its cells are those of its script, and run."""
+
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from notebook import PAGE, notebook, run
+
+
+def test_the_page_is_that_of_the_script():
+    page = nbformat.read(PAGE, as_version=4)
+    assert [(cell.cell_type, cell.source) for cell in page.cells] == [(cell.cell_type, cell.source) for cell in notebook().cells]
+    assert all(cell.outputs for cell in page.cells if cell.cell_type == "code")
+
+
+@pytest.mark.slow
+def test_it_runs(tmp_path):
+    made = notebook()
+    run(made, tmp_path)
+    shown = "".join(str(cell.get("outputs", "")) for cell in made.cells)
+    assert "image/png" in shown
+    assert "holds" in shown
