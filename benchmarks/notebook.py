@@ -1,4 +1,4 @@
-"""Makes docs/first-steps.ipynb: its cells stand here, and are run, so that what it shows is what they give (`make notebook`)."""
+"""Makes docs/first-steps.ipynb: its cells stand here, and are run: what it shows is what they give (`make notebook`)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ PAGE = Path(__file__).parents[1] / "docs" / "first-steps.ipynb"
 _CELLS = [
     """# First steps: from a model to a verdict
 
-Does a quantized vision model, as deployed, still look at the same place? This notebook exports EfficientNet-Lite0 with its ImageNet weights, quantizes it,
-runs it in ONNX Runtime on six photographs, and asks for a verdict. It takes a minute, needs `pip install "qcam[host,cpu,demo]"`, and downloads nothing
+Does a quantized vision model, as deployed, still look at the same place? This notebook exports EfficientNet-Lite0 with
+its ImageNet weights, quantizes it,
+runs it in ONNX Runtime on six photographs, and asks for a verdict. It takes a minute, needs `pip install
+"qcam[host,cpu,demo]"`, and downloads nothing
 that `qcam-fetch` has not fetched. Six photographs show how it goes; they prove nothing about the network.""",
     """import qcam
 
 bundle = qcam.export("efficientnet_lite0", output="bundles")
 bundle.model_id, [entry.name for entry in bundle.precisions]""",
-    """A **bundle** is a folder: one ONNX file for each precision, each with the CAM layer as an extra output. f32 is the network as it was, int16 and int8 are
+    """A **bundle** is a folder: one ONNX file for each precision, each with the CAM layer as an extra output. f32 is
+the network as it was, int16 and int8 are
 quantized with eight photographs.
 
 ## What did quantization do to the maps?""",
     """results = qcam.study(bundle, limit=6, saliency="none", output="out/first", gates=["int8.cc=0.98", "int8.drift<jpeg95"])
 for of in results.summary["drift"]:
-    print(f"{of['precision']:6}{of['comparison']:12} 1 - CC: median {of['median']:.2g}, worst {of['worst']:.2g} ({of['worst_image']})")""",
-    """Each row says what moves the maps of f32: quantization (`vs_f32`), and for scale every value ±1 of 255, JPEG 95 and 75, a shift by one pixel, another
+    figures = f"median {of['median']:.2g}, worst {of['worst']:.2g} ({of['worst_image']})"
+    print(f"{of['precision']:6}{of['comparison']:12} 1 - CC: {figures}")""",
+    """Each row says what moves the maps of f32: quantization (`vs_f32`), and for scale every value ±1 of 255, JPEG 95
+and 75, a shift by one pixel, another
 picture's CAM (`floor`).
 
-The **gates** were asked as a build would ask them. A gate that six images cannot decide is undecided, and says how many would.""",
+The **gates** were asked as a build would ask them. A gate that six images cannot decide is undecided, and says how many
+would.""",
     """print(results.verdict.verdict)
 for gate in results.verdict.gates:
     print(gate.sentence)""",
@@ -43,12 +49,14 @@ print({precision: shown.top1(precision) for precision in shown.precisions})
 shown.overlay("int8")""",
     """## Is the simulation what runs?
 
-The **mirror** is a PyTorch graph of the very same file, in the kernels' own integer arithmetic. If it is exact, gradients and what other CPUs would
+The **mirror** is a PyTorch graph of the very same file, in the kernels' own integer arithmetic. If it is exact,
+gradients and what other CPUs would
 compute can be believed.""",
     """verdict = qcam.check(bundle, limit=2, precisions="int8", other_cpus=False)
 print(verdict.verdict)
 verdict.figures""",
-    """Next: [the command line](../README.md), [reading results](results.md), [gates in a build](gates.md), [networks of your own](importing.md).""",
+    """Next: [the command line](../README.md), [reading results](results.md), [gates in a build](gates.md), [networks of
+your own](importing.md).""",
 ]
 
 

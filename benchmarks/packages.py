@@ -1,7 +1,7 @@
-"""What a release would upload, tried: a wheel and an sdist, checked by twine, each installed in bare environments (`make packages`).
+"""What a release would upload, tried: wheel and sdist, checked by twine, installed in bare environments (`make packages`).
 
-Environments: the base alone (a bundle is read, commands name what they lack), host and cpu (a bundle is exported, run, checked), ray
-(a study on a cluster of one machine). Exit code 1 if anything fails, with what was said.
+Environments: the base alone (commands name what they lack), host and cpu (a bundle is exported, run, checked), ray (a study on a
+cluster of one machine). Exit code 1 if anything fails, with what was said.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def build():
         torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 5),
     )
 """
-_EXPORT = ("qcam", "export", "net.py:build", "--trained", "no", "--crop", "64", "--resize", "72", "--mean", "0.5", "--std", "0.25",
-           "--classes", "5", "--calibration", "photographs")  # fmt: skip
+_EXPORT = (
+    "qcam", "export", "net.py:build", "--trained", "no", "--crop", "64", "--resize", "72", "--mean", "0.5", "--std", "0.25",
+    "--classes", "5", "--calibration", "photographs",
+)  # fmt: skip
 _STUDY = ("qcam", "eval", "bundles/net", "--images", "photographs", "--saliency", "none", "--no-report", "--grid-rows", "0")
 #: Environment → extras, and what is run in it: a command, its exit code, and a text that it has to print.
 _ENVIRONMENTS: dict[str, tuple[str, list[tuple[Sequence[str], int, str]]]] = {
@@ -68,10 +70,12 @@ def main() -> None:
             scripts = place / f"env-{number}" / "bin"
             _run([str(scripts / "pip"), "install", "-q", f"{package}[{extras}]" if extras else str(package)], place)
             for words, code, said in steps:
-                done = subprocess.run([str(scripts / words[0]), *words[1:]], cwd=work, capture_output=True, text=True, check=False)
+                command = [str(scripts / words[0]), *words[1:]]
+                done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
                 text = done.stdout + done.stderr
                 good = done.returncode == code and said in text and "Traceback" not in text
-                print(f"{package.name} [{extras}]: {' '.join(words[:3])}: {'as it should be' if good else 'FAILED'}", flush=True)
+                shown = f"{package.name} [{extras}]: {' '.join(words[:3])}"
+                print(f"{shown}: {'as it should be' if good else 'FAILED'}", flush=True)
                 if not good:
                     failed.append(f"[{extras}] {' '.join(words)}: exit {done.returncode}, {code} wanted\n{text[-2000:]}")
     print("\n".join(failed))
