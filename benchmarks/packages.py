@@ -1,7 +1,7 @@
 """What a release would upload, tried: wheel and sdist, checked by twine, installed in bare environments (`make packages`).
 
-Environments: the base alone (commands name what they lack), host and cpu (a bundle is exported, run, checked), ray (a study on a
-cluster of one machine). Exit code 1 if anything fails, with what was said.
+Environments: the base alone (commands name what they lack), host and cpu (a bundle is exported, run, checked), ray (a study on
+a cluster of one machine). Exit code 1 if anything fails, with what was said.
 """
 
 from __future__ import annotations
