@@ -37,12 +37,14 @@ def overview(columns: Sequence[Column]) -> Chart | None:
             _heading(axes, y, column)
             for mean, entry in found:
                 y += 1
-                _mean(axes, y, mean, entry, published_of(entry) if column.trained else None, colours[entry.precision])
-                told.append(f"{column.title} {entry.precision} {written(mean)}")
+                values = column.values(entry.precision, "vs_f32", "CC")
+                worst = float(values.min()) if len(values) else mean
+                _mean(axes, y, (mean, worst), entry, published_of(entry) if column.trained else None, colours[entry.precision])
+                told.append(f"{column.title} {entry.precision} {written(mean)}, worst image {written(worst)}")
             y += 1.3
-        _finish(axes, y - 0.3, "mean CC v. f32  (1: quantization moved nothing)")
         lowest = axes.get_xlim()[0]
         axes.set_xlim(lowest, 1.0)
+        _finish(axes, y - 0.3, f"CC v. f32  (1: quantization moved nothing; zoomed: it begins at {lowest:.3g}, not at 0)")
         _legend(figure, published=any(c.trained and published_of(e) for c, found in groups for _, e in found))
     return Chart("overview", "Mean CC v. f32 of every model and precision", "; ".join(told), figure)
 
@@ -52,8 +54,12 @@ def _means(column: Column) -> list[tuple[float, Entry]]:
     return [(entry.mean, entry) for entry in entries if entry is not None and entry.mean is not None]
 
 
-def _mean(axes: Axes, y: float, mean: float, entry: Entry, known: tuple[float, float] | None, colour: str) -> None:
-    """Draw one mean on its own line, with its interval and what was published."""
+def _mean(
+    axes: Axes, y: float, found: tuple[float, float], entry: Entry, known: tuple[float, float] | None, colour: str
+) -> None:
+    """Draw one mean on its own line, with its interval, the worst image and what was published."""
+    mean, worst = found
+    axes.plot([worst], [y], "x", color=colour, markersize=4, mew=1, clip_on=False, zorder=4)
     _strip_label(axes, y, precision_title("vs_f32", entry.precision), colour)
     if entry.low is not None and entry.high is not None:
         axes.plot([entry.low, entry.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", alpha=0.55)
@@ -149,6 +155,7 @@ def _legend(figure: Figure, *, published: bool) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=INK, marker="o", markersize=4, linewidth=2, label="mean, 95 % interval")]
+    handles.append(Line2D([], [], color=INK, marker="x", markersize=4, linestyle="none", label="worst image"))
     if published:
         handles.append(Line2D([], [], color=PAPER, marker="D", markersize=3.8, mfc="none", linestyle="none", label="published"))
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=7, handlelength=1.6)
+    figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=7, handlelength=1.6)

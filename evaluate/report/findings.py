@@ -11,6 +11,7 @@ from qcam.evaluate.report.scale import sentences
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS, Entry
 from qcam.evaluate.showing.numbers import count, figure, share
 
+_PUBLISHED = "published for these models"
 #: What is said of a null row that is not 1.
 _MOVED = "differs from itself"
 _INCOMPLETE = "The run was interrupted: figures are of the images that were finished. The same qcam-eval command goes on."
@@ -29,13 +30,15 @@ def findings(columns: Sequence[Column]) -> list[str]:
         for of in run.summary.scale
         if (run.name, of.model) in wanted
     ]
-    lines = [*answers((column.title, column.model, column.run.summary) for column in told), *sentences(scaled)]
+    answered = answers((column.title, column.model, column.run.summary) for column in told)
+    lines = [*answered, *sentences(scaled)]
     null_rows = [row for row in (_null_row(told), _other_null_rows(told)) if row]
     lines += [_without_f32(told), *(row for row in null_rows if _MOVED in row)]
-    lines += [_drift(told, precision) for precision in _quantized(told)]
+    drifts = [_drift(told, precision) for precision in _quantized(told)]
+    lines += [line for line in drifts if not answered or _PUBLISHED in line]  # means and classes are in the answers
     # int16 runs in float on most providers; it says something where there is nothing coarser.
     simulated = [precision for precision in _quantized(told) if precision != "int16"] or ["int16"]
-    lines += [*(_simulation(told, precision) for precision in simulated), _flips(told)]
+    lines += [*(_simulation(told, precision) for precision in simulated), "" if answered else _flips(told)]
     lines += [row for row in null_rows if _MOVED not in row]
     if trained and len(trained) < len(columns):
         left = len({column.model for column in columns} - {column.model for column in trained})
@@ -140,7 +143,7 @@ def _drift(columns: Sequence[Column], precision: str) -> str:
         line += f" to {figure(high)} ({high_column.title})"
     known = [paper[0] for _, column, entry in found if column.trained and (paper := held_against(entry)) is not None]
     if known:
-        line += f"; published for these models: {_span(known)}"
+        line += f"; {_PUBLISHED}: {_span(known)}"
     return line + "."
 
 

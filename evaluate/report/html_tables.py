@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qcam.common.vocabulary import Reference, words
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.layout import Line, against, fill, precision_title
 from qcam.evaluate.report.published import NOT_COMPARED, SQUEEZENET
 from qcam.evaluate.report.runs import Column, Run, held_against, published_of
 from qcam.evaluate.results.records import Entry, PairedTest, PrecisionRecord
 from qcam.evaluate.showing.numbers import NONE, count, difference, figure, fixed_mean, interval, mean, share, small_p
+
+#: Figures that the table shows at once.
+_KEPT = frozenset({"CC", "top1_agreement", "accuracy"})
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,14 @@ class TableRow:
     cells: list[TableCell]
     first: bool
 
+    @property
+    def kept(self) -> bool:
+        """Tell whether it is shown at once: CC and classes, and what the reader must look at; the rest on demand."""
+        if any(cell.odd for cell in self.cells):
+            return True
+        measure = self.line.measure
+        return measure.metric in _KEPT and measure.comparison not in words(Reference) and not self.line.null
+
 
 @dataclass(frozen=True)
 class RowGroup:
@@ -49,6 +61,11 @@ class RowGroup:
 
     title: str
     rows: list[TableRow]
+
+    @property
+    def kept(self) -> bool:
+        """Tell whether any of its rows is shown at once."""
+        return any(row.kept for row in self.rows)
 
 
 @dataclass(frozen=True)

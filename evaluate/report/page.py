@@ -32,6 +32,8 @@ from qcam.evaluate.showing.numbers import count
 
 #: Pictures of each model by which the size of the others is told.
 _PROBE = 12
+#: Pictures that are seen at once.
+FIRST_PICTURES = 6
 
 
 def page(
@@ -175,6 +177,7 @@ def _with_pictures(
         "cards": cards,
         "sheet": Markup(sheet.text),  # ours: class names and base64
         "facts": facts(cards),
+        "first_pictures": FIRST_PICTURES,
         "most_views": max((len(card.views) for card in cards), default=1),
         "card_models": list(dict.fromkeys(card.model for card in cards)),
         "card_metrics": metrics,
@@ -217,9 +220,9 @@ def _ranking(runs: Sequence[Run]) -> str:
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the sections that the page has, with their names."""
     every = [
-        ("summary", "In short", True), ("runs", "Differences", context["several"]), ("table", "Table", True),
-        ("distributions", "Distributions", context["distributions"]), ("pictures", "Pictures", context["cards"]),
-        ("drift", "Drift", context["drift"]), ("flips", "Class flips", context["flips"]),
+        ("summary", "In short", True), ("runs", "Differences", context["several"]), ("drift", "Drift", context["drift"]),
+        ("pictures", "Pictures", context["cards"]), ("table", "Table", True),
+        ("distributions", "Distributions", context["distributions"]), ("flips", "Class flips", context["flips"]),
         ("tests", "Tests", context["tests"]), ("depth", "Depth", context["checks"]),
         ("clipping", "Clipping", context["clipping"]),
         ("placement", "Placement", context["placement"]), ("record", "What was run", True),

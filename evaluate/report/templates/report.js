@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const cards = JSON.parse(document.getElementById("data").textContent).cards;
+  const FIRST = {{ first_pictures }};
   const grid = document.getElementById("grid");
   const at = (id) => document.getElementById(id);
   cards.forEach((card, place) => { card.element = at("c" + place); card.place = place; card.name = card.element.querySelector("h3").textContent; });
@@ -34,6 +35,7 @@
     let shown = 0;
     for (const card of sorted) {
       card.element.hidden = !fits(card);
+      card.element.classList.toggle("more", shown >= FIRST);
       shown += !card.element.hidden;
       grid.append(card.element);
     }
