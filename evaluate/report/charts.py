@@ -44,7 +44,7 @@ def overview(columns: Sequence[Column]) -> Chart | None:
             y += 1.3
         lowest = axes.get_xlim()[0]
         axes.set_xlim(lowest, 1.0)
-        _finish(axes, y - 0.3, f"CC v. f32  (1: quantization moved nothing; zoomed: it begins at {lowest:.3g}, not at 0)")
+        _finish(axes, y - 0.3, f"CC v. f32  (1: nothing moved; zoomed, from {lowest:.3g} on)")
         _legend(figure, published=any(c.trained and published_of(e) for c, found in groups for _, e in found))
     return Chart("overview", "Mean CC v. f32 of every model and precision", "; ".join(told), figure)
 

@@ -220,8 +220,8 @@ def _ranking(runs: Sequence[Run]) -> str:
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the sections that the page has, with their names."""
     every = [
-        ("summary", "In short", True), ("runs", "Differences", context["several"]), ("drift", "Drift", context["drift"]),
-        ("pictures", "Pictures", context["cards"]), ("table", "Table", True),
+        ("summary", "In short", True), ("runs", "Differences", context["several"]), ("pictures", "Pictures", context["cards"]),
+        ("drift", "Drift", context["drift"]), ("table", "Table", True),
         ("distributions", "Distributions", context["distributions"]), ("flips", "Class flips", context["flips"]),
         ("tests", "Tests", context["tests"]), ("depth", "Depth", context["checks"]),
         ("clipping", "Clipping", context["clipping"]),
