@@ -17,10 +17,9 @@ from fuzz.harness import GOOD, scratch
 from fuzz.reader import Reader, with_decisions
 from qcam.common.files import fingerprint, sha256_file
 from qcam.evaluate.report.finishing import oddities, write_tables
-from qcam.evaluate.results.clipping import CLIPPING, clipping_lines, read_clipping
+from qcam.evaluate.results.clipping import CLIPPING
 
-COVERED = ("qcam.evaluate.results.folder", "qcam.evaluate.results.records", "qcam.evaluate.results.clipping",
-           "qcam.common.records",
+COVERED = ("qcam.evaluate.results.folder", "qcam.evaluate.results.records", "qcam.common.records",
            "qcam.evaluate.report.finishing", "qcam.evaluate.report.sections", "qcam._results")  # fmt: skip
 _GOOD = GOOD / "results"
 _RECORDS = ("run.json", "summary.json", "placement.json")
@@ -57,7 +56,8 @@ def one(data: bytes) -> None:
     stored.rows()
     stored.pictures(stored.images)
     _ = stored.placements
-    clipping_lines(read_clipping(folder / CLIPPING))
+    if CLIPPING in (stored.record.files or {}):
+        stored.read(CLIPPING)
     results._repr_html_()
     write_tables(stored)
     oddities(stored, str(folder))
