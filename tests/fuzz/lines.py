@@ -17,7 +17,7 @@ import coverage
 
 _ROOT = Path(__file__).resolve().parents[2]
 #: CPU seconds that are spent on one target.
-_SECONDS = 120.0
+_SECONDS = 60.0
 
 
 def main() -> None:
