@@ -48,8 +48,14 @@ _LOGISTIC_DENOMINATOR = (
 def add(setting: Setting) -> Kernel:
     """clamp(rne(fma(a, a_s/y_s, fma(b, b_s/y_s, y_zp - fma(a_s/y_s, a_zp, b_s/y_s · b_zp))))); on ARM64 fixed point."""
     a, b = setting.inputs
-    compute = _fixed_point_sum if setting.family.fixed_point_add else _float_sum
-    return _binary(setting, lambda x, y: compute(x, y, a, b, setting.output))
+    fixed = setting.family.fixed_point_add
+
+    def compute(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
+        if fixed:
+            return _fixed_point_sum(x, y, a, b, setting.output)
+        return _float_sum(x, y, a, b, setting.output, wraps=True)
+
+    return _binary(setting, compute)
 
 
 @kernel("Mul")
@@ -65,7 +71,9 @@ def multiply(setting: Setting) -> Kernel:
     def compute(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
         products = ((x - int(a.zero_point)) * (y - int(b.zero_point))).astype(_F32)
         fused = setting.family.fused_batch_norm  # the same instruction
-        return _rounded(fused_multiply_add(products, ratio, offset) if fused else products * ratio + offset, output)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = fused_multiply_add(products, ratio, offset) if fused else products * ratio + offset
+        return _rounded(values, output, wraps=not fused)
 
     return _binary(setting, compute)
 
@@ -117,9 +125,13 @@ def _ratios(a: Codes, b: Codes, output: Codes) -> tuple[Any, Any, Any]:
     return left, right, offset
 
 
-def _float_sum(x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes) -> NDArray[np.float32]:
-    left, right, offset = _ratios(a, b, output)
-    return _rounded(fused_multiply_add(x, left, fused_multiply_add(y, right, offset)), output)
+def _float_sum(
+    x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes, *, wraps: bool = False
+) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        left, right, offset = _ratios(a, b, output)
+        values = fused_multiply_add(x, left, fused_multiply_add(y, right, offset))
+    return _rounded(values, output, wraps=wraps)
 
 
 def _fixed_point_sum(x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Codes, output: Codes) -> NDArray[np.float32]:
@@ -136,9 +148,19 @@ def _fixed_point_sum(x: NDArray[np.int64], y: NDArray[np.int64], a: Codes, b: Co
     return _rounded(codes.astype(_F32), output)
 
 
-def _rounded(values: NDArray[np.float32], output: Codes) -> NDArray[np.float32]:
+def _rounded(values: NDArray[np.float32], output: Codes, *, wraps: bool = False) -> NDArray[np.float32]:
+    """Return clamp(rne(values)).
+
+    Args:
+        values: In steps of the output.
+        output: The output.
+        wraps: Whether what 32 bits do not hold becomes the lowest code, as an x86 converts it (CVTPS2DQ).
+    """
     low, high = limits(output)
-    rounded: NDArray[np.float32] = np.clip(np.rint(values), low, high).astype(_F32)
+    whole = np.rint(values)
+    if wraps:
+        whole = np.where(whole < 2.0**31, whole, _F32(low))
+    rounded: NDArray[np.float32] = np.clip(whole, low, high).astype(_F32)
     return rounded
 
 

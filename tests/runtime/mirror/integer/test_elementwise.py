@@ -57,3 +57,16 @@ def test_shares_of_a_softmax_that_are_ties(dtype, length, levels):
     x = nodes.quantize("x", 0.5, low, name="x")
     nodes.add("Softmax", "s", x.name)
     check(nodes.case(nodes.quantize("s", float(np.float32(1 / levels)), low, name="result").name, "QLinearSoftmax"))
+
+
+@pytest.mark.parametrize("operator", ["Add", "Mul"])
+@pytest.mark.parametrize("dtype", [U8, S8])
+@pytest.mark.parametrize("step", [2.0**-20, 2.0**-30, 1e-14, 2.0**-126])
+def test_results_that_32_bits_do_not_hold(operator, dtype, step):
+    """A step so small that sums and products are more than 2^31 of it: an x86 makes the lowest code of them."""
+    low = int(np.iinfo(dtype).min)
+    nodes = Nodes(Choices.seeded(0), dtype, 21)
+    nodes.x = (np.arange(255, dtype=np.float32) - 100).reshape(1, 3, 5, 17) * np.float32(0.5)
+    x = nodes.quantize("x", 0.5, low + 100, name="x")
+    nodes.add(operator, "r", x.name, x.name)
+    check(nodes.case(nodes.quantize("r", step, low + 100, name="result").name, f"QLinear{operator}"))
