@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from qcam.common.errors import UnsupportedGraphError
-from qcam.runtime.codes import quantized_tensors
+from qcam.runtime.codes import codes_of_quantizer, quantized_tensors
 from qcam.runtime.graph import Graph
 from qcam.runtime.grouping import KernelGroup, find_groups, source_label
 from qcam.runtime.kernels import KernelFamily
@@ -86,11 +86,18 @@ class Reading:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Return those of the tensors of codes that are in the graph as it is deployed, as far as that is known."""
+        """Return those of the tensors of codes that are in the graph as it is deployed, as far as that is known.
+
+        Of quantizers one behind the other, ONNX Runtime keeps the first with the last one's scale: its codes are others then.
+        """
         if self.deployed is None:
             return self.tensors
-        there = {name for node in self.deployed.model.graph.node for name in node.output}
-        return tuple(name for name in self.tensors if name in there)
+        there = Graph(self.deployed.model)
+        return tuple(
+            name for name in self.tensors
+            if (node := there.producer.get(name)) is not None
+            and _same_steps(self.graph, self.graph.producer[name], there, node)
+        )  # fmt: skip
 
     @property
     def followed(self) -> tuple[Graph, tuple[KernelGroup, ...]]:
@@ -154,3 +161,15 @@ class Reading:
             if ran.get(name) != read.get(name)
         ]
         return differing + (not_followed(self.graph) if differing else [])
+
+
+def _same_steps(graph: Graph, node: onnx.NodeProto, other: Graph, twin: onnx.NodeProto) -> bool:
+    """Tell whether two quantizers make the same codes of the same values, perhaps one with a sign and one without."""
+    first = codes_of_quantizer(graph, node)
+    second = codes_of_quantizer(other, twin) if twin.op_type == "QuantizeLinear" else None
+    if first is None or second is None or first.scale.shape != second.scale.shape:
+        return True
+    if first.dtype.itemsize != second.dtype.itemsize or not np.array_equal(first.scale, second.scale):
+        return False
+    above = [codes.zero_point.astype(np.int64) - np.iinfo(codes.dtype).min for codes in (first, second)]  # type: ignore[type-var]
+    return np.array_equal(*above)

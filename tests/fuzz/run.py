@@ -7,6 +7,7 @@ found is made small and put into tests/fuzz/corpus, to be committed with what me
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import signal
@@ -156,7 +157,7 @@ def _collect(name: str, folder: Path, corpus: Path, record: dict[str, Any], seen
         record["findings"][text.stem] = kind
         where = f"{len(data):,} bytes, in {text.with_suffix('.bin')}"
         if len(data) <= _COMMITTED:
-            place = corpus / name / text.stem
+            place = corpus / name / f"{text.stem}-{hashlib.sha256(data).hexdigest()[:8]}"
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
             where = str(place)

@@ -35,6 +35,8 @@ def average_pool(setting: Setting) -> Kernel:
     zero, scale = int(x.zero_point), float(x.scale)
     step, offset = float(output.scale), int(output.zero_point)
     low, high = limits(output)
+    # What 32 bits do not hold becomes the lowest code, as an x86 converts it (CVTSS2SI).
+    wraps = not setting.family.fixed_point_add and 256 * scale / step > 2.0**30
     whole = global_average_pool(setting)
 
     def run(codes: torch.Tensor) -> torch.Tensor:
@@ -61,7 +63,10 @@ def average_pool(setting: Setting) -> Kernel:
                 count += inside[:, :, rows, columns]
         if include:  # the whole window, even where it reaches behind the padding because of ceil_mode
             count = torch.full_like(count, window[0] * window[1])
-        return total.div_(count).div_(step).add_(offset).round_().clamp_(low, high).to(stored_type(output))
+        total = total.div_(count).div_(step).add_(offset).round_()
+        if wraps:
+            total[~(total < 2.0**31)] = low
+        return total.clamp_(low, high).to(stored_type(output))
 
     return run
 
