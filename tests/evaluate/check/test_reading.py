@@ -5,6 +5,7 @@ import pytest
 from foreign_graphs import quantized
 from integer_cases import here
 from onnx import TensorProto, helper, numpy_helper
+from plain_graphs import Build
 
 from qcam.common.errors import UnsupportedGraphError
 from qcam.evaluate.check.reading import Reading
@@ -55,6 +56,22 @@ def test_float_operators_are_named_that_may_be_rounded_otherwise_elsewhere(opera
     )  # fmt: skip
     reading = Reading(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), {}, here())
     assert reading.float_operators == (() if foretold else (f"{operator} added",))
+
+
+def test_of_joined_quantizers_the_first_is_not_held_against_the_file():
+    build = Build()
+    first = build.q(build.conv(), 100, 1 / 16, name="first")
+    second = build.q(build.add("Identity", "same", first), 90, 1 / 128, name="second")
+    model = build.case(second, None).model
+    del model.graph.output[1:]  # an output is left as it is
+    reading = Reading(model, {}, here())
+    assert [name in reading.kept for name in ("x_codes", "first_codes", "second_codes")] == [True, False, False]
+
+
+def test_scales_below_the_normal_numbers_are_named():
+    build = Build()
+    build.q(build.conv(), 100, 1e-42, name="faint")
+    assert Reading(build.case("faint_value", None).model, {}, here()).faint == ("faint_codes", "y")
 
 
 def test_products_of_16_by_16_bits_are_not_what_is_deployed():
