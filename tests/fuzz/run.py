@@ -93,8 +93,8 @@ def fuzz(name: str, seconds: float, seed: int, driver: str, folder: Path, corpus
         seed += 1
         if worker.returncode:
             ended += 1
-            _keep_ended(folder, worker.returncode)
-        new += _collect(name, folder, corpus, record, seen)
+            keep_ended(folder, worker.returncode)
+        new += collect(name, folder, corpus, record, seen)
         path.write_text(json.dumps(record, indent=2))
     _show(name, total, 0, seconds, len(new), last=True)
     sys.stderr.write("".join(f"  found: {sentence}\n" for sentence in new))
@@ -120,7 +120,7 @@ def _show(name: str, told: dict[str, Any], before: float, seconds: float, found:
         sys.stderr.flush()
 
 
-def _keep_ended(folder: Path, code: int) -> None:
+def keep_ended(folder: Path, code: int) -> None:
     """Put the input that ended a process among the findings."""
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     artifacts = sorted(folder.glob("native-*"))
@@ -145,7 +145,7 @@ def _since(path: Path) -> float:
         return 0.0
 
 
-def _collect(name: str, folder: Path, corpus: Path, record: dict[str, Any], seen: set[str]) -> list[str]:
+def collect(name: str, folder: Path, corpus: Path, record: dict[str, Any], seen: set[str]) -> list[str]:
     """Put findings that are new into the corpus, small ones only; return a sentence for each."""
     new = []
     for text in sorted((folder / "findings").glob("*.txt")):

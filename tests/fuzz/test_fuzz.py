@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the targets are 
 
 from fuzz.harness import CORPUS, NAMES, Broken, judged, known_targets, minimised
 from fuzz.reader import Reader, with_decisions
+from fuzz.run import collect, keep_ended
 from fuzz.worker import changed
 from qcam.common.errors import QcamError
 
@@ -79,6 +82,19 @@ def test_a_finding_is_made_small_and_stays_the_same_finding() -> None:
     found, _ = judged(one, data)
     assert found is not None
     assert minimised(one, data, found.kind) == b"ab"
+
+
+def test_an_input_that_ends_its_process_is_kept_with_how(tmp_path: Path) -> None:
+    (tmp_path / "findings").mkdir()
+    (tmp_path / "current").write_bytes(b"deadly")
+    (tmp_path / "log").write_text("the last words")
+    keep_ended(tmp_path, -signal.SIGSEGV)
+    record: dict[str, Any] = {"findings": {}}
+    (sentence,) = collect("tar", tmp_path, tmp_path / "corpus", record, set())
+    (kept,) = (tmp_path / "corpus" / "tar").iterdir()
+    assert kept.read_bytes() == b"deadly"
+    assert sentence == f"an input that ended the process: SIGSEGV ({kept})"
+    assert list(record["findings"].values()) == ["an input that ended the process: SIGSEGV"]
 
 
 def test_decisions_come_from_the_end_and_leave_the_file() -> None:
