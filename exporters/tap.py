@@ -9,7 +9,7 @@ from qcam.common.errors import QcamError
 from qcam.exporters.constants import foldable
 from qcam.exporters.inferring import Inferred
 from qcam.runtime.bundle import Tap
-from qcam.runtime.graph import Graph, alone, attribute, unused
+from qcam.runtime.graph import Graph, alone, attribute, type_name, unused
 
 
 def repeat_sizes(model: onnx.ModelProto, tensor: str) -> list[str]:
@@ -129,7 +129,7 @@ def _refuse_integers(graph: Graph, told: Inferred, tensor: str, layer: str) -> N
     node = graph.producer.get(tensor)
     kind = told.kind(tensor)
     if kind != onnx.TensorProto.FLOAT and (node is None or node.op_type != "QuantizeLinear"):
-        what = f"is no activation ({onnx.TensorProto.DataType.Name(kind).lower()})" if kind else "is of unknown type"
+        what = f"is no activation ({type_name(kind)})" if kind else "is of unknown type"
         raise QcamError(
             f"what follows CAM layer {layer} also reads {tensor}, which {what} and does not come from the layer; "
             "name another layer with {cam_layer}"

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from qcam.common.errors import BundleError, first_line
 from qcam.common.vocabulary import Layout
 from qcam.runtime.feeding import Input
-from qcam.runtime.graph import attribute
+from qcam.runtime.graph import attribute, type_name
 from qcam.runtime.manifest import PrecisionEntry, Tap
 from qcam.runtime.tables import (
     CODE_BITS,
@@ -238,9 +238,9 @@ def _code_type(part: _Part, node: NodeProto) -> str:
         return _WEIGHTS
     if len(node.input) > 2 and node.input[2]:
         zero_point = part.constant(node.input[2])
-        return _UNKNOWN if zero_point is None else _type_name(zero_point.data_type)
+        return _UNKNOWN if zero_point is None else type_name(zero_point.data_type)
     if node.op_type == "QuantizeLinear":
-        return _type_name(_default_type(node))
+        return type_name(_default_type(node))
     before = part.producer.get(node.input[0])
     return "" if before is not None and before.op_type == "QuantizeLinear" else _UNKNOWN  # the quantizer tells
 
@@ -259,9 +259,9 @@ def _check_codes(part: _Part, tap: Tap, where: str) -> None:
     scale = _scalar(part, _operand(node, scale_at), tap, where)
     zero_point = _operand(node, zero_point_at)
     if zero_point:
-        kind, value = _type_name(_tensor(part, zero_point, tap, where).data_type), int(_scalar(part, zero_point, tap, where))
+        kind, value = type_name(_tensor(part, zero_point, tap, where).data_type), int(_scalar(part, zero_point, tap, where))
     else:  # an operator of codes keeps their type
-        kind, value = _type_name(_default_type(node)) if node.op_type == "QuantizeLinear" else tap.dtype, 0
+        kind, value = type_name(_default_type(node)) if node.op_type == "QuantizeLinear" else tap.dtype, 0
     if said != (kind, scale, value):
         raise BundleError(
             f"bundle.json and {where} disagree on the tap {tap.output}: {_codes(*said)} in the manifest, "
@@ -294,16 +294,9 @@ def _default_type(node: NodeProto) -> int:
     return found if isinstance(found, int) and found else int(TensorProto.UINT8)
 
 
-def _type_name(number: int) -> str:
-    try:
-        return str(TensorProto.DataType.Name(number)).lower()
-    except ValueError:
-        return f"type {number}"
-
-
 def _numpy_name(number: int) -> str:
     """Return what numpy calls a type; ONNX's own name where it has none."""
-    name = _type_name(number)
+    name = type_name(number)
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 

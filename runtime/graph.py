@@ -214,3 +214,11 @@ def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object
         if found.name == name:
             return onnx.helper.get_attribute_value(found)
     return default
+
+
+def type_name(number: int) -> str:
+    """Return ONNX's name of a type of elements in lower case; of a number that is none of them, the number."""
+    try:
+        return str(onnx.TensorProto.DataType.Name(number)).lower()
+    except ValueError:
+        return f"type {number}"

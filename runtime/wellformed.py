@@ -24,6 +24,8 @@ _OPERANDS = {
     "QLinearSoftmax": 5, "QLinearAveragePool": 4, "QLinearGlobalAveragePool": 5, "QLinearReduceMean": 4, "QLinearConcat": 5,
     "QLinearWhere": 8, "QGemm": 6,
 }  # fmt: skip
+#: Largest version that onnx's checker takes.
+_LARGEST = 2**31 - 1
 _NEXT = "save the file anew with the tool that made it"
 
 
@@ -155,8 +157,8 @@ def _refuse_node(node: NodeProto, version: int, opsets: dict[str, int], called: 
             raise UnsupportedGraphError(f"{where}: {label} has {len(node.input)} operands, fewer than {least}; {_NEXT}")
         return
     context = onnx.checker.C.CheckerContext()
-    context.ir_version = max(version, 3)
-    context.opset_imports = opsets
+    context.ir_version = min(max(version, 3), _LARGEST)
+    context.opset_imports = {domain: min(max(opset, -_LARGEST), _LARGEST) for domain, opset in opsets.items()}
     try:
         onnx.checker.check_node(node, context)
     except Exception as error:  # onnx raises several kinds

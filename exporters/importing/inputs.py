@@ -13,7 +13,7 @@ from qcam.common.vocabulary import InputValues, Layout
 from qcam.exporters.importing.decisions import Decisions
 from qcam.exporters.layout import layout_of
 from qcam.runtime.feeding import Input
-from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.graph import Graph, attribute, type_name
 from qcam.runtime.tables import QUANTIZERS
 
 #: Channels that a picture can have.
@@ -96,7 +96,7 @@ def find_input(graph: Graph, asked: Asked, where: str, noted: Decisions) -> Inpu
         )
     if kind not in (TensorProto.FLOAT, TensorProto.UINT8):
         raise UnsupportedGraphError(
-            f"{where}: input {name} is of type {TensorProto.DataType.Name(kind).lower()}; float32 and uint8 are imported"
+            f"{where}: input {name} is of type {type_name(kind)}; float32 and uint8 are imported"
         )
     dtype = "float32" if kind == TensorProto.FLOAT else "uint8"
     layout, because = _layout(graph, name, sizes, asked, where)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from onnx import TensorProto
-
 from qcam.common.errors import QcamError
 from qcam.exporters.importing.decisions import Decisions
-from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.graph import Graph, attribute, type_name
 from qcam.runtime.tables import CODE_BITS, QUANTIZERS
 
 #: Operators that turn scores into shares, each with its default axis in the operator sets that are imported.
@@ -120,7 +118,7 @@ def _type(graph: Graph, tensor: str) -> str:
     model = graph.model
     for value in (*model.graph.output, *model.graph.value_info):
         if value.name == tensor and value.type.tensor_type.elem_type:
-            kind = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+            kind = type_name(value.type.tensor_type.elem_type)
             return "float32" if kind == "float" else kind
     return ""
 

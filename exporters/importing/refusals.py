@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import FunctionProto, ModelProto, NodeProto, numpy_helper
 
 from qcam.common.errors import UnsupportedGraphError, first_line
 from qcam.runtime.external import every_tensor
-from qcam.runtime.graph import Graph, attribute
+from qcam.runtime.graph import Graph, attribute, type_name
 from qcam.runtime.tables import CODE_BITS, QUANTIZERS
 
 #: Most bytes of an ONNX file with all that it keeps beside it, and most nodes in it.
@@ -142,10 +142,7 @@ def _refuse_operator(node: NodeProto, where: str) -> None:
 
 
 def _refuse_type(kind: int, what: str, where: str) -> None:
-    try:
-        name = TensorProto.DataType.Name(kind)
-    except ValueError:
-        name = f"type {kind}"
+    name = type_name(kind).upper()
     if name in _TYPES:
         raise UnsupportedGraphError(f"{where}: {what} {name.lower()} ({_TYPES[name]}), which is not supported; {_NEXT}")
 
@@ -155,13 +152,13 @@ def _refuse_types(model: ModelProto, nodes: list[NodeProto], where: str) -> None
     scales = {name for node in nodes if node.op_type in QUANTIZERS for name in node.input[1:2]}
     ways = {name: node for node in nodes if node.op_type in ("Identity", "Cast") for name in node.output}
     for name in list(scales):
-        while name in ways:
+        while name in ways and ways[name].input and ways[name].input[0] not in scales:  # nodes may go in a circle
             name = ways[name].input[0]
             scales.add(name)
     held = {f"of Constant node {node.name or ', '.join(map(str, node.output))}": str(node.output[0])
             for node in nodes if node.op_type == "Constant" and node.output}  # fmt: skip
     for label, tensor in every_tensor(model):
-        if TensorProto.DataType.Name(tensor.data_type) in _SCALES and held.get(label, label) in scales:
+        if type_name(tensor.data_type).upper() in _SCALES and held.get(label, label) in scales:
             continue
         _refuse_type(tensor.data_type, f"constant {label} holds", where)
     for value in (*model.graph.input, *model.graph.output):

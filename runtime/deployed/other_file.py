@@ -16,7 +16,7 @@ from qcam.common.errors import BundleError, QcamError
 from qcam.common.vocabulary import Layout
 from qcam.runtime.bundle import Bundle, PrecisionEntry, Tap, load_onnx, read_onnx
 from qcam.runtime.codes import Codes, quantized_tensors
-from qcam.runtime.graph import Graph
+from qcam.runtime.graph import Graph, type_name
 from qcam.runtime.normal import normalised
 from qcam.runtime.positions import Positions, match, partners_in_float
 from qcam.runtime.session_config import session_of_schema_1
@@ -170,7 +170,7 @@ class _Finding:
         if len(sizes) not in (0, 4) or any(size not in (None, want) for size, want in zip(sizes[1:], wanted, strict=False)):
             differs.append(f"its input is {_by(sizes)}, the bundle's {_by([None, *wanted])}")
         if told and told != _TYPES[self._entry.input.dtype]:
-            kind = TensorProto.DataType.Name(told).lower()
+            kind = type_name(told)
             differs.append(f"its input is of {kind}, the bundle's of {self._entry.input.dtype}")
         classes = len(self._bundle.classes)
         counts = {name: count for name in graph.outputs if (count := self._count(name)) is not None}

@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 from qcam.common.errors import ProviderError, first_line
 from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
 from qcam.runtime.deployed.providers import require_provider
-from qcam.runtime.graph import attribute
+from qcam.runtime.graph import attribute, type_name
 from qcam.runtime.tables import QUANTIZERS
 
 # --- CUDA's kernels: operator → types of what it reads first; of QuantizeLinear, of what it writes --------------------
@@ -225,9 +225,9 @@ class _Tensors:
     def type_of(self, name: str) -> str:
         """Return the type of a tensor's elements, as ONNX calls it; empty if it is not known."""
         if name in self.constants:
-            return _type_name(self.constants[name].data_type)
+            return type_name(self.constants[name].data_type)
         if name in self._types and self._types[name].elem_type:
-            return _type_name(self._types[name].elem_type)
+            return type_name(self._types[name].elem_type)
         node = self._producers.get(name)
         if node is None:
             return ""
@@ -240,12 +240,12 @@ class _Tensors:
         if len(quantizer.input) > 2 and quantizer.input[2]:
             return self.type_of(quantizer.input[2])
         kind = attribute(quantizer, "output_dtype", 0)
-        return _type_name(int(kind)) if kind else "uint8"  # type: ignore[call-overload]
+        return type_name(int(kind)) if kind else "uint8"  # type: ignore[call-overload]
 
     def bytes_of(self, name: str) -> int | None:
         """Return how many bytes a tensor takes for one image; None if its shape is not known."""
         sizes, kind = self._shape_of(name), self.type_of(name)
-        if sizes is None or not all(sizes) or not kind:
+        if sizes is None or not all(sizes) or not kind or kind.startswith("type "):
             return None
         width = onnx.helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(kind.upper())).itemsize
         return prod(sizes) * int(width)
@@ -262,10 +262,6 @@ class _Tensors:
         # The first dimension is the batch's where it is no number.
         sizes = enumerate(self._types[name].shape.dim)
         return [1 if place == 0 and not size.HasField("dim_value") else size.dim_value for place, size in sizes]
-
-
-def _type_name(kind: int) -> str:
-    return str(TensorProto.DataType.Name(kind)).lower()
 
 
 def _has_kernel(node: NodeProto, tensors: _Tensors) -> bool:
