@@ -285,8 +285,8 @@ class Checker:
         if held.wanted.exact and self._reading.faint:
             faint = some(self._reading.faint)
             result.remarks.append(
-                f"equal codes are not promised: scales of {faint} are below float32's normal numbers; processors round them, or "
-                "take them for 0"
+                f"equal codes are not promised: scales of {faint} are below float32's normal numbers; processors round them "
+                "or take them for 0"
             )
         if held.wanted.arithmetic == Arithmetic.INTEGER and quantized:
             result.remarks += _float_remarks(mirror, here=held.own)
