@@ -1,54 +1,66 @@
 """Measure what it costs that the footers of Parquet files are looked at in a child process first (`images/footers.py`).
 
-python benchmarks/footers.py [--files 1000] [--rows 20] [--kilobytes 100]
+python benchmarks/footers.py [--files 1000]
+
+Each file holds the demo's photographs. Processor time is measured, the child's and this process's: other programs do not count.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import resource
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qcam.images.decoding import decode
+from qcam.images.embedded import evaluation_photographs
 from qcam.images.footers import refuse_deadly
 from qcam.images.listing import find_images
 from qcam.images.sources import fingerprint_sources
 
+#: Images that are decoded to learn how long that takes.
+_DECODED = 400
 
-def timed(task: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
-    begun = time.perf_counter()
+
+def spent(task: Callable[[], object]) -> float:
+    """Return the seconds of processor time that something takes, its child processes included."""
+
+    def seconds() -> float:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(each.ru_utime + each.ru_stime for each in used)
+
+    begun = seconds()
     task()
-    return time.perf_counter() - begun
+    return seconds() - begun
 
 
 def main() -> None:
-    """Write the files, read them three times, print the medians."""
+    """Write the files, look at them and read them three times, print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=1000)
-    parser.add_argument("--rows", type=int, default=20, help="images of a file")
-    parser.add_argument("--kilobytes", type=int, default=100, help="of an image")
     given = parser.parse_args()
+    photographs = [image.path.read_bytes() for image in evaluation_photographs()]
+    table = pa.table({"image": pa.array(photographs, pa.binary()), "label": list(range(len(photographs)))})
     with tempfile.TemporaryDirectory(prefix="qcam-footers-") as name:
         folder = Path(name)
-        images = pa.array([os.urandom(given.kilobytes * 1000) for _ in range(given.rows)], pa.binary())
-        table = pa.table({"image": images, "label": list(range(given.rows))})
         for number in range(given.files):
             pq.write_table(table, folder / f"{number:05d}.parquet", row_group_size=100)
         paths = sorted(folder.iterdir())
-        looked, read = [], []
-        for _ in range(3):
-            looked.append(timed(lambda: refuse_deadly(paths)))
-            read.append(timed(lambda: list(fingerprint_sources([image.path for image in find_images(folder)]))))
-    child, whole = sorted(looked)[1], sorted(read)[1]
-    print(f"{given.files} files of {given.rows} images of {given.kilobytes} kB: listed and read once in {whole:.2f} s")
-    share = child / (whole - child)
-    print(f"child: {child:.2f} s, {1000 * child / given.files:.2f} ms a file, {share:.1%} more than without it")
+        images = find_images(folder)
+        child = sorted(spent(lambda: refuse_deadly(paths)) for _ in range(3))[1]
+        listed = sorted(spent(lambda: find_images(folder)) for _ in range(3))[1] - child
+        read = sorted(spent(lambda: list(fingerprint_sources([image.path for image in images]))) for _ in range(3))[1]
+        some = images[:_DECODED]
+        decoded = spent(lambda: [decode(image.path) for image in some]) / len(some) * len(images)
+    size = sum(map(len, photographs)) * given.files
+    print(f"{given.files} files, {len(images):,} images, {size / 1e9:.1f} GB; seconds of processor time")
+    print(f"child {child:.2f}, listing {listed:.2f}, reading once {read:.2f}, decoding once {decoded:.0f}")
+    reading = listed + read
+    print(f"the child takes {child / reading:.1%} of listing and reading, {child / (reading + decoded):.2%} with decoding")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Footers of Parquet files are read in a child process first: damaged ones make Arrow's reader abort, and its process with it.
 
 The child gets the bytes of every footer, one after the other, and looks at all that a footer says; what it survives is opened
-here. Nothing else of it is believed.
+here, by those very bytes. Nothing else of it is believed.
 
     python -m qcam.images.footers      # the child: 8 bytes of length and a footer on its input, a line for each on its output
 """
@@ -13,7 +13,9 @@ import os
 import selectors
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 from qcam.common.errors import ImageSetError, QcamError, first_line
@@ -45,24 +47,85 @@ def refuse_deadly(locations: Sequence[Location]) -> list[str]:
     Raises:
         ImageSetError: Names the file.
     """
-    seen: list[str] = []
     if not locations:
-        return seen
+        return []
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "ARROW_IO_THREADS": "1"}
     command = [sys.executable, "-m", "qcam.images.footers"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    ) as child:
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        given = _Given(child, locations)
+        for location in locations:
+            wrong = given.next_wrong()
+            if wrong:
+                raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: {wrong}; write it again")
+        return given.seen
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+
+class _Given:
+    """Footers that a thread reads and gives to the child, ahead of its answers, which come in the same order.
+
+    Attributes:
+        seen: The SHA-256 of each footer that was given.
+    """
+
+    def __init__(self, child: subprocess.Popen[bytes], locations: Sequence[Location]) -> None:
+        if child.stdin is None or child.stdout is None:
+            raise RuntimeError("the child has no pipes")
+        self.seen: list[str] = []
+        self._child, self._into, self._out = child, child.stdin, child.stdout.fileno()
+        self._error: QcamError | None = None
+        self._answers = b""
+        self._answered = 0
+        threading.Thread(target=self._give, args=(locations,), daemon=True).start()
+
+    def _give(self, locations: Sequence[Location]) -> None:
         try:
             for location in locations:
                 footer = _footer(location)
-                wrong = _asked(child, footer)
-                if wrong:
-                    raise ImageSetError(f"cannot list {shown(location)} as a Parquet file: {wrong}; write it again")
-                seen.append(sha256_bytes(footer))
+                self.seen.append(sha256_bytes(footer))
+                self._into.write(len(footer).to_bytes(8, "little") + footer)
+                self._into.flush()
+        except QcamError as error:
+            self._error = error
+        except (OSError, ValueError):  # the child has ended, and its answers say how; or nobody asks any more
+            pass
         finally:
-            child.kill()
-    return seen
+            with suppress(OSError):
+                self._into.close()
+
+    def next_wrong(self) -> str:
+        """Return what is wrong with the next footer, empty if nothing is.
+
+        Raises:
+            QcamError: If it could not be read.
+        """
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._out, selectors.EVENT_READ)
+            while b"\n" not in self._answers:
+                ready = waiting.select(DEADLINE)
+                if not ready and len(self.seen) > self._answered:
+                    return f"reading its footer takes more than {DEADLINE:.0f} seconds"
+                piece = os.read(self._out, 1 << 16) if ready else b""
+                if ready and not piece:
+                    break
+                self._answers += piece
+        answer, _, self._answers = self._answers.partition(b"\n")
+        self._answered += 1
+        if answer + b"\n" == _GOOD:
+            return ""
+        if answer:
+            return printable(answer.decode("utf-8", "replace").strip()) or "its footer is damaged"
+        if self._error is not None and len(self.seen) < self._answered:
+            raise self._error
+        code = self._child.wait()
+        return f"reading its footer ended the reader ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
 
 def checked_footer(stream: IO[bytes], sha256: str) -> Any:
@@ -81,29 +144,6 @@ def checked_footer(stream: IO[bytes], sha256: str) -> Any:
     if sha256_bytes(footer) != sha256:
         raise OSError("it has changed since it was listed")
     return pq.read_metadata(io.BytesIO(footer))
-
-
-def _asked(child: subprocess.Popen[bytes], footer: bytes) -> str:
-    """Give the child a footer; return what is wrong with it, empty if nothing is."""
-    into, out = child.stdin, child.stdout
-    if into is None or out is None:
-        raise RuntimeError("the child has no pipes")
-    try:
-        into.write(len(footer).to_bytes(8, "little") + footer)
-        into.flush()
-    except OSError:  # it has ended, and says below how
-        pass
-    with selectors.DefaultSelector() as waiting:
-        waiting.register(out, selectors.EVENT_READ)
-        if not waiting.select(DEADLINE):
-            return f"reading its footer takes more than {DEADLINE:.0f} seconds"
-    answer = out.readline(4096)
-    if answer == _GOOD:
-        return ""
-    if answer:
-        return printable(answer.decode("utf-8", "replace").strip()) or "its footer is damaged"
-    code = child.wait()
-    return f"reading its footer ended the reader ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
 
 def _footer(location: Location) -> bytes:
