@@ -34,14 +34,16 @@ def audit(command: Sequence[str] = _COMMAND) -> tuple[list[str], int]:
     except (ValueError, KeyError, TypeError):  # it printed no report: it could not ask
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         return [f"error: pip-audit could not ask the advisory service ({said[-1][:200]}), {unknown}"], 2
+    skipped = sorted(package["name"] for package in packages if "skip_reason" in package)
+    if len(skipped) == len(packages):  # a mirror of the index, say, that has no advisories
+        return [f"error: the advisory service knows none of the {len(packages)} installed packages, {unknown}"], 2
     lines = []
     for package in packages:
         for found in package.get("vulns", ()):
             mended = ", ".join(found["fix_versions"]) or "none yet"
             lines.append(f"{package['name']} {package['version']}: {found['id']}, mended in {mended}")
-    skipped = [package["name"] for package in packages if "skip_reason" in package]
     if skipped:
-        lines.append(f"not asked for, since the service does not know them: {', '.join(sorted(skipped))}")
+        lines.append(f"not asked for, since the service does not know them: {', '.join(skipped)}")
     known = sum(len(package.get("vulns", ())) for package in packages)
     lines.append(f"{len(packages) - len(skipped)} packages, {known} known vulnerabilities")
     return lines, int(known > 0)

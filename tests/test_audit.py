@@ -41,6 +41,14 @@ def test_packages_that_were_not_asked_for_are_named() -> None:
     assert lines == ["not asked for, since the service does not know them: own", "1 packages, 0 known vulnerabilities"]
 
 
+def test_a_service_that_knows_no_package_is_no_good_news() -> None:
+    """A mirror of the index answers each question, and has no advisories."""
+    own = [{"name": name, "skip_reason": "not on PyPI"} for name in ("numpy", "torch")]
+    (line,), code = audit.audit(printing(report(*own)))
+    assert code == 2
+    assert line.startswith("error: the advisory service knows none of the 2 installed packages, so nothing is known")
+
+
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", "{}"])
 def test_no_report_is_no_good_news(text: str) -> None:
     (line,), code = audit.audit(printing(text, "Traceback\nConnectionError: no route to host", code=1))
