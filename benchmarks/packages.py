@@ -27,7 +27,7 @@ def build():
 """
 _EXPORT = (
     "qcam", "export", "net.py:build", "--trained", "no", "--crop", "64", "--resize", "72", "--mean", "0.5", "--std", "0.25",
-    "--classes", "5", "--calibration", "photographs",
+    "--classes", "5", "--calibration", "photographs", "--name", "net",
 )  # fmt: skip
 _STUDY = ("qcam", "eval", "bundles/net", "--images", "photographs", "--saliency", "none", "--no-report", "--grid-rows", "0")
 #: Environment → extras, and what is run in it: a command, its exit code, and a text that it has to print.
@@ -60,10 +60,11 @@ def main() -> None:
         subprocess.run(["git", "clone", "-q", str(_ROOT), str(source)], check=True)
         _run([sys.executable, "-m", "build", "--outdir", str(place / "dist"), str(source)], place)
         made = sorted((place / "dist").iterdir())
+        wheel, sdist = (next(path for path in made if path.name.endswith(ending)) for ending in (".whl", ".tar.gz"))
         told = _run([sys.executable, "-m", "twine", "check", "--strict", *map(str, made)], place)
         print(told.strip(), flush=True)
         for number, (name, (extras, steps)) in enumerate(_ENVIRONMENTS.items()):
-            package = made[number % len(made)] if name != "host,cpu" else next(path for path in made if path.suffix == ".whl")
+            package = sdist if "ray" in name else wheel
             work = place / f"work-{number}"
             _scene(work)
             venv.create(place / f"env-{number}", with_pip=True)
