@@ -96,7 +96,7 @@ fidelity: setup-dev emulators
 networks: setup-dev emulators
 	QCAM_TEST_NETWORKS=all $(BIN)/python -m pytest tests/test_models.py tests/test_fidelity.py
 
-# docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (a quarter of an hour)
+# docs/security.md: attacks on the commands, on an old commit and on this checkout; 1 if anything falls here (three quarters of an hour)
 hostile: setup-dev
 	PYTHONPATH=tests $(BIN)/python -m hostile.compare $(HOSTILE_ARGS)
 

@@ -25,6 +25,8 @@ try:
 except (ImportError, AttributeError):
     pass
 """
+#: Seconds after which a command hangs whose deadlines are so short.
+_PATIENCE = 90.0
 #: What a command may take, in MB, with all the packages that it loads.
 _MOST = 2_500.0
 #: Where the server's own redirects to another host lead to, and what must not be asked for there.
@@ -42,7 +44,7 @@ def _photographs(scene: Scene) -> dict[str, bytes]:
 
 def _eval(scene: Scene, bundle: object, images: object, output: object = "out") -> Outcome:
     words = (bundle, "--images", images, "--saliency", "none", "--precision", "f32", "--output", output, *OPTIONS)
-    return scene.run("qcam-eval", *words, prelude=PRELUDE, most=_MOST)
+    return scene.run("qcam-eval", *words, prelude=PRELUDE, most=_MOST, patience=_PATIENCE)
 
 
 def _left(scene: Scene) -> str:
@@ -101,7 +103,8 @@ def _every_image(odd: Odd, scene: Scene) -> Verdict:
     names = [f"photos/{number:03d}.jpg" for number in range(60)]
     with Site(dict.fromkeys(names, data), dict.fromkeys(names, odd)) as site:
         outcome = _eval(scene, scene.ground.bundle, f"{site.url}/photos")
-        return _refused(scene, outcome, site, site.url.removeprefix("http://"))._replace(told="refused, the host named")
+        verdict = _refused(scene, outcome, site, site.url)
+    return verdict._replace(told="refused, the host named") if verdict.held else verdict
 
 
 def _folder(odd: Odd, scene: Scene) -> Verdict:
@@ -192,7 +195,7 @@ def _archive_changes(name: str, times: int, scene: Scene) -> Verdict:
     path = scene.work / "out" / "results.parquet"
     if outcome.code == 2 and not path.exists():
         verdict = outcome.refused("changed")
-        return verdict._replace(told="refused, the change named") if verdict.held else verdict
+        return held("refused, the change named") if verdict.held else fell(outcome.fault() or "the change is not named")
     if outcome.fault() or outcome.code not in (0, 2):
         return fell(outcome.fault() or f"exit {outcome.code}")
     rows = pq.read_table(path).to_pylist()
