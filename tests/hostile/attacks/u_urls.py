@@ -21,7 +21,7 @@ from hostile.web_server import Odd, Request, Site
 PRELUDE = """
 try:
     import qcam.common.web as web, qcam.runtime.fetch as fetch
-    web.SILENCE, web.LISTING, fetch._LARGEST = 3.0, 20.0, 1 << 26
+    web.SILENCE, web.LISTING, fetch._LARGEST = 5.0, 20.0, 1 << 26
 except (ImportError, AttributeError):
     pass
 """
