@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ from fuzz.edits import as_json, edited
 from fuzz.harness import Broken, scratch
 from fuzz.reader import Reader, with_decisions
 from qcam.common.errors import ImageSetError
+from qcam.common.files import sha256_bytes
 from qcam.images import archives, footers
 from qcam.images.decoding import decode
 from qcam.images.labels import label_images
@@ -44,26 +47,42 @@ def one(data: bytes) -> None:
 class _Child:
     """The process that looks at footers, kept from one input to the next: starting one takes longer than all else.
 
-    It is the one of `qcam.images.footers`, asked in the same words.
+    It is the one of `qcam.images.footers`, given the same bytes.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def refuse(self, locations: Sequence[Any]) -> None:
+    def refuse(self, locations: Sequence[Any]) -> list[str]:
         """Do as `footers.refuse_deadly` does."""
+        seen = []
         for location in locations:
             footer = footers._footer(location)
-            if self._process is None or self._process.poll() is not None:
-                command = [sys.executable, "-m", "qcam.images.footers"]
-                pipe = subprocess.PIPE
-                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
-            wrong = footers._asked(self._process, footer)
-            if wrong:
-                if "the reader" in wrong or "seconds" in wrong:
-                    self._process.kill()
-                    self._process.wait()
+            answer = self._asked(footer)
+            if answer != b"good\n":
+                wrong = answer.decode("utf-8", "replace").strip() or "reading its footer ended the reader"
                 raise ImageSetError(f"cannot list {location} as a Parquet file: {wrong}; write it again")
+            seen.append(sha256_bytes(footer))
+        return seen
+
+    def _asked(self, footer: bytes) -> bytes:
+        """Return the child's line, nothing if it has ended; the next footer gets another one then."""
+        if self._process is None:
+            command, pipe = [sys.executable, "-m", "qcam.images.footers"], subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        into, out = self._process.stdin, self._process.stdout
+        assert into is not None
+        assert out is not None
+        with suppress(OSError):  # it has ended
+            into.write(len(footer).to_bytes(8, "little") + footer)
+            into.flush()
+        ready = select.select([out], [], [], footers.DEADLINE)[0]
+        answer = out.readline() if ready else b""
+        if not answer:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        return answer
 
 
 archives.refuse_deadly = _Child().refuse  # type: ignore[assignment]
