@@ -16,8 +16,6 @@ from pathlib import Path
 import coverage
 
 _ROOT = Path(__file__).resolve().parents[2]
-#: CPU seconds that are spent on one target.
-_SECONDS = 60.0
 
 
 def main() -> None:
@@ -25,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target")
     parser.add_argument("--state", type=Path, required=True, help="folder of the target's state")
+    parser.add_argument("--seconds", type=float, default=60, help="most CPU seconds (default: 60)")
     given = parser.parse_args()
     counted = coverage.Coverage(data_file=None, include=[f"{_ROOT}/*"], config_file=False)
     counted.start()
@@ -35,7 +34,7 @@ def main() -> None:
     inputs = [*found.seeds(), *(path.read_bytes() for path in (*found.corpus(), *kept))]
     start, replayed = time.process_time(), 0
     for data in inputs:
-        if time.process_time() - start > _SECONDS:
+        if time.process_time() - start > given.seconds:
             break
         judged(found.one, data)
         replayed += 1

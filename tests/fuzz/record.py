@@ -23,9 +23,10 @@ def main() -> None:
     """Collect the records, count lines, write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, default=HERE / "build" / "fuzz", help="folder of the state (default: build/fuzz)")
+    parser.add_argument("--seconds", type=float, default=60, help="most CPU seconds for a target's lines (default: 60)")
     given = parser.parse_args()
     rows = [
-        row(name, _record(given.state / name), _lines(name, given.state / name))
+        row(name, _record(given.state / name), _lines(name, given.state / name, given.seconds))
         for name in NAMES
         if (given.state / name).is_dir()
     ]
@@ -52,8 +53,8 @@ def _record(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "record.json").read_text()))
 
 
-def _lines(name: str, folder: Path) -> dict[str, int]:
-    command = [sys.executable, "-m", "fuzz.lines", name, "--state", str(folder)]
+def _lines(name: str, folder: Path, seconds: float) -> dict[str, int]:
+    command = [sys.executable, "-m", "fuzz.lines", name, "--state", str(folder), "--seconds", str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
