@@ -18,7 +18,7 @@ from qcam.runtime.bundle import load_bundle
 
 COVERED = ("qcam.exporters.importing", "qcam._importing", "qcam.runtime.normal", "qcam.runtime.qoperators",
            "qcam.runtime.external",
-           "qcam.runtime.agreement", "qcam.runtime.endless")  # fmt: skip
+           "qcam.runtime.agreement", "qcam.runtime.bounded")  # fmt: skip
 _FILES = Path(__file__).resolve().parents[2] / "data" / "foreign"
 #: Of every way of writing one: QDQ and integer operators, codes of 8 and 16 bits, scales of Microsoft's domain, fixed batches.
 _NAMES = ("ort-default", "ort-qoperator", "ort-a16w8ms", "brevitas-default", "esp_ppq-openvinoint8", "nncf-mixed",
