@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
@@ -34,24 +35,19 @@ from qcam.common.wording import in_options
 _CRASHES = 20
 #: Their names: date and time in UTC, and the process, so that names in order are files in order of age.
 _CRASH_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-\d+\.txt")
-#: Most characters of an error's text that are said.
-_SAID = 500
+#: Most characters of a bug's text that are said, and of an error.
+_SAID, _LONGEST = 500, 4000
 _URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _URL_IN_TEXT = re.compile(_URL_BEGIN.pattern + r"[^\s'\"]+")
-
-
-def _lines(text: str) -> str:
-    """Return a text of several lines with what does not print escaped."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 class _Console(Console):
     """A console that lets `_Rules` decide what a broken pipe means; rich's own ends the process with code 1."""
 
     def print(self, *objects: Any, **settings: Any) -> None:
-        """Print (as in rich); of a text without markup, what does not print is escaped: names of files are not ours."""
+        """Print (as in rich); a text without markup stays in its line, what does not print is escaped: names are not ours."""
         if settings.get("markup") is False:
-            objects = tuple(_lines(each) if isinstance(each, str) else each for each in objects)
+            objects = tuple(printable(each) if isinstance(each, str) else each for each in objects)
         super().print(*objects, **settings)
 
     def on_broken_pipe(self) -> None:
@@ -76,36 +72,49 @@ class _Rules(click.Command):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command and exit with its code (arguments as in click)."""
         kwargs["standalone_mode"] = False
-        # SIGTERM ends a run like Ctrl-C does: what is finished stays readable.
-        with _terminate_as_interrupt(), shown_on_terminal():
+        given = args[0] if args else kwargs.get("args")
+        with _interruptions(last=given is None), shown_on_terminal():
             try:
-                with naming_extras(self.name or "this command"):
-                    code = super().main(*args, **kwargs)
-            except click.exceptions.Exit as error:
-                code = error.exit_code
-            except click.ClickException as error:
-                setattr(error, "message", printable(error.message))  # noqa: B010  # what was typed may be anything
-                error.show()
-                code = 2
-            except (KeyboardInterrupt, click.Abort):
-                err.print("[yellow]interrupted[/]")
+                code = self._code(*args, **kwargs)
+            except KeyboardInterrupt:  # another one, while the first was told
                 code = 130
-            except GateError as error:
-                err.print("[bold red]does not hold:[/] ", end="")
-                err.print("\n".join(map(printable, in_options(error.template).split("\n"))), markup=False)
-                code = 1
-            except UndecidedError as error:
-                err.print("[bold yellow]undecided:[/] ", end="")
-                err.print("\n".join(map(printable, in_options(error.template).split("\n"))), markup=False)
-                code = 3
-            except QcamError as error:
-                err.print("[bold red]error:[/] ", end="")
-                err.print(printable(in_options(error.template)), markup=False)
+        sys.exit(code)
+
+    def _code(self, *args: Any, **kwargs: Any) -> int:
+        """Run the command, tell how it ended, and return its exit code (arguments as in click)."""
+        try:
+            with naming_extras(self.name or "this command"):
+                code = super().main(*args, **kwargs)
+        except click.exceptions.Exit as error:
+            code = error.exit_code
+        except click.ClickException as error:
+            setattr(error, "message", printable(error.message))  # noqa: B010  # what was typed may be anything
+            error.show()
+            code = 2
+        except (KeyboardInterrupt, click.Abort):
+            err.print("[yellow]interrupted[/]")
+            code = 130
+        except GateError as error:
+            err.print("[bold red]does not hold:[/] ", end="")
+            for line in in_options(error.template).split("\n"):
+                err.print(line, markup=False)
+            code = 1
+        except UndecidedError as error:
+            err.print("[bold yellow]undecided:[/] ", end="")
+            for line in in_options(error.template).split("\n"):
+                err.print(line, markup=False)
+            code = 3
+        except QcamError as error:
+            _tell_error(in_options(error.template))
+            code = 2
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                _tell_error(f"no file or folder can be at {error.filename}: {error.strerror}")
                 code = 2
-            except Exception as error:  # nothing that a user can mend
+            else:  # nothing that a user can mend
                 _tell_bug(error, _command_line(*args, **kwargs))
                 code = 70
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command's body (as in click)."""
@@ -223,6 +232,13 @@ def warn(message: str) -> None:
     """Print a warning, to standard error."""
     err.print("[bold yellow]warning:[/] ", end="")
     err.print(printable(message), markup=False)
+
+
+def _tell_error(text: str) -> None:
+    """Print the one line of an error that is the user's to mend; of a very long one the beginning and the end."""
+    half = _LONGEST // 2
+    err.print("[bold red]error:[/] ", end="")
+    err.print(text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}", markup=False)
 
 
 def _tell_bug(error: Exception, command: Sequence[str]) -> None:
@@ -357,14 +373,24 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Turn SIGTERM, and SIGHUP where it is not ignored, into KeyboardInterrupt while the block runs (main thread only)."""
+def _interruptions(*, last: bool) -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt while the block runs, where they are not ignored.
+
+    So a run ends alike on Ctrl-C, by `kill` and when its terminal is closed: what is finished stays readable. Signals reach the
+    main thread only.
+
+    Args:
+        last: Whether the process ends with the block: once interrupted, it is then left alone to end.
+    """
+    interrupted = False
 
     def interrupt(_signal: int, _frame: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     before = {}
-    for name in ("SIGTERM", "SIGHUP"):  # a terminal that is closed, where there are such
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is None or signal.getsignal(number) == signal.SIG_IGN:  # nohup
             continue
@@ -374,4 +400,4 @@ def _terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last and interrupted else handler)

@@ -145,6 +145,23 @@ def _beginning(path: Path) -> bytes:
         raise QcamError(f"cannot read {path}: {error.strerror or error}; move it away, or give another {{output}}") from error
 
 
+def require_text(place: str | Path, what: str) -> None:
+    """Refuse a place whose path is no UTF-8, as a file system allows: ONNX Runtime and pyarrow open no file there.
+
+    Args:
+        place: A path, or a URL.
+        what: What it is in the message.
+
+    Raises:
+        QcamError: Names it.
+    """
+    location = open_location(str(place))
+    try:
+        str(location.absolute() if isinstance(location, Path) else location).encode()
+    except UnicodeEncodeError as error:
+        raise QcamError(f"{what} {place}: its path is no UTF-8, and not every library opens files there; rename it") from error
+
+
 def refuse_overlap(output: str | Location, inputs: Sequence[tuple[str, str | Location]], option: str = "{output}") -> None:
     """Refuse a place to write to that is, holds, or lies in one that is only read.
 

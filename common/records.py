@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,6 +110,16 @@ def _name(source: Path | bytes | str) -> str:
     return str(source) if isinstance(source, Path) else "the record"
 
 
+def record_bytes(path: Path) -> bytes:
+    """Return the content of a record's file, of one without end no more than shows that.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return stream.read(LONGEST + 1)
+
+
 def _content(source: Path | bytes | str) -> str:
     """Return the text of a record.
 
@@ -118,8 +128,7 @@ def _content(source: Path | bytes | str) -> str:
         ValueError: If it is too long, or not UTF-8.
     """
     if isinstance(source, Path):
-        with source.open("rb") as stream:
-            source = stream.read(LONGEST + 1)
+        source = record_bytes(source)
     if len(source) > LONGEST:
         raise ValueError(f"it has more than {LONGEST >> 20} MiB, which no record of this program has")
     return source if isinstance(source, str) else source.decode("utf-8")
@@ -129,10 +138,10 @@ def _parsed(text: str, *, finite: bool, repeated: bool = False) -> Any:
     """Return the values of JSON text.
 
     Raises:
-        ValueError: If it is none, or holds what no record does.
+        ValueError: If it is none, or holds what no record does; names the field.
         RecursionError: If it lies too deep even for the parser.
     """
-    value = json.loads(text, object_pairs_hook=None if repeated else _object, parse_constant=_no_number if finite else None)
+    value = json.loads(text, object_pairs_hook=None if repeated else _object, parse_constant=_Constant if finite else None)
     # In text that was UTF-8, neither is there but as an escape.
     escapes = "\\u" in text
     level, depth = [value], 0
@@ -149,14 +158,46 @@ def _parsed(text: str, *, finite: bool, repeated: bool = False) -> Any:
                 below += item
             elif isinstance(item, str):
                 if escapes and _UNPRINTABLE.search(item):
-                    raise ValueError(f"the text {_brief(item)} holds a NUL or half of a surrogate pair")
+                    what = f"the text {_brief(item)} holds a NUL or half of a surrogate pair"
+                    raise ValueError(f"{_place_of(item, value)}: {what}")
             elif isinstance(item, float):
                 if finite and not math.isfinite(item):
-                    raise ValueError("a number in it is beyond float64")
+                    what = f"{item.said} is no number that JSON has" if isinstance(item, _Constant) else "it is beyond float64"
+                    raise ValueError(f"{_place_of(item, value)}: {what}")
             elif isinstance(item, int) and abs(item) >= _WIDEST:
-                raise ValueError("a number in it has more than 64 bits")
+                raise ValueError(f"{_place_of(item, value)}: it has more than 64 bits")
         level, depth = below, depth + 1
     return value
+
+
+class _Constant(float):
+    """A number that JSON has not: NaN or an infinity, and how it was written."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+
+
+def _place_of(wanted: Any, value: Any) -> str:
+    """Return where in a record the very object is; of a key the object that has it."""
+    found = _steps_to(wanted, value)
+    return _WHOLE if not found else found.removeprefix(".")
+
+
+def _steps_to(wanted: Any, value: Any) -> str | None:
+    if value is wanted:
+        return ""
+    below: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        if any(key is wanted for key in value):
+            return ""
+        below = ((f".{_shown(key)}", item) for key, item in value.items())
+    elif isinstance(value, list):
+        below = ((f"[{place}]", item) for place, item in enumerate(value))
+    for step, item in below:
+        rest = _steps_to(wanted, item)
+        if rest is not None:
+            return step + rest
+    return None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -165,10 +206,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {_brief(next(name for name in names if names.count(name) > 1))} stands twice in one object")
     return found
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number that JSON has")
 
 
 def _in_words(message: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qcam.common import telling
 from qcam.common.arguments import real, whole
 from qcam.common.errors import BundleError, QcamError
-from qcam.common.places import refuse_overlap
+from qcam.common.places import refuse_overlap, require_text
 from qcam.exporters import own
 from qcam.exporters.export import ExportOptions, bundle_folder_name, export_bundle, override_preprocessing, write_bundle
 from qcam.images.embedded import calibration_photographs
@@ -156,6 +156,7 @@ class ExportOrder:
             if same:
                 one, other = (own.called(each, None) for each in (name, same[0]))
                 raise BundleError(f"{one} and {other} would both become {place}; export them apart, into other folders")
+            require_text(place, "{output}")
             if self.calibration is not None:
                 whose = f"the bundle of {own.called(name, None)},"
                 refuse_overlap(place, [("the calibration folder", self.calibration)], whose)

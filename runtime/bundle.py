@@ -11,7 +11,9 @@ import onnx
 
 from qcam.common.errors import BundleError
 from qcam.common.files import sha256_file
-from qcam.common.storage import Location, open_location
+from qcam.common.places import require_text
+from qcam.common.records import record_bytes
+from qcam.common.storage import Location, open_location, reason
 from qcam.common.vocabulary import PRECISIONS
 from qcam.runtime.agreement import check_agreement
 from qcam.runtime.external import load_external, parse_onnx, refuse_unhashed
@@ -62,13 +64,14 @@ def load_bundle(location: str | Location, *, verify: bool = True) -> Bundle:
     folder = open_location(location)
     if not isinstance(folder, Path):
         folder, verify = fetch_bundle(folder), False  # held against the manifest as it was fetched
+    require_text(folder, "the bundle")
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        data = record_bytes(path)
     except FileNotFoundError as error:
         raise BundleError(no_bundle(str(folder))) from error
     except OSError as error:
-        raise BundleError(f"cannot read {path}: {error}; export the bundle again with {{force}}") from error
+        raise BundleError(f"cannot read {path}: {reason(error)}; export the bundle again with {{force}}") from error
     bundle = parse_manifest(data, folder, str(path))
     for name, sha256 in files_of(bundle, str(path)).items():
         file = folder / name

@@ -40,6 +40,8 @@ BITWISE, DIFFERS = "bitwise", "differs"
 _AGAIN = "export the bundle again with {force}"
 #: What a precision has from schema 2 on.
 _SINCE_2 = ("input", "session", "original", "proof")
+#: Most bytes of a file's name, folders included: what file systems allow for a name.
+_LONGEST_FILE = 255
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -336,13 +338,15 @@ def files_of(bundle: Bundle, where: str) -> dict[str, str]:
         where: What messages call the manifest.
 
     Raises:
-        BundleError: If one lies outside the folder, also through links, or has two SHA-256.
+        BundleError: If one lies outside the folder, also through links, has two SHA-256, or a name that no file has.
     """
     root = bundle.folder.resolve()
     files: dict[str, str] = {}
     known: dict[Path, str] = {}
     for entry in bundle.precisions:
         for name, sha256 in [found for held in (entry, entry.original) if held is not None for found in _held(held)]:
+            if len(name.encode()) > _LONGEST_FILE:
+                raise BundleError(f"{where} names a file of {len(name):,} characters, {name[:80]!a} …; {_AGAIN}")
             path = (root / name).resolve()
             if not path.is_relative_to(root):
                 raise BundleError(
@@ -372,7 +376,9 @@ def changed(where: str) -> str:
 
 
 def _refuse_names(names: list[str], where: str) -> None:
-    """Refuse precisions whose names are none, or stand twice."""
+    """Refuse precisions whose names are none, or stand twice; and none at all."""
+    if not names:
+        raise BundleError(f"{where}: precisions is empty, so that there is nothing to run; {_AGAIN}")
     for name in names:
         if not PRECISION_NAME.fullmatch(name):
             raise BundleError(

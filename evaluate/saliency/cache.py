@@ -30,6 +30,8 @@ from qcam.images.sources import ImageFile
 _SCALE = np.float32(32768)
 _VERSION = 1
 _DIGEST = 32  # bytes of a SHA-256
+#: Most values of a map that is read.
+_MOST = 1 << 28
 
 
 def default_cache() -> Path:
@@ -131,7 +133,12 @@ def _read(path: Path, sha256: str) -> NDArray[np.float16] | str | None:
         if about.shape is None:
             return None
         height, width = about.shape
-        found = np.frombuffer(zlib.decompress(planes), np.uint8).reshape(2, height * width)
+        count = height * width
+        if min(height, width) < 1 or count > _MOST:
+            return None
+        # One byte too many shows that there are more, and takes no memory for them.
+        data = zlib.decompressobj().decompress(planes, 2 * count + 1)
+        found = np.frombuffer(data, np.uint8).reshape(2, count)
         held: NDArray[np.float16] = np.ascontiguousarray(found.T).view("<f2").reshape(height, width).astype(np.float16)
         return held
     except (OSError, ValueError, ResultsError, zlib.error):

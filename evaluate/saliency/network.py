@@ -12,7 +12,7 @@ from PIL import Image
 from qcam.common.errors import QcamError, first_line
 from qcam.common.files import fingerprint, sha256_bytes
 from qcam.evaluate.saliency.preparation import PROCEDURE, finished_map, network_input
-from qcam.evaluate.saliency.settings import OUTPUTS, NetworkSettings
+from qcam.evaluate.saliency.settings import LARGEST_SIDE, OUTPUTS, NetworkSettings
 from qcam.evaluate.saliency.source import NoMapError, Silent
 from qcam.images.sources import ImageFile
 from qcam.runtime.bounded import refuse_unbounded
@@ -76,6 +76,8 @@ class NetworkSaliency(Silent):
             raise QcamError(f"{path} does not take one float32 image (1 × 3 × height × width) but {found}")
         self._input = inputs[0].name
         height, width = (side if isinstance(side, int) else settings.size for side in shape[2:])
+        if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
+            raise QcamError(f"{path} takes images of {height} × {width} pixels; a side has to be 1 to {LARGEST_SIDE}")
         self.size: tuple[int, int] = (height, width)
 
     def whole_map(self, image: Image.Image, file: ImageFile, sha256: str = "") -> NDArray[np.float32]:

@@ -19,6 +19,10 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 #: What a network's output may be; "" is undeclared.
 OUTPUTS = ("logits", "probabilities", "bytes")
 RESAMPLINGS = ("lanczos", "bilinear")
+#: Letters of an option that a message shows.
+_SHOWN = 80
+#: Longest side of a network's input, in pixels.
+LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,12 @@ def network_settings(preset: str | None, options: Mapping[str, str]) -> NetworkS
     settings = PRESETS[preset or "plain"]
     for key, text in _renamed(options).items():
         if key not in _OPTIONS:
-            raise QcamError(f"saliency option {key!r} is unknown; choose one of {', '.join(_OPTIONS)}")
+            raise QcamError(f"saliency option {key[:_SHOWN]!r} is unknown; choose one of {', '.join(_OPTIONS)}")
         field, read, wanted = _OPTIONS[key]
         try:
             settings = replace(settings, **{field: read(text)})
         except (ValueError, KeyError) as error:
-            raise QcamError(f"saliency option {key}={text}: give {wanted}") from error
+            raise QcamError(f"saliency option {key}={text[:_SHOWN]}: give {wanted}") from error
     return settings
 
 
@@ -138,7 +142,7 @@ def _one_of(names: tuple[str, ...]) -> Callable[[str], str]:
 
 #: Option → field, how its text is read, what to give.
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
-    "size": ("size", _between(1, 4096, int), "the side of the input in pixels, 1 to 4096"),
+    "size": ("size", _between(1, LARGEST_SIDE, int), f"the side of the input in pixels, 1 to {LARGEST_SIDE}"),
     "mean": ("mean", _colours, "one number or three with commas"),
     "std": ("std", _divisors, "one number or three with commas, none of them 0"),
     "scale": ("scale_by_maximum", {"255": False, "maximum": True}.__getitem__, "255 or maximum"),

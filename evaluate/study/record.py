@@ -8,6 +8,7 @@ from typing import Any
 
 from qcam.common import machine
 from qcam.common.files import fingerprint
+from qcam.common.printable import printable
 from qcam.common.wording import in_options
 from qcam.evaluate.results.clipping import clipping_lines
 from qcam.evaluate.results.folder import SCHEMA_VERSION
@@ -73,8 +74,8 @@ def run_record(
         key = fingerprint(bundle.classes)[:12]
         classes[key] = list(bundle.classes)
         models[bundle.model_id] = {
-            "bundle": bundle.folder.name,
-            "weights": bundle.weights.to_json() | {"trained": bundle.weights.trained},
+            "bundle": printable(bundle.folder.name),
+            "weights": _said(bundle.weights.to_json()) | {"trained": bundle.weights.trained},
             "geometry": geometry(model.preprocessing),
             "classes": key,
             "calibration_images": bundle.calibration.images,
@@ -100,6 +101,11 @@ def run_record(
         "warnings": [in_options(text) for text in told],
         "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
     }
+
+
+def _said(told: Mapping[str, object]) -> dict[str, object]:
+    """Return what a manifest says, without what it says nothing of."""
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def notes(facts: WorkerFacts, options: StudyOptions) -> list[str]:

@@ -13,7 +13,7 @@ from qcam.common import machine, telling
 from qcam.common.arguments import whole_or_none
 from qcam.common.errors import ImageSetError, ProviderError, QcamError
 from qcam.common.files import exclusive
-from qcam.common.places import refuse_overlap
+from qcam.common.places import refuse_overlap, require_text
 from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, ReferenceImages, Target, require
 from qcam.evaluate.engine.choice import EngineOptions, crew_for, refuse_workers_without_gpus, settle
 from qcam.evaluate.engine.requirements import check_requirements, refuse_missing_gpu, unmet
@@ -246,6 +246,7 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
 
 def _check(request: StudyRequest) -> None:
     """Refuse what does not go together, before anything is read."""
+    require_text(request.place, "{output}")
     require(Device, request.device, "device")
     require(LabelFormat, request.label_format, "label format")
     if not request.paper and (request.options.fixes or request.paper_weights):

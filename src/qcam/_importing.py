@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qcam.common.arguments import names, texts, truth, whole
 from qcam.common.errors import BundleError, QcamError
 from qcam.common.extras import names_extras, require_packages
+from qcam.common.places import require_text
 
 if TYPE_CHECKING:
     from qcam.runtime.bundle import Bundle
@@ -118,6 +119,7 @@ def import_onnx(
         force=force,
     )
     place = order.place
+    require_text(place, "{output}")
     if keep and order.into is not None:
         raise QcamError("{keep} leaves a bundle as it is, {into} adds to one; leave one of them out")
     kept = keep and is_bundle(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -38,6 +40,12 @@ SCRIPT = """
             raise KeyboardInterrupt
         if how == "wait":
             time.sleep(60)
+        if how == "tidy up":
+            try:
+                time.sleep(60)
+            finally:
+                print("tidying", flush=True)
+                time.sleep(60)
         while how == "print":
             print("result", flush=True)
         while how == "rich":
@@ -47,7 +55,7 @@ SCRIPT = """
 """
 
 
-def start(how: str) -> subprocess.Popen[str]:
+def start(how: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), how],
         stdout=subprocess.PIPE,
@@ -55,6 +63,7 @@ def start(how: str) -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        **options,
     )
 
 
@@ -85,6 +94,21 @@ def test_being_ended_or_hung_up_ends_a_command_like_ctrl_c(how: signal.Signals) 
         process.send_signal(how)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "\ninterrupted\n")
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)])
+def test_being_interrupted_again_ends_a_command_alike(signals: tuple[signal.Signals, ...]) -> None:
+    with start("tidy up", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "result\n"
+        process.send_signal(signals[0])
+        assert process.stdout.readline() == "tidying\n"
+        for number in signals[1:]:
+            process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("interrupted\n")
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("how", ["print", "rich"])
@@ -124,6 +148,9 @@ def test_a_number_returned_is_the_code(returned: object, code: int) -> None:
     [
         (QcamError("one line"), 2, "error: one line\n"),
         (GateError("one line"), 1, "does not hold: one line\n"),
+        (QcamError("a name\nerror: of two\x1b[31m lines"), 2, "error: a name\\nerror: of two\\x1b[31m lines\n"),
+        (QcamError("x" * 5_000 + "; mend it"), 2, f"error: {'x' * 2_000} … {'x' * 1_991}; mend it\n"),
+        (OSError(errno.ENAMETOOLONG, "Too long", "a/b"), 2, "error: no file or folder can be at a/b: Too long\n"),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
         (click.Abort(), 130, "interrupted\n"),
         (click.exceptions.Exit(5), 5, ""),
@@ -142,7 +169,7 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: tuple[str, ...]) -> 
     assert arguments[-1] in err.splitlines()[-1] or arguments[0] in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_handlers_are_put_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     run(QcamError("x"))
@@ -153,7 +180,7 @@ def test_a_command_under_nohup_goes_on_when_the_terminal_is_closed() -> None:
     seen: list[object] = []
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with console._terminate_as_interrupt():
+        with console._interruptions(last=False):
             seen.append(signal.getsignal(signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parents[2]
 #: Seconds after which a command counts as hanging.
 _PATIENCE = 240.0
+#: Seconds between two signals.
+_BETWEEN = 0.1
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -108,6 +111,32 @@ class Outcome:
         if names and not any(name in self.errors[0] for name in names):
             return fell(f"exit 2, and {names[0]} is not named: {brief(self.errors[0])}")
         return held(f"refused, {next(name for name in names if name in self.errors[0])} named" if names else "refused")
+
+
+class Case(NamedTuple):
+    """One of the many inputs of an attack.
+
+    Attributes:
+        told: What is wrong with it.
+        words: The command's arguments.
+        names: What a refusal has to name: each of them.
+        harmless: Whether the command may as well take it and end with 0.
+    """
+
+    told: str
+    words: tuple[object, ...]
+    names: tuple[str, ...] = ()
+    harmless: bool = False
+
+    def judge(self, outcome: Outcome) -> Verdict:
+        """Judge what became of it."""
+        if self.harmless and outcome.code == 0:
+            return fell(outcome.fault()) if outcome.fault() else held("taken")
+        for name in self.names or ("",):
+            verdict = outcome.refused(name) if name else outcome.refused()
+            if not verdict.held:
+                return verdict
+        return verdict
 
 
 def brief(text: str, length: int = 90) -> str:
@@ -218,6 +247,8 @@ class Scene:
         most: float = 0.0,
         until: Callable[[], bool] | None = None,
         patience: float = _PATIENCE,
+        signals: Sequence[int] = (),
+        group: bool = True,
     ) -> Outcome:
         """Run a command in the work folder.
 
@@ -229,6 +260,8 @@ class Scene:
             most: Memory in MB above which the command is killed; 0 for any.
             until: If given, the command is killed with SIGKILL as soon as this is true.
             patience: Seconds after which it counts as hanging.
+            signals: What it is sent then instead of SIGKILL, one after the other.
+            group: Whether the processes that it started are sent them, too, as a terminal does.
         """
         folder = self.work / ".told"
         folder.mkdir(exist_ok=True)
@@ -244,13 +277,73 @@ class Scene:
                 )  # fmt: skip
             pid, wait = process.pid, process.wait
         else:
+            run = {"arguments": words, "stdout": str(out), "stderr": str(err), "code": ""}
+            request = {"module": module, "runs": [run], "cwd": str(self.work), "env": environment, "prelude": prelude}
+            pid, wait = self.tree.start(request)
+        code, peak = _watch(pid, wait, most, until, patience, signals, os.killpg if group else os.kill)
+        return Outcome(code, _text(out), _text(err), peak)
+
+    def each(
+        self, command: str, runs: Sequence[Sequence[object]], *, at_once: int = 20, prelude: str = ""
+    ) -> Iterator[Outcome]:
+        """Run a command many times, many runs in one process: what is refused at once takes milliseconds.
+
+        Args:
+            command: `qcam-report` …
+            runs: The arguments of each run.
+            at_once: Runs of a process: so many are made before the first outcome can be seen.
+            prelude: Python code to run before them in each process.
+
+        Yields:
+            What became of each, in their order; a process that dies costs one run, and the others are made by another.
+        """
+        folder = self.work / ".told"
+        folder.mkdir(exist_ok=True)
+        environment = self.tree.environment(self.work) | self.variables
+        done = 0
+        while done < len(runs):
+            asked: list[dict[str, Any]] = [
+                {key: str(folder / f"{place}.{key}") for key in ("stdout", "stderr", "code")}
+                | {"arguments": list(map(str, words))}
+                for place, words in enumerate(runs[done : done + at_once])
+            ]
+            for file in folder.glob("*.code"):
+                file.unlink()
             request = {
-                "module": module, "arguments": words, "cwd": str(self.work), "env": environment, "prelude": prelude,
-                "stdout": str(out), "stderr": str(err),
+                "module": self.tree.commands[command], "runs": asked, "cwd": str(self.work), "env": environment,
+                "prelude": prelude,
             }  # fmt: skip
             pid, wait = self.tree.start(request)
-        code, peak = _watch(pid, wait, most, until, patience)
-        return Outcome(code, out.read_text("utf-8", "replace"), err.read_text("utf-8", "replace"), peak)
+            ended, peak = _watch(pid, wait, 0.0, None, _PATIENCE)
+            for run in asked:
+                file = Path(run["code"])
+                out, err = (_text(Path(run[key])) for key in ("stdout", "stderr"))
+                done += 1
+                if not file.exists():
+                    yield Outcome(ended, out, err, peak)
+                    break
+                yield Outcome(int(file.read_text()), out, err, peak)
+
+    def refused(self, command: str, cases: Iterable[Case], what: str, *, at_once: int = 20) -> Verdict:
+        """Give a command many inputs, each of which it has to refuse.
+
+        Args:
+            command: `qcam-report` …
+            cases: The inputs.
+            what: What they are, in the plural.
+            at_once: As for `each`.
+        """
+        every = list(cases)
+        assert every
+        taken = 0
+        outcomes = self.each(command, [case.words for case in every], at_once=at_once)
+        for place, (case, outcome) in enumerate(zip(every, outcomes, strict=True), 1):
+            verdict = case.judge(outcome)
+            if not verdict.held:
+                return fell(f"{case.told}: {verdict.told} (number {place} of {len(every)} {what})")
+            taken += outcome.code == 0
+        told = f"{len(every) - taken} refused, {taken} harmless" if taken else "each refused"
+        return held(f"{len(every)} {what}: {told}")
 
     def copy(self, source: Path, name: str = "out") -> Path:
         """Copy a folder of the ground into the work folder."""
@@ -258,20 +351,36 @@ class Scene:
 
 
 def _watch(
-    pid: int, wait: Callable[[], int], most: float, until: Callable[[], bool] | None, patience: float
+    pid: int,
+    wait: Callable[[], int],
+    most: float,
+    until: Callable[[], bool] | None,
+    patience: float,
+    signals: Sequence[int] = (),
+    send: Callable[[int, int], None] = os.killpg,
 ) -> tuple[int | None, float]:
-    """Wait for a process, looking at its memory; kill it when it hangs or takes too much, or when `until` says so."""
+    """Wait for a process, looking at its memory; kill it if it hangs or takes too much, send signals when `until` says so."""
     code: list[int] = []
     thread = threading.Thread(target=lambda: code.append(wait()))
     thread.start()
     peak, late, killed = 0.0, time.monotonic() + patience, False
+    left, next_one = list(signals or [signal.SIGKILL]), 0.0
     while thread.is_alive():
         peak = max(peak, _resident(pid))
-        if not killed and (time.monotonic() > late or (most and peak > most) or (until is not None and until())):
+        if not killed and (time.monotonic() > late or (most and peak > most)):
             os.killpg(pid, signal.SIGKILL)
             killed = True
+        if until is not None and left and time.monotonic() > next_one and until():
+            with suppress(ProcessLookupError):  # it has just ended
+                send(pid, left.pop(0))
+            next_one = time.monotonic() + _BETWEEN
         thread.join(0.002 if until is not None else 0.01)
-    return (None if killed and until is None else code[0]), peak
+    return (None if killed else code[0]), peak
+
+
+def _text(path: Path) -> str:
+    """Return what a command has printed."""
+    return path.read_text("utf-8", "replace") if path.exists() else ""
 
 
 def _resident(pid: int) -> float:
