@@ -132,9 +132,9 @@ def read_check(folder: Path) -> CheckRecord:
         raise QcamError(f"{{check}} {folder}: no {_FILE} there; make one with qcam-check {{output}} {folder}")
     value = read_record(path, dict[str, Any], advice=_AGAIN)
     version = value.get("schema_version")
-    if version not in _VERSIONS:
+    if type(version) is not int or version not in _VERSIONS:
         known = " and ".join(map(str, _VERSIONS))
-        raise ResultsError(f"{path} has schema version {version}, this qcam reads {known}; {_AGAIN}")
+        raise ResultsError(f"{path} has schema version {ascii(version)[:80]}, this qcam reads {known}; {_AGAIN}")
     check = as_record(value, CheckRecord, str(path), advice=_AGAIN)
     refuse_unprintable([item.model for item in check.results], path)
     return check

@@ -32,8 +32,8 @@ def clipping_figures(columns: Sequence[Column]) -> list[ClippingFigure]:
     Args:
         columns: Every model of every run.
     """
-    colours = colours_of(precisions_of(columns))
     found = [(column, told) for column in columns if (told := _of(column))]
+    colours = colours_of([*precisions_of(columns), *(each.precision for _, told in found for each in told)])
     names = file_names([f"clipping-{column.title}" for column, _ in found])
     return [
         ClippingFigure(

@@ -195,12 +195,12 @@ AXES = {
 
 
 def against(comparison: str) -> str:
-    """Return what a comparison is called behind a metric.
+    """Return what a comparison is called behind a metric; one of a later version by its own name.
 
     >>> against("vs_saliency")
     'v. salient object'
     """
-    return _AGAINST[comparison]
+    return _AGAINST.get(comparison, comparison)
 
 
 def precision_title(comparison: str, precision: str) -> str:

@@ -72,6 +72,8 @@ def write_report(results: Sequence[Results], output: Path, options: ReportOption
     """
     options = options or ReportOptions()
     runs = name_runs(results, options.names)
+    for run in runs:
+        run.results.require_readable()
     every = columns(runs)
     if not every:
         raise QcamError(f"{runs[0].results.folder} holds no model; run {{qcam-eval}} again with {{force}}")

@@ -19,11 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from qcam.common.errors import ResultsError, first_line
+from qcam.common.errors import ResultsError
 from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
-from qcam.common.places import refuse_unprintable
+from qcam.common.places import refuse_unprintable, require_text
 from qcam.common.records import AGAIN, as_record, read_record
+from qcam.evaluate.results.clipping import CLIPPING, CLIPPING_SCHEMA
 from qcam.evaluate.results.records import Placements, RunRecord, Summary
+from qcam.evaluate.results.tables import TableForm, read_table, require_columns, wrong_figures, wrong_maps, wrong_pictures
 from qcam.images.decoding import PictureError, open_picture
 
 #: Files of a result folder.
@@ -46,6 +48,8 @@ MEASURES = ("rank_correlation", "overlap", "energy_in_object", "native_SIM", "na
 FAITHFULNESS = ("drop", "increase")
 #: What is counted of a CAM, by column.
 COUNTS = ("crossings",)
+#: Parts of summary.json whose entries are each of one model of the run.
+_OF_MODELS = ("entries", "tests", "flips", "crossings", "scale", "drift", "non_inferiority", "clipping")
 #: Per-image figures of the run rather than of maps, by column.
 FIGURES = ("logit_error", "top1_agrees", "codes_equal")
 
@@ -178,6 +182,21 @@ PICTURE_SCHEMA = pa.schema(
     ]
 )
 IMAGE_SCHEMA = pa.schema([("name", pa.string()), ("sha256", pa.string()), ("label", pa.int64())])
+_ROWS = TableForm(
+    ROW_SCHEMA,
+    nullable=[field.name for field in fields(Row) if str(field.type) != "str"],
+    later=MEASURES + FAITHFULNESS + COUNTS,
+    wrong=wrong_figures,
+)
+#: File → what it holds.
+FORMS = {
+    RESULTS: _ROWS,
+    REFERENCES: _ROWS,
+    MAPS: TableForm(MAP_SCHEMA, wrong=wrong_maps),
+    PICTURES: TableForm(PICTURE_SCHEMA, nullable=["saliency"], wrong=wrong_pictures),
+    IMAGES: TableForm(IMAGE_SCHEMA, nullable=["label"]),
+    CLIPPING: TableForm(CLIPPING_SCHEMA),
+}
 
 #: One comparison of one model: column → values in the order of the images, NaN where undefined; `image` as text.
 Columns = dict[str, NDArray[Any]]
@@ -199,6 +218,7 @@ class Results:
             ResultsError: If the folder holds no results of this version, run.json is not as it was written, or a field of it is
                 of another type.
         """
+        require_text(folder, "the results in")
         self.folder = folder
         path = folder / RUN
         if not path.is_file():
@@ -223,9 +243,16 @@ class Results:
         """Return the content of summary.json with types.
 
         Raises:
-            ResultsError: If a field is missing or of another type.
+            ResultsError: If a field is missing or of another type, or speaks of a model that run.json does not name.
         """
-        return as_record(self.summary, Summary, str(self.folder / SUMMARY))
+        path = self.folder / SUMMARY
+        summary = as_record(self.summary, Summary, str(path))
+        for name in _OF_MODELS:
+            unknown = [of.model for of in getattr(summary, name) if of.model not in self.record.models]
+            if unknown:
+                told = ascii(unknown[0])[:80]
+                raise ResultsError(f"{path}: {name} speaks of model {told}, which {RUN} does not name; {AGAIN}")
+        return summary
 
     @cached_property
     def placement(self) -> dict[str, Any]:
@@ -294,7 +321,7 @@ class Results:
         found = {}
         for key, where in places.items():
             part = table.take(pa.array(where))
-            found[key] = {field.name: _values(_column(part, field), field.type) for field in ROW_SCHEMA}
+            found[key] = {field.name: _values(part[field.name], field.type) for field in ROW_SCHEMA}
         return found
 
     def rows(self, *, model: str | None = None, images: Iterable[str] | None = None) -> list[Row]:
@@ -342,6 +369,17 @@ class Results:
         self._hold(name)
         return read_arrow(self.folder / name, columns=columns, filters=filters)
 
+    def require_readable(self) -> None:
+        """Make sure that records and tables can be read, before anything is made of them.
+
+        Raises:
+            ResultsError: If one cannot, is not the file that the run wrote, or does not hold what a run writes.
+        """
+        _ = self.statistics, self.placements
+        for name in (RESULTS, MAPS, PICTURES, IMAGES):
+            self._hold(name)
+            require_columns(self.folder / name, FORMS[name])
+
     def _hold(self, name: str) -> None:
         """Hold a file against its checksum, once."""
         files = self.record.files
@@ -359,17 +397,10 @@ class Results:
         return read_record(path, dict[str, Any])
 
 
-def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
-    """Return a column; undefined throughout where results are older than that measure."""
-    if field.name in table.column_names or field.name not in MEASURES + FAITHFULNESS + COUNTS:
-        return table[field.name]
-    return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
-
-
 def _values(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
     if pa.types.is_string(kind):
         return np.array(column.to_pylist(), object)
-    numbers: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    numbers: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers
 
 
@@ -381,8 +412,8 @@ def read_run(path: Path) -> dict[str, Any]:
     """
     run = read_record(path, dict[str, Any])
     version = run.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ResultsError(f"{path} has schema version {version}, this qcam reads {SCHEMA_VERSION}; {AGAIN}")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise ResultsError(f"{path} has schema version {ascii(version)[:80]}, this qcam reads {SCHEMA_VERSION}; {AGAIN}")
     sealed = isinstance(run.get("files"), dict) and run.get("digest") == _digest(run)
     if {"files", "digest"} & run.keys() and not sealed:
         raise ResultsError(f"{path} is not as it was written (its digest differs): damaged or edited; {AGAIN}")
@@ -433,17 +464,19 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def read_arrow(path: Path, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-    """Read a Parquet file, or some columns and rows of it.
+    """Read one of the Parquet files, or some columns and rows of it.
+
+    Args:
+        path: The file; its name says what it has to hold.
+        columns: Which columns; None for all.
+        filters: Which rows, as pyarrow takes it.
 
     Raises:
-        ResultsError: If it cannot be read.
+        ResultsError: If it cannot be read, or does not hold what a run writes.
     """
-    try:
-        return pq.read_table(path, columns=columns, filters=filters)
-    except (OSError, pa.ArrowException) as error:
-        raise ResultsError(f"cannot read {path}: {first_line(error)}; run again with {{force}}") from error
+    return read_table(path, FORMS[path.name], columns=columns, filters=filters)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read result rows."""
+    """Read result rows (errors as from `read_arrow`)."""
     return [Row(**item) for item in read_arrow(path).to_pylist()]

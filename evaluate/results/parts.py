@@ -33,6 +33,7 @@ from qcam.common.storage import Location, files_below, reason, shown
 from qcam.evaluate.results.bounds import out_of_bounds
 from qcam.evaluate.results.clipping import CLIPPING, CLIPPING_SCHEMA, ClippedRow
 from qcam.evaluate.results.folder import (
+    FORMS,
     MAP_SCHEMA,
     MAPS,
     PICTURE_SCHEMA,
@@ -47,6 +48,7 @@ from qcam.evaluate.results.folder import (
 )
 from qcam.evaluate.results.records import WorkerRecord
 from qcam.evaluate.results.remote import write_whole
+from qcam.evaluate.results.tables import require_columns
 
 #: Folder of the parts, below the result folder.
 PARTS = "parts"
@@ -352,6 +354,9 @@ def split_results(folder: Path, parts: Sequence[PlannedPart]) -> Iterator[list[I
 
     Yields:
         What each part was made of.
+
+    Raises:
+        ResultsError: If one has other columns.
     """
     readers = {column: _Reader(folder / name) for name, (column, _) in _JOINED.items()}
     for part in parts:
@@ -373,7 +378,9 @@ class _Reader:
     """Reads a result file from its beginning on, line by line; nothing of one that an earlier version had not."""
 
     def __init__(self, path: Path) -> None:
-        batches = pq.ParquetFile(path).iter_batches(batch_size=_LINES) if path.exists() else ()
+        names = require_columns(path, FORMS[path.name]) if path.exists() else []
+        known = [name for name in FORMS[path.name].schema.names if name in names]
+        batches = pq.ParquetFile(path).iter_batches(batch_size=_LINES, columns=known) if path.exists() else ()
         self._lines = (line for batch in batches for line in batch.to_pylist())
         self._next: dict[str, Any] | None = next(self._lines, None)
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qcam.common.errors import ResultsError
 from qcam.evaluate.results.folder import RESULTS, ROW_SCHEMA, RUN, SCHEMA_VERSION, Results, Row
 
 
@@ -27,5 +28,5 @@ def test_results_older_than_a_measure_have_it_undefined(tmp_path: Path) -> None:
 
 
 def test_results_without_a_column_that_they_always_had_are_not_read_as_undefined(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="CC"):
+    with pytest.raises(ResultsError, match=rf"^{tmp_path / RESULTS}: column CC is missing; run qcam.study again"):
         folder_without(tmp_path, "CC").columns("net")

@@ -81,6 +81,26 @@ def test_what_is_not_told_is_not_made_up(tmp_path):
     assert summary_record({}).entries == ()
 
 
+@pytest.mark.parametrize("version", [0, 1, 3, True, 2.0, "2", None, "v" * 5_000, "\x1b[31m"])
+def test_results_of_any_other_version_are_refused_in_one_line(tmp_path, version):
+    words = rf"^{tmp_path / RUN} has schema version .*, this qcam reads 2; run qcam.study again"
+    with pytest.raises(ResultsError, match=words) as told:
+        results_of(tmp_path, BARE | {"schema_version": version})
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["entries", "tests", "flips", "crossings", "clipping"])
+def test_a_summary_speaks_of_no_other_models_than_the_record(tmp_path, name):
+    test = {"metric": "CC", "comparison": "vs_f32", "first": "f32", "second": "int8", "mean_difference": 0.1, "effect": 0.1}
+    flip = {"precision": "int8", "flipped": 1, "kept": 2, "images": 3, "mean": 1.0, "tensors": []}
+    summary = {name: [figure_of("int8", 0.5, model="x") | test | flip]}
+    found = results_of(tmp_path, summary=summary)
+    words = rf"^{tmp_path / SUMMARY}: {name} speaks of model 'x', which run.json does not name; run"
+    with pytest.raises(ResultsError, match=words):
+        _ = found.statistics
+
+
 @pytest.mark.parametrize(("trained", "word"), [(None, "unknown"), (False, "random"), (True, "trained")])
 def test_weights_are_what_is_recorded_of_them(tmp_path, trained, word):
     told = results_of(tmp_path, BARE | {"models": {"m": {"weights": {"trained": trained}}}}).record
