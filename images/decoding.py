@@ -24,6 +24,7 @@ from qcam.common.files import sha256_bytes
 from qcam.common.storage import reason
 from qcam.images import levels
 from qcam.images.budgets import over_budget
+from qcam.images.jpeg import is_cut_short, wrong_data
 from qcam.images.kinds import HEAD, HEIF_ADVICE, kind_of, reads_heif
 from qcam.images.sources import MAX_BYTES, REMOTE_READS, Source, TooLargeError, in_order, location_of, read_source
 
@@ -33,7 +34,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000
 #: What Pillow may have been built without, by the name that it has for it.
 _BUILT_IN = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
 #: Version of the rules by which pictures and labels are read: results that were read by others are never joined.
-READING = 3
+READING = 4
 #: Largest picture that is decoded, in pixels (width × height). More is refused before memory is taken for it.
 MAX_PIXELS = 100_000_000
 #: Formats whose decoders hold several copies of a picture → most pixels.
@@ -202,6 +203,9 @@ def _decode_read(data: bytes | Decoded) -> Decoded:
 def _decode_bytes(data: bytes, sha256: str) -> Decoded:
     remarks = []
     with open_picture(data) as picture:
+        jpeg = kind_of(data[:HEAD]) == "JPEG"
+        if jpeg and (wrong := wrong_data(data)):
+            raise PictureError(f"damaged or truncated: {wrong}")
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format != "MPO":  # an MPO is one photograph with a preview or a stereo twin
             remarks.append(f"first of {frames} frames")
@@ -215,6 +219,8 @@ def _decode_bytes(data: bytes, sha256: str) -> Decoded:
         if deep:
             levels.refuse_size(picture)
         picture.load()
+        if jpeg and is_cut_short(data, picture, _decoded_again):
+            raise PictureError("damaged or truncated: its data end before its pixels do")
         upright = levels.unsigned(picture, picture) if deep else picture
         ImageOps.exif_transpose(upright, in_place=True)  # a copy of a large picture takes some hundred megabytes
         key = sha256
@@ -228,6 +234,12 @@ def _decode_bytes(data: bytes, sha256: str) -> Decoded:
                 remarks.append(f"converted from {upright.mode}")
             result = upright if upright.mode == "RGB" else upright.convert("RGB")
         return Decoded(result, sha256, remark="; ".join(remarks), key=key, uniform=_uniform(result))
+
+
+def _decoded_again(data: bytes) -> Image.Image:
+    """Decode a JPEG as it is: not upright, in its own mode."""
+    with open_picture(data, formats=("JPEG",)) as picture:
+        return picture.copy()
 
 
 def _uniform(picture: Image.Image) -> str:

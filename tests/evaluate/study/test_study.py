@@ -904,7 +904,7 @@ def test_the_rules_of_reading_are_part_of_every_shard_s_key(tiny_bundle, photogr
         return study.plan.keys
 
     before = keys()
-    monkeypatch.setattr("qcam.evaluate.study.plan.READING", 4)
+    monkeypatch.setattr("qcam.evaluate.study.plan.READING", 5)
     assert set(keys()).isdisjoint(before)
 
 
