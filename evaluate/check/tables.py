@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from qcam.common.printable import printable
 from qcam.evaluate.check.result import CheckResult
 from qcam.evaluate.check.verdicts import Judged
 from qcam.evaluate.showing.numbers import NONE, agreement, four_digits
@@ -37,7 +38,7 @@ def as_tables(judged: Sequence[Judged], title: str, width: int | None = None) ->
             headings.insert(_WITHIN_AT, _WITHIN)
             for item, row in zip(items, rows, strict=True):
                 row.insert(_WITHIN_AT, agreement(item.result.values_within))
-        heading = escape(f"{model}, {title}")
+        heading = _shown(f"{model}, {title}")
         lengths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
         if width is None or sum(lengths) + 3 * len(lengths) + 1 <= width:
             tables.append(_table(heading, headings, rows, left=2))
@@ -49,12 +50,17 @@ def as_tables(judged: Sequence[Judged], title: str, width: int | None = None) ->
     return tables
 
 
+def _shown(text: str) -> str:
+    """Return a text that stands for itself in a table: no markup, in one line."""
+    return escape(printable(text))
+
+
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, heading in enumerate(headings):
-        table.add_column(escape(heading), justify="left" if index < left else "right", no_wrap=True)
+        table.add_column(_shown(heading), justify="left" if index < left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_shown, row))
     return table
 
 
@@ -89,7 +95,7 @@ def mean_error(errors: Sequence[float]) -> str:
 
 def values_table(result: CheckResult) -> Table:
     """Return the tensors whose codes mean something else in the deployed file, by what they stand for."""
-    title = escape(f"{result.title}: tensors of another scale, zero point or type")
+    title = _shown(f"{result.title}: tensors of another scale, zero point or type")
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in ("tensor", "operator", "in the deployed file"):
         table.add_column(name, overflow="fold")
@@ -97,7 +103,7 @@ def values_table(result: CheckResult) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for tensor in result.values:
         table.add_row(
-            escape(tensor.name.removesuffix("_QuantizeLinear_Output")), escape(tensor.operator), escape(tensor.partner),
+            _shown(tensor.name.removesuffix("_QuantizeLinear_Output")), _shown(tensor.operator), _shown(tensor.partner),
             agreement(tensor.share), f"{tensor.largest:.3g}",
         )  # fmt: skip
     table.caption = "a step, and max diff: of the coarser of the two scales"
@@ -107,14 +113,14 @@ def values_table(result: CheckResult) -> Table:
 
 def tensor_table(result: CheckResult) -> Table:
     """Return every tensor in graph order: equal from the images on, and with its operator fed with the deployed codes."""
-    table = Table(title=escape(f"{result.title}: every tensor"), title_justify="left", title_style="bold")
+    table = Table(title=_shown(f"{result.title}: every tensor"), title_justify="left", title_style="bold")
     for name in ("tensor", "operator"):
         table.add_column(name, overflow="fold")
     for name in ("end to end", "max diff", "fed", "max diff"):
         table.add_column(name, justify="right", no_wrap=True)
     for tensor in result.tensors:
         table.add_row(
-            escape(tensor.name.removesuffix("_QuantizeLinear_Output")), escape(tensor.operator), agreement(tensor.share),
+            _shown(tensor.name.removesuffix("_QuantizeLinear_Output")), _shown(tensor.operator), agreement(tensor.share),
             f"{tensor.largest:.3g}", agreement(tensor.forced_share), f"{tensor.forced_largest:.3g}",
         )  # fmt: skip
     table.caption = "fed: with the deployed codes of its inputs; only an operator that computes something else differs then"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qcam.evaluate.report.layout import AXES, against, precision_title
 from qcam.evaluate.report.runs import Column, precisions_of, published_of
 from qcam.evaluate.results.records import Entry
-from qcam.evaluate.showing.canvas import INK, LINE, PAGE, PAPER, WIDTH, Chart, canvas, colours_of
+from qcam.evaluate.showing.canvas import INK, LINE, PAGE, PAPER, WIDTH, Chart, canvas, colours_of, short
 from qcam.evaluate.showing.numbers import figure as written
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+#: Letters of a heading that a chart is laid out for.
+_HEADING = 48
 #: Lines of a rug at most; more images show as their quantiles.
 _RUG = 120
 
@@ -131,11 +133,13 @@ def _density(values: Array, room: float) -> tuple[Array, Array]:
 
 def _heading(axes: Axes, y: float, column: Column, size: float = 7.5) -> None:
     warning = {True: "", False: "  (random weights)", None: "  (not known whether trained)"}[column.trained]
-    axes.text(0, y + 0.12, column.title + warning, transform=_beside(axes), fontsize=size, fontweight="bold", va="center")
+    title = short(column.title) + warning
+    told = axes.text(0, y + 0.12, title, transform=_beside(axes), fontsize=size, fontweight="bold", va="center")
+    told.set_in_layout(len(title) <= _HEADING)  # the layout would leave the chart no room beside a longer one
 
 
 def _strip_label(axes: Axes, y: float, text: str, colour: str) -> None:
-    axes.text(-0.012, y, text, transform=_beside(axes), fontsize=6.5, color=colour, va="center", ha="right")
+    axes.text(-0.012, y, short(text), transform=_beside(axes), fontsize=6.5, color=colour, va="center", ha="right")
 
 
 def _beside(axes: Axes) -> Any:

@@ -130,7 +130,7 @@ def write_tables(results: Results) -> None:
         paired_section(summary),
     )  # fmt: skip
     sections = [
-        f"{title(results)}\n\n{scale}{main_markdown(summary.entries)}\n{footer}",
+        f"{escape_markdown(title(results))}\n\n{scale}{main_markdown(summary.entries)}\n{footer}",
         *map(section_markdown, below),
         placement_markdown(results.placement, str(folder / PLACEMENT)),
     ]

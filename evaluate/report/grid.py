@@ -19,7 +19,7 @@ from qcam.evaluate.report.choice import choose
 from qcam.evaluate.results.folder import Picture, Results, Row, StoredMap
 from qcam.evaluate.results.pictures import photo_of, saliency_of
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
-from qcam.evaluate.showing.canvas import figure_bytes
+from qcam.evaluate.showing.canvas import figure_bytes, quiet_letters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,7 +116,8 @@ class _Grid:
         """Write the title above the headings, smaller where it would leave the picture."""
         y, room = 1 - 0.16 / self._height, (self._width - 2 * _GAP) * self.figure.dpi
         drawn = self.figure.text(_GAP / self._width, y, text, ha="left", va="center", fontsize=9, fontweight="bold")
-        width = drawn.get_window_extent().width
+        with quiet_letters():
+            width = drawn.get_window_extent().width
         if width > room:
             drawn.set_fontsize(9 * room / width)
 

@@ -24,7 +24,7 @@ def section_markdown(section: Section | None) -> str:
         return ""
     remarks = "".join(f"\n- {escape_markdown(remark)}" for remark in section.remarks)
     end = "\n" if remarks else ""
-    return f"{section.title}:\n\n{table_markdown(section.headings, section.left, section.rows)}{remarks}{end}"
+    return f"{escape_markdown(section.title)}:\n\n{table_markdown(section.headings, section.left, section.rows)}{remarks}{end}"
 
 
 def placement_markdown(placements: Mapping[str, Mapping[str, Any]], where: str) -> str:

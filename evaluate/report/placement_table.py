@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from qcam.evaluate.showing.markdown import table_markdown
 from qcam.runtime.deployed.placement import Placement, percent
 from qcam.runtime.tables import COPY_KERNELS
 
@@ -42,5 +43,4 @@ def placement_rows(placement: Placement) -> list[list[str]]:
 
 def placement_as_markdown(placement: Placement) -> str:
     """Return the placement as a Markdown table."""
-    lines = [list(HEADINGS), ["---"] * 4 + ["---:"] * 2, *placement_rows(placement)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return table_markdown(HEADINGS, 4, placement_rows(placement))

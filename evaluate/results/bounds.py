@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 #: Rounding may take a figure so far beyond its bounds.
 _ROUNDING = 1e-6
 #: Column of a row → lowest and highest value; None for any finite one. Where a figure is undefined it is null, never NaN.
-_BOUNDS: Mapping[str, tuple[float, float | None]] = {
+BOUNDS: Mapping[str, tuple[float, float | None]] = {
     "SIM": (0, 1), "CC": (-1, 1), "KLD": (0, None), "rank_correlation": (-1, 1), "overlap": (0, 1), "energy_in_object": (0, 1),
     "native_SIM": (0, 1), "native_CC": (-1, 1), "drop": (0, 1), "target_class": (0, None), "top1": (0, None),
     "label": (0, None), "logit_error": (0, None), "codes_equal": (0, 1), "crossings": (0, None),
@@ -50,7 +50,7 @@ def out_of_bounds(table: pa.Table) -> str:
 
 
 def _wrong_rows(column: str, rows: pa.ChunkedArray) -> str:
-    for name, (low, high) in _BOUNDS.items():
+    for name, (low, high) in BOUNDS.items():
         values = pc.drop_null(pc.struct_field(rows, name))
         if not len(values):
             continue

@@ -17,15 +17,13 @@ import pyarrow.parquet as pq
 
 from qcam.common.errors import ResultsError, first_line
 from qcam.common.records import AGAIN
+from qcam.evaluate.results.bounds import BOUNDS
 
 #: Longest side of a stored picture's crop, in pixels.
 _LARGEST = 4096
-#: What measures can be, give or take rounding; a divergence has no upper end, and none was ever near this one.
-_RANGES = {
-    **dict.fromkeys(("SIM", "native_SIM", "overlap", "energy_in_object", "drop", "codes_equal"), (0.0, 1.0)),
-    **dict.fromkeys(("CC", "native_CC", "rank_correlation"), (-1.0, 1.0)),
-    "KLD": (0.0, 1e6),
-}
+#: Measures that charts show, and what they can be; a divergence has no upper end, and none was ever near this one.
+_DRAWN = ("SIM", "CC", "KLD", "rank_correlation", "overlap", "energy_in_object", "native_SIM", "native_CC", "drop", "codes_equal")
+_RANGES = {name: (float(low), 1e6 if high is None else float(high)) for name in _DRAWN for low, high in [BOUNDS[name]]}
 _ROUNDING = 1e-3
 #: Characters of a type that a message shows.
 _SHOWN = 60

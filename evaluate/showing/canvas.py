@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _COLOURS = {"f32": "#6f7780", "int16": "#0072b2", "int8": "#d55e00"}
 OTHERS = ("#117733", "#882255", "#332288", "#7f7f2a", "#aa4499")
 #: Width of a chart in inches: a column of a paper, and of the page.
 WIDTH = 3.5
+#: Letters of a name in a chart.
+_NAME = 40
 #: Dots per inch of a PNG for print.
 DPI = 300
 _STYLE: Any = {
@@ -88,6 +91,21 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, figure.add_subplot()
 
 
+def short(text: str) -> str:
+    """Return a name for a chart: escaped, and its middle left out where it would leave the drawing no room."""
+    text = printable(text)
+    return text if len(text) <= _NAME else f"{text[: _NAME // 2]}…{text[-_NAME // 2 :]}"
+
+
+@contextmanager
+def quiet_letters() -> Iterator[None]:
+    """Let matplotlib say nothing of letters that its font has not: they are boxes in the drawing, for all to see."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
+        yield
+
+
 def figure_bytes(figure: Figure, form: str, dpi: int = DPI) -> bytes:
     """Return a figure as a file that is the same whenever it is drawn.
 
@@ -103,6 +121,6 @@ def figure_bytes(figure: Figure, form: str, dpi: int = DPI) -> bytes:
         item.set_text("\n".join(map(printable, item.get_text().split("\n"))))  # XML knows no control characters
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"Software": "qcam"} if form == "png" else dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context({"text.parse_math": False, "svg.hashsalt": "qcam"}):
+    with quiet_letters(), rc_context({"text.parse_math": False, "svg.hashsalt": "qcam"}):
         figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata)
     return buffer.getvalue()

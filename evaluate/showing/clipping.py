@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING
 
-from qcam.evaluate.showing.canvas import INK, LINE, WIDTH, Chart, canvas
+from qcam.evaluate.showing.canvas import INK, LINE, WIDTH, Chart, canvas, short
 from qcam.evaluate.showing.numbers import share
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def clipping_chart(title: str, name: str, lines: Sequence[ClippedLine], colours:
         for row, line in enumerate(lines):
             _strip(axes, row, line, colours[line.precision])
         _finish(axes, lines)
-        axes.set_title(title, fontsize=8, fontweight="bold", loc="left")
+        axes.set_title(short(title), fontsize=8, fontweight="bold", loc="left")
     return Chart(name, f"{title}: clipped values over depth", "; ".join(map(_told, lines)), drawn)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qcam.evaluate.showing.canvas import INK, LINE, WIDTH, Chart, canvas, colours_of
+from qcam.evaluate.showing.canvas import INK, LINE, WIDTH, Chart, canvas, colours_of, short
 from qcam.evaluate.showing.numbers import figure
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def depth_chart(
             _ring(axes, lines[0], first[0])
         _finish(axes, lines)
         axes.set_xlabel(label)
-        axes.set_title(title, fontsize=8, fontweight="bold", loc="left")
+        axes.set_title(short(title), fontsize=8, fontweight="bold", loc="left")
     return Chart(name, f"{title}: simulated against deployed codes over depth", "; ".join(map(_told, lines)), drawn)
 
 

@@ -18,8 +18,13 @@ _FILES = (
     "a8_weights",
     "b2_costs",
     "b6_graphs",
+    "b8_jpegs",
+    "c1_manifests",
     "c2_graphs",
+    "c3_inputs",
+    "c4_reports",
     "c5_silence",
+    "d_messages",
     "u_urls",
 )
 
