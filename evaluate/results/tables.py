@@ -22,7 +22,7 @@ from qcam.evaluate.results.bounds import BOUNDS
 #: Longest side of a stored picture's crop, in pixels.
 _LARGEST = 4096
 #: Measures that charts show, and what they can be; a divergence has no upper end, and none was ever near this one.
-_DRAWN = ("SIM", "CC", "KLD", "rank_correlation", "overlap", "energy_in_object", "native_SIM", "native_CC", "drop", "codes_equal")
+_DRAWN = ("SIM", "CC", "KLD", "rank_correlation", "overlap", "energy_in_object", "native_SIM", "native_CC", "drop")
 _RANGES = {name: (float(low), 1e6 if high is None else float(high)) for name in _DRAWN for low, high in [BOUNDS[name]]}
 _ROUNDING = 1e-3
 #: Characters of a type that a message shows.

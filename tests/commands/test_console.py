@@ -42,6 +42,7 @@ SCRIPT = """
             time.sleep(60)
         if how == "tidy up":
             try:
+                print("begun", flush=True)
                 time.sleep(60)
             finally:
                 print("tidying", flush=True)
@@ -101,6 +102,7 @@ def test_being_interrupted_again_ends_a_command_alike(signals: tuple[signal.Sign
     with start("tidy up", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "result\n"
+        assert process.stdout.readline() == "begun\n"
         process.send_signal(signals[0])
         assert process.stdout.readline() == "tidying\n"
         for number in signals[1:]:
