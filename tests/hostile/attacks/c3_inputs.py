@@ -62,6 +62,8 @@ def _labels(scene: Scene) -> Verdict:
 
 def _places(scene: Scene, *, command: str) -> Verdict:
     """Give each option that takes a place one that cannot be."""
+    if command not in scene.tree.commands:
+        return held("there is no such command")
     cases = []
     for told, place in (("5,000 letters", _LONG), ("10,000 folders", _LONGER), ("no UTF-8", _BYTES)):
         for where, words in _options(scene, command, place):
@@ -126,6 +128,8 @@ def _outputs(scene: Scene) -> Verdict:
             "qcam-report": (scene.ground.run,),
             "qcam-import": (bundle / "int8.onnx", "--like", bundle),
         }.items():
+            if command not in scene.tree.commands:
+                continue
             verdict = scene.run(command, *words, "--output", place).refused(place[:20])
             if not verdict.held:
                 return fell(f"{command}: {verdict.told}")

@@ -317,7 +317,7 @@ def _nulls(scene: Scene) -> Verdict:
         "results.parquet": ["image", "image_sha256", "model", "precision", "comparison", "status", "remark"],
         "maps.parquet": ["image", "model", "precision", "kind", "height", "width", "values"],
         "pictures.parquet": ["image", "geometry", "width", "height", "photo"],
-        "images.parquet": ["name", "sha256"],
+        "images.parquet": ["name"],
     }
     for file, columns in names.items():
         table = pq.read_table(scene.ground.run / file)

@@ -287,6 +287,8 @@ def _names_of_outputs(scene: Scene) -> Verdict:
             verdict = outcome.refused("out_of_memory", f"{manifest['precisions'][0]['file']}", "bundle.json")
             if not verdict.held:
                 return fell(f"{told}, {command}: {verdict.told}")
+    if "qcam-import" not in scene.tree.commands:
+        return held("each named")
     good = scene.ground.bundle
     imported = (good / "int8.onnx", "--like", good, "--logits", "out_of_memory", "--output", "imported")
     outcome = scene.run("qcam-import", *imported)
@@ -297,6 +299,8 @@ def _names_of_outputs(scene: Scene) -> Verdict:
 
 def _output(scene: Scene, *, command: str) -> Verdict:
     """Write to a folder whose name is no UTF-8: all is there, or it is refused before anything is computed."""
+    if command not in scene.tree.commands:
+        return held("there is no such command")
     bundle, images = scene.ground.bundle, ("--images", scene.ground.photographs)
     name = "o\udcff\n\x1b[31m"
     words: dict[str, tuple[object, ...]] = {
