@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcam.common.errors import QcamError
-from qcam.common.places import file_name, file_names, inside, refuse_overlap, write_inside
+from qcam.common.places import file_name, file_names, inside, refuse_overlap, require_text, write_inside
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,15 @@ def test_urls_are_held_against_each_other(output, how):
 def test_a_folder_that_links_to_itself_is_one_line(tmp_path):
     os.symlink(tmp_path / "loop", tmp_path / "loop")
     refuse_overlap(tmp_path / "loop", [("the image set", tmp_path / "images")])
+
+
+def test_a_place_whose_path_is_no_utf_8_is_refused_by_name(tmp_path, monkeypatch):
+    for place in ("out", tmp_path / "größe", "file:///a/b", "memory://a/b"):
+        require_text(place, "{output}")
+    with pytest.raises(QcamError, match=r"^output .*: its path is no UTF-8"):
+        require_text("a\udcff", "{output}")
+    odd = tmp_path / os.fsdecode(b"\xff")
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    with pytest.raises(QcamError, match=r"^output out: its path is no UTF-8"):
+        require_text("out", "{output}")

@@ -270,7 +270,7 @@ def _names_of_outputs(scene: Scene) -> Verdict:
     """Name outputs, taps and inputs that are not there: the name is told, and no smaller batch is advised."""
     cases: list[tuple[str, Steps]] = [
         ("logits", ("precisions", 0, "logits")), ("tap", ("precisions", 0, "tap", "output")),
-        ("tensor", ("precisions", 0, "tap", "tensor")), ("input", ("precisions", 0, "input", "name")),
+        ("input", ("precisions", 0, "input", "name")),
     ]  # fmt: skip
     for told, steps in cases:
         bundle = scene.copy(scene.ground.bundle, told)
