@@ -171,5 +171,5 @@ def _same_steps(graph: Graph, node: onnx.NodeProto, other: Graph, twin: onnx.Nod
         return True
     if first.dtype.itemsize != second.dtype.itemsize or not np.array_equal(first.scale, second.scale):
         return False
-    above = [codes.zero_point.astype(np.int64) - np.iinfo(codes.dtype).min for codes in (first, second)]  # type: ignore[type-var]
-    return np.array_equal(*above)
+    above, other_above = [codes.zero_point.astype(np.int64) - np.iinfo(codes.dtype).min for codes in (first, second)]  # type: ignore[type-var]
+    return np.array_equal(above, other_above)

@@ -72,8 +72,9 @@ def multiply(setting: Setting) -> Kernel:
         products = ((x - int(a.zero_point)) * (y - int(b.zero_point))).astype(_F32)
         fused = setting.family.fused_batch_norm  # the same instruction
         with np.errstate(over="ignore", invalid="ignore"):
-            values = fused_multiply_add(products, ratio, offset) if fused else products * ratio + offset
-        return _rounded(values, output, wraps=not fused)
+            if fused:
+                return _rounded(fused_multiply_add(products, ratio, offset), output)
+            return _rounded(products * ratio + offset, output, wraps=True)
 
     return _binary(setting, compute)
 
