@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 
+from qcam.evaluate.check.checked import Checked
+from qcam.evaluate.check.kernels import Kernels
+from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.result import LOGITS, CheckResult, ImageResult, TensorResult
 from qcam.evaluate.check.verdicts import Gate, Judged
+from qcam.runtime.kernels import KERNELS
 
 LOW, HIGH, NONE = Gate("codes", 0.9, 0.5), Gate("cc", 0.9, 0.9), Gate("sim", 0.0, None)
 
@@ -17,3 +24,9 @@ def judged(*gates: Gate, model: str = "m", arithmetic: str = "integer", error: f
     tensors[1].add(torch.zeros(2), torch.zeros(2))
     kernel = "vnni" if arithmetic == "integer" else ""
     return Judged(CheckResult(model, "int8", arithmetic, kernel, "CPU", True, [image], tensors), gates)
+
+
+def checked(*items: Judged, **further: Any) -> Checked:
+    """Return what a check found of results, on a CPU of which nothing is known."""
+    kernels = Kernels(None, KERNELS["vnni"])
+    return replace(Checked(CheckOptions(), kernels, items, (), {}, {}, (), (), {}), **further)

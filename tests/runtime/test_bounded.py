@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qcam.common.errors import BundleError, QcamError
+from qcam.common.errors import BundleError, QcamError, UnsupportedGraphError
 from qcam.common.files import sha256_bytes
 from qcam.evaluate.run.evaluator import BundleEvaluator
 from qcam.evaluate.saliency.network import NetworkSaliency
@@ -20,6 +20,7 @@ from qcam.evaluate.saliency.settings import PRESETS
 from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.bundle import Bundle, load_bundle
 from qcam.runtime.deployed import DeployedModel, SessionSettings
+from qcam.runtime.mirror.known import refuse_unknown_operators
 
 FLOAT = TensorProto.FLOAT
 
@@ -203,3 +204,14 @@ def test_what_the_mirror_lacks_is_refused_before_the_session_opens(
     with pytest.raises(BundleError, match=r"f32\.onnx: the mirror has no operator Asin .*, needed by node odd"):
         BundleEvaluator(bundle, ("f32",), SessionSettings(threads=1), target="f32-top1", method="gradcam++")
     assert not opened
+
+
+def test_the_mirror_is_asked_of_local_functions_in_their_place():
+    opset = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    model = model_of(helper.make_node("f", ["x"], ["y"], domain="own"))
+    model.opset_import.append(opset[1])
+    model.functions.append(helper.make_function("own", "f", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opset))
+    refuse_unknown_operators(model)
+    model.functions[0].node[0].op_type = "Asin"
+    with pytest.raises(UnsupportedGraphError, match="the mirror has no operator Asin"):
+        refuse_unknown_operators(model)

@@ -1,22 +1,13 @@
 import json
-from dataclasses import replace
 
 import pytest
-from judged import HIGH, LOW, NONE, judged
+from judged import HIGH, LOW, NONE, checked, judged
 
 from qcam._verdict import CheckVerdict
 from qcam.common.files import readable_json
 from qcam.common.verdict import Verdict
-from qcam.evaluate.check.checked import Checked
-from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.verdicts import Gate
-from qcam.runtime.kernels import KERNELS
-
-
-def checked(*items, **further):
-    kernels = Kernels(None, KERNELS["vnni"])
-    return replace(Checked(CheckOptions(), kernels, items, (), {}, {}, (), (), {}), **further)
 
 
 @pytest.mark.parametrize(
