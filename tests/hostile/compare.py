@@ -2,17 +2,20 @@
 
 make hostile                        # both, at once
 make hostile HOSTILE_ARGS=--reuse   # the old commit's verdicts as they were found before on this machine, if they were
+make hostile HOSTILE_ARGS="--only B6,C1"   # these alone; the page keeps its rows of the others
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hostile.attacks import every_attack
 from hostile.harness import HERE
 
 #: The commit that was attacked first.
@@ -68,11 +71,24 @@ def _found(name: str) -> _Found:
 
 
 def _write(before: _Found, now: _Found) -> None:
-    """Put the table between the marks of the page."""
-    counts = f"{len(now)} attacks; {_fallen(before)} fell on {REFERENCE}, {_fallen(now)} fall now."
-    lines = [counts, "", f"| id | attack | {REFERENCE} | now |", "|---|---|---|---|"]
-    lines += [f"| {name} | {_cell(item['kind'])} | {_said(before.get(name))} | {_said(item)} |" for name, item in now.items()]
-    write_between(_BEGIN, _END, lines)
+    """Put the table between the marks of the page; rows of attacks that were not run stay."""
+    rows = _written() if any(word.startswith("--only") for word in sys.argv) else {}
+    rows |= {
+        name: f"| {name} | {_cell(item['kind'])} | {_said(before.get(name))} | {_said(item)} |" for name, item in now.items()
+    }
+    rows = {attack.id: rows[attack.id] for attack in every_attack() if attack.id in rows}
+    fell = [[cell.startswith(" **fell**") for cell in re.split(r"(?<!\\)\|", row)[3:5]] for row in rows.values()]
+    then, still = (sum(each) for each in zip(*fell, strict=True))
+    head = f"{len(rows)} attacks; {then} fell on {REFERENCE}, {still} fall now."
+    write_between(_BEGIN, _END, [head, "", f"| id | attack | {REFERENCE} | now |", "|---|---|---|---|", *rows.values()])
+
+
+def _written() -> dict[str, str]:
+    """Return the rows that the page has, by id."""
+    table = _PAGE.read_text(encoding="utf-8").partition(_BEGIN)[2].partition(_END)[0]
+    found = re.findall(r"^\| ([A-Z]\d+\.\d+) \|.*$", table, re.MULTILINE)
+    lines = [line for line in table.splitlines() if re.match(r"\| [A-Z]\d+\.\d+ \|", line)]
+    return dict(zip(found, lines, strict=True))
 
 
 def write_between(begin: str, end: str, lines: Sequence[str]) -> None:

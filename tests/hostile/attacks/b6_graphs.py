@@ -14,7 +14,7 @@ from hostile.ground import OPTIONS
 from hostile.harness import Attack, Outcome, Scene, Verdict, fell
 
 #: MB at which a command is killed, and seconds: far more than one of the tests' tiny network takes.
-_KILLED, _PATIENCE = 4_000.0, 60.0
+_KILLED, _PATIENCE = 4_000.0, 30.0
 _FLOAT, _WHOLE = TensorProto.FLOAT, TensorProto.INT64
 #: What an attack puts into a graph: nodes and constants; the last node makes `evil`, a float tensor of any shape.
 _Part = tuple[list[onnx.NodeProto], list[onnx.TensorProto], list[onnx.FunctionProto]]
