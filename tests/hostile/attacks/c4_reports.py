@@ -122,7 +122,7 @@ def _any_value(scene: Scene) -> Verdict:
     """Let all that a report shows as it is be of one odd type after the other."""
     good, results = _record(scene, _RUN), _Results(scene)
     cases = []
-    for value in ("x" * 5_000, 3, -0.5, True, [], {}, None, [[1, [2, {"a": None}]]], {"": {"": {}}}, 2**63, -1e308):
+    for value in ("x" * 5_000, -1e308, [[1, [2, {"a": None}]]], {"": {"": {}}}):
         record = good
         for steps, _ in fields(good):
             if matches(steps, *_SHOWN):
@@ -159,7 +159,7 @@ def _nothings(scene: Scene, *, file: str) -> Verdict:
         told, text = NOTHINGS[place % len(NOTHINGS)]
         named_too = [_told(steps)] if "5,000" not in told and "deep" not in told else []
         cases.append(results.report(f"{named(steps)} is {told}", file, text_with(good, steps, text), *named_too))
-    return scene.refused("qcam-report", cases, "fields without a value", at_once=60)
+    return scene.refused("qcam-report", cases, "fields without a value")
 
 
 def _files(scene: Scene) -> Verdict:
@@ -209,13 +209,13 @@ def _names(scene: Scene) -> Verdict:
     results, cases = _Results(scene), []
     good = _record(scene, _SUMMARY)
     for key in ("model", "precision", "comparison", "metric", "reference", "first", "second"):
-        for value in ("nobody", ""):
-            for section in ("entries", "tests", "flips", "scale", "drift", "non_inferiority", "clipping", "crossings"):
-                if good.get(section) and key in good[section][0] and key in ("model", "reference"):
-                    record = put(good, (section, 0, key), value)
-                    cases.append(results.report(f"{section}[0].{key} is {value!r}", _SUMMARY, record, harmless=True))
-            record = {name: _renamed(part, key, value) for name, part in good.items()}
-            cases.append(results.report(f"every {key} is {value!r}", _SUMMARY, record, harmless=True))
+        value = "nobody"
+        for section in ("entries", "tests", "flips", "scale", "drift", "non_inferiority", "clipping", "crossings"):
+            if good.get(section) and key in good[section][0] and key in ("model", "reference"):
+                record = put(good, (section, 0, key), value)
+                cases.append(results.report(f"{section}[0].{key} is {value!r}", _SUMMARY, record, harmless=True))
+        record = {name: _renamed(part, key, value) for name, part in good.items()}
+        cases.append(results.report(f"every {key} is {value!r}", _SUMMARY, record, harmless=True))
     record = put(good, ("statuses",), {"nobody": {"ok": 3, "odd": 2}})
     cases.append(results.report("statuses of nobody", _SUMMARY, record, harmless=True))
     run = _record(scene, _RUN)
@@ -247,7 +247,7 @@ def _numbers(scene: Scene) -> Verdict:
     """Give figures that no measure has."""
     results, cases = _Results(scene), []
     good = _record(scene, _SUMMARY)
-    for value in (0, -1, 1e308, -1e308, 5e-324, 2**63, -(2**63)):
+    for value in (0, 1e308, -(2**63)):
         record = good
         for steps, held in fields(good):
             whole = isinstance(held, int) and not isinstance(held, bool)
@@ -255,7 +255,7 @@ def _numbers(scene: Scene) -> Verdict:
                 record = put(record, steps, int(value) if whole and abs(value) < 2**64 else 7 if whole else value)
         cases.append(results.report(f"every figure is {value}", _SUMMARY, record, harmless=True))
     run = _record(scene, _RUN)
-    for value in (-1, 2**63, 0):
+    for value in (-1, 2**63):
         record = run
         for steps, held in fields(run):
             if isinstance(held, int | float) and not isinstance(held, bool) and not matches(steps[:1], ("schema_version",)):
@@ -282,7 +282,8 @@ def _columns(scene: Scene) -> Verdict:
         for place, field in enumerate(table.schema):
             name, later = field.name, file == "results.parquet" and field.name in _LATER
             less = table.remove_column(place)
-            cases.append(results.report(f"{file} without {name}", file, less, *([] if later else [name]), harmless=later))
+            if not later:
+                cases.append(results.report(f"{file} without {name}", file, less, name))
             for kind, values in _other_types(table.num_rows, field.type):
                 changed = table.set_column(place, pa.field(name, values.type), values)
                 cases.append(results.report(f"{file}: {name} of {kind}", file, changed, name))
@@ -292,8 +293,10 @@ def _columns(scene: Scene) -> Verdict:
             results.report(f"{file} without columns", file, pa.table({})),
             results.report(f"{file} without rows", file, table.slice(0, 0), harmless=True),
             results.report(f"{file}: a column twice", file, twice),
-            results.report(f"{file} with a column more", file, more, harmless=True),
         ]
+        if file == "results.parquet":
+            more = more.drop_columns([name for name in _LATER if name in table.schema.names])
+            cases.append(results.report(f"{file} with a column more, others less", file, more, harmless=True))
     return scene.refused("qcam-report", cases, "columns", at_once=40)
 
 
@@ -335,16 +338,15 @@ def _values(scene: Scene) -> Verdict:
     figures = ("SIM", "CC", "KLD", *(name for name in _LATER if name not in ("increase", "crossings")), "logit_error")
     whole = ("target_class", "top1", "label", "crossings")
     rows, maps, pictures, images = (pq.read_table(scene.ground.run / file) for file in _TABLES)
-    for value in (None, float("nan"), float("inf"), -float("inf"), 1e308, -1e308, 5e-324):
+    for value in (None, float("nan"), float("inf"), -float("inf"), 1e308):
         changed = _with(rows, **dict.fromkeys(figures, value))
         cases.append(results.report(f"figures are {value}", "results.parquet", changed, harmless=True))
-    for value in (None, -1, 2**31, 2**63 - 1, -(2**63)):
+    for value in (None, 2**63 - 1, -(2**63)):
         changed = _with(rows, **dict.fromkeys(whole, value))
         cases.append(results.report(f"classes are {value}", "results.parquet", changed, harmless=True))
     for name in ("image", "model", "precision", "comparison"):
-        for text in ("", "nobody"):
-            changed = _with(rows, **{name: text})
-            cases.append(results.report(f"results: {name} is {text!r}", "results.parquet", changed, harmless=True))
+        changed = _with(rows, **{name: "nobody"})
+        cases.append(results.report(f"results: {name} is 'nobody'", "results.parquet", changed, harmless=True))
     changed = _with(rows, image="x" * 100_000, status="y" * 100_000, remark="z" * 100_000)
     cases.append(results.report("texts of 100,000 characters", "results.parquet", changed, harmless=True))
     nan = _with(maps, values=[float("nan")] * len(maps["values"][0]))
