@@ -243,7 +243,8 @@ class Results:
         """Return the content of summary.json with types.
 
         Raises:
-            ResultsError: If a field is missing or of another type, or speaks of a model that run.json does not name.
+            ResultsError: If a field is missing or of another type, speaks of a model that run.json does not name, or of drift
+                whose mean is missing.
         """
         path = self.folder / SUMMARY
         summary = as_record(self.summary, Summary, str(path))
@@ -252,6 +253,12 @@ class Results:
             if unknown:
                 told = ascii(unknown[0])[:80]
                 raise ResultsError(f"{path}: {name} speaks of model {told}, which {RUN} does not name; {AGAIN}")
+        # What stands beside the mean of a figure says nothing without it.
+        figures = [of for of in summary.entries if (of.comparison, of.metric) == ("vs_f32", "CC") and of.mean is not None]
+        means = {(of.model, of.precision) for of in figures}
+        for place, of in enumerate(summary.drift):
+            if of.comparison == "vs_f32" and (of.model, of.precision) not in means:
+                raise ResultsError(f"{path}: drift[{place}] has no mean CC v. f32 among entries; {AGAIN}")
         return summary
 
     @cached_property

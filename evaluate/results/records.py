@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 from typing import Any
 
-from qcam.common.vocabulary import CAM_NAMES, CamMethod, Reference, words
+from qcam.common.vocabulary import CAM_NAMES, UNITS, CamMethod, Reference, words
 from qcam.images.account import AccountLine
 from qcam.runtime.gpu import Gpu
 
@@ -223,6 +223,8 @@ class NonInferiority:
             ValueError: Names the field.
         """
         _refuse_unknown(self.reference, "reference")
+        if self.reference not in [unit.value for unit in UNITS]:
+            raise ValueError(f"reference is {self.reference!r}, which drift is not tested against")
 
     @property
     def verdict(self) -> str:

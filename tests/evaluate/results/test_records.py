@@ -38,6 +38,7 @@ def results_of(folder, run=BARE, **files) -> Results:
         ({"scale": [UNIT | {"ratio": 1.0}]}, r"scale\[0\]: reference is 'jpeg50', which is none of one_level, jpeg95"),
         ({"drift": [SPREAD]}, r"drift\[0\]: comparison is 'jpeg50', which is none of"),
         ({"non_inferiority": [UNIT | TEST]}, r"non_inferiority\[0\]: reference is 'jpeg50'"),
+        ({"non_inferiority": [UNIT | TEST | {"reference": "objects_area"}]}, "non_inferiority.*, which drift is not tested ag"),
         ({"entries": [figure_of("int8", 0.5, n=True)]}, r"entries\[0\].n is a truth value and has to be a whole number"),
         ({"entries": [figure_of("int8", 0.5, model=None)]}, r"entries\[0\].model is missing and has to be text"),
         ({"entries": [{"n": 1}]}, r"entries\[0\].model is missing"),
@@ -79,6 +80,15 @@ def test_what_is_not_told_is_not_made_up(tmp_path):
     assert (told.complete, told.provider, told.plan.images.count, told.files) == (False, "?", None, None)
     assert (told.models["m"].weights.name, told.models["m"].weights.word) == ("?", "random")  # as earlier versions meant it
     assert summary_record({}).entries == ()
+
+
+def test_drift_without_its_mean_is_refused(tmp_path):
+    spread = SPREAD | {"precision": "int8", "comparison": "vs_f32"}
+    good = [figure_of("int8", 0.5) | {"metric": "CC", "comparison": "vs_f32", "model": "m"}]
+    (tmp_path / "good").mkdir()
+    assert len(results_of(tmp_path / "good", summary={"entries": good, "drift": [spread]}).statistics.drift) == 1
+    with pytest.raises(ResultsError, match=rf"^{tmp_path / SUMMARY}: drift\[0\] has no mean CC v. f32 among entries; run"):
+        _ = results_of(tmp_path, summary={"entries": [], "drift": [spread]}).statistics
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, True, 2.0, "2", None, "v" * 5_000, "\x1b[31m"])
