@@ -23,7 +23,7 @@ def show(found: StudyResults, *, full: bool = False) -> None:
     results = found.stored
     width = console.out.width if console.out.is_terminal else None
     drift = drift_section(results.statistics, short=not full)
-    whole = full or drift is None
+    whole = full or drift is None or not any(of.comparison == "vs_f32" for of in results.statistics.drift)
     if not whole:
         console.out.print(printable(title(results)), style="bold", markup=False)
     for table in main_tables(results.statistics.entries, title(results), width) if whole else ():

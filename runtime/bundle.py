@@ -32,7 +32,7 @@ from qcam.runtime.manifest import (
     parse_manifest,
     precision_order,
 )
-from qcam.runtime.wellformed import refuse_damaged
+from qcam.runtime.wellformed import refuse_damaged, refuse_no_text
 
 __all__ = [
     "MANIFEST",
@@ -91,9 +91,10 @@ def load_onnx(bundle: Bundle, precision: str) -> onnx.ModelProto:
     """
     entry, path = bundle.precision(precision), bundle.path(precision)
     model = parse_onnx(path)
-    refuse_damaged(model, str(path))
+    refuse_no_text(model, str(path))
     refuse_unhashed(model, str(path), entry.external)
     load_external(model, path.parent, str(path))
+    refuse_damaged(model, str(path))
     check_agreement(model, entry, str(path))
     return model
 
@@ -105,6 +106,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         BundleError: If it cannot be read, or a weight cannot, or would be read from outside the file's own folder.
     """
     model = parse_onnx(path)
-    refuse_damaged(model, str(path))
+    refuse_no_text(model, str(path))
     load_external(model, path.parent, str(path))
+    refuse_damaged(model, str(path))
     return model

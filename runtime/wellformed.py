@@ -156,6 +156,8 @@ def _refuse_node(node: NodeProto, version: int, opsets: dict[str, int], called: 
         if len(node.input) < least or not all(node.input[: min(least, 2)]):
             raise UnsupportedGraphError(f"{where}: {label} has {len(node.input)} operands, fewer than {least}; {_NEXT}")
         return
+    if any(_is_beyond(found) for found in node.attribute):
+        return
     context = onnx.checker.C.CheckerContext()
     context.ir_version = min(max(version, 3), _LARGEST)
     context.opset_imports = {domain: min(max(opset, -_LARGEST), _LARGEST) for domain, opset in opsets.items()}
@@ -163,6 +165,13 @@ def _refuse_node(node: NodeProto, version: int, opsets: dict[str, int], called: 
         onnx.checker.check_node(node, context)
     except Exception as error:  # onnx raises several kinds
         raise UnsupportedGraphError(f"{where}: {label} is not as ONNX defines it: {first_line(error)}; {_NEXT}") from error
+
+
+def _is_beyond(found: onnx.AttributeProto) -> bool:
+    """Tell whether the check of a node alone cannot judge an attribute: a graph that reads from outside, a value elsewhere."""
+    sparse = [part for each in (found.sparse_tensor, *found.sparse_tensors) for part in (each.values, each.indices)]
+    held = (found.t, *found.tensors, *sparse)
+    return found.HasField("g") or bool(found.graphs) or any(of.data_location == TensorProto.EXTERNAL for of in held)
 
 
 def _refuse_unmade(model: ModelProto, where: str) -> None:

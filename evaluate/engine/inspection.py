@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +34,8 @@ def inspector(parts: PartStore) -> Callable[[Shard, str, WorkerFacts], str]:
         if "/" in name or not name.startswith(f"{planned.place}-"):
             return "is said to be another file"
         path = parts.folder / name
+        if not isinstance(path, Path):
+            path.fs.invalidate_cache()  # a listing from before knows nothing of what another process has written since
         try:
             wrong = _unlike(read_part(path, planned).table, shard)
         except DamagedPartError as error:

@@ -49,7 +49,7 @@ from qcam.runtime.deployed.providers import PROVIDERS, captured_output, preload,
 from qcam.runtime.external import external_files, load_external, parse_onnx, refuse_unhashed
 from qcam.runtime.session_config import ASSIGNMENT, NO_CPU, NO_SPINNING, SHARED_ARENA, changing, merged
 from qcam.runtime.tables import COMPUTE_OPERATORS
-from qcam.runtime.wellformed import refuse_damaged
+from qcam.runtime.wellformed import refuse_damaged, refuse_no_text
 
 #: What ONNX Runtime says of a session in which a node was left to the CPU, where that is refused.
 _LEFT_TO_CPU = "assigned to the default CPU EP"
@@ -670,8 +670,7 @@ def _read_nodes(
         model = parse_onnx(path)
     except BundleError:
         return None
-    refuse_damaged(model, where)
-    refuse_unbounded(model, where, image)
+    refuse_no_text(model, where)
     if entry is not None and entry.original is not None and not entry.promised:
         refuse_unhashed(model, where, entry.original.external)
         check_original(model, entry, where)
@@ -682,6 +681,8 @@ def _read_nodes(
         refuse_unhashed(model, where, entry.external)
         load_external(model, path.parent, where, largest=_SCALAR)
         check_agreement(model, entry, where)
+    refuse_damaged(model, where)
+    refuse_unbounded(model, where, image)
     if judge is not None:
         judge(model)
     return FileNodes(model)

@@ -311,7 +311,7 @@ def test_a_network_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path) -> N
     model = onnx.load(write_network(tmp_path / "net.onnx"))
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "net.onnx")
-    with pytest.raises(QcamError, match=r"cannot load salient-object network .*net\.onnx: .*NoSuchOperator"):
+    with pytest.raises(QcamError, match=r"net\.onnx: NoSuchOperator node .* is not as ONNX defines it"):
         open_saliency(f"onnx:{tmp_path / 'net.onnx'}", 1, options={"output": "logits"})
 
 
@@ -350,7 +350,7 @@ def test_a_network_s_fingerprint_stays_what_it_was(tmp_path: Path) -> None:
     assert NetworkSaliency("x", path, LOGITS, 1).fingerprint == known
 
 
-@pytest.mark.parametrize("place", ["initializer", "constant", "subgraph"])
+@pytest.mark.parametrize("place", ["initializer", "constant"])
 def test_weights_in_other_files_belong_to_the_fingerprint(tmp_path: Path, place: str) -> None:
     path = write_network(tmp_path / "net.onnx")
     inside = NetworkSaliency("x", path, LOGITS, 1).whole_map(picture(), file())
@@ -360,15 +360,6 @@ def test_weights_in_other_files_belong_to_the_fingerprint(tmp_path: Path, place:
     if place == "constant":
         model.graph.node.insert(0, helper.make_node("Constant", [], ["weight"], value=weight))
         model.graph.initializer.remove(weight)
-    if place == "subgraph":
-        branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("weight", 1, None)], [weight])
-        other = helper.make_graph(
-            [helper.make_node("Constant", [], ["none"], value=numpy_helper.from_array(np.zeros((1, 3, 1, 1), np.float32)))],
-            "other", [], [helper.make_tensor_value_info("none", 1, None)],
-        )  # fmt: skip
-        model.graph.initializer.remove(weight)
-        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-        model.graph.node.insert(0, helper.make_node("If", ["yes"], ["weight"], then_branch=branch, else_branch=other))
     path.write_bytes(model.SerializeToString())
     first = NetworkSaliency("x", path, LOGITS, 1)
     np.testing.assert_array_equal(first.whole_map(picture(), file()), inside)

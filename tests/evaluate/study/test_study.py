@@ -871,7 +871,7 @@ def test_results_that_were_read_under_other_rules_are_not_joined_and_still_open(
     rows = finish(make(tiny_bundle, images, tmp_path / "out"))
     without_reading(tmp_path / "out" / RUN)
     for some in (images, find_images(photographs)):
-        with pytest.raises(QcamError, match=r"the rules by which images and labels are read \(not said\) → 3"):
+        with pytest.raises(QcamError, match=r"the rules by which images and labels are read \(not said\) → 4"):
             make(tiny_bundle, some, tmp_path / "out").prepare("cpu", force=False)
     assert comparable(Results(tmp_path / "out").rows()) == comparable(rows)
 
