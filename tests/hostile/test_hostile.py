@@ -25,8 +25,18 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     tree.close()
 
 
+#: Attacks of half a minute each, which `make hostile` runs; of the ninety by URL every third is a test.
+_LONG = frozenset({"C4.1", "C4.4", "C4.14", "C4.15", "C4.16", "C4.17", "C4.18", "C4.19", "D.26"})
+
+
+def _sample() -> list[Attack]:
+    """Return the attacks that are tests."""
+    every = [attack for attack in every_attack() if attack.id not in _LONG]
+    return [attack for attack in every if attack.id[0] != "U" or int(attack.id.partition(".")[2]) % 3 == 0]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", every_attack(), ids=lambda attack: attack.id)
+@pytest.mark.parametrize("attack", _sample(), ids=lambda attack: attack.id)
 def test_holds(attack: Attack, ground: Ground, tmp_path: Path) -> None:
     verdict = try_attack(attack, ground.tree, ground, tmp_path / "work", thorough=False)
     assert verdict.held, f"{attack.kind}: {verdict.told}"
