@@ -266,6 +266,7 @@ def _tell(checked: Checked) -> None:
 
 def _tell_result(item: Judged, *, every_tensor: bool) -> None:
     """Print every tensor if that was asked for, the operator to blame, the images that agree least, and remarks."""
+    from qcam.evaluate.check.checked import moved_images
     from qcam.evaluate.check.tables import tensor_table, values_table
     from qcam.evaluate.check.words import blame
 
@@ -276,7 +277,7 @@ def _tell_result(item: Judged, *, every_tensor: bool) -> None:
         console.out.print(values_table(result))
     if result.coded and result.first_difference() is not None and (every_tensor or not item.holds):
         console.out.print(blame(result), markup=False)
-    worst = [image for image in result.worst_images() if (image.metrics["CC"] or 0) < 0.9999]
+    worst = moved_images(result)
     if worst:
         names = ", ".join(f"{image.image} {image.metrics['CC']:.4f}" for image in worst)
         console.out.print(f"{result.title}: lowest CC: {names}", style="dim", markup=False)
@@ -313,22 +314,8 @@ def _reproduce(path: Path, bundles: tuple[str, ...], images: str | None, deploye
         loaded,
         images=images if images is not None else record.images.place,
         limit=record.images.limit,
-        precisions=asked.precisions,
-        arithmetic=asked.arithmetic,
-        kernel=asked.kernel,
-        gates=asked.gates,
-        every_tensor=asked.every_tensor,
-        finite_differences=asked.finite_differences,
-        other_cpus=asked.other_cpus,
-        deployed=file,
-        provider=asked.provider,
-        allow_fallback=asked.allow_fallback,
-        session_config=asked.session_config,
-        provider_options=asked.provider_options,
-        tf32=asked.tf32,
-        batch_size=asked.batch_size,
-        threads=asked.threads,
         device=device,
+        **asked.arguments | {"deployed": file},
     )
     causes, found = differences(record, verdict.checked)
     for line in causes:

@@ -20,7 +20,7 @@ from qcam.evaluate.check.junit import junit_text
 from qcam.evaluate.check.kernels import Kernels
 from qcam.evaluate.check.options import CheckOptions
 from qcam.evaluate.check.pictures import depth_picture
-from qcam.evaluate.check.result import CheckResult, TensorResult, ValuesResult
+from qcam.evaluate.check.result import CheckResult, ImageResult, TensorResult, ValuesResult
 from qcam.evaluate.check.verdicts import Judged
 from qcam.evaluate.check.words import blame
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
@@ -203,7 +203,7 @@ class Checked:
         head = ("model", "precision", "simulated as", "equal codes", "equal logits", "CC", "CC min", "verdict")
         lines += ["", table_markdown(head, 3, rows)]
         for item in self.judged:
-            worst = [image.image for image in item.result.worst_images() if (image.metrics["CC"] or 0) < _AS_ONE]
+            worst = [image.image for image in moved_images(item.result)]
             if worst:
                 lines.append(escape_markdown(f"{item.result.title}: lowest CC on {', '.join(worst)}"))
         return "\n".join(lines).rstrip() + "\n"
@@ -235,6 +235,11 @@ class Checked:
             for name in sorted(files, key=lambda name: name != JUNIT_XML):  # first a file that shows whose they are
                 write_inside(folder, name, files[name])
         return list(files)
+
+
+def moved_images(result: CheckResult) -> list[ImageResult]:
+    """Return the images that agree least, lowest CC first, of those on which the two maps are not the same for the eye."""
+    return [image for image in result.worst_images() if (image.metrics["CC"] or 0) < _AS_ONE]
 
 
 def _undecided(items: list[Judged]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ class RecordedOptions:
     tf32: bool = False
     batch_size: int = 8
     threads: int = 1
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return them as keyword arguments of `qcam.check`."""
+        return {of.name: getattr(self, of.name) for of in fields(self)}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from qcam.common.verdict import Verdict, together
 from qcam.evaluate.gates.asked import FIGURES, Figure, GateRequest
 from qcam.evaluate.maps.statistics import LEVEL, bootstrap_intervals, paired_ratio_interval, sign_test, wilson_share
 from qcam.evaluate.results.folder import Columns, Results
+from qcam.evaluate.results.summary import right_answers, shared_places
 
 #: More images than so many are not asked for: the figure lies on its bound.
 _MOST_IMAGES = 10_000_000
@@ -137,7 +138,7 @@ def _judged(
         return _drift(JudgedGate(model, precision, gate, Verdict.UNDECIDED, None, worst=worst), moved, unit)
     if gate.figure is Figure.ACCURACY:
         both = (columns["f32", "vs_saliency"], columns[precision, "vs_saliency"])
-        return _accuracy(JudgedGate(model, precision, gate, Verdict.UNDECIDED, None, worst=worst), *map(_right, both))
+        return _accuracy(JudgedGate(model, precision, gate, Verdict.UNDECIDED, None, worst=worst), *map(right_answers, both))
     metric = {Figure.TOP1: "top1_agrees"}.get(gate.figure, "CC" if gate.figure in (Figure.CC, Figure.WORST_CC) else "SIM")
     values = moved[metric]
     known = values[np.isfinite(values)]
@@ -195,8 +196,7 @@ def _drift(base: JudgedGate, moved: Columns, unit: Columns | None) -> JudgedGate
     """Test whether the drift of most images is below that of a reference row, exactly."""
     if unit is None:
         return replace(base, why=f"there are no reference rows of {base.request.reference}")
-    place = {image: index for index, image in enumerate(moved["image"])}
-    shared = np.array([place[image] for image in unit["image"]], np.int64)
+    shared = shared_places(moved, unit)
     differences = unit["CC"] - moved["CC"][shared]
     found = sign_test(differences)
     base = replace(base, n=found.n, undefined=len(shared) - found.n)
@@ -228,11 +228,6 @@ def _needed(n: int, decides: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if decides(middle) else (middle, high)
     return high
-
-
-def _right(columns: Columns) -> _Array:
-    known = np.isfinite(columns["label"]) & np.isfinite(columns["top1"])
-    return np.where(known, columns["label"] == columns["top1"], np.nan)
 
 
 def _threshold(gate: GateRequest) -> float:

@@ -161,7 +161,7 @@ def _scale(model: str, columns: ModelColumns, references: ModelColumns) -> Itera
         for (_, reference), moved in references.items():
             if reference not in UNITS:
                 continue
-            shared = _shared(drifted, moved)
+            shared = shared_places(drifted, moved)
             for metric in ("CC", "SIM"):
                 found = skill(1 - drifted[metric][shared], 1 - moved[metric])
                 if found.value is not None:
@@ -191,7 +191,7 @@ def _figures(comparison: str, columns: Columns) -> Iterator[tuple[str, str, NDAr
         yield comparison, "top1_agreement", columns["top1_agrees"]
         yield comparison, "logit_error", columns["logit_error"]
     elif np.isfinite(columns["label"]).any():
-        yield "vs_label", "accuracy", _right(columns)
+        yield "vs_label", "accuracy", right_answers(columns)
     if comparison == "fake_quant_vs_deployed" and np.isfinite(columns["codes_equal"]).any():  # a float tap has no codes
         yield comparison, "codes_equal", columns["codes_equal"]
 
@@ -221,7 +221,7 @@ def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
         one, other = columns.get((first, "vs_saliency")), columns.get((second, "vs_saliency"))
         if one is None or other is None:
             continue
-        right = [_right(found) for found in (one, other)]
+        right = [right_answers(found) for found in (one, other)]
         found = mcnemar_test(*right)
         if found.n:
             differences.append(right[1] - right[0])
@@ -233,7 +233,7 @@ def _tests(model: str, columns: ModelColumns) -> list[dict[str, Any]]:
     return told
 
 
-def _right(columns: Columns) -> NDArray[np.float64]:
+def right_answers(columns: Columns) -> NDArray[np.float64]:
     """Return for each image whether its top-1 class is the labelled one, NaN where either is not known."""
     known = np.isfinite(columns["label"]) & np.isfinite(columns["top1"])
     return np.where(known, columns["label"] == columns["top1"], np.nan)
@@ -272,12 +272,12 @@ def _held(model: str, columns: ModelColumns, references: ModelColumns, name: str
         if drifted is None or moved is None or precision == "f32":
             continue
         # CC of the reference less that of the precision: what the precision drifts more.
-        found = sign_test(moved["CC"] - drifted["CC"][_shared(drifted, moved)])
+        found = sign_test(moved["CC"] - drifted["CC"][shared_places(drifted, moved)])
         if found.n:
             yield {"model": model, "precision": precision, "reference": name} | asdict(found)
 
 
-def _shared(every: Columns, some: Columns) -> NDArray[np.int64]:
+def shared_places(every: Columns, some: Columns) -> NDArray[np.int64]:
     """Return where the images of some columns stand in others that have all of them."""
     place = {image: index for index, image in enumerate(every["image"])}
     return np.array([place[image] for image in some["image"]], np.int64)
