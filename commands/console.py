@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import logging
 import os
@@ -10,12 +11,15 @@ import re
 import shlex
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import click
 from rich.console import Console
@@ -31,6 +35,8 @@ from qcam.common.printable import printable
 from qcam.common.storage import cache_folder, shown
 from qcam.common.wording import in_options
 
+#: Seconds after which an interruption that Python dropped comes again.
+_MOMENT = 0.05
 #: So many crash files are kept, the newest ones.
 _CRASHES = 20
 #: Their names: date and time in UTC, and the process, so that names in order are files in order of age.
@@ -73,18 +79,24 @@ class _Rules(click.Command):
         """Run the command and exit with its code (arguments as in click)."""
         kwargs["standalone_mode"] = False
         given = args[0] if args else kwargs.get("args")
-        with _interruptions(last=given is None), shown_on_terminal():
+        with _Interruptions(last=given is None) as interruptions, shown_on_terminal():
             try:
-                code = self._code(*args, **kwargs)
+                code = self._code(interruptions, *args, **kwargs)
             except KeyboardInterrupt:  # another one, while the first was told
                 code = 130
         sys.exit(code)
 
-    def _code(self, *args: Any, **kwargs: Any) -> int:
+    def _body(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command, and do nothing else (arguments as in click)."""
+        with naming_extras(self.name or "this command"):
+            return super().main(*args, **kwargs)
+
+    def _code(self, interruptions: _Interruptions, *args: Any, **kwargs: Any) -> int:
         """Run the command, tell how it ended, and return its exit code (arguments as in click)."""
         try:
-            with naming_extras(self.name or "this command"):
-                code = super().main(*args, **kwargs)
+            if interruptions.any:  # before this began
+                raise KeyboardInterrupt
+            code = self._body(*args, **kwargs)
         except click.exceptions.Exit as error:
             code = error.exit_code
         except click.ClickException as error:
@@ -372,32 +384,72 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     yield advance
 
 
-@contextmanager
-def _interruptions(*, last: bool) -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt while the block runs, where they are not ignored.
+class _Interruptions:
+    """Turns SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt while it is entered, where they are not ignored.
 
     So a run ends alike on Ctrl-C, by `kill` and when its terminal is closed: what is finished stays readable. Signals reach the
-    main thread only.
-
-    Args:
-        last: Whether the process ends with the block: once interrupted, it is then left alone to end.
+    main thread only. Only a command at work is interrupted, and what tells of its end is not interrupted again. An
+    interruption that Python drops, for it came in a callback (of a garbage collector, of C), comes again.
     """
-    interrupted = False
 
-    def interrupt(_signal: int, _frame: Any) -> None:
-        nonlocal interrupted
-        interrupted = True
-        raise KeyboardInterrupt
+    def __init__(self, *, last: bool) -> None:
+        """Take none yet.
 
-    before = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is None or signal.getsignal(number) == signal.SIG_IGN:  # nohup
-            continue
-        with suppress(ValueError):  # not in the main thread: leave signals alone
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if last and interrupted else handler)
+        Args:
+            last: Whether the process ends with the block: once interrupted, it is then left alone to end.
+        """
+        self.any = False
+        self._last = last
+        self._before: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is None or signal.getsignal(number) == signal.SIG_IGN:  # nohup
+                continue
+            with suppress(ValueError):  # not in the main thread: leave signals alone
+                self._before[number] = signal.signal(number, self._interrupt)
+        if self._before:
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._dropped
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave signals as they were."""
+        if self._before:
+            sys.unraisablehook = self._hook
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self._last and self.any else handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        first, self.any = not self.any, True
+        running = set()
+        while frame is not None:
+            running.add(frame.f_code)
+            frame = frame.f_back
+        if _Interruptions._dropped.__code__ in running:
+            _send_again(number)
+        elif (_Rules._code if first else _Rules._body).__code__ in running:  # a second one while the first is told: enough
+            raise KeyboardInterrupt
+
+    def _dropped(self, what: sys.UnraisableHookArgs) -> None:
+        if what.exc_type is KeyboardInterrupt:
+            _send_again(next(iter(self._before)))
+        elif not self.any:  # objects that an interruption left half made tell nothing of use
+            self._hook(what)
+
+
+def _send_again(number: int) -> None:
+    """Send this process a signal in a moment; no lock is taken, which the code that was interrupted might hold."""
+
+    def send() -> None:
+        time.sleep(_MOMENT)
+        if signal.getsignal(number) == signal.SIG_DFL:  # the command has ended
+            return
+        if hasattr(signal, "pthread_kill") and (main := threading.main_thread().ident) is not None:
+            signal.pthread_kill(main, number)  # also where it waits
+        else:
+            signal.raise_signal(number)
+
+    _thread.start_new_thread(send, ())

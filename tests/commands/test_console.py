@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from qcam.common.files import write_atomically
 
 # A command that fails in the way its argument names, run as its users run it: as a process of its own.
 SCRIPT = """
+    import signal
     import time
     import click
     from qcam.commands import console
@@ -47,6 +49,12 @@ SCRIPT = """
             finally:
                 print("tidying", flush=True)
                 time.sleep(60)
+        if how == "destructor":
+            class Dropping:
+                def __del__(self):
+                    signal.raise_signal(signal.SIGTERM)
+            Dropping()
+            time.sleep(60)
         while how == "print":
             print("result", flush=True)
         while how == "rich":
@@ -111,6 +119,28 @@ def test_being_interrupted_again_ends_a_command_alike(signals: tuple[signal.Sign
     assert process.returncode == 130
     assert err.endswith("interrupted\n")
     assert "Traceback" not in err
+
+
+def test_an_interruption_that_python_drops_comes_again() -> None:
+    with start("destructor") as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "result\n", "\ninterrupted\n")
+
+
+@pytest.mark.parametrize(("before", "code"), [(True, 130), (False, 0)])
+def test_an_interruption_before_or_after_the_command_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch, before: bool, code: int
+) -> None:
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        if before:
+            signal.raise_signal(signal.SIGTERM)
+        yield
+        if not before:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(console, "shown_on_terminal", around)
+    assert run(None)[0] == code
 
 
 @pytest.mark.parametrize("how", ["print", "rich"])
@@ -182,7 +212,7 @@ def test_a_command_under_nohup_goes_on_when_the_terminal_is_closed() -> None:
     seen: list[object] = []
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with console._interruptions(last=False):
+        with console._Interruptions(last=False):
             seen.append(signal.getsignal(signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, before)
