@@ -12,7 +12,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -64,7 +63,13 @@ SCRIPT = """
 """
 
 
-def start(how: str, **options: Any) -> subprocess.Popen[str]:
+def as_in_the_foreground() -> None:
+    """Take the signals as a shell's command does, whatever runs the tests: nohup ignores one of them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def start(how: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), how],
         stdout=subprocess.PIPE,
@@ -72,7 +77,7 @@ def start(how: str, **options: Any) -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        **options,
+        preexec_fn=as_in_the_foreground,
     )
 
 
@@ -107,7 +112,7 @@ def test_being_ended_or_hung_up_ends_a_command_like_ctrl_c(how: signal.Signals) 
 
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)])
 def test_being_interrupted_again_ends_a_command_alike(signals: tuple[signal.Signals, ...]) -> None:
-    with start("tidy up", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+    with start("tidy up") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "result\n"
         assert process.stdout.readline() == "begun\n"
