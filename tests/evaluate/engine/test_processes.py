@@ -28,6 +28,7 @@ from qcam.evaluate.results.folder import RESULTS
 from qcam.evaluate.run.options import StudyOptions
 
 
+@pytest.mark.long
 def test_two_processes_end_like_one(tiny_bundle, many, tmp_path, same_as):
     done = finish(command(tiny_bundle.folder, many, "out", "--workers", 2), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -76,6 +77,7 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on(tiny_bundle, many, tmp
     same_as(tmp_path / "out")
 
 
+@pytest.mark.long
 def test_one_process_goes_on_where_several_stopped(tiny_bundle, many, tmp_path, same_as):
     """A plan of workers leaves the processor to each part: whoever goes on takes the parts that are there."""
     done = finish(command(tiny_bundle.folder, many, "out", "--workers", 2), tmp_path)
@@ -163,7 +165,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_run_goes_on(tiny_bundle
     same_as(tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["tar", "parquet"])
+@pytest.mark.parametrize("kind", [pytest.param("tar", marks=pytest.mark.long), "parquet"])
 def test_archives_are_shared_by_workers(tiny_bundle, many, tmp_path, kind):
     """Each image is read by offset, or from its row group, in whatever process; figures are those of loose files."""
     files = sorted(many.iterdir())[:40]

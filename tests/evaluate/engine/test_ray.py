@@ -78,6 +78,7 @@ def test_an_actor_that_has_opened_nothing_says_so():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_ends_like_one_process(cluster, tiny_bundle, many, tmp_path, same_as: Callable[[Path], None]):
     done = finish(line(cluster, tiny_bundle, many, "out"), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -95,6 +96,7 @@ def test_a_cluster_ends_like_one_process(cluster, tiny_bundle, many, tmp_path, s
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_killed_in_mid_shard(cluster, tiny_bundle, many, tmp_path, same_as):
     process = start(line(cluster, tiny_bundle, many, "out"), tmp_path)
     os.kill(actors()[0], signal.SIGKILL)
@@ -103,6 +105,7 @@ def test_a_worker_killed_in_mid_shard(cluster, tiny_bundle, many, tmp_path, same
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_node_removed_and_one_added(cluster, tiny_bundle, many, tmp_path, same_as):
     process = start(line(cluster, tiny_bundle, many, "out"), tmp_path)
     cluster.remove_node(cluster.nodes[0], allow_graceful=False)
@@ -112,6 +115,7 @@ def test_a_node_removed_and_one_added(cluster, tiny_bundle, many, tmp_path, same
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_driver_killed_and_started_again(cluster, tiny_bundle, many, tmp_path, same_as):
     arguments = line(cluster, tiny_bundle, many, "out")
     process = start(arguments, tmp_path)
@@ -165,6 +169,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_out_of_memory(tiny_bundle, many, tmp_path, same_as, monkeypatch):
     """Ray's memory monitor ends it; the work goes to another."""
     with open("/proc/meminfo") as stream:

@@ -44,7 +44,7 @@ def names(base: str) -> list[str]:
     return sorted(path.removeprefix(root) for path in files.find(root))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_all_behind_urls_like_all_on_the_disk(remote, tmp_path, same_as: Callable[[Path], None], workers):
     done = finish(line(remote, "--workers", workers), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -99,6 +99,7 @@ def test_results_that_could_not_be_brought_there_are_not_lost(remote, tmp_path, 
     assert not [name for name in names(remote) if name.startswith("parts/")]
 
 
+@pytest.mark.long
 def test_what_was_deleted_there_is_computed_again_whatever_the_copy_holds(remote, tmp_path):
     short = [*line(remote, "--workers", 1), "--limit", "8"]
     assert finish(short, tmp_path).returncode == 0
@@ -109,6 +110,7 @@ def test_what_was_deleted_there_is_computed_again_whatever_the_copy_holds(remote
     assert "results.parquet" in names(remote)
 
 
+@pytest.mark.long
 def test_an_interrupted_run_leaves_readable_results_there(remote, tmp_path):
     process = subprocess.Popen(line(remote, "--workers", 2), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
@@ -125,6 +127,7 @@ def test_an_interrupted_run_leaves_readable_results_there(remote, tmp_path):
     assert len({row.image for row in read_rows(found / RESULTS)}) == 16 * done
 
 
+@pytest.mark.long
 def test_other_settings_are_refused_there_too(remote, tmp_path):
     short = [*line(remote, "--workers", 1), "--limit", "8"]
     assert finish(short, tmp_path).returncode == 0

@@ -87,6 +87,7 @@ def test_a_report_is_the_same_every_time(results: Results, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_images_of_six_models_stay_within_the_budget(large: Path, tmp_path: Path) -> None:
     page = write_report([Results(large)], tmp_path)[0]
     assert 2_000_000 < page.stat().st_size <= BUDGET == 15_000_000

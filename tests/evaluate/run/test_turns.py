@@ -99,7 +99,14 @@ def test_networks_take_turns_and_figures_stay_the_same(
     assert sum("one network at a time" in text for text in caplog.messages) == 1
 
 
-@pytest.mark.parametrize("more", [{}, {"faithfulness": True, "fake_quant": False}, {"null_row": False, "batch_size": 4}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({}, marks=pytest.mark.long),
+        {"faithfulness": True, "fake_quant": False},
+        pytest.param({"null_row": False, "batch_size": 4}, marks=pytest.mark.long),
+    ],
+)
 def test_precisions_that_are_opened_for_their_turn_give_the_same_figures(
     two_networks, some_photographs, tmp_path, monkeypatch, more
 ):

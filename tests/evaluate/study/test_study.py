@@ -762,7 +762,7 @@ def files_of(folder):
 
 @pytest.mark.parametrize(("first", "reused"), [(1, 0), (2, 1), (5, 2), (10, 5)])
 @pytest.mark.parametrize("whole_before", [True, False])
-@pytest.mark.parametrize("references", ["none", "all"])
+@pytest.mark.parametrize("references", ["none", pytest.param("all", marks=pytest.mark.long)])
 def test_h14_a_larger_limit_of_the_same_set_goes_on_from_there(
     tiny_bundle, photographs, tmp_path, monkeypatch, first, reused, whole_before, references
 ):
