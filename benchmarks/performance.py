@@ -78,25 +78,28 @@ def per_image(growth: dict[str, Any], kind: str) -> list[dict[str, float]]:
 
 
 def draw(growth: dict[str, Any], path: Path) -> None:
-    """Draw time and peak memory against images, batch size and threads."""
+    """Draw time and peak memory against images, networks, batch size, threads and workers."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "qcam", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(9, 4.5), layout="constrained")
+        kinds = ("images", "networks", "batch_size", "threads", "workers")
+        figure = Figure(figsize=(12, 4.5), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.subplots(2, 3)
-        for column, (kind, label) in enumerate((("images", "images"), ("batch_size", "batch size"), ("threads", "threads"))):
+        axes = figure.subplots(2, len(kinds))
+        for column, kind in enumerate(kinds):
             runs = growth[kind]
             places = [run[kind] for run in runs]
             for row, (key, unit) in enumerate((("seconds", "wall time, s"), ("peak_mib", "peak memory, MiB"))):
                 axis = axes[row, column]
                 axis.plot(places, [run[key] for run in runs], marker="o", color="#0072b2")
-                axis.set_xlabel(label)
+                axis.set_xlabel(kind.replace("_", " "))
                 axis.set_ylabel(unit)
-                if kind != "threads":
+                if kind in ("images", "batch_size"):
                     axis.set_xscale("log", base=10 if kind == "images" else 2)
+                else:
+                    axis.set_xticks(places)
                 if kind == "images" and key == "seconds":
                     axis.set_yscale("log")
                 else:
