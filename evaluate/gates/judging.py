@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qcam.common.verdict import Verdict, together
 from qcam.evaluate.gates.asked import FIGURES, Figure, GateRequest
-from qcam.evaluate.maps.statistics import LEVEL, bootstrap_intervals, paired_ratio_interval, sign_test, wilson_share
+from qcam.evaluate.maps.statistics import LEVEL, paired_ratio_interval, sign_test, studentized_interval, wilson_share
 from qcam.evaluate.results.folder import Columns, Results
 from qcam.evaluate.results.summary import right_answers, shared_places
 
@@ -149,13 +149,18 @@ def _judged(
         return replace(base, why="no image has the figure")
     if gate.figure in (Figure.WORST_CC, Figure.WORST_SIM):
         least = float(known.min())
-        return replace(base, value=least, verdict=Verdict.HOLDS if least >= threshold else Verdict.FALLS_SHORT)
+        if least < threshold:
+            return replace(base, value=least, verdict=Verdict.FALLS_SHORT)
+        if undefined:  # an empty map, say: worse than any
+            return replace(base, value=least, why="one of those may be the worst")
+        return replace(base, value=least, verdict=Verdict.HOLDS)
     mean = float(known.mean())
     if gate.figure is Figure.TOP1:
         return _decided(base, mean, lambda factor: wilson_share(mean, n * factor))
     if n < 2:
         return replace(base, value=mean, why="one image has no spread; give more")
-    low, high = (float(end[0]) for end in bootstrap_intervals(known[:, None]))
+    least = -1.0 if gate.figure is Figure.CC else 0.0
+    low, high = (min(max(end, least), 1.0) for end in studentized_interval(known))
     # The ends come nearer as one through the root of the number of images.
     return _decided(base, mean, lambda factor: (mean - (mean - low) / factor**0.5, mean + (high - mean) / factor**0.5))
 

@@ -79,6 +79,44 @@ def bootstrap_intervals(
     return low, high
 
 
+def studentized_interval(
+    values: Array, *, resamples: int = RESAMPLES, seed: int = SEED, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return a bootstrap-t interval of a mean (Efron 1981; Hall 1988), which skewed values harm less than percentiles.
+
+    At n = 20 of 1 - CC as skewed as a lognormal with sigma 1.2 it covers the mean in 92 % of samples, percentiles in 84 %
+    (`tests/evaluate/maps/test_statistics.py`).
+
+    Args:
+        values: One an image, all defined; at least two.
+        resamples: How many resamples are drawn.
+        seed: Of the generator.
+        level: Coverage, 0..1.
+
+    Returns:
+        Lower and upper end; infinite where so few values are given that resamples are often without spread.
+    """
+    images = len(values)
+    mean = float(values.mean())
+    apart = values - mean
+    error = float(apart.std(ddof=1)) / images**0.5
+    if error == 0:
+        return mean, mean
+    generator = np.random.default_rng(seed)
+    found = np.empty(resamples)
+    for start in range(0, resamples, _AT_ONCE):
+        size = min(_AT_ONCE, resamples - start)
+        drawn = generator.integers(0, images, (size, images))
+        weights = np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.float64)
+        means = weights @ apart / images
+        spread = np.maximum(weights @ apart**2 - images * means**2, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[start : start + size] = means / np.sqrt(spread / (images - 1) / images)
+    tail = 100 * (1 - level) / 2
+    below, above = np.nanpercentile(found, [tail, 100 - tail], method="inverted_cdf")
+    return mean - float(above) * error, mean - float(below) * error
+
+
 @dataclass(frozen=True)
 class Skill:
     """How much of what moves a map a prediction foretells.

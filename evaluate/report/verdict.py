@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
 from qcam.common.places import file_names
 from qcam.common.wording import in_options
@@ -40,6 +41,22 @@ def write_verdict(results: Results, found: StudyVerdict) -> None:
         "options": record.plan.options, "bundles": record.plan.bundles,
     }  # fmt: skip
     write_atomically(folder / VERDICT_JSON, in_options(json.dumps(told, indent=2, ensure_ascii=False)) + "\n")
+
+
+def forget_verdict(folder: Path) -> None:
+    """Delete the verdict of an earlier run: nobody asks these results for one.
+
+    Args:
+        folder: Of the results.
+
+    Raises:
+        QcamError: If the disk refuses.
+    """
+    for name in (VERDICT_MD, JUNIT_XML, VERDICT_JSON):
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise QcamError(f"{folder / name} is an earlier run's verdict and cannot be deleted: {error.strerror}") from error
 
 
 def verdict_markdown(results: Results, found: StudyVerdict) -> str:

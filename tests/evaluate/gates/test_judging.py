@@ -8,7 +8,7 @@ import pytest
 from qcam.common.verdict import Verdict
 from qcam.evaluate.gates.asked import read_gates
 from qcam.evaluate.gates.judging import judge
-from qcam.evaluate.report.verdict import verdict_markdown, write_verdict
+from qcam.evaluate.report.verdict import forget_verdict, verdict_markdown, write_verdict
 
 HOLDS, FALLS_SHORT, UNDECIDED = Verdict.HOLDS, Verdict.FALLS_SHORT, Verdict.UNDECIDED
 
@@ -97,6 +97,28 @@ def test_the_worst_image_is_a_fact():
     assert one(Stored(spread(0.99)), "int8.worst_cc=0.97").verdict is HOLDS
     found = one(Stored(spread(0.99)), "int8.worst_cc=0.985")
     assert (found.verdict, found.low, round(found.value, 3)) == (FALLS_SHORT, None, 0.98)
+
+
+def test_an_image_without_the_figure_may_be_the_worst():
+    found = one(Stored([np.nan, *spread(0.99)]), "int8.worst_cc=0.97")
+    assert (found.verdict, found.undefined) == (UNDECIDED, 1)
+    assert found.sentence.endswith("undecided; 1 more images are without the figure; one of those may be the worst")
+    assert one(Stored([np.nan, *spread(0.99)]), "int8.worst_cc=0.985").verdict is FALLS_SHORT
+
+
+def test_two_images_decide_no_mean():
+    found = one(Stored([0.99, 0.98]), "int8.cc=0.5")
+    assert found.verdict is UNDECIDED
+    assert (found.low, found.high) == pytest.approx((-1, 1))
+
+
+def test_a_verdict_nobody_asks_for_any_more_is_gone(tmp_path):
+    stored = Stored(spread(0.99), folder=tmp_path)
+    write_verdict(stored, judge(stored, read_gates(["int8.cc=0.98"])))
+    (tmp_path / "results.parquet").touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    forget_verdict(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.parquet"]
 
 
 def test_images_without_the_figure_are_counted():
