@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common.verdict import Verdict, together
-from qcam.evaluate.gates.asked import FIGURES, Figure, GateRequest
-from qcam.evaluate.maps.statistics import LEVEL, bootstrap_intervals, paired_ratio_interval, sign_test, wilson_share
+from qcam.evaluate.gates.asked import FIGURES, Figure, GateRequest, least_value
+from qcam.evaluate.maps.statistics import LEVEL, exact_share, paired_ratio_interval, sign_test, studentized_interval
 from qcam.evaluate.results.folder import Columns, Results
 from qcam.evaluate.results.summary import right_answers, shared_places
 
+#: Fewer images than so many have no interval of a mean: too many resamples of two or three are of one image alone.
+_FEWEST = 4
 #: More images than so many are not asked for: the figure lies on its bound.
 _MOST_IMAGES = 10_000_000
 _Array = NDArray[np.float64]
@@ -152,10 +154,12 @@ def _judged(
         return replace(base, value=least, verdict=Verdict.HOLDS if least >= threshold else Verdict.FALLS_SHORT)
     mean = float(known.mean())
     if gate.figure is Figure.TOP1:
-        return _decided(base, mean, lambda factor: wilson_share(mean, n * factor))
-    if n < 2:
-        return replace(base, value=mean, why="one image has no spread; give more")
-    low, high = (float(end[0]) for end in bootstrap_intervals(known[:, None]))
+        right = float(known.sum())
+        return _decided(base, mean, lambda factor: exact_share(right * factor, n * factor))
+    if n < _FEWEST:
+        return replace(base, value=mean, why=f"an interval of a mean needs {_FEWEST} images at least; give more")
+    low, high = studentized_interval(known)
+    low, high = max(low, least_value(gate.figure)), min(high, 1.0)
     # The ends come nearer as one through the root of the number of images.
     return _decided(base, mean, lambda factor: (mean - (mean - low) / factor**0.5, mean + (high - mean) / factor**0.5))
 
