@@ -70,7 +70,7 @@ class GateRequest:
 
     def __str__(self) -> str:
         name = f"{self.precision}.{self.figure}" if self.precision else str(self.figure)
-        return f"{name}<{self.reference}" if self.reference is not None else f"{name}={self.threshold:g}"
+        return f"{name}<{self.reference}" if self.reference is not None else f"{name}={self.threshold:.15g}"
 
 
 def least_value(figure: Figure) -> float:

@@ -60,6 +60,8 @@ def test_a_study_is_judged_and_judged_again_without_a_run(tiny_bundle, some_phot
     assert judged.reason == ""
     with pytest.raises(QcamError, match="no bundle is run at int4"):
         results.judge("int4.cc=1")
+    with pytest.raises(QcamError, match="no gate is asked for; give gates or presets"):
+        results.judge()
 
 
 @pytest.mark.parametrize(
