@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.common.verdict import Verdict, together
+from qcam.common.verdict import Verdict, together, told_apart
 from qcam.evaluate.gates.asked import FIGURES, Figure, GateRequest, least_value
 from qcam.evaluate.maps.statistics import LEVEL, exact_share, paired_ratio_interval, sign_test, studentized_interval
 from qcam.evaluate.results.folder import Columns, Results
@@ -86,12 +86,6 @@ class JudgedGate:
         """Return everything as JSON-ready values; what is infinite is left out."""
         told = asdict(self) | {"request": str(self.request), "verdict": self.verdict.value, "sentence": self.sentence}
         return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in told.items()}
-
-
-def told_apart(value: float, threshold: float | None) -> str:
-    """Return a number with four digits, or with all where four would put it on the other side of a threshold."""
-    short = f"{value:.4f}"
-    return short if threshold is None or (float(short) >= threshold) == (value >= threshold) else repr(value)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from qcam.common.files import write_atomically
 from qcam.common.places import file_names
+from qcam.common.verdict import told_apart
 from qcam.common.wording import in_options
-from qcam.evaluate.gates.judging import JudgedGate, StudyVerdict, told_apart
+from qcam.evaluate.gates.judging import JudgedGate, StudyVerdict
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.showing.junit import Case, junit_text
 from qcam.evaluate.showing.markdown import escape_markdown, table_markdown
