@@ -8,10 +8,14 @@ while IFS= read -r line; do [ -n "$line" ] && words+=(--fail-under "$line"); don
 while IFS= read -r line; do [ -n "$line" ] && words+=("$line"); done <<< "$QCAM_ARGUMENTS"
 words+=(--output "$QCAM_OUTPUT")
 
+errors="${RUNNER_TEMP:-/tmp}/qcam-errors"
+judged="$QCAM_OUTPUT/verdict.md"
+summary="${GITHUB_STEP_SUMMARY:-/dev/null}"
+
 printf '%q ' "${words[@]}"
 echo
-"${words[@]}" 2> >(tee "${RUNNER_TEMP:-/tmp}/qcam-errors" >&2)
-code=$?
+rm -f -- "$judged" # an earlier run's is not this one's
+{ "${words[@]}" 2>&1 >&3 3>&- | tee "$errors" >&2; code=${PIPESTATUS[0]}; } 3>&1
 
 case $code in
     0) verdict=holds ;;
@@ -19,23 +23,27 @@ case $code in
     3) verdict=undecided ;;
     *) verdict="no verdict" ;;
 esac
+if [ "$verdict" != "no verdict" ] && [ ! -f "$judged" ]; then
+    # Nothing was judged: no gates, a dry run, or a program that broke before it began.
+    echo "error: exit code $code, and no verdict was written to $QCAM_OUTPUT; were gates given?" | tee -a "$errors" >&2
+    verdict="no verdict" code=2
+fi
 {
     echo "code=$code"
     echo "verdict=$verdict"
-} >> "$GITHUB_OUTPUT"
+} >> "${GITHUB_OUTPUT:-/dev/null}"
 if [ "$verdict" = "no verdict" ]; then
     {
         echo "## qcam: no verdict (exit code $code)"
         echo
-        echo '```text'
-        tail -n 5 "${RUNNER_TEMP:-/tmp}/qcam-errors"
-        echo '```'
-    } >> "$GITHUB_STEP_SUMMARY"
-elif [ -f "$QCAM_OUTPUT/verdict.md" ]; then
-    cat "$QCAM_OUTPUT/verdict.md" >> "$GITHUB_STEP_SUMMARY"
+        # Indented, which no text can end as it ends a fence.
+        tr '\r' '\n' < "$errors" | tail -n 5 | sed 's/^/    /'
+    } >> "$summary"
+else
+    cat "$judged" >> "$summary"
 fi
 
-if [ $code -eq 3 ] && [ "$QCAM_UNDECIDED" = pass ]; then
+if [ "$code" -eq 3 ] && [ "$QCAM_UNDECIDED" = pass ]; then
     exit 0
 fi
-exit $code
+exit "$code"

@@ -48,7 +48,7 @@ _URL_IN_TEXT = re.compile(_URL_BEGIN.pattern + r"[^\s'\"]+")
 
 
 class _Console(Console):
-    """A console that lets `_Rules` decide what a broken pipe means; rich's own ends the process with code 1."""
+    """A console whose reader may go away (`| head`): rich's own ends the process then, with code 1."""
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """Print (as in rich); a text without markup stays in its line, what does not print is escaped: names are not ours."""
@@ -57,8 +57,12 @@ class _Console(Console):
         super().print(*objects, **settings)
 
     def on_broken_pipe(self) -> None:
-        """Pass the error on."""
-        raise BrokenPipeError
+        """Say nothing more there, and go on: a command still owes its files, its verdict and its exit code."""
+        nowhere = open(os.devnull, "w")  # noqa: SIM115
+        if self.stderr:
+            sys.stderr = nowhere
+        else:
+            sys.stdout = nowhere
 
 
 #: Results go to standard output; progress, notes and errors to standard error, so that a pipe gets results only.

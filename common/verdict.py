@@ -32,3 +32,13 @@ def together(verdicts: Iterable[Verdict | None]) -> Verdict | None:
     """
     found = set(verdicts)
     return next((verdict for verdict in _LADDER if verdict in found), None)
+
+
+def told_apart(value: float, threshold: float | None, form: str = ".4f") -> str:
+    """Return a number in a form, or with all its digits where the form would put it on the other side of a threshold.
+
+    >>> told_apart(0.99999997, 1, ".6g"), told_apart(0.98, 0.9)
+    ('0.99999997', '0.9800')
+    """
+    short = format(value, form)
+    return short if threshold is None or (float(short) >= threshold) == (value >= threshold) else repr(value)

@@ -73,6 +73,40 @@ def test_green_red_undecided_and_bad_input_are_told_apart(repository):
     assert "no bundle is run at int4" in summary
 
 
+def fake_qcam(repository, body):
+    """Put a program called qcam before the real one; return the folder for PATH."""
+    program = repository.parent / "fake" / "qcam"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/bash\n{body}\n")
+    program.chmod(0o755)
+    return program.parent
+
+
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_an_exit_code_without_a_verdict_is_none_also_beside_an_earlier_one(code, repository, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(fake_qcam(repository, f"exit {code}") / "python"))
+    kept = repository / ACTION["inputs"]["output"]["default"]
+    kept.mkdir()
+    (kept / "verdict.md").write_text("## qcam: holds\n")
+    done, outputs, summary = run(repository, undecided="pass")
+    assert (done.returncode, outputs) == (2, {"code": "2", "verdict": "no verdict"})
+    assert f"exit code {code}, and no verdict was written" in done.stderr
+    assert "were gates given?" in summary
+    assert "holds" not in summary
+
+
+def test_what_a_program_says_stays_text_in_the_summary_and_words_stay_words(repository, monkeypatch):
+    says = 'printf "%s\\n" "$@"; printf "begun\\n\\x60\\x60\\x60\\r# of a name\\n" >&2; exit 2'
+    monkeypatch.setattr(sys, "executable", str(fake_qcam(repository, says) / "python"))
+    word = "--images=a b; $(touch hacked) `touch hacked` \"'*"
+    done, _, summary = run(repository, gates="int8.drift<jpeg95\n\n$HOME.cc=1", bundles="-x y", arguments=word)
+    assert done.stdout.splitlines()[1:] == [
+        "eval", "-x y", "--fail-under", "int8.drift<jpeg95", "--fail-under", "$HOME.cc=1", word, "--output", "qcam-verdict",
+    ]  # fmt: skip
+    assert not (repository / "hacked").exists()
+    assert summary.splitlines()[2:] == ["    begun", "    ```", "    # of a name"]
+
+
 def test_a_check_is_a_step_as_well(repository):
     words = "--images=val\n--precision=int8\n--no-other-cpus"
     done, outputs, summary = run(repository, command="check", bundles="bundles/tiny", gates="cc=0.9", arguments=words)
@@ -86,6 +120,7 @@ def test_what_is_installed_and_kept_are_what_inputs_say():
     extras = (ROOT / "pyproject.toml").read_text()
     assert all(f"\n{name} = [" in extras for name in ACTION["inputs"]["extras"]["default"].split(","))
     assert (keep["if"], keep["with"]["path"]) == ("always()", "${{ inputs.output }}")
+    assert keep["with"]["name"].startswith("${{ inputs.artifact || ")
 
 
 @pytest.mark.parametrize("hook", yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text()), ids=lambda hook: hook["id"])
@@ -95,5 +130,9 @@ def test_hooks_for_pre_commit_run_in_a_repository(hook, repository):
     words = [str(Path(sys.executable).parent / hook["entry"]), *hook["args"], "--images", "val"]
     if hook["id"] == "qcam-eval":
         words += ["--saliency", "none", "--fail-under", "int8.worst_cc=1"]
+        next((repository / "val").iterdir()).rename(repository / "aside.jpg")
+        before = subprocess.run(words, cwd=repository, capture_output=True, text=True)
+        assert before.returncode == 1, before.stderr
+        (repository / "aside.jpg").rename(repository / "val" / "aa.jpg")  # a commit later, results of something else are there
     done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
     assert done.returncode == (0 if hook["id"] == "qcam-check" else 1), shlex.join(words) + done.stderr

@@ -19,6 +19,6 @@ def _cases(item: Judged) -> Iterator[junit.Case]:
     classname = f"qcam.{item.result.model}.{item.result.precision}"
     for gate in item.gates:
         text = "" if gate.holds else blame(item.result)
-        yield junit.Case(classname, f"{simulated} {gate.name} >= {gate.threshold:g}", gate.verdict, gate.sentence, text)
+        yield junit.Case(classname, f"{simulated} {gate.name} >= {gate.threshold:.15g}", gate.verdict, gate.sentence, text)
     if not item.gates:
         yield junit.Case(classname, simulated, None, "none of the gates asked for applies; for information only")

@@ -11,6 +11,7 @@ from qcam.common import machine
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import fingerprint
 from qcam.common.records import read_record
+from qcam.common.storage import shown
 from qcam.evaluate.check.checked import VERDICT_JSON, Checked, finite, result_json
 from qcam.evaluate.check.verdicts import Judged
 
@@ -98,6 +99,7 @@ class VerdictRecord:
         machine: What it was.
         versions: Of Python and packages.
         deployed_sha256: Of the file that was judged in the bundle's place; None without one.
+        gpu: The GPU that took part, in words; None where none did.
     """
 
     schema_version: int
@@ -110,6 +112,7 @@ class VerdictRecord:
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     deployed_sha256: str | None = None
+    gpu: str | None = None
 
 
 def verdict_json(checked: Checked, place: str | None, limit: int | None) -> dict[str, Any]:
@@ -128,11 +131,11 @@ def verdict_json(checked: Checked, place: str | None, limit: int | None) -> dict
             model: {"folder": str(Path(of["folder"]).absolute()), "fingerprint": of["fingerprint"]}
             for model, of in checked.bundles.items()
         },
-        "images": {"place": place, "limit": limit, "sha256": dict(checked.images)},
+        "images": {"place": None if place is None else shown(place), "limit": limit, "sha256": dict(checked.images)},
         "options": {
             "precisions": list(asked.precisions), "arithmetic": list(asked.arithmetics), "kernel": asked.kernel,
             "gates": dict(asked.gates), "every_tensor": asked.every_tensor, "finite_differences": asked.finite_differences,
-            "other_cpus": asked.other_cpus, "deployed": None if asked.deployed is None else str(asked.deployed),
+            "other_cpus": asked.other_cpus, "deployed": None if asked.deployed is None else str(asked.deployed.absolute()),
             "provider": settings.provider, "allow_fallback": settings.allow_fallback,
             "session_config": dict(settings.config), "provider_options": dict(settings.provider_options),
             "tf32": settings.tf32, "batch_size": asked.batch_size, "threads": settings.threads,
@@ -142,6 +145,7 @@ def verdict_json(checked: Checked, place: str | None, limit: int | None) -> dict
         "machine": machine.describe(),
         "versions": machine.versions(),
         "deployed_sha256": checked.deployed_sha256,
+        "gpu": _gpu(checked),
     }  # fmt: skip
 
 
@@ -155,6 +159,8 @@ def read_verdict(path: Path) -> VerdictRecord:
     record = read_record(path, VerdictRecord, str(path), error=ResultsError, advice=_AGAIN)
     if record.schema_version != SCHEMA:
         raise ResultsError(f"{path} is of version {record.schema_version}, and version {SCHEMA} is read; {_AGAIN}")
+    if not record.bundles or not record.results:
+        raise ResultsError(f"{path} names no {'results' if record.bundles else 'bundles'}, as no check does; {_AGAIN}")
     return record
 
 
@@ -195,10 +201,19 @@ def differences(record: VerdictRecord, checked: Checked) -> tuple[list[str], lis
         for name, then in record.versions.items()
         if versions.get(name) != then
     ]
+    if record.gpu != (gpu := _gpu(checked)):
+        causes.append(f"GPU: {record.gpu or 'none'} then, {gpu or 'none'} now")
     causes += _images(record.images.sha256, checked.images)
     if record.deployed_sha256 != checked.deployed_sha256:
         causes.append("the deployed file is another one")
-    return causes, list(_results(record, checked))
+    found = list(_results(record, checked))
+    if record.verdict != checked.verdict:
+        found.append(f"the verdict: {record.verdict} then, {checked.verdict} now")
+    return causes, found
+
+
+def _gpu(checked: Checked) -> str | None:
+    return None if checked.gpu is None else checked.gpu.describe()
 
 
 def _images(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
@@ -215,13 +230,18 @@ def _results(record: VerdictRecord, checked: Checked) -> Iterator[str]:
         found = now.pop((then.model, then.precision, then.arithmetic), None)
         if found is None:
             yield f"{then.name}: there is no such result now"
-        elif found["digest"] != then.digest:
-            told = [
-                f"{name} {_shown(value)} then, {_shown(found['figures'].get(name))} now"
-                for name, value in then.figures.items()
-                if found["figures"].get(name) != value
-            ]
-            yield f"{then.name}: {'; '.join(told) or 'figures are equal, single images or tensors differ'}"
+            continue
+        told = [
+            f"{name} {_shown(then.figures.get(name))} then, {_shown(found['figures'].get(name))} now"
+            for name in dict.fromkeys([*then.figures, *found["figures"]])
+            if found["figures"].get(name) != then.figures.get(name)
+        ]
+        if found["digest"] != then.digest and not told:
+            told.append("figures are equal, single images or tensors differ")
+        if found["verdict"] != then.verdict:
+            told.append(f"{then.verdict or 'for information'} then, {found['verdict'] or 'for information'} now")
+        if told:
+            yield f"{then.name}: {'; '.join(told)}"
     for names in now:
         yield f"{' '.join(names)}: there was no such result then"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcam.common.verdict import Verdict, together
+from qcam.common.verdict import Verdict, together, told_apart
 from qcam.evaluate.check.gates import GATES
 from qcam.evaluate.check.result import CheckResult
 
@@ -38,8 +38,8 @@ class Gate:
     @property
     def sentence(self) -> str:
         """Return figure and threshold in words."""
-        found = "undefined" if self.value is None else f"{self.value:.6g}"
-        return f"{self.name} = {found}, at least {self.threshold:g} wanted ({GATES[self.name]})"
+        found = "undefined" if self.value is None else told_apart(self.value, self.threshold, ".6g")
+        return f"{self.name} = {found}, at least {self.threshold:.15g} wanted ({GATES[self.name]})"
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ FIGURES = {
     Figure.ACCURACY: "top-1 accuracy as a share of f32's",
     Figure.DRIFT: "1 - CC with f32, image by image, below that of a reference row",
 }
-#: Figures that cannot be negative.
-_SHARES = frozenset(FIGURES) - {Figure.CC, Figure.WORST_CC}
+#: Figures that can be negative.
+_SIGNED = (Figure.CC, Figure.WORST_CC)
 
 
 class Preset(StrEnum):
@@ -70,7 +70,12 @@ class GateRequest:
 
     def __str__(self) -> str:
         name = f"{self.precision}.{self.figure}" if self.precision else str(self.figure)
-        return f"{name}<{self.reference}" if self.reference is not None else f"{name}={self.threshold:g}"
+        return f"{name}<{self.reference}" if self.reference is not None else f"{name}={self.threshold:.15g}"
+
+
+def least_value(figure: Figure) -> float:
+    """Return the lowest value that a figure can have."""
+    return -1.0 if figure in _SIGNED else 0.0
 
 
 def read_gates(texts: Iterable[str], presets: Iterable[str] = ()) -> tuple[GateRequest, ...]:
@@ -144,7 +149,7 @@ def _read(text: str) -> GateRequest:
         value = float(bound)
     except ValueError as error:
         raise QcamError(f"{{fail_under}} {text!r}: {bound!r} is no number") from error
-    least = 0.0 if figure in _SHARES else -1.0
+    least = least_value(figure)
     if not math.isfinite(value) or not least <= value <= 1:
         raise QcamError(f"{{fail_under}} {text!r}: the figure lies between {least:g} and 1; give 0.99 for 99 %")
     return GateRequest(precision, figure, threshold=value)

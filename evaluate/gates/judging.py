@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qcam.common.verdict import Verdict, together
-from qcam.evaluate.gates.asked import FIGURES, Figure, GateRequest
-from qcam.evaluate.maps.statistics import LEVEL, paired_ratio_interval, sign_test, studentized_interval, wilson_share
+from qcam.common.verdict import Verdict, together, told_apart
+from qcam.evaluate.gates.asked import FIGURES, Figure, GateRequest, least_value
+from qcam.evaluate.maps.statistics import LEVEL, exact_share, paired_ratio_interval, sign_test, studentized_interval
 from qcam.evaluate.results.folder import Columns, Results
 from qcam.evaluate.results.summary import right_answers, shared_places
 
+#: Fewer images than so many have no interval of a mean: too many resamples of two or three are of one image alone.
+_FEWEST = 4
 #: More images than so many are not asked for: the figure lies on its bound.
 _MOST_IMAGES = 10_000_000
 _Array = NDArray[np.float64]
 _Interval = tuple[float, float]
+_ModelColumns = dict[tuple[str, str], Columns]
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,10 @@ class JudgedGate:
             below = f"{round(self.value * self.n)} of {self.n} images"
             found = f"drift below {asked.reference} on {below}{p}, more than half wanted"
         else:
-            spread = "" if self.low is None or self.high is None else f"{100 * LEVEL:g} %: {self.low:.4f} to {self.high:.4f}, "
-            found = f"{asked.figure} = {self.value:.4f} ({spread}n {self.n}), at least {asked.threshold:g} wanted"
+            shown = [told_apart(of, asked.threshold) for of in (self.low, self.high) if of is not None]
+            spread = f"{100 * LEVEL:g} %: {' to '.join(shown)}, " if shown else ""
+            found = f"{asked.figure} = {told_apart(self.value, asked.threshold)} ({spread}n {self.n})"
+            found += f", at least {asked.threshold:.15g} wanted"
         told = f"{self.model} {self.precision}: {found}: {self.verdict}"
         if self.undefined:
             told += f"; {self.undefined} more images are without the figure"
@@ -95,8 +100,8 @@ class StudyVerdict:
 
     @property
     def verdict(self) -> Verdict:
-        """Return the verdict of all."""
-        return together(gate.verdict for gate in self.gates) or Verdict.HOLDS
+        """Return the verdict of all; undecided where nothing was judged."""
+        return together(gate.verdict for gate in self.gates) or Verdict.UNDECIDED
 
     @property
     def reason(self) -> str:
@@ -124,23 +129,49 @@ def judge(results: Results, gates: Sequence[GateRequest]) -> StudyVerdict:
     return StudyVerdict(tuple(judged))
 
 
-def _judged(
-    model: str,
-    precision: str,
-    gate: GateRequest,
-    columns: Mapping[tuple[str, str], Columns],
-    references: Mapping[tuple[str, str], Columns],
-) -> JudgedGate:
+def _judged(model: str, precision: str, gate: GateRequest, columns: _ModelColumns, references: _ModelColumns) -> JudgedGate:
+    """Return the gate judged; it holds only if it does with the lowest figures on images where the precision alone has none."""
+    found = _defined(model, precision, gate, columns, references)
+    count, filled = _lost(precision, columns)
+    if found.verdict is not Verdict.HOLDS or not count:
+        return found
+    if _defined(model, precision, gate, columns | filled, references).verdict is Verdict.HOLDS:
+        return found
+    why = f"on {count} images f32 has a map or a class, and {precision} has none"
+    return replace(found, verdict=Verdict.UNDECIDED, why=why)
+
+
+def _lost(precision: str, columns: _ModelColumns) -> tuple[int, _ModelColumns]:
+    """Count images on which f32 has a map or a class, and a precision none; return its columns with the lowest figures there.
+
+    A map that has become constant, or logits that are no numbers, are as far from f32's as can be. Pictures that were refused,
+    and maps that are constant at f32 too, say nothing.
+    """
+    moved, own, null = columns[precision, "vs_f32"], columns[precision, "vs_saliency"], columns.get(("f32", "vs_f32"))
+    maps = ~np.isfinite(moved["CC"])
+    if null is None:  # nobody knows whether f32's is constant as well
+        maps &= np.array([str(status).startswith(("constant_cam", "not_finite")) for status in moved["status"]], bool)
+    else:
+        maps &= np.isfinite(null["CC"])
+    classes = np.isfinite(columns["f32", "vs_saliency"]["top1"]) & ~np.isfinite(own["top1"])
+    worst = {"CC": np.where(maps, -1.0, moved["CC"]), "SIM": np.where(maps, 0.0, moved["SIM"])}
+    worst["top1_agrees"] = np.where(classes, 0.0, moved["top1_agrees"])
+    none = {"top1": np.where(classes, -1.0, own["top1"])}  # no label
+    return int((maps | classes).sum()), {(precision, "vs_f32"): moved | worst, (precision, "vs_saliency"): own | none}
+
+
+def _defined(model: str, precision: str, gate: GateRequest, columns: _ModelColumns, references: _ModelColumns) -> JudgedGate:
+    """Return the gate judged by the images on which its figure is defined."""
     moved = columns[precision, "vs_f32"]
-    worst = "" if not np.isfinite(moved["CC"]).any() else str(moved["image"][int(np.nanargmin(moved["CC"]))])
+    by = "SIM" if gate.figure in (Figure.SIM, Figure.WORST_SIM) else "CC"
+    worst = "" if not np.isfinite(moved[by]).any() else str(moved["image"][int(np.nanargmin(moved[by]))])
     if gate.figure is Figure.DRIFT:
         unit = next((found for (_, name), found in references.items() if name == gate.reference), None)
         return _drift(JudgedGate(model, precision, gate, Verdict.UNDECIDED, None, worst=worst), moved, unit)
     if gate.figure is Figure.ACCURACY:
         both = (columns["f32", "vs_saliency"], columns[precision, "vs_saliency"])
         return _accuracy(JudgedGate(model, precision, gate, Verdict.UNDECIDED, None, worst=worst), *map(right_answers, both))
-    metric = {Figure.TOP1: "top1_agrees"}.get(gate.figure, "CC" if gate.figure in (Figure.CC, Figure.WORST_CC) else "SIM")
-    values = moved[metric]
+    values = moved["top1_agrees" if gate.figure is Figure.TOP1 else by]
     known = values[np.isfinite(values)]
     n, undefined = len(known), len(values) - len(known)
     base = JudgedGate(model, precision, gate, Verdict.UNDECIDED, None, n=n, undefined=undefined, worst=worst)
@@ -149,18 +180,15 @@ def _judged(
         return replace(base, why="no image has the figure")
     if gate.figure in (Figure.WORST_CC, Figure.WORST_SIM):
         least = float(known.min())
-        if least < threshold:
-            return replace(base, value=least, verdict=Verdict.FALLS_SHORT)
-        if undefined:  # an empty map, say: worse than any
-            return replace(base, value=least, why="one of those may be the worst")
-        return replace(base, value=least, verdict=Verdict.HOLDS)
+        return replace(base, value=least, verdict=Verdict.HOLDS if least >= threshold else Verdict.FALLS_SHORT)
     mean = float(known.mean())
     if gate.figure is Figure.TOP1:
-        return _decided(base, mean, lambda factor: wilson_share(mean, n * factor))
-    if n < 2:
-        return replace(base, value=mean, why="one image has no spread; give more")
-    least = -1.0 if gate.figure is Figure.CC else 0.0
-    low, high = (min(max(end, least), 1.0) for end in studentized_interval(known))
+        right = float(known.sum())
+        return _decided(base, mean, lambda factor: exact_share(right * factor, n * factor))
+    if n < _FEWEST:
+        return replace(base, value=mean, why=f"an interval of a mean needs {_FEWEST} images at least; give more")
+    low, high = studentized_interval(known)
+    low, high = max(low, least_value(gate.figure)), min(high, 1.0)
     # The ends come nearer as one through the root of the number of images.
     return _decided(base, mean, lambda factor: (mean - (mean - low) / factor**0.5, mean + (high - mean) / factor**0.5))
 

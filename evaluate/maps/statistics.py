@@ -16,6 +16,8 @@ RESAMPLES, SEED = 2000, 0
 LEVEL = 0.95
 #: What moves an image by less does not move it: it is rounding.
 _ROUNDING = 1e-12
+#: A variance by the square of the mean's shift that is rounding.
+_NO_SPREAD = 1e-12
 #: Resamples drawn at a time: memory is that by the number of images, however many figures there are.
 _AT_ONCE = 100
 
@@ -82,39 +84,38 @@ def bootstrap_intervals(
 def studentized_interval(
     values: Array, *, resamples: int = RESAMPLES, seed: int = SEED, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Return a bootstrap-t interval of a mean (Efron 1981; Hall 1988), which skewed values harm less than percentiles.
+    """Return the bootstrap-t interval of a mean over images (Efron 1981; Hall 1988).
 
-    At n = 20 of 1 - CC as skewed as a lognormal with sigma 1.2 it covers the mean in 92 % of samples, percentiles in 84 %
-    (`tests/evaluate/maps/test_statistics.py`).
+    Of skewed values it is wider towards the long tail, where the percentile interval is too narrow. A resample of one image
+    alone has no spread: its t is infinite, and so is the end of an interval where there are too many of these.
 
     Args:
-        values: One an image, all defined; at least two.
+        values: One finite value per image, at least one.
         resamples: How many resamples are drawn.
         seed: Of the generator.
         level: Coverage, 0..1.
 
     Returns:
-        Lower and upper end; infinite where so few values are given that resamples are often without spread.
+        Lower and upper end; they may be infinite, and both are the mean where all values are the same.
     """
-    images = len(values)
-    mean = float(values.mean())
-    apart = values - mean
-    error = float(apart.std(ddof=1)) / images**0.5
-    if error == 0:
-        return mean, mean
+    n, mean = len(values), float(values.mean())
+    away = values - mean
+    error = float(np.sqrt((away @ away) / n / n))
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
     generator = np.random.default_rng(seed)
     found = np.empty(resamples)
     for start in range(0, resamples, _AT_ONCE):
         size = min(_AT_ONCE, resamples - start)
-        drawn = generator.integers(0, images, (size, images))
-        weights = np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.float64)
-        means = weights @ apart / images
-        spread = np.maximum(weights @ apart**2 - images * means**2, 0)
+        weights = np.stack([np.bincount(row, minlength=n) for row in generator.integers(0, n, (size, n))]).astype(np.float64)
+        shift = weights @ away / n
+        square = weights @ (away * away) / n - shift * shift
         with np.errstate(divide="ignore", invalid="ignore"):
-            found[start : start + size] = means / np.sqrt(spread / (images - 1) / images)
-    tail = 100 * (1 - level) / 2
-    below, above = np.nanpercentile(found, [tail, 100 - tail], method="inverted_cdf")
-    return mean - float(above) * error, mean - float(below) * error
+            t = shift / np.sqrt(np.maximum(square, 0.0) / n)
+        found[start : start + size] = np.where(square > _NO_SPREAD * shift * shift, t, np.copysign(np.inf, shift))
+    found.sort()
+    cut = max(round(resamples * (1 - level) / 2) - 1, 0)
+    return mean - float(found[-1 - cut]) * error, mean - float(found[cut]) * error
 
 
 @dataclass(frozen=True)
@@ -288,20 +289,23 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     return [None if value is None else float(next(corrected)) for value in p]
 
 
-def wilson_share(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's interval of a share, for any number of images, also one that is no whole number.
+def exact_share(count: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of a share after Clopper and Pearson (1934).
+
+    Each end is on the wrong side of the true share in at most (1 - level) / 2 of all samples, whatever n and the share are.
+    Wilson's is not: with 17 images or fewer its upper end is below a true share of 0.99 in up to 16 % of samples.
 
     Args:
-        share: 0..1.
+        count: Of how many images it is true; may be no whole number.
         n: Of how many images, above 0.
         level: Coverage, 0..1.
     """
-    from scipy.stats import norm
+    from scipy.stats import beta
 
-    z = float(norm.ppf((1 + level) / 2))
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    tail = (1 - level) / 2
+    low = 0.0 if count <= 0 else float(beta.ppf(tail, count, n - count + 1))
+    high = 1.0 if count >= n else float(beta.ppf(1 - tail, count + 1, n - count))
+    return low, high
 
 
 def paired_ratio_interval(both: float, second: float, first: float, n: float, level: float = LEVEL) -> tuple[float, float]:

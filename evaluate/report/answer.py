@@ -18,7 +18,7 @@ _UNITS = {
 #: The verdict of a test, and what it answers.
 _WORDS = {"less": "yes", "more": "no"}
 _UNDECIDED = "undecided"
-#: Below so many images no share of 1 shows that 99 % are kept (Wilson's interval, `gates`).
+#: Below so many images no share of 1 shows that 99 % are kept (the score interval of accuracy, `gates`).
 _ENOUGH = 381
 
 

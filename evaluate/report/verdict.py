@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
 from qcam.common.places import file_names
+from qcam.common.verdict import told_apart
 from qcam.common.wording import in_options
 from qcam.evaluate.gates.judging import JudgedGate, StudyVerdict
 from qcam.evaluate.results.folder import Results
@@ -32,15 +34,15 @@ def write_verdict(results: Results, found: StudyVerdict) -> None:
         QcamError: If the disk refuses.
     """
     folder = results.folder
-    write_atomically(folder / VERDICT_MD, in_options(verdict_markdown(results, found)))
-    write_atomically(folder / JUNIT_XML, in_options(_junit(found)))
+    write_atomically(folder / VERDICT_MD, verdict_markdown(results, found))
+    write_atomically(folder / JUNIT_XML, _junit(found))
     record = results.record
     told = {
-        "schema_version": SCHEMA, "verdict": found.verdict.value, "gates": [gate.to_json() for gate in found.gates],
+        "schema_version": SCHEMA, "verdict": found.verdict.value, "gates": [_told(gate) for gate in found.gates],
         "images": len(results.images), "provider": record.provider,
         "options": record.plan.options, "bundles": record.plan.bundles,
     }  # fmt: skip
-    write_atomically(folder / VERDICT_JSON, in_options(json.dumps(told, indent=2, ensure_ascii=False)) + "\n")
+    write_atomically(folder / VERDICT_JSON, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
 
 def forget_verdict(folder: Path) -> None:
@@ -63,7 +65,7 @@ def verdict_markdown(results: Results, found: StudyVerdict) -> str:
     """Return a verdict as Markdown: in a sentence first, then gate by gate, then the image that moved most."""
     gates = ", ".join(dict.fromkeys(str(gate.request) for gate in found.gates))
     lines = [f"## qcam: {found.verdict}", "", escape_markdown(f"{gates} on {len(results.images)} images."), ""]
-    lines += [f"- {escape_markdown(line)}" for line in found.reason.splitlines()]
+    lines += [f"- {escape_markdown(in_options(line))}" for line in found.reason.splitlines()]
     lines += ["", table_markdown(_HEADINGS, 3, [_row(gate) for gate in found.gates])]
     for model in dict.fromkeys(gate.model for gate in found.gates):
         worst = next((gate for gate in found.gates if gate.model == model and gate.worst), None)
@@ -74,9 +76,15 @@ def verdict_markdown(results: Results, found: StudyVerdict) -> str:
     return "\n".join(lines)
 
 
+def _told(gate: JudgedGate) -> dict[str, Any]:
+    """Return a gate as it stands in verdict.json; only sentences name options, names of images stay as they are."""
+    told = gate.to_json()
+    return told | {name: in_options(told[name]) for name in ("sentence", "why")}
+
+
 def _row(gate: JudgedGate) -> list[str]:
-    interval = "" if gate.low is None or gate.high is None else f"{gate.low:.4f} to {gate.high:.4f}"
-    value = "undefined" if gate.value is None else f"{gate.value:.4f}"
+    ends = [told_apart(of, gate.request.threshold) for of in (gate.low, gate.high) if of is not None]
+    interval, value = " to ".join(ends), "undefined" if gate.value is None else told_apart(gate.value, gate.request.threshold)
     if gate.request.reference is not None and gate.value is not None:
         value = f"below on {round(gate.value * gate.n)}"
     return [gate.model, gate.precision, str(gate.request), value, interval, str(gate.n), gate.verdict.value]
@@ -93,5 +101,5 @@ def _junit(found: StudyVerdict) -> str:
     suites: dict[str, list[Case]] = defaultdict(list)
     for gate in found.gates:
         classname = f"qcam.{gate.model}.{gate.precision}"
-        suites[gate.model].append(Case(classname, str(gate.request), gate.verdict, gate.sentence, gate.worst))
+        suites[gate.model].append(Case(classname, str(gate.request), gate.verdict, in_options(gate.sentence), gate.worst))
     return junit_text("qcam-eval", list(suites.items()))

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 
 #: What a complete run has left.
 FILES = (RESULTS, REFERENCES, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY, PLACEMENT)
+#: What is said of complete results; of others it is not true any more.
+VERDICTS = ("verdict.md", "verdict.json", "junit.xml")
 _DRAWN = (
-    "verdict.md", "verdict.json", "junit.xml",
+    *VERDICTS,
     "grid-*.png", "figures/overview.*", "figures/distribution-*", "figures/depth-*", "figures/clipping-*", "figures/grid-*",
 )  # fmt: skip
 
@@ -169,6 +171,10 @@ class ResultPlace:
             self._replace()
         else:
             remove_leftovers(self.folder)
+            for name in VERDICTS:
+                (self.folder / name).unlink(missing_ok=True)
+            if self._remote is not None:
+                self._remote.delete(VERDICTS)
         outdated = self.parts.outdated()
         for path in outdated:
             self.parts.delete(path)

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from qcam.common.printable import printable
 
-_SPECIAL = str.maketrans({"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*"})
+_SPECIAL = str.maketrans({"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "~": "\\~"})
 #: What begins a tag of HTML.
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
+#: What begins a character's name.
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+#: Underscores that are not within a word: they may emphasize.
+_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
 
 def table_markdown(headings: Sequence[str], left: int, rows: Iterable[Sequence[str]]) -> str:
@@ -28,4 +32,5 @@ def table_markdown(headings: Sequence[str], left: int, rows: Iterable[Sequence[s
 def escape_markdown(text: str) -> str:
     """Return a text that stands for itself in a line or a cell of Markdown: no markup, no HTML, no line ends, no link."""
     plain = printable(text).translate(_SPECIAL)
+    plain = _EDGE.sub(r"\\_", _ENTITY.sub("&amp;", plain))
     return _TAG.sub("&lt;", plain).replace("](", "]\\(")

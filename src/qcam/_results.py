@@ -79,12 +79,14 @@ class StudyResults:
             The verdict.
 
         Raises:
-            QcamError: If one is no gate, or these results can never decide it.
+            QcamError: If there is none, one is no gate, or these results can never decide it.
         """
         from qcam.evaluate.gates.asked import read_gates, refuse_impossible
         from qcam.evaluate.gates.judging import judge
 
         asked = read_gates(as_names(gates, "{fail_under}"), as_names(presets, "{gate}"))
+        if not asked:
+            raise QcamError("no gate is asked for; give {fail_under} or {gate}")
         run = {model: {precision for precision, _ in self.stored.columns(model)} for model in self.models}
         deployed = self.stored.record.plan.options.get("protocol") != "paper"
         refuse_impossible(asked, run, references=self.stored.has_references, deployed=deployed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import subprocess
@@ -56,7 +57,7 @@ SCRIPT = """
             time.sleep(60)
         while how == "print":
             print("result", flush=True)
-        while how == "rich":
+        for _ in range(20_000 if how == "rich" else 0):
             console.out.print("result")
 
     main()
@@ -196,6 +197,26 @@ def test_a_number_returned_is_the_code(returned: object, code: int) -> None:
 )
 def test_errors_become_codes(error: BaseException, code: int, err: str) -> None:
     assert run(error) == (code, "", err)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_reader_that_goes_away_changes_no_exit_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    done: list[str] = []
+
+    @click.command(cls=console.Command)
+    def command() -> None:
+        monkeypatch.setattr(sys, name, Gone())
+        for _ in range(2):
+            (console.out if name == "stdout" else console.err).print("a line", markup=False)
+        done.append("files")
+        raise GateError("short")
+
+    assert CliRunner().invoke(command, []).exit_code == 1
+    assert done == ["files"]
 
 
 @pytest.mark.parametrize("arguments", [("--count", "0"), ("--count", "x"), ("--no-such-option",), ("superfluous",)])

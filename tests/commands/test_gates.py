@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from xml.etree import ElementTree
 
+import fsspec
 import pytest
 
 import qcam
@@ -60,6 +61,29 @@ def test_a_study_is_judged_and_judged_again_without_a_run(tiny_bundle, some_phot
     assert judged.reason == ""
     with pytest.raises(QcamError, match="no bundle is run at int4"):
         results.judge("int4.cc=1")
+    with pytest.raises(QcamError, match="no gate is asked for; give gates or presets"):
+        results.judge()
+
+
+@pytest.mark.parametrize("behind_a_url", [False, True])
+def test_a_verdict_does_not_outlive_the_results_that_it_judges(
+    behind_a_url, tiny_bundle, some_photographs, memory_store, tmp_path, command, monkeypatch
+):
+    monkeypatch.setenv("QCAM_CACHE", str(tmp_path / "cache"))
+    place = f"{memory_store}/out" if behind_a_url else tmp_path / "out"
+    files = fsspec.url_to_fs(str(place))[0]
+    where = (tiny_bundle.folder, "--images", some_photographs, *QUICK[:-2], "--output", place)
+
+    def names():
+        return {path.rpartition("/")[2] for path in files.ls(str(place), detail=False)}
+
+    first = command(*where, "--limit", "2", "--fail-under", "int8.worst_cc=-1")
+    assert first.returncode == 0, first.stderr
+    assert {"verdict.md", "verdict.json", "junit.xml"} < names()
+    more = command(*where)
+    assert "results of the first 2 of these images: going on from there" in more.stderr
+    assert "results.parquet" in names()
+    assert not {"verdict.md", "verdict.json", "junit.xml"} & names()
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,31 @@ def test_single_tensors_count_as_figures_do_and_results_may_come_and_go(found, r
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("figures", {"cc": 0.5}, "m int8 integer: cc 0.5 then, "),
+        ("verdict", "falls short", "m int8 integer: falls short then, holds now"),
+    ],
+)
+def test_what_was_edited_by_hand_is_found(found, record, field, value, told):
+    result = verdict_json(found, None, 2)["results"][0]
+    edited = result["figures"] | value if field == "figures" else value
+    (line,) = differences(record(results=[result | {field: edited}]), found)[1]
+    assert line.startswith(told)
+
+
+def test_another_verdict_of_the_whole_is_a_difference_and_another_gpu_a_cause(found, record):
+    assert differences(record(verdict="falls short", gpu="a card"), found) == (
+        ["GPU: a card then, none now"], ["the verdict: falls short then, holds now"],
+    )  # fmt: skip
+
+
+def test_a_url_is_kept_without_what_opens_it(found):
+    told = verdict_json(found, "https://host/a.tar?signature=secret", None)
+    assert told["images"]["place"] == "https://host/a.tar"
+
+
 def test_other_bundles_and_other_versions_are_refused(record):
     require_bundles(record(), {"m": "f"})
     with pytest.raises(QcamError, match="bundle m is another one than the verdict is of"):
@@ -55,3 +80,6 @@ def test_other_bundles_and_other_versions_are_refused(record):
         require_bundles(record(), {})
     with pytest.raises(ResultsError, match="is of version 7, and version 1 is read"):
         record(schema_version=7)
+    for field, value in (("bundles", {}), ("results", [])):
+        with pytest.raises(ResultsError, match=f"names no {field}, as no check does"):
+            record(**{field: value})

@@ -26,3 +26,9 @@ def test_falls_short_wins_over_undecided_and_that_over_holds(verdicts, whole):
 
 def test_a_figure_that_is_no_number_falls_short():
     assert judged(HIGH.__class__("cc", -1.0, float("nan"))).verdict is FALLS_SHORT
+
+
+def test_a_share_that_misses_1_by_a_rounding_is_not_shown_as_1():
+    gate = HIGH.__class__("codes", 1.0, 1 - 1 / 30_000_000)
+    assert gate.verdict is FALLS_SHORT
+    assert gate.sentence.startswith("codes = 0.9999999666666667, at least 1 wanted")

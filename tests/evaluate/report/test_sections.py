@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import io
+import re
 from dataclasses import replace
 
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 from summaries import columns_of, rows, summary_record
 
@@ -168,3 +171,9 @@ def test_a_table_that_is_too_wide_is_cut_by_models():
 def test_i4_names_stand_for_themselves_in_markdown(name: str, shown: str) -> None:
     assert escape_markdown(name) == shown
     assert f"| {shown} |" in main_markdown(summary_of(rows(name)).entries)
+
+
+@pytest.mark.parametrize("name", ["_a_.jpg", "__b__ c_d", "&lt;b&gt; &#42; a & b", "~~x~~", "[a](b) `c` **d**"])
+def test_a_name_reads_as_it_is_where_markdown_is_shown(name):
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(f"- {escape_markdown(name)}")
+    assert html.unescape(re.sub("<[^>]+>", "", page)).strip() == name
