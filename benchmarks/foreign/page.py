@@ -48,10 +48,11 @@ _SHORT = """
 
 Each column counts files.
 
-- *Copy bitwise*: the copy with the tap has the logits of the file itself, bit for bit, and runs the same kernels. Nothing is promised of
-  the others: signed codes run otherwise on x86 once they are handed out.
+- *Copy bitwise*: the copy with the tap has the logits of the file itself, bit for bit, and runs the same kernels. Nothing is
+  promised of the others: signed codes run otherwise on x86 once they are handed out.
 - *Tap equal*: the integer arithmetic has all of the deployed codes at the tap, on every photograph.
-- *Logits bitwise*: it has all logits, bit for bit. *Within rounding*: or within float rounding, where a float operator ends the graph.
+- *Logits bitwise*: it has all logits, bit for bit. *Within rounding*: or within float rounding, where a float operator ends
+  the graph.
 - *Lowest CC*: of a simulated CAM with the deployed one.
 
 | tool | version | tried | written | imported | copy bitwise | tap equal | logits bitwise | within rounding | lowest CC |
