@@ -31,7 +31,7 @@ Examples:
       int8 without 16-bit saturation on x86 CPUs that lack VNNI
   qcam-eval --images val/ --dry-run
       what would be done, how many bytes, how long
-  qcam-eval bundles/resnet50 --images val/ --labels val.csv
+  qcam-eval bundles/resnet50 --images val/ --labels val.csv \\
           --fail-under int8.cc=0.98 --fail-under 'int8.drift<jpeg95'
       a gate in a build: exit code 1 where int8 falls short (docs/gates.md)
   qcam-eval --no-fake-quant --profile
@@ -40,12 +40,14 @@ Examples:
       the paper's salient-object network, from its hub
   qcam-eval --protocol paper --paper-fix eval-mode,calibrated
       what the paper's authors ran, less two of its slips
-  qcam-eval s3://models/resnet50 --images s3://data/val --output s3://out
+  qcam-eval s3://models/resnet50 --images s3://data/val --output s3://out \\
           --engine ray --ray-address auto --require kernel=vnni
       on a Ray cluster, on CPUs of one kernel family (docs/scale.md)
 Results: report.html, table.md, table.csv, table.tex, figures/,
-results.parquet, maps.parquet, pictures.parquet, images.parquet, summary.json,
-run.json, placement.json and grid-MODEL.png in the output folder.
+results.parquet, references.parquet, maps.parquet, pictures.parquet,
+clipping.parquet, images.parquet, summary.json, run.json, placement.json and
+grid-MODEL.png in the output folder; with gates verdict.md, verdict.json and
+junit.xml (docs/results.md).
 Exit code: 0 done, and every gate holds; 1 a gate falls short, 3 one is
 undecided; 2 bad input or provider, 70 a bug in qcam, 130 interrupted (the
 same command goes on).

@@ -46,10 +46,14 @@ CPU's kernels ({kernels}), with {versions}."""
 _SHORT = """
 ## In short
 
-Files that were written and imported; whose copy with the tap has the logits of the file itself, bit for bit, and the same
-kernels (nothing is promised of the others: signed codes run otherwise on x86 once they are handed out); for which the integer
-arithmetic has all of the deployed codes at the tap on every photograph; all logits bit for bit; all logits within float
-rounding, where a float operator ends the graph. *Lowest CC*: of a simulated CAM with the deployed one.
+Each column counts files.
+
+- *Copy bitwise*: the copy with the tap has the logits of the file itself, bit for bit, and runs the same kernels. Nothing is
+  promised of the others: signed codes run otherwise on x86 once they are handed out.
+- *Tap equal*: the integer arithmetic has all of the deployed codes at the tap, on every photograph.
+- *Logits bitwise*: it has all logits, bit for bit. *Within rounding*: or within float rounding, where a float operator ends
+  the graph.
+- *Lowest CC*: of a simulated CAM with the deployed one.
 
 | tool | version | tried | written | imported | copy bitwise | tap equal | logits bitwise | within rounding | lowest CC |
 |---|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
