@@ -129,6 +129,21 @@ def refuse_impossible(
             raise QcamError(f"{{fail_under}} {gate}: f32 alone is run, and nothing is held against it")
 
 
+def not_asked(gates: Sequence[GateRequest], precisions: Mapping[str, Collection[str]]) -> list[str]:
+    """Return a sentence for each model that a gate says nothing of, for it is not run at that precision.
+
+    Args:
+        gates: What is asked.
+        precisions: Model → precisions that are run.
+    """
+    return [
+        f"{{fail_under}} {gate} asks nothing of {model}, which is run at {', '.join(sorted(run))} only"
+        for gate in gates
+        for model, run in precisions.items()
+        if (gate.precision not in run if gate.precision else set(run) == {"f32"})
+    ]
+
+
 def _read(text: str) -> GateRequest:
     matched = _FORM.fullmatch(text.strip())
     if matched is None:

@@ -38,6 +38,7 @@ class JudgedGate:
         high: Upper end.
         n: Of how many images.
         undefined: Images left out, for the figure is undefined there.
+        copies: Images left out, for others have the same file: they are no further evidence.
         needed: How many images would decide it if the figure stays as it is; None where it is decided, or no number would.
         worst: The image that moves most; empty where none is known.
         why: Why it is undecided without an interval; empty where it is not.
@@ -53,6 +54,7 @@ class JudgedGate:
     high: float | None = None
     n: int = 0
     undefined: int = 0
+    copies: int = 0
     needed: int | None = None
     worst: str = ""
     why: str = ""
@@ -76,6 +78,8 @@ class JudgedGate:
         told = f"{self.model} {self.precision}: {found}: {self.verdict}"
         if self.undefined:
             told += f"; {self.undefined} more images are without the figure"
+        if self.copies:
+            told += f"; {self.copies} more images are copies of these"
         if self.verdict is not Verdict.UNDECIDED:
             return told
         if self.needed is None:
@@ -121,12 +125,24 @@ def judge(results: Results, gates: Sequence[GateRequest]) -> StudyVerdict:
     """
     judged = []
     for model in results.models:
-        columns, references = results.columns(model), results.references(model)
+        copies, columns = _without_copies(results.columns(model))
+        references = _without_copies(results.references(model))[1]
         run = dict.fromkeys(precision for precision, comparison in columns if comparison == "vs_f32" and precision != "f32")
         for gate in gates:
             wanted = [gate.precision] if gate.precision else list(run)
-            judged += [_judged(model, name, gate, columns, references) for name in wanted if name in run]
+            found = [_judged(model, name, gate, columns, references) for name in wanted if name in run]
+            judged += [replace(each, copies=copies) for each in found]
     return StudyVerdict(tuple(judged))
+
+
+def _without_copies(columns: _ModelColumns) -> tuple[int, _ModelColumns]:
+    """Count images whose file is that of an earlier one, and leave them out."""
+    left, found = 0, {}
+    for key, of in columns.items():
+        places = np.sort(np.unique(of["image_sha256"].astype(str), return_index=True)[1])
+        left = max(left, len(of["image_sha256"]) - len(places))
+        found[key] = {name: values[places] for name, values in of.items()}
+    return left, found
 
 
 def _judged(model: str, precision: str, gate: GateRequest, columns: _ModelColumns, references: _ModelColumns) -> JudgedGate:

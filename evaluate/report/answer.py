@@ -32,6 +32,7 @@ class _Of:
     test: NonInferiority | None
     flipped: int
     known: int
+    undefined: int
 
     @property
     def word(self) -> str:
@@ -65,18 +66,20 @@ def _of(title: str, drift: Spread, summary: Summary) -> _Of:
     model, precision = drift.model, drift.precision
     test = next((of for of in summary.non_inferiority if (of.model, of.precision) == (model, precision)), None)
     flip = next((of for of in summary.flips if (of.model, of.precision) == (model, precision)), None)
-    mean = next(
-        of.mean for of in summary.entries
+    mean, undefined = next(
+        (of.mean, of.undefined) for of in summary.entries
         if (of.model, of.precision, of.comparison, of.metric) == (model, precision, "vs_f32", "CC") and of.mean is not None
     )  # fmt: skip
     flipped, known = (0, 0) if flip is None else (flip.flipped, flip.flipped + flip.kept)
-    return _Of(title, drift, mean, test, flipped, known)
+    return _Of(title, drift, mean, test, flipped, known, undefined)
 
 
 def _answer(precision: str, found: Sequence[_Of]) -> str:
     line = _one(precision, found[0]) if len(found) == 1 else _several(precision, found)
     flipped, known = sum(of.flipped for of in found), sum(of.known for of in found)
-    return f"{line}; top-1 class changed in {flipped:,} of {known:,}." if known else f"{line}."
+    undefined = sum(of.undefined for of in found)
+    line = f"{line}; top-1 class changed in {flipped:,} of {known:,}" if known else line
+    return f"{line}; {undefined:,} more images are without a figure." if undefined else f"{line}."
 
 
 def _one(precision: str, of: _Of) -> str:

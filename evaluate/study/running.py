@@ -18,7 +18,7 @@ from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, Refere
 from qcam.evaluate.engine.choice import EngineOptions, crew_for, refuse_workers_without_gpus, settle
 from qcam.evaluate.engine.requirements import check_requirements, refuse_missing_gpu, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
-from qcam.evaluate.gates.asked import GateRequest, refuse_impossible
+from qcam.evaluate.gates.asked import GateRequest, not_asked, refuse_impossible
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
 from qcam.evaluate.run.evaluator import fitting_precisions, settle_target, told_left_out, wanted_precisions
@@ -187,6 +187,8 @@ def _open(request: StudyRequest, *, dry: bool = False) -> _Opened:
         precisions = {of.model_id: fitting_precisions(of, options.precisions, options.settings) for of in bundles}
         compared = options.references != ReferenceImages.NONE
         refuse_impossible(request.gates, precisions, references=compared, deployed=not request.paper)
+        for line in not_asked(request.gates, precisions):
+            telling.warn(line)
     refuse_overlap(request.place, read_places(request.bundles, bundles, request.images, request.options.saliency))
     account = Account()
     if not request.paper:

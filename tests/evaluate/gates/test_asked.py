@@ -1,7 +1,7 @@
 import pytest
 
 from qcam.common.errors import QcamError
-from qcam.evaluate.gates.asked import Figure, GateRequest, read_gates, refuse_impossible
+from qcam.evaluate.gates.asked import Figure, GateRequest, not_asked, read_gates, refuse_impossible
 
 
 def test_gates_are_read_in_their_order_and_presets_last():
@@ -55,4 +55,9 @@ def test_what_no_run_could_decide_is_refused_before(gate, run, options, told):
 
 def test_what_a_run_can_decide_is_not():
     run = {"net": ["f32", "int8"], "other": ["f32"]}
-    refuse_impossible(read_gates(["int8.cc=1", "top1=1"]), run, references=False, deployed=True)
+    gates = read_gates(["int8.cc=1", "top1=1"])
+    refuse_impossible(gates, run, references=False, deployed=True)
+    assert not_asked(gates, run) == [
+        "{fail_under} int8.cc=1 asks nothing of other, which is run at f32 only",
+        "{fail_under} top1=1 asks nothing of other, which is run at f32 only",
+    ]

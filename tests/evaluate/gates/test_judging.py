@@ -25,6 +25,7 @@ class Stored:
     sim: object = None
     jpeg: object = None
     folder: object = None
+    files: object = None
 
     def __post_init__(self):
         self.models = ["net"]
@@ -34,6 +35,13 @@ class Stored:
         )
 
     def columns(self, model):
+        files = self.hashes()
+        return {key: of | {"image_sha256": files} for key, of in self.told().items()}
+
+    def hashes(self):
+        return np.array(self.images if self.files is None else self.files, object)
+
+    def told(self):
         n, names = len(self.cc), np.array(self.images, object)
         cc = np.asarray(self.cc, float)
         sim = cc if self.sim is None else np.asarray(self.sim, float)
@@ -55,7 +63,9 @@ class Stored:
         if self.jpeg is None:
             return {}
         names = np.array(self.images[: len(self.jpeg)], object)
-        return {("f32", "jpeg95"): {"CC": np.asarray(self.jpeg, float), "image": names}}
+        return {
+            ("f32", "jpeg95"): {"CC": np.asarray(self.jpeg, float), "image": names, "image_sha256": self.hashes()[: len(names)]}
+        }
 
 
 def one(stored, gate):
@@ -207,6 +217,13 @@ def test_names_are_no_markup():
     stored = Stored(spread(0.99), folder=__import__("pathlib").Path("nowhere"))
     stored.images[0] = "<b>|`x`.jpg"
     assert "<b>" not in verdict_markdown(stored, judge(stored, read_gates(["int8.cc=0.98"])))
+
+
+def test_one_picture_twenty_times_is_one_image():
+    found = one(Stored([0.99] * 20, files=["a"] * 20), "int8.cc=0.98")
+    assert (found.verdict, found.n, found.copies) == (UNDECIDED, 1, 19)
+    assert "19 more images are copies of these" in found.sentence
+    assert one(Stored([0.99] * 20, jpeg=[0.98] * 20, files=["a", "a", *range(18)]), "int8.drift<jpeg95").n == 19
 
 
 def test_a_name_that_looks_like_an_option_stays_as_it_is(tmp_path):
