@@ -7,17 +7,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from qcam.common.errors import QcamError
 from qcam.common.files import write_atomically
 from qcam.common.places import file_names
 from qcam.common.verdict import told_apart
 from qcam.common.wording import in_options
 from qcam.evaluate.gates.judging import JudgedGate, StudyVerdict
 from qcam.evaluate.results.folder import Results
+from qcam.evaluate.results.place import JUNIT_XML, VERDICT_JSON, VERDICT_MD
 from qcam.evaluate.showing.junit import Case, junit_text
 from qcam.evaluate.showing.markdown import escape_markdown, table_markdown
 
-VERDICT_MD, JUNIT_XML, VERDICT_JSON = "verdict.md", "junit.xml", "verdict.json"
 #: The version of verdict.json.
 SCHEMA = 1
 _HEADINGS = ("model", "precision", "asked", "found", "95 % interval", "images", "verdict")
@@ -43,22 +42,6 @@ def write_verdict(results: Results, found: StudyVerdict) -> None:
         "options": record.plan.options, "bundles": record.plan.bundles,
     }  # fmt: skip
     write_atomically(folder / VERDICT_JSON, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-
-
-def forget_verdict(folder: Path) -> None:
-    """Delete the verdict of an earlier run: nobody asks these results for one.
-
-    Args:
-        folder: Of the results.
-
-    Raises:
-        QcamError: If the disk refuses.
-    """
-    for name in (VERDICT_MD, JUNIT_XML, VERDICT_JSON):
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise QcamError(f"{folder / name} is an earlier run's verdict and cannot be deleted: {error.strerror}") from error
 
 
 def verdict_markdown(results: Results, found: StudyVerdict) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcam.common import telling
+from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes, sha256_file, write_atomically
 from qcam.common.storage import Location
 from qcam.evaluate.results.clipping import CLIPPING
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 #: What a complete run has left.
 FILES = (RESULTS, REFERENCES, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY, PLACEMENT)
 #: What is said of complete results; of others it is not true any more.
-VERDICTS = ("verdict.md", "verdict.json", "junit.xml")
+VERDICTS = VERDICT_MD, VERDICT_JSON, JUNIT_XML = "verdict.md", "verdict.json", "junit.xml"
 _DRAWN = (
     *VERDICTS,
     "grid-*.png", "figures/overview.*", "figures/distribution-*", "figures/depth-*", "figures/clipping-*", "figures/grid-*",
@@ -171,15 +172,26 @@ class ResultPlace:
             self._replace()
         else:
             remove_leftovers(self.folder)
-            for name in VERDICTS:
-                (self.folder / name).unlink(missing_ok=True)
-            if self._remote is not None:
-                self._remote.delete(VERDICTS)
+            self.forget_verdicts()
         outdated = self.parts.outdated()
         for path in outdated:
             self.parts.delete(path)
         if outdated:
             telling.note(f"{len(outdated)} parts of an earlier version carry no checksum: their shards are done again")
+
+    def forget_verdicts(self) -> None:
+        """Delete the verdict of an earlier run, also behind a URL: it judges other results, or nobody asks for one any more.
+
+        Raises:
+            QcamError: If the disk refuses.
+        """
+        for name in VERDICTS:
+            try:
+                (self.folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise QcamError(f"{self}/{name} is an earlier run's verdict and cannot be deleted: {error.strerror}") from error
+        if self._remote is not None:
+            self._remote.delete(VERDICTS)
 
     @property
     def replaces(self) -> bool:

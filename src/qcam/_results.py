@@ -516,7 +516,7 @@ def _run(request: StudyRequest, presentation: Presentation, on_results: Callable
     """Run a study, and write tables, pictures and report beside its results; arguments and errors as of `study`."""
     from qcam.evaluate.gates.judging import judge
     from qcam.evaluate.report.finishing import finish, write_profile
-    from qcam.evaluate.report.verdict import forget_verdict, write_verdict
+    from qcam.evaluate.report.verdict import write_verdict
     from qcam.evaluate.run.stages import describe
     from qcam.evaluate.study.running import run_study
 
@@ -536,7 +536,7 @@ def _run(request: StudyRequest, presentation: Presentation, on_results: Callable
             verdict = judge(results, request.gates)
             write_verdict(results, verdict)
         else:
-            forget_verdict(results.folder)
+            study.place.forget_verdicts()
         if request.profile:
             write_profile(study.clock, results.folder)
             profile = describe(study.clock.spans, study.clock.elapsed)

@@ -8,7 +8,8 @@ import pytest
 from qcam.common.verdict import Verdict
 from qcam.evaluate.gates.asked import read_gates
 from qcam.evaluate.gates.judging import judge
-from qcam.evaluate.report.verdict import forget_verdict, verdict_markdown, write_verdict
+from qcam.evaluate.report.verdict import verdict_markdown, write_verdict
+from qcam.evaluate.results.place import ResultPlace
 
 HOLDS, FALLS_SHORT, UNDECIDED = Verdict.HOLDS, Verdict.FALLS_SHORT, Verdict.UNDECIDED
 
@@ -121,7 +122,7 @@ def test_a_verdict_nobody_asks_for_any_more_is_gone(tmp_path):
     write_verdict(stored, judge(stored, read_gates(["int8.cc=0.98"])))
     (tmp_path / "results.parquet").touch()
     assert len(list(tmp_path.iterdir())) == 4
-    forget_verdict(tmp_path)
+    ResultPlace(tmp_path).forget_verdicts()
     assert [path.name for path in tmp_path.iterdir()] == ["results.parquet"]
 
 
