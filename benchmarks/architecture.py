@@ -31,7 +31,6 @@ THROUGH = {
     "evaluate.report.placement_table": "evaluate/report/test_write.py",
     "evaluate.report.record": "evaluate/report/test_write.py",
     "evaluate.results.pictures": "evaluate/report/test_grid.py",
-    "evaluate.results.place": "evaluate/engine/test_remote.py",
     "evaluate.results.remote": "evaluate/engine/test_remote.py",
     "evaluate.run.differing": "evaluate/study/test_study.py",
     "evaluate.run.loader": "evaluate/study/test_study.py",
