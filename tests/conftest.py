@@ -77,18 +77,29 @@ def on_terminal() -> Iterator[None]:
         yield
 
 
-def made_once(factory: pytest.TempPathFactory, place: str, make: Callable[[Path], object]) -> Bundle:
-    """Open a bundle that the first of this run's processes that wants it makes; pytest-xdist starts several."""
+def made_once(factory: pytest.TempPathFactory, place: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first of this run's processes that wants it makes; pytest-xdist starts several."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # each process has a folder of its own below that of the run
-    folder = root / "bundles" / place
+    folder, made = root / "once" / place, root / "once" / f"{place}.made"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():  # a bundle is there wholly or not at all
+        if not made.exists():
             make(folder)
-    return load_bundle(folder)
+            made.touch()
+    return folder
+
+
+def bundle_made_once(factory: pytest.TempPathFactory, place: str, make: Callable[[Path], object]) -> Bundle:
+    return load_bundle(made_once(factory, place, make))
+
+
+@pytest.fixture(scope="session")
+def shared_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that several tests read, made by one of them."""
+    return functools.partial(made_once, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +107,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     def make(folder: Path) -> Bundle:
         return export_bundle(tiny_model(), calibration_photographs(), ExportOptions(), folder)
 
-    return made_once(tmp_path_factory, "tiny/tiny", make)
+    return bundle_made_once(tmp_path_factory, "tiny/tiny", make)
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +126,7 @@ def lite0_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     def make(folder: Path) -> Bundle:
         return export_bundle(load_model("efficientnet_lite0", None), calibration_photographs(), ExportOptions(), folder)
 
-    return made_once(tmp_path_factory, "lite0/efficientnet_lite0", make)
+    return bundle_made_once(tmp_path_factory, "lite0/efficientnet_lite0", make)
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +137,7 @@ def reduced_lite0_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         options = ExportOptions(precisions=("f32", "int8"), reduce_range=True)
         return export_bundle(load_model("efficientnet_lite0", None), calibration_photographs()[:3], options, folder)
 
-    return made_once(tmp_path_factory, "efficientnet_lite0-reduced", make)
+    return bundle_made_once(tmp_path_factory, "efficientnet_lite0-reduced", make)
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +148,7 @@ def seeded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], B
         def make(folder: Path) -> Bundle:
             return export_bundle(load_model(name, "random:0"), calibration_photographs()[:3], ExportOptions(), folder)
 
-        return made_once(tmp_path_factory, f"seeded/{name.replace(':', '-')}/bundle", make)
+        return bundle_made_once(tmp_path_factory, f"seeded/{name.replace(':', '-')}/bundle", make)
 
     return functools.cache(get)
 

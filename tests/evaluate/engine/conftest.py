@@ -11,26 +11,30 @@ from qcam.images.embedded import evaluation_photographs
 
 
 @pytest.fixture(scope="session")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(shared_once: Callable[..., Path]) -> Path:
     """Real photographs under 320 names in 20 shards, one of each shard damaged."""
-    folder = tmp_path_factory.mktemp("many") / "photographs"
-    folder.mkdir()
-    images = evaluation_photographs()
-    for index in range(320):
-        shutil.copy(images[index % len(images)].path, folder / f"{index:03d}.jpg")
-    for index in range(5, 320, 16):
-        data = (folder / f"{index:03d}.jpg").read_bytes()
-        (folder / f"{index:03d}.jpg").write_bytes(data[: len(data) // 2])
-    return folder
+
+    def make(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        images = evaluation_photographs()
+        for index in range(320):
+            shutil.copy(images[index % len(images)].path, folder / f"{index:03d}.jpg")
+        for index in range(5, 320, 16):
+            data = (folder / f"{index:03d}.jpg").read_bytes()
+            (folder / f"{index:03d}.jpg").write_bytes(data[: len(data) // 2])
+
+    return shared_once("engines/photographs", make)
 
 
 @pytest.fixture(scope="session")
-def whole(tiny_bundle, many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tiny_bundle, many: Path, shared_once: Callable[..., Path]) -> Path:
     """Results of one process that was left alone."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = finish(command(tiny_bundle.folder, many, "out", "--workers", 1), folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "out"
+
+    def make(folder: Path) -> None:
+        done = finish(command(tiny_bundle.folder, many, folder.name, "--workers", 1), folder.parent)
+        assert done.returncode == 0, done.stderr
+
+    return shared_once("engines/whole", make)
 
 
 @pytest.fixture(scope="session")
