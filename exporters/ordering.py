@@ -18,7 +18,7 @@ from qcam.images.embedded import calibration_photographs
 from qcam.images.listing import find_images
 from qcam.images.preprocessing import Preprocessing
 from qcam.images.sources import ImageFile
-from qcam.models.sources import LoadedModel, load_model
+from qcam.models.sources import LoadedModel, load_model, refuse_unknown
 from qcam.models.wishes import Wishes
 from qcam.runtime.bundle import MANIFEST, Bundle
 
@@ -219,6 +219,8 @@ def export_models(
     """
     for name in names:
         own.refuse_unfit(name, order)
+        if isinstance(name, str) and not own.is_own(name):
+            refuse_unknown(name)
     places = order.places(names)
     if not order.force and not keep:
         for place in places.values():

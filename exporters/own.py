@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from qcam.common import telling
-from qcam.common.errors import QcamError, WeightsError
+from qcam.common.errors import QcamError, UnsupportedGraphError, WeightsError
 from qcam.common.places import refuse_unprintable
 from qcam.common.vocabulary import DEFAULT_OPSET
 from qcam.exporters.export import FloatGraph, override_preprocessing
@@ -105,6 +105,8 @@ def refuse_unfit(name: str | torch.nn.Module, order: ExportOrder) -> None:
                 raise QcamError(f"{_token(option)} {value}: {shown} holds its own weights; leave it out")
         if order.wishes.channels is not None:
             raise QcamError(f"{{channels}}: {shown} says itself how many channels it takes; leave it out")
+        if not Path(str(name)).is_file():
+            raise UnsupportedGraphError(f"{name} is no file; give a float ONNX file, or a program that torch.export.save wrote")
     else:
         for option in _OF_FILES:
             if option in given:

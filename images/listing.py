@@ -47,7 +47,7 @@ def find_masks(location: str | Location) -> Listing:
     Raises:
         ImageSetError: As from `find_images`.
     """
-    return _found(open_location(location))
+    return _found(open_location(location), "mask")
 
 
 def find_images(
@@ -121,13 +121,13 @@ def _again(names: Sequence[str], real: Mapping[str, str]) -> set[str]:
     return again
 
 
-def _found(place: Location) -> Listing:
-    """List a place, masks that lie among photographs apart (errors as from `find_images`)."""
+def _found(place: Location, wanted: str = "image") -> Listing:
+    """List a place where something is wanted, masks that lie among photographs apart (errors as from `find_images`)."""
     found = _listed(place)
     if not found.images:
         not_taken = _not_taken(found)
         looked = f"looked for files ending in {' '.join(sorted(SUFFIXES))}, or {' or '.join(ARCHIVES)}, and into others"
-        raise ImageSetError(f"no image in {shown(place)}; {looked}" + (f"; there: {'; '.join(not_taken)}" if not_taken else ""))
+        raise ImageSetError(f"no {wanted} in {shown(place)}; {looked}" + (f"; there: {'; '.join(not_taken)}" if not_taken else ""))
     found.images, found.masks = without_masks(found.images)
     return found
 

@@ -43,6 +43,8 @@ TORCHVISION_MODELS = {
 }
 #: The embedded default.
 LITE0 = "efficientnet_lite0"
+#: Before a name of timm's, or what timm loads.
+_TIMM = ("timm:", "local-dir:", "hf-hub:")
 #: Weights of a torchvision model unless told otherwise, as in the paper.
 DEFAULT_WEIGHTS = "IMAGENET1K_V1"
 
@@ -88,12 +90,22 @@ def load_model(name: str, weights: str | None, wishes: Wishes | None = None) -> 
         raise QcamError("{weights} is empty; leave it out for the model's default, or give a name, a file or random:SEED")
     if wishes.weights_key is not None and local_weights(weights) is None:
         raise WeightsError("{weights_key} chooses between the weights in a file; give the file with {weights} FILE")
-    if name in TORCHVISION_MODELS or name in _torchvision_names():
-        return _torchvision(name, weights, wishes)
+    refuse_unknown(name)
     if name == LITE0:
         return _lite0(weights, wishes)
-    if name.startswith(("timm:", "local-dir:", "hf-hub:")):
+    if name.startswith(_TIMM):
         return _timm(name, weights, wishes)
+    return _torchvision(name, weights, wishes)
+
+
+def refuse_unknown(name: str) -> None:
+    """Refuse a name that no model has; those of timm are asked of timm when they are loaded.
+
+    Raises:
+        QcamError: Says what was given in place of a name, or which names are near.
+    """
+    if name == LITE0 or name.startswith(_TIMM) or name in TORCHVISION_MODELS or name in _torchvision_names():
+        return
     other = _another_thing(name)
     if other:
         raise QcamError(other)

@@ -114,6 +114,22 @@ def test_a_check_is_a_step_as_well(repository):
     assert summary.startswith("## qcam-check: holds\n")
 
 
+def test_the_job_for_gitlab_runs_and_leaves_what_it_names(repository):
+    text = (ROOT / "docs" / "gates.md").read_text().partition("## In GitLab\n")[2]
+    job = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])["quantized"]
+    (repository / "bundles" / "tiny").rename(repository / "bundles" / "resnet50")
+    (line,) = job["script"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", f"{line} --saliency none --no-fake-quant --no-report"], cwd=repository, env=os.environ | {"PATH": path},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode in (1, job["allow_failure"]["exit_codes"]), done.stderr  # random weights, few images
+    suite = ElementTree.parse(repository / job["artifacts"]["reports"]["junit"]).getroot()
+    assert [case.get("name") for case in suite.iter("testcase")] != []
+    assert (repository / job["artifacts"]["paths"][0] / "verdict.md").read_text().startswith("## qcam: ")
+
+
 def test_what_is_installed_and_kept_are_what_inputs_say():
     install, _, keep = ACTION["runs"]["steps"]
     assert install["run"] == 'python -m pip install "$GITHUB_ACTION_PATH[$QCAM_EXTRAS]"'

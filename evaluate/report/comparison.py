@@ -62,7 +62,8 @@ def image_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     Returns:
         A row for each other run, model and precision: images in common; CC of the two runs' CAMs at the tap's resolution, mean
         and smallest; images whose CAMs are equal to the last bit; difference of CC v. f32 with a 95 % bootstrap interval and
-        its largest; images with another top-1 class. `maps`, `equal_maps` and `smallest` are numbers, all others texts.
+        its largest; images with another top-1 class. Numbers are `maps`, `equal_maps`, `smallest`, `changed` (classes),
+        `images` (in common) and `all_images` (the most that one of the two evaluated); all others are texts.
     """
     rows = []
     first = runs[0]
@@ -93,7 +94,9 @@ def _compared(
     names = [str(name) for name in mine[key]["image"][left]]
     row |= _maps_compared(first, other, model, precision, set(names))
     top1 = mine[key]["top1"][left], theirs[key]["top1"][right]
-    row["top1"] = f"{int((top1[0] != top1[1]).sum()):,} of {len(left):,}"
+    changed = int((top1[0] != top1[1]).sum())
+    row["top1"] = f"{changed:,} of {len(left):,}"
+    row |= {"changed": changed, "images": len(left), "all_images": max(_evaluated(mine[key]), _evaluated(theirs[key]))}
     row |= {"difference": "–", "interval": "", "largest": "–", "at": ""}
     against = (precision, "vs_f32")
     if against in mine and against in theirs:
@@ -110,6 +113,10 @@ def _compared(
             row["largest"] = difference(float(change[place]), 4)
             row["at"] = str(mine[against]["image"][left][place]) if change[place] else ""
     return row
+
+
+def _evaluated(of: Columns) -> int:
+    return int(np.isfinite(of["top1"]).sum())
 
 
 def _common(mine: Columns, theirs: Columns) -> tuple[list[int], list[int]]:

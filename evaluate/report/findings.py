@@ -12,6 +12,8 @@ from qcam.evaluate.results.records import UNKNOWN_WEIGHTS, Entry
 from qcam.evaluate.showing.numbers import count, figure, share
 
 _PUBLISHED = "published for these models"
+#: Settings that a sentence names.
+_SETTINGS = 3
 #: What is said of a null row that is not 1.
 _MOVED = "differs from itself"
 _INCOMPLETE = "The run was interrupted: figures are of the images that were finished. The same qcam-eval command goes on."
@@ -46,26 +48,62 @@ def findings(columns: Sequence[Column]) -> list[str]:
     return [line for line in lines if line]
 
 
-def between_runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return in words how far the maps of runs differ.
+def between_runs(
+    runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], settings: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], bool]:
+    """Return in words how far runs differ from the first, and in which settings.
 
     Args:
+        runs: All of them, the first with which the others are compared among them.
         rows: From `comparison.image_differences`.
+        settings: From `comparison.plan_differences`.
+
+    Returns:
+        A sentence or two for each other run; and whether every run holds the same models, precisions and images, with CAMs and
+        classes equal to the last bit, so that what is true of one is true of all.
     """
-    lines = []
-    for base, other in dict.fromkeys((row["base"], row["run"]) for row in rows):
-        found = [row for row in rows if row["run"] == other and row["maps"]]
-        maps, equal = sum(row["maps"] for row in found), sum(row["equal_maps"] for row in found)
-        if not maps:
-            lines.append(f"No CAM of {other} can be held against one of {base}: no model, image and crop in common.")
-            continue
-        line = f"{other} against {base}: {equal:,} of {count(maps, 'CAM')} equal, bit for bit"
-        ranked = sorted((row for row in found if row["smallest"] is not None), key=lambda row: float(row["smallest"]))
-        if equal < maps and ranked:
-            worst = ranked[0]
-            line += f"; smallest CC between two {figure(worst['smallest'])} ({worst['model']} {worst['precision']})"
-        lines.append(line + ".")
-    return lines
+    lines, same = [], True
+    base = runs[0]
+    for place, other in enumerate(runs[1:], 1):
+        found = [row for row in rows if row["run"] == other.name]
+        line, equal = _between(base, other, found)
+        same &= equal
+        changed = [
+            f"{of['name'].rpartition('.')[2]} ({mine} and {theirs})"
+            for of in settings
+            if (mine := of["values"][0]["brief"]) != (theirs := of["values"][place]["brief"])
+        ]
+        if changed:
+            more = f" and {len(changed) - _SETTINGS} more" if len(changed) > _SETTINGS else ""
+            line += f" Settings that differ: {', '.join(changed[:_SETTINGS])}{more}."
+        lines.append(line)
+    if same:
+        lines.append(f"The sentences below are about {base.name}, and hold for each of the others.")
+    return lines, same
+
+
+def _between(base: Run, other: Run, found: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """Return what differs, and whether nothing does."""
+    held = [row for row in found if row["maps"]]
+    maps, equal = sum(row["maps"] for row in held), sum(row["equal_maps"] for row in held)
+    if not maps:
+        return f"No CAM of {other.name} can be held against one of {base.name}: no model, image and crop in common.", False
+    changed, known = sum(row["changed"] for row in found), sum(row["images"] for row in found)
+    if equal == maps and not changed:
+        whole = all(row["images"] == row["all_images"] and row["maps"] for row in found) and _models(base) == _models(other)
+        where = "" if whole else " in what both hold"
+        told = f"nothing differs{where}. {count(maps, 'CAM')} equal, bit for bit; no top-1 class changed."
+        return f"{other.name} against {base.name}: {told}", whole
+    line = f"{other.name} against {base.name}: {equal:,} of {count(maps, 'CAM')} equal, bit for bit"
+    ranked = sorted((row for row in held if row["smallest"] is not None), key=lambda row: float(row["smallest"]))
+    if equal < maps and ranked:
+        worst = ranked[0]
+        line += f"; smallest CC between two {figure(worst['smallest'])} ({worst['model']} {worst['precision']})"
+    return f"{line}; another top-1 class in {changed:,} of {known:,}.", False
+
+
+def _models(run: Run) -> dict[str, list[str]]:
+    return {model: list(run.results.precisions(model)) for model in run.results.models}
 
 
 def alarms(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -122,7 +122,8 @@ def _context(
     for column in columns:
         spans[column.model] = spans.get(column.model, 0) + 1
     groups = html_tables.main_table(columns)
-    per_image = image_differences(runs) if several else []
+    per_image, differing = (image_differences(runs), plan_differences(runs)) if several else ([], [])
+    between, same = between_runs(runs, per_image, differing) if several else ([], False)
     context: dict[str, Any] = {
         "title": "qcam: " + " v. ".join(run.name for run in runs),
         "lead": _lead(runs),
@@ -132,7 +133,7 @@ def _context(
         "columns": columns,
         "model_spans": list(spans.items()),
         "alarms": alarms(runs),
-        "findings": between_runs(per_image) + findings(columns),
+        "findings": between + findings([column for column in columns if column.run is runs[0]] if same else columns),
         "overview": _inline(overview, "overview") if overview else "",
         "groups": groups,
         "any_published": any(cell.published for group in groups for row in group.rows for cell in row.cells),
@@ -153,7 +154,7 @@ def _context(
         "records": [{"name": run.name, "notes": list(run.record.notes), "sections": record(run)} for run in runs],
         "colormap": options.colormap,
         "ramp": Markup(",".join("rgb({},{},{})".format(*colour) for colour in palette(options.colormap)[::9].tolist())),
-        "differences": plan_differences(runs) if several else [],
+        "differences": differing,
         "per_image": per_image,
     }
     return context

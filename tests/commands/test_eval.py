@@ -111,7 +111,7 @@ def test_a_cpu_of_no_known_family_is_said_loudly(tiny_bundle, photographs, tmp_p
         (["{bundle}", "--images", "{images}", "--protocol", "paper", "--paper-fix", "alfa"], "'alfa'"),
         (["{bundle}", "--images", "{images}", "--saliency-option", "size"], "not of the form KEY=VALUE"),
         (["{bundle}", "--images", "{images}", "--saliency", "masks:nowhere"], "no mask folder at"),
-        (["{bundle}", "--images", "{images}", "--saliency", "masks:{bundle}"], "the mask folder: no image in"),
+        (["{bundle}", "--images", "{images}", "--saliency", "masks:{bundle}"], "the mask folder: no mask in"),
         (["{bundle}", "--images", "{images}", "--saliency", "none", "--mask-void", "255"], "belong to masks:DIR"),
         (
             [

@@ -15,6 +15,7 @@ from studies import reseal
 from qcam.evaluate.report.comparison import image_differences, plan_differences
 from qcam.evaluate.report.findings import between_runs
 from qcam.evaluate.report.runs import name_runs
+from qcam.evaluate.report.write import write_report
 from qcam.evaluate.results.folder import MAPS, RESULTS, Results
 
 
@@ -52,9 +53,48 @@ def test_runs_are_compared_image_by_image(ran: Path, moved: Path) -> None:
     assert loud["difference"] == f"−{0.25 / 7:.4f}"
     assert loud["largest"] == "−0.2500"
     assert loud["at"] == loud["worst"] != ""
-    (line,) = between_runs(list(rows.values()))
+    (line,), same = between_runs(runs, list(rows.values()), [])
     told = line.replace("≈ ", "")  # exactly -1, or the next number
-    assert told == "moved against results: 41 of 42 CAMs equal, bit for bit; smallest CC between two −1 (tiny int8)."
+    assert told == (
+        "moved against results: 41 of 42 CAMs equal, bit for bit; smallest CC between two −1 (tiny int8); "
+        "another top-1 class in 1 of 42."
+    )
+    assert not same
+
+
+def test_of_runs_that_are_equal_it_is_said_once_with_the_settings_that_differ(ran: Path, tmp_path: Path) -> None:
+    """H12: comparing two runs of the same images."""
+    folder = shutil.copytree(ran, tmp_path / "again")
+    text = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(re.sub(r'"threads": (\d+)', '"threads": 7', text))
+    reseal(folder)
+    runs = name_runs([Results(ran), Results(folder)])
+    differing = plan_differences(runs)
+    lines, same = between_runs(runs, image_differences(runs), differing)
+    assert same
+    assert lines[0].startswith("again against results: nothing differs. 42 CAMs equal, bit for bit; no top-1 class changed. ")
+    assert re.search(r" Settings that differ: threads \(\d+ and 7\)\.$", lines[0])
+    assert lines[1] == "The sentences below are about results, and hold for each of the others."
+    write_report([Results(ran), Results(folder)], tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    in_short = page[page.index("nothing differs") :]
+    in_short = in_short[: in_short.index("<svg")]
+    assert "tiny" in in_short
+    assert " · again" not in in_short
+
+
+def test_equal_maps_of_fewer_images_are_equal_and_not_the_same_run(ran: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ran, tmp_path / "fewer")
+    table = pq.read_table(folder / RESULTS)
+    first = next(name for name in table["image"].to_pylist() if name.startswith("imagenet"))
+    pq.write_table(table.filter(pc.not_equal(table["image"], first)), folder / RESULTS)
+    reseal(folder)
+    runs = name_runs([Results(ran), Results(folder)])
+    lines, same = between_runs(runs, image_differences(runs), [])
+    (line,) = lines
+    told = "nothing differs in what both hold. 36 CAMs equal, bit for bit; no top-1 class changed."
+    assert line == f"fewer against results: {told}"
+    assert not same
 
 
 def test_images_of_other_content_are_not_compared(ran: Path, tmp_path: Path) -> None:
@@ -64,9 +104,12 @@ def test_images_of_other_content_are_not_compared(ran: Path, tmp_path: Path) -> 
     other = pc.binary_join_element_wise(table["image_sha256"], "x", "")
     pq.write_table(table.set_column(place, "image_sha256", other), folder / RESULTS)
     reseal(folder)
-    rows = image_differences(name_runs([Results(ran), Results(folder)]))
+    runs = name_runs([Results(ran), Results(folder)])
+    rows = image_differences(runs)
     assert {row["n"] for row in rows} == {"0"}
-    assert between_runs(rows) == ["No CAM of other can be held against one of results: no model, image and crop in common."]
+    (line,), same = between_runs(runs, rows, [])
+    assert line == "No CAM of other can be held against one of results: no model, image and crop in common."
+    assert not same
 
 
 def test_maps_of_another_crop_are_not_compared(ran: Path, tmp_path: Path) -> None:

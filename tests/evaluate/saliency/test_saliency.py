@@ -451,7 +451,7 @@ def test_sources_without_their_place_are_refused_and_are_not_the_current_folder(
         ("onnx", lambda path: path.write_text("no network"), "cannot read .*thing as an ONNX file"),
         ("onnx", lambda path: path.write_bytes(b""), "thing"),
         ("masks", lambda path: None, "no mask folder at .*thing"),
-        ("masks", lambda path: path.mkdir(), "no image in .*thing"),
+        ("masks", lambda path: path.mkdir(), "no mask in .*thing"),
         ("masks", lambda path: path.touch(), "no mask folder at .*thing"),
     ],
     ids=["no-file", "folder", "text", "empty-file", "no-folder", "empty-folder", "file"],
