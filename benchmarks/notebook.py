@@ -19,7 +19,7 @@ runs it in ONNX Runtime on six photographs, and asks for a verdict. It takes a m
 that `qcam-fetch` has not fetched. Six photographs show how it goes; they prove nothing about the network.""",
     """import qcam
 
-bundle = qcam.export("efficientnet_lite0", output="bundles")
+bundle = qcam.export("efficientnet_lite0", output="bundles", keep=True)
 bundle.model_id, [entry.name for entry in bundle.precisions]""",
     """A **bundle** is a folder: one ONNX file for each precision, each with the CAM layer as an extra output. f32 is
 the network as it was, int16 and int8 are

@@ -104,7 +104,8 @@ class _Rules(click.Command):
         except click.exceptions.Exit as error:
             code = error.exit_code
         except click.ClickException as error:
-            setattr(error, "message", printable(error.message))  # noqa: B010  # what was typed may be anything
+            if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # whose message is the help
+                setattr(error, "message", printable(error.message))  # noqa: B010  # what was typed may be anything
             error.show()
             code = 2
         except (KeyboardInterrupt, click.Abort):

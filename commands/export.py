@@ -61,7 +61,6 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
 @option(
     "--classes",
     group=INPUT,
-    advanced=True,
     metavar="N|FILE",
     help="Number of classes, or a text file with one name a line; by default as many as the weights' last layer has.",
 )
@@ -121,17 +120,16 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
     "--opset", group=GRAPH, advanced=True, type=int, show_default=f"{DEFAULT_OPSET}, of an ONNX file its own",
     help="ONNX operator set, 18 to 24.",
 )  # fmt: skip
-@network_options.resize(", height first; or squash the picture to the crop.", PREPROCESSING, advanced=True)
+@network_options.resize(", height first; or squash the picture to the crop.", PREPROCESSING)
 @option(
     "--crop",
     group=PREPROCESSING,
-    advanced=True,
     type=SizeType(),
     metavar="N|H,W",
     help="Side of the centre crop, or height and width, height first: the network's input size.",
 )
-@network_options.mean("; one number for all.", PREPROCESSING, advanced=True)
-@network_options.std(PREPROCESSING, advanced=True)
+@network_options.mean("; one number for all.", PREPROCESSING)
+@network_options.std(PREPROCESSING)
 @network_options.interpolation(".", PREPROCESSING, advanced=True)
 @network_options.trained("Whether its weights are trained; every table says it, and by default that it is not known.", OWN)
 @option("--like", group=OWN, metavar="BUNDLE", help="A bundle of the same network, whose preprocessing and classes are taken.")

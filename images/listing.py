@@ -127,7 +127,8 @@ def _found(place: Location, wanted: str = "image") -> Listing:
     if not found.images:
         not_taken = _not_taken(found)
         looked = f"looked for files ending in {' '.join(sorted(SUFFIXES))}, or {' or '.join(ARCHIVES)}, and into others"
-        raise ImageSetError(f"no {wanted} in {shown(place)}; {looked}" + (f"; there: {'; '.join(not_taken)}" if not_taken else ""))
+        there = f"; there: {'; '.join(not_taken)}" if not_taken else ""
+        raise ImageSetError(f"no {wanted} in {shown(place)}; {looked}{there}")
     found.images, found.masks = without_masks(found.images)
     return found
 

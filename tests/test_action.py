@@ -63,9 +63,11 @@ def test_green_red_undecided_and_bad_input_are_told_apart(repository):
     assert "- tiny int8: worst_cc = " in summary
     assert ElementTree.parse(kept / "junit.xml").getroot().get("failures") == "1"
 
-    mlperf = f"{QUICK}\n--gate=mlperf"
-    assert run(repository, arguments=mlperf)[0].returncode == 3
-    done, outputs, _ = run(repository, arguments=mlperf, undecided="pass")
+    labels = [f"{path.name},0" for path in sorted((repository / "val").iterdir())]
+    (repository / "val.csv").write_text("\n".join(["image,label", *labels]) + "\n")
+    mlperf = f"{QUICK}\n--gate=mlperf\n--labels=val.csv"
+    assert run(repository, arguments=mlperf, output="labelled")[0].returncode == 3
+    done, outputs, _ = run(repository, arguments=mlperf, output="labelled", undecided="pass")
     assert (done.returncode, outputs["verdict"]) == (0, "undecided")
 
     done, outputs, summary = run(repository, gates="int4.cc=1", arguments=QUICK)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import signal
+import sys
 import time
 import weakref
 from collections.abc import Collection, Generator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 
 from qcam.common.errors import QcamError
 from qcam.evaluate.engine.messages import Lost, Message, Opening, Refused, Shard
@@ -136,7 +138,8 @@ class ProcessPool:
         # Ctrl-C reaches the workers too; ignored from their first moment on, the driver decides.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            process.start()
+            with _without_main():
+                process.start()
         finally:
             signal.signal(signal.SIGINT, before)
             theirs.close()
@@ -153,6 +156,17 @@ class ProcessPool:
             with suppress(ValueError):
                 return f"ended by {signal.Signals(-code).name}"
         return f"ended with exit code {code}"
+
+
+@contextmanager
+def _without_main() -> Generator[None, None, None]:
+    """Start processes that do not run the caller's script anew, as multiprocessing's would: a worker needs nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")  # of no file and no name that could be run
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(spec: WorkerSpec, destination: Destination, copies: Path | None, connection: Connection) -> None:

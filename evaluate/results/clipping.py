@@ -127,14 +127,13 @@ def _line(told: Clipping, photographs: int | None) -> str:
         farthest = max(tensor.farthest for tensor in told.tensors)
         far = "infinitely far" if isinf(farthest) else f"{farthest:.2g} of its range"
         line += f" (at most {100 * (worst.low + worst.high):.2g} %; the farthest value is {far} outside)"
-    line += f", and in {len(louder)} clipping is a larger error than rounding"
-    source = "" if photographs is None else f" of a calibration with {photographs:,} photograph{'s' * (photographs != 1)}"
+    source = "" if photographs is None else f" (ranges come from {photographs:,} photograph{'s' * (photographs != 1)})"
     if not louder:
-        line += ": resolution, rather than clipping"
-    elif 2 * len(louder) > total:
-        line += f": clipping{source}, rather than resolution"
+        line += "; rounding is the larger error in every tensor"
+    elif len(louder) == total:
+        line += f"; clipping is the larger error in every tensor{source}"
     else:
-        line += f": there clipping{source}, elsewhere resolution"
+        line += f"; clipping is the larger error in {len(louder)}{source}, rounding in the other {total - len(louder)}"
     return f"{line} (simulation, {told.images:,} image{'s' * (told.images != 1)})"
 
 

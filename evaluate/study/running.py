@@ -18,7 +18,7 @@ from qcam.common.vocabulary import Device, Engine, LabelFormat, Protocol, Refere
 from qcam.evaluate.engine.choice import EngineOptions, crew_for, refuse_workers_without_gpus, settle
 from qcam.evaluate.engine.requirements import check_requirements, refuse_missing_gpu, unmet
 from qcam.evaluate.engine.worker import SaliencyRequest
-from qcam.evaluate.gates.asked import GateRequest, not_asked, refuse_impossible
+from qcam.evaluate.gates.asked import Figure, GateRequest, not_asked, refuse_impossible
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.remote import open_results
 from qcam.evaluate.run.evaluator import fitting_precisions, settle_target, told_left_out, wanted_precisions
@@ -314,15 +314,21 @@ def _photographs(request: StudyRequest, bundles: list[Bundle], account: Account)
     """Return the photographs of a study with their labels, and account for both.
 
     Raises:
-        QcamError: If there are none, labels cannot be read, or a target is asked for that no image has.
+        QcamError: If there are none, labels cannot be read, or a target or gate asks for labels and no image has one.
     """
     labelled = _labelled(find_photographs(request.images, account, request.limit), bundles, request)
     labelled.tell(account, request.limit)
     taken = labelled.images[: request.limit]  # after the labels: class folders count as a whole
     if len(taken) < len(labelled.images):
         account.add("limit", f"the first {number(len(taken), 'image')} of {len(labelled.images):,}")
-    if request.options.target == Target.LABEL and all(image.label is None for image in taken):
-        told = "; ".join(str(line) for line in account.lines if line.topic == "labels")
+    if any(image.label is not None for image in taken):
+        return taken
+    told = "; ".join(str(line) for line in account.lines if line.topic == "labels")
+    for gate in request.gates:
+        if gate.figure is Figure.ACCURACY:
+            asks = f"gate {gate} asks which classes are right"
+            raise ImageSetError(f"{asks}, and no image has a label: {told}; give {{labels}} FILE")
+    if request.options.target == Target.LABEL:
         raise ImageSetError(f"target label explains the labelled class, and no image has a label: {told}; give {{labels}} FILE")
     return taken
 

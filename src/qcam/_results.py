@@ -242,7 +242,7 @@ def study(
         threads: Of each worker; None for the cores, shared among the workers.
         io_binding: Whether inputs and outputs are bound to device memory; None: on GPUs only.
         engine: Who evaluates: local (processes of this machine) or ray (a cluster). Figures are the same.
-        workers: Processes; with more than one, the program needs `if __name__ == "__main__":` as for `multiprocessing`. None:
+        workers: Processes, which do not run the caller's script anew. None:
             chosen by the number of images and of cores, as qcam-eval does; on Ray as many as the cluster has room for.
         ray_address: The Ray cluster, auto or HOST:PORT; None for RAY_ADDRESS, else one of its own.
         gpus_per_worker: GPUs of each Ray worker, or the part of one that it has.

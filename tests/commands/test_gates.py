@@ -48,11 +48,14 @@ def test_a_study_is_judged_and_judged_again_without_a_run(tiny_bundle, some_phot
     assert "worst_cc" not in short.stdout
     assert ElementTree.parse(folder / "junit.xml").getroot().get("failures") == "1"
 
-    few = command(*where, "--fail-under", "int8.top1=0.999", "--gate", "mlperf")
+    few = command(*where, "--fail-under", "int8.top1=0.999")
     assert few.returncode == (1 if "falls short" in few.stderr else 3)
     unlabelled = command(*where, "--gate", "mlperf")
-    assert unlabelled.returncode == 3
-    assert "no image is labelled; give --labels" in unlabelled.stderr
+    assert unlabelled.returncode == 2
+    told = " ".join(unlabelled.stderr.split())
+    assert "gate accuracy=0.99 asks which classes are right, and no image has a label" in told
+    assert "give --labels FILE" in told
+    assert not (folder / "verdict.json").exists() or "accuracy" not in (folder / "verdict.json").read_text()
 
     results = qcam.load_results(folder)
     assert results.verdict is None

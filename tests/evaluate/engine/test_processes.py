@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -36,6 +37,20 @@ def test_two_processes_end_like_one(tiny_bundle, many, tmp_path, same_as):
     workers = json.loads((tmp_path / "out" / "run.json").read_text())["workers"]
     assert sum(worker["shards"] for worker in workers) == 20
     assert "quarantined" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_script_needs_no_guard(tiny_bundle, many, tmp_path):
+    """Workers are started without running the script that starts them anew."""
+    (tmp_path / "script.py").write_text(
+        "import qcam\n"
+        "print('once')\n"
+        f"results = qcam.study({str(tiny_bundle.folder)!r}, images={str(many)!r}, limit=48, saliency='none', workers=2,\n"
+        "    threads=1, output='out', fake_quant=False, references='none', report=False)\n"
+        "print(results.complete)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.split()) == (0, ["once", "True"]), done.stderr
 
 
 @pytest.mark.slow

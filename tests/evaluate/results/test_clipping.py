@@ -80,31 +80,33 @@ FARTHEST = "the farthest value is 0.2 of its range outside"
     [
         (
             told((0.0, 0.0), (0.0005, 0.5)),
-            f"0 of 2 quantized tensors clip more than 0.1 % of their values (at most 0.05 %; {FARTHEST}), and in 0",
-            ": resolution, rather than clipping (simulation, 20 images)",
+            f"0 of 2 quantized tensors clip more than 0.1 % of their values (at most 0.05 %; {FARTHEST})",
+            "; rounding is the larger error in every tensor (simulation, 20 images)",
         ),
         (
             told((0.002, 40.0), (0.01, 2.0), (0.0, 0.0), images=1),
-            f"2 of 3 quantized tensors clip more than 0.1 % of their values (at most 1 %; {FARTHEST}), and in 2",
-            ": clipping of a calibration with 8 photographs, rather than resolution (simulation, 1 image)",
+            f"2 of 3 quantized tensors clip more than 0.1 % of their values (at most 1 %; {FARTHEST})",
+            "; clipping is the larger error in 2 (ranges come from 8 photographs), "
+            "rounding in the other 1 (simulation, 1 image)",
         ),
         (
             told((0.002, 40.0), (0.0, 0.0)),
-            f"1 of 2 quantized tensors clip more than 0.1 % of their values (at most 0.2 %; {FARTHEST}), and in 1",
-            ": there clipping of a calibration with 8 photographs, elsewhere resolution (simulation, 20 images)",
+            f"1 of 2 quantized tensors clip more than 0.1 % of their values (at most 0.2 %; {FARTHEST})",
+            "; clipping is the larger error in 1 (ranges come from 8 photographs), "
+            "rounding in the other 1 (simulation, 20 images)",
         ),
         (
             told((0.0, 0.0)),
-            "0 of 1 quantized tensors clip more than 0.1 % of their values, and in 0",
-            ": resolution, rather than clipping (simulation, 20 images)",
+            "0 of 1 quantized tensors clip more than 0.1 % of their values",
+            "; rounding is the larger error in every tensor (simulation, 20 images)",
         ),
     ],
 )
 def test_the_line_claims_no_more_than_most_tensors_show(clipping, counts, end):
-    wanted = f"net, int16: {counts} clipping is a larger error than rounding{end}"
+    wanted = f"net, int16: {counts}{end}"
     assert clipping_lines([clipping, told()], {"net": 8}) == [wanted]
 
 
 def test_without_a_word_of_the_calibration_none_is_named():
     (line,) = clipping_lines([told((0.5, 9.0))])
-    assert "rounding: clipping, rather than resolution" in line
+    assert line.endswith("; clipping is the larger error in every tensor (simulation, 20 images)")
