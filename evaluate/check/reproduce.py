@@ -14,6 +14,7 @@ from qcam.common.records import read_record
 from qcam.common.storage import shown
 from qcam.evaluate.check.checked import VERDICT_JSON, Checked, finite, result_json
 from qcam.evaluate.check.verdicts import Judged
+from qcam.evaluate.showing.numbers import count
 
 #: The version of its form.
 SCHEMA = 1
@@ -219,9 +220,10 @@ def _gpu(checked: Checked) -> str | None:
 def _images(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     other = [name for name in then if now.get(name) != then[name]]
     more = [name for name in now if name not in then]
-    for what, names in (("are others, or not there", other), ("are new", more)):
+    for what, names in (("changed, or not there", other), ("new", more)):
         if names:
-            yield f"{len(names)} images {what}: {', '.join(names[:_NAMED])}{' …' if len(names) > _NAMED else ''}"
+            several = count(len(names), "image is", "images are")
+            yield f"{several} {what}: {', '.join(names[:_NAMED])}{' …' if len(names) > _NAMED else ''}"
 
 
 def _results(record: VerdictRecord, checked: Checked) -> Iterator[str]:

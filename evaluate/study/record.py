@@ -20,6 +20,7 @@ from qcam.evaluate.run.explained import cam_convention
 from qcam.evaluate.run.facts import WorkerFacts
 from qcam.evaluate.run.inputs import calibrating, random_weights, unknown_weights
 from qcam.evaluate.run.options import StudyOptions
+from qcam.evaluate.showing.numbers import count
 from qcam.evaluate.study.conditions import Conditions
 from qcam.images.account import Account
 
@@ -196,7 +197,7 @@ def mixtures(workers: Sequence[WorkerRecord]) -> list[str]:
 
 
 def _counts(shards: Counter[str]) -> str:
-    return ", ".join(f"{name}: {count} shards" for name, count in sorted(shards.items()))
+    return ", ".join(f"{name}: {count(number, 'shard')}" for name, number in sorted(shards.items()))
 
 
 def _conventions(method: str, *, paper: bool) -> dict[str, str]:

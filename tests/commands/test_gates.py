@@ -113,7 +113,7 @@ def test_a_check_is_reproduced_bit_for_bit(tiny_bundle, some_photographs, tmp_pa
 
     again = command("--reproduce", verdict.parent, main=check_command.main)
     assert again.returncode == 0, again.stderr
-    assert "reproduced, bit for bit: 1 results; the verdict was: holds" in again.stdout
+    assert "reproduced, bit for bit: 1 result; the verdict was: holds" in again.stdout
 
     told["results"][0]["figures"]["cc"] = 0.5
     told["results"][0]["digest"] = "0" * 64
