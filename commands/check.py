@@ -258,7 +258,7 @@ def _tell(checked: Checked) -> None:
     others = [Judged(result) for result in checked.elsewhere]
     for table in [*as_tables(checked.judged, title, width), *as_tables(others, elsewhere, width)]:
         console.out.print(table)
-    for remark in [*checked.remarks, *checked.unknown_weights]:
+    for remark in checked.remarks:  # of weights that nobody knows, reading the bundles told
         console.out.print(remark, style="dim", markup=False)
     for item in checked.judged:
         _tell_result(item, every_tensor=checked.options.every_tensor)

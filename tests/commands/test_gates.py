@@ -42,6 +42,10 @@ def test_a_study_is_judged_and_judged_again_without_a_run(tiny_bundle, some_phot
 
     short = command(*where, "--fail-under", "int8.worst_cc=1")
     assert short.returncode == 1
+    kept = command("--reproduce", "out", main=check_command.main)
+    assert kept.returncode == 2
+    assert "out/verdict.json is a verdict of qcam-eval, and only those of qcam-check are reproduced" in kept.stderr
+    assert "then give qcam-report out and that folder" in kept.stderr
     assert "already holds the complete results" in short.stderr
     assert short.stderr.count("tiny int8: worst_cc = ") == 1
     assert "at least 1 wanted: falls short" in short.stderr
