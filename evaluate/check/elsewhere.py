@@ -41,17 +41,18 @@ def adds_as(family: KernelFamily, reading: Reading) -> KernelFamily:
     return KERNELS["vnni"] if exact and family.pairs_saturate else family
 
 
-def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure) -> str:
+def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure, cure: str) -> str:
     """Say what saturation changes, with figures, and how to mend it.
 
     Args:
         result: The other family's mirror against this CPU's run.
         other: The other family.
         risks: What the file's weights risk.
+        cure: What keeps weights to 7 bits, from `seven_bits`.
     """
     name, figures = f"{result.model} {result.precision}", result.figures
     where = "x86 CPUs without VNNI" if other.pairs_saturate else f"CPUs whose sums do not saturate ({other})"
-    fix = "Fix: {qcam-export} {reduce_range}, or session configuration session.x64quantprecision=1 where there is no VNNI"
+    fix = f"Fix: {cure}, or session configuration session.x64quantprecision=1 where there is no VNNI"
     if figures["codes"] == 1 and figures["logits"] == 1:
         return (
             f"{name}: on {where} this file may behave differently: {risks.saturable} of {risks.pairs} pairs of weights can "
@@ -67,16 +68,17 @@ def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure
     )
 
 
-def lowest_weight_warning(name: str, risks: Exposure, *, here: bool) -> str:
+def lowest_weight_warning(name: str, risks: Exposure, cure: str, *, here: bool) -> str:
     """Say that a file holds weights on which some CPUs overflow.
 
     Args:
         name: Model and precision.
         risks: What the file's weights risk.
+        cure: What keeps weights to 7 bits, from `seven_bits`.
         here: Whether this CPU is one of them.
     """
     also = ", as this one does" if here else ""
     return (
-        f"{name}: {risks.lowest} weights are -128, on which ARM CPUs without dot-product instructions overflow{also}; "
-        "export with {reduce_range}"
+        f"{name}: {risks.lowest} weights are -128, on which ARM CPUs without dot-product instructions overflow{also}. "
+        f"Fix: {cure}"
     )
