@@ -55,7 +55,8 @@ def test_what_has_no_16_bit_kernels_is_told_by_the_tap_and_not_by_the_name_alone
 
 def test_seven_bits_are_had_from_whoever_quantized_the_file() -> None:
     own, other = (SimpleNamespace(quantization=SimpleNamespace(further=of)) for of in ({}, {"imported": {}}))
-    told = "quantize again with weights of 7 bits in the tool that made the file (ONNX Runtime: quantize_static(reduce_range=True))"
+    told = "quantize again with weights of 7 bits in the tool that made the file (ONNX Runtime: "
+    told += "quantize_static(reduce_range=True))"
     assert seven_bits([own, own]) == seven_bits([]) == "{qcam-export} {reduce_range}"
     assert seven_bits([other]) == told
     assert seven_bits([own, other]) == f"{{qcam-export}} {{reduce_range}}, and for imported files: {told}"
