@@ -5,7 +5,7 @@ from __future__ import annotations
 from qcam.common.errors import UnsupportedGraphError
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import CheckResult
-from qcam.evaluate.showing.numbers import agreement
+from qcam.evaluate.showing.numbers import agreement, count
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror.integer.exposure import Exposure
 from qcam.runtime.session_config import EXACT_SUMS
@@ -58,10 +58,10 @@ def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure
             f"{name}: on {where} this file may behave differently: {risks.saturable} of {risks.pairs} pairs of weights can "
             f"saturate, though none did on these images. {fix}"
         )
-    flips, count = sum(not image.top1 for image in result.images), len(result.images)
+    flips, every = sum(not image.top1 for image in result.images), len(result.images)
     changed = {name: None if (value := figures[name]) is None else 1 - value for name in ("codes", "tap")}
     cams = "undefined" if figures["cc"] is None else f"{figures['cc']:.3f} (worst {figures['cc_min']:.3f})"
-    top1 = f"top-1 changed on {flips} of {count} images" if flips else "no top-1 changed"
+    top1 = f"top-1 changed on {flips} of {count(every, 'image')}" if flips else "no top-1 changed"
     return (
         f"{name}: on {where} this file behaves differently: maps CC {cams}, {top1}; "
         f"{agreement(changed['codes'])} of all codes and {agreement(changed['tap'])} at the CAM layer change. {fix}"

@@ -28,6 +28,7 @@ from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
 from qcam.evaluate.run.arithmetic import float_arithmetic, seven_bits
 from qcam.evaluate.run.inputs import calibrating
+from qcam.images.account import number
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.deployed.inspection import InspectedModel
@@ -332,7 +333,7 @@ class _Check:
             self._warn(sentence)
         if result.undefined:
             count, every = result.undefined, len(result.images)
-            self._warn(f"{result.title}: CAMs of {count} of {every} images are constant or not finite and have no CC")
+            self._warn(f"{result.title}: CAMs of {count} of {number(every, 'image')} are constant or not finite and have no CC")
 
     def _warn(self, message: str) -> None:
         self._warnings.append(message)

@@ -9,7 +9,7 @@ from qcam.common import telling
 from qcam.common.errors import BundleError
 from qcam.common.storage import is_url
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
-from qcam.images.account import Account
+from qcam.images.account import Account, number
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.listing import find_images, one_photograph, require_place
 from qcam.images.sources import ImageFile
@@ -65,7 +65,8 @@ def calibrating(bundle: Bundle, precisions: Iterable[str], hashes: Iterable[str]
     if not seen:
         return ""
     least = "" if told.hashed_all else "at least "
-    return f"{least}{seen:,} of {len(images):,} images calibrated {bundle.model_id}: its ranges fit them; evaluate on others"
+    every = number(len(images), "image")
+    return f"{least}{seen:,} of {every} calibrated {bundle.model_id}: its ranges fit them; evaluate on others"
 
 
 def find_photographs(location: str | Path | None, account: Account | None = None, run: int | None = None) -> list[ImageFile]:

@@ -21,7 +21,7 @@ PRECISIONS = ("f32", "int16", "int8")
     ("calibration", "precisions", "hashes", "wanted"),
     [
         (ALL, PRECISIONS, "abxyb", f"3 of 5 {FITS}"),
-        (ALL, ("int8-vendor",), "c", f"1 of 1 {FITS}"),
+        (ALL, ("int8-vendor",), "c", f"1 of 1 {FITS.replace('images', 'image', 1)}"),
         (replace(ALL, images=4), PRECISIONS, "xa", f"at least 1 of 2 {FITS}"),
         (ALL, PRECISIONS, "xyz", ""),
         (ALL, ("f32",), "abc", ""),
