@@ -248,9 +248,9 @@ def _tell(checked: Checked) -> None:
     """Print tables, remarks, and of each result what the tables have no room for."""
     from qcam.evaluate.check.tables import as_tables
     from qcam.evaluate.check.verdicts import Judged
+    from qcam.evaluate.showing.numbers import count
 
-    count = len(checked.judged[0].result.images)
-    title = f"{count} images, provider {checked.options.settings.provider}"
+    title = f"{count(len(checked.judged[0].result.images), 'image')}, provider {checked.options.settings.provider}"
     if checked.options.deployed is not None:
         title += f", deployed: {checked.options.deployed}"
     width = console.out.width if console.out.is_terminal else None
@@ -258,7 +258,7 @@ def _tell(checked: Checked) -> None:
     others = [Judged(result) for result in checked.elsewhere]
     for table in [*as_tables(checked.judged, title, width), *as_tables(others, elsewhere, width)]:
         console.out.print(table)
-    for remark in [*checked.remarks, *checked.unknown_weights]:
+    for remark in checked.remarks:  # of weights that nobody knows, reading the bundles told
         console.out.print(remark, style="dim", markup=False)
     for item in checked.judged:
         _tell_result(item, every_tensor=checked.options.every_tensor)
@@ -296,6 +296,7 @@ def _reproduce(path: Path, bundles: tuple[str, ...], images: str | None, deploye
     from qcam import check
     from qcam.evaluate.check.reproduce import differences, read_verdict, require_bundles
     from qcam.evaluate.run.inputs import load_bundles
+    from qcam.evaluate.showing.numbers import count
     from qcam.runtime.deployed import require_provider
 
     context = click.get_current_context()
@@ -321,7 +322,7 @@ def _reproduce(path: Path, bundles: tuple[str, ...], images: str | None, deploye
     for line in causes:
         console.out.print(f"other than then: {printable(line)}", markup=False, highlight=False)
     if not found:
-        told = f"reproduced, bit for bit: {len(record.results)} results; the verdict was: {record.verdict}"
+        told = f"reproduced, bit for bit: {count(len(record.results), 'result')}; the verdict was: {record.verdict}"
         console.out.print(told, markup=False, highlight=False)
         return
     told = "\n".join(found)

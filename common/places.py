@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from qcam.common.errors import QcamError
 from qcam.common.files import sha256_bytes, write_atomically
 from qcam.common.storage import Location, open_location, shown
+from qcam.common.vocabulary import near
 
 #: Bytes at the beginning of a file in which it shows whose it is.
 _BEGINNING = 8192
@@ -18,6 +20,24 @@ _LONGEST = 80
 _HASH = 12
 #: Names that mean devices on Windows, whatever ending they have.
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10))})
+
+
+def near_folders(path: Path, *further: Path, holding: str = "") -> str:
+    """Ask whether a folder beside a path was meant: `; did you mean out/demo?`; empty if none has a name like it.
+
+    Args:
+        path: A path where nothing is.
+        further: Folders in which such a folder may lie too.
+        holding: A file that it has to hold; empty for any folder.
+    """
+    found: dict[str, Path] = {}
+    for parent in (path.parent, *further):
+        with suppress(OSError):
+            for folder in sorted(parent.iterdir()):
+                if folder.is_dir() and not folder.name.startswith(".") and (folder / holding).exists():
+                    found.setdefault(folder.name, folder)
+    close = [path.name] if path.name in found else near(path.name, found)
+    return f"; did you mean {' or '.join(str(found[name]) for name in close)}?" if close else ""
 
 
 def file_name(text: str) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: A local place, or one behind a URL.
 Location: TypeAlias = "Path | UPath"
 
+#: File system → the extra that brings it with what reads URLs; `ray` brings only the latter.
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 #: Most bytes that are asked for at once.
 _PIECE = 1 << 24
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -71,7 +73,8 @@ def open_location(location: str | Location) -> Location:
         from upath import UPath
     except ImportError as error:
         raise MissingExtraError(
-            f'{shown(location)} is a URL, which is read by fsspec and universal_pathlib: pip install "qcam[ray]"'
+            f"{shown(location)} is a URL, which is read by fsspec and universal_pathlib: "
+            f'pip install "qcam[{_EXTRAS.get(protocol, "ray")}]"'
         ) from error
     if protocol not in _WEB:  # a folder may be written with a slash at its end
         host, slash, path = rest.partition("/")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from qcam.common import telling
 from qcam.common.errors import ImageSetError
+from qcam.common.places import near_folders
 from qcam.common.storage import Location, is_file, open_location, places_below, read_pieces, reason, shown
 from qcam.images.account import Account, examples, number
 from qcam.images.archives import ARCHIVES, COMPRESSED, Listing, archive_images, compressed, visible
@@ -327,7 +328,8 @@ class _Walk:
 def _local_files(folder: Path) -> tuple[list[tuple[str, Location]], Listing]:
     """Return names and paths of all files, sorted by name, and what was left out."""
     if not folder.is_dir():
-        raise ImageSetError(f"no image folder at {folder}; give a folder that holds photographs")
+        advice = near_folders(folder) or "; give a folder that holds photographs"
+        raise ImageSetError(f"no image folder at {folder}{advice}")
     walk = _Walk(folder)
     walk.run()
     files = [(_writable(name), path) for name, path in sorted(walk.files.items())]

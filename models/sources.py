@@ -353,7 +353,7 @@ def _timm(name: str, weights: str | None, wishes: Wishes) -> LoadedModel:
             timm_models.look_at_folder(Path(place), f"timm:{architecture}")
             file = timm_models.folder_weights(Path(place)) if weights is None else None
     elif not timm.is_model(base):
-        close = timm.list_models(f"*{base.rstrip('0123456789')}*")[:5]
+        close = near(base, timm.list_models(), 5) or timm.list_models(f"*{base.rstrip('0123456789')}*")[:5]
         raise QcamError(f"timm has no model {architecture!r}" + (f"; near: {', '.join(close)}" if close else ""))
     local, seed = local_weights(weights), seed_of(weights)
     if weights and local is None and seed is None:

@@ -11,7 +11,7 @@ import onnx
 
 from qcam.common.errors import BundleError
 from qcam.common.files import sha256_file
-from qcam.common.places import require_text
+from qcam.common.places import near_folders, require_text
 from qcam.common.records import record_bytes
 from qcam.common.storage import Location, open_location, reason
 from qcam.common.vocabulary import PRECISIONS
@@ -50,6 +50,10 @@ __all__ = [
 ]
 
 
+#: Where bundles are looked for unless told otherwise.
+BUNDLES = Path("bundles")
+
+
 def load_bundle(location: str | Location, *, verify: bool = True) -> Bundle:
     """Read a bundle's manifest and check its files against it.
 
@@ -69,6 +73,9 @@ def load_bundle(location: str | Location, *, verify: bool = True) -> Bundle:
     try:
         data = record_bytes(path)
     except FileNotFoundError as error:
+        if not folder.exists():
+            advice = near_folders(folder, BUNDLES, holding=MANIFEST) or "; make one with {qcam-export}"
+            raise BundleError(f"{folder} is no bundle: there is no such folder{advice}") from error
         raise BundleError(no_bundle(str(folder))) from error
     except OSError as error:
         raise BundleError(f"cannot read {path}: {reason(error)}; export the bundle again with {{force}}") from error

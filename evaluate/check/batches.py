@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcam.common.errors import ImageSetError
+from qcam.evaluate.showing.numbers import count
 from qcam.images.decoding import decode
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
@@ -56,7 +57,8 @@ def batches(
             yield names, bundle.preprocessing.normalise(np.stack(crops))
     if not readable:
         name, reason = next(iter(refused.items()))
-        raise ImageSetError(f"not one of {len(photographs)} images could be read ({name}: {reason}); nothing was compared")
+        every = count(len(photographs), "image")
+        raise ImageSetError(f"not one of {every} could be read ({name}: {reason}); nothing was compared")
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qcam.common.errors import UnsupportedGraphError
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import CheckResult
-from qcam.evaluate.showing.numbers import agreement
+from qcam.evaluate.showing.numbers import agreement, count
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror.integer.exposure import Exposure
 from qcam.runtime.session_config import EXACT_SUMS
@@ -41,42 +41,44 @@ def adds_as(family: KernelFamily, reading: Reading) -> KernelFamily:
     return KERNELS["vnni"] if exact and family.pairs_saturate else family
 
 
-def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure) -> str:
+def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure, cure: str) -> str:
     """Say what saturation changes, with figures, and how to mend it.
 
     Args:
         result: The other family's mirror against this CPU's run.
         other: The other family.
         risks: What the file's weights risk.
+        cure: What keeps weights to 7 bits, from `seven_bits`.
     """
     name, figures = f"{result.model} {result.precision}", result.figures
     where = "x86 CPUs without VNNI" if other.pairs_saturate else f"CPUs whose sums do not saturate ({other})"
-    fix = "Fix: {qcam-export} {reduce_range}, or session configuration session.x64quantprecision=1 where there is no VNNI"
+    fix = f"Fix: {cure}, or session configuration session.x64quantprecision=1 where there is no VNNI"
     if figures["codes"] == 1 and figures["logits"] == 1:
         return (
             f"{name}: on {where} this file may behave differently: {risks.saturable} of {risks.pairs} pairs of weights can "
             f"saturate, though none did on these images. {fix}"
         )
-    flips, count = sum(not image.top1 for image in result.images), len(result.images)
+    flips, every = sum(not image.top1 for image in result.images), len(result.images)
     changed = {name: None if (value := figures[name]) is None else 1 - value for name in ("codes", "tap")}
     cams = "undefined" if figures["cc"] is None else f"{figures['cc']:.3f} (worst {figures['cc_min']:.3f})"
-    top1 = f"top-1 changed on {flips} of {count} images" if flips else "no top-1 changed"
+    top1 = f"top-1 changed on {flips} of {count(every, 'image')}" if flips else "no top-1 changed"
     return (
         f"{name}: on {where} this file behaves differently: maps CC {cams}, {top1}; "
         f"{agreement(changed['codes'])} of all codes and {agreement(changed['tap'])} at the CAM layer change. {fix}"
     )
 
 
-def lowest_weight_warning(name: str, risks: Exposure, *, here: bool) -> str:
+def lowest_weight_warning(name: str, risks: Exposure, cure: str, *, here: bool) -> str:
     """Say that a file holds weights on which some CPUs overflow.
 
     Args:
         name: Model and precision.
         risks: What the file's weights risk.
+        cure: What keeps weights to 7 bits, from `seven_bits`.
         here: Whether this CPU is one of them.
     """
     also = ", as this one does" if here else ""
     return (
-        f"{name}: {risks.lowest} weights are -128, on which ARM CPUs without dot-product instructions overflow{also}; "
-        "export with {reduce_range}"
+        f"{name}: {risks.lowest} weights are -128, on which ARM CPUs without dot-product instructions overflow{also}. "
+        f"Fix: {cure}"
     )

@@ -10,10 +10,11 @@ from typing import Any
 from qcam.common import machine
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import fingerprint
-from qcam.common.records import read_record
+from qcam.common.records import as_record, read_json
 from qcam.common.storage import shown
 from qcam.evaluate.check.checked import VERDICT_JSON, Checked, finite, result_json
 from qcam.evaluate.check.verdicts import Judged
+from qcam.evaluate.showing.numbers import count
 
 #: The version of its form.
 SCHEMA = 1
@@ -156,7 +157,13 @@ def read_verdict(path: Path) -> VerdictRecord:
         ResultsError: If it cannot be read, or is of another version.
     """
     path = path / VERDICT_JSON if path.is_dir() else path
-    record = read_record(path, VerdictRecord, str(path), error=ResultsError, advice=_AGAIN)
+    told = read_json(path, str(path), error=ResultsError, advice=_AGAIN)
+    if isinstance(told, dict) and isinstance(told.get("gates"), list) and "results" not in told:
+        raise ResultsError(
+            f"{path} is a verdict of {{qcam-eval}}, and only those of {{qcam-check}} are reproduced; give the same "
+            f"{{qcam-eval}} command another {{output}}, then give {{qcam-report}} {path.parent} and that folder"
+        )
+    record = as_record(told, VerdictRecord, str(path), error=ResultsError, advice=_AGAIN)
     if record.schema_version != SCHEMA:
         raise ResultsError(f"{path} is of version {record.schema_version}, and version {SCHEMA} is read; {_AGAIN}")
     if not record.bundles or not record.results:
@@ -219,9 +226,10 @@ def _gpu(checked: Checked) -> str | None:
 def _images(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     other = [name for name in then if now.get(name) != then[name]]
     more = [name for name in now if name not in then]
-    for what, names in (("are others, or not there", other), ("are new", more)):
+    for what, names in (("changed, or not there", other), ("new", more)):
         if names:
-            yield f"{len(names)} images {what}: {', '.join(names[:_NAMED])}{' …' if len(names) > _NAMED else ''}"
+            several = count(len(names), "image is", "images are")
+            yield f"{several} {what}: {', '.join(names[:_NAMED])}{' …' if len(names) > _NAMED else ''}"
 
 
 def _results(record: VerdictRecord, checked: Checked) -> Iterator[str]:

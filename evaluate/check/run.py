@@ -26,8 +26,9 @@ from qcam.evaluate.check.slopes import Slopes
 from qcam.evaluate.check.timing import PREPARING, Stopwatch, shares
 from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
-from qcam.evaluate.run.arithmetic import float_arithmetic
+from qcam.evaluate.run.arithmetic import float_arithmetic, seven_bits
 from qcam.evaluate.run.inputs import calibrating
+from qcam.images.account import number
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.deployed.inspection import InspectedModel
@@ -172,7 +173,8 @@ class _Check:
                 elsewhere[result.kernel] = result
         if risks is not None and kernels.own is not None:
             found = {name: elsewhere[name] if differs is True else differs for name, differs in others.items()}
-            self._tell_elsewhere(f"{bundle.model_id} {precision}", reading, risks, kernels.own, found)
+            cure = seven_bits([bundle.precision(precision)])
+            self._tell_elsewhere(f"{bundle.model_id} {precision}", reading, risks, kernels.own, found, cure)
 
     def finish(self) -> Checked:
         """Return what was found, with warnings of what is incomplete."""
@@ -250,7 +252,8 @@ class _Check:
                     f"{name}: ONNX Runtime's own graph is followed where the file reads otherwise: {some(others)}"
                 )
         if risks.lowest and (self._options.other_cpus or self._kernels.wraps):
-            self._warn(lowest_weight_warning(name, risks, here=self._kernels.wraps))
+            cure = seven_bits([bundle.precision(precision)])
+            self._warn(lowest_weight_warning(name, risks, cure, here=self._kernels.wraps))
         return risks
 
     def _gates(self, result: CheckResult) -> tuple[Gate, ...]:
@@ -277,6 +280,7 @@ class _Check:
         risks: Exposure,
         own: KernelFamily,
         found: Mapping[str, CheckResult | UnsupportedGraphError | bool],
+        cure: str,
     ) -> None:
         """Tell what other families' kernels would change.
 
@@ -286,6 +290,7 @@ class _Check:
             risks: What its weights risk.
             own: This CPU's family.
             found: Family → its mirror's result, the error where its graph is not known, or False where nothing differs.
+            cure: What keeps weights to 7 bits, from `seven_bits`.
         """
         if not found:
             return
@@ -310,7 +315,7 @@ class _Check:
                     "order there, which is not the kernels'"
                 )
             if other.pairs_saturate != own.pairs_saturate:
-                self._warn(saturation_warning(result, other, risks))
+                self._warn(saturation_warning(result, other, risks, cure))
         if unknown:
             self._remarks.append(
                 f"{name}: {' and '.join(unknown)} CPUs compute the integer operators as this one ({own}); how they round "
@@ -328,7 +333,7 @@ class _Check:
             self._warn(sentence)
         if result.undefined:
             count, every = result.undefined, len(result.images)
-            self._warn(f"{result.title}: CAMs of {count} of {every} images are constant or not finite and have no CC")
+            self._warn(f"{result.title}: CAMs of {count} of {number(every, 'image')} are constant or not finite and have no CC")
 
     def _warn(self, message: str) -> None:
         self._warnings.append(message)

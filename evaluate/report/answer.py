@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qcam.common.vocabulary import Reference
 from qcam.evaluate.report.layout import in_order
 from qcam.evaluate.results.records import NonInferiority, Spread, Summary
-from qcam.evaluate.showing.numbers import figure
+from qcam.evaluate.showing.numbers import count, figure
 
 #: What moves maps, in a sentence.
 _UNITS = {
@@ -58,7 +58,8 @@ def answers(models: Iterable[tuple[str, str, Summary]]) -> list[str]:
     lines = [_answer(precision, found[precision]) for precision in in_order(found)]
     counts = [of.drift.n for each in found.values() for of in each]
     if counts and min(counts) < _ENOUGH:
-        lines.append(f"{min(counts)} images are too few for a claim about accuracy.")
+        few = min(counts)
+        lines.append(f"{count(few, 'image is', 'images are')} too few for a claim about accuracy.")
     return lines
 
 
@@ -88,10 +89,10 @@ def _one(precision: str, of: _Of) -> str:
         return f"{precision} against f32: {told}"
     unit, less, n = _UNITS[Reference(of.test.reference)], of.test.below, of.test.n
     if of.word == "yes":
-        return f"Yes: {precision} keeps the maps. It moves them less than {unit} does on {less} of {n} images; {told}"
+        return f"Yes: {precision} keeps the maps. It moves them less than {unit} does on {less} of {count(n, 'image')}; {told}"
     if of.word == "no":
-        return f"No: {precision} moves the maps more than {unit} does on {n - less} of {n} images; {told}"
-    return f"Undecided: {precision} moves the maps less than {unit} does on {less} of {n} images; {told}"
+        return f"No: {precision} moves the maps more than {unit} does on {n - less} of {count(n, 'image')}; {told}"
+    return f"Undecided: {precision} moves the maps less than {unit} does on {less} of {count(n, 'image')}; {told}"
 
 
 def _several(precision: str, found: Sequence[_Of]) -> str:

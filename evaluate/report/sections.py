@@ -153,7 +153,7 @@ def drift_section(summary: Summary, *, short: bool = False) -> Section | None:
     units = list(dict.fromkeys(of.reference for of in summary.non_inferiority))
     if short and rows:
         against = f"less than {' and '.join(SCALE[Reference(unit)] for unit in units)}?" if units else "tested against"
-        shown = [[*row[0 if several else 1 : 2], *row[3:6], row[7].partition(" images")[0].strip(numbers.NONE)] for row in rows]
+        shown = [[*row[0 if several else 1 : 2], *row[3:6], row[7].partition(" image")[0].strip(numbers.NONE)] for row in rows]
         head = [*(["model"] if several else []), "maps moved by", "median", "quartiles", "worst", against]
         return Section("Drift, image by image: 1 - CC", head, shown, len(head) - 4)
     against = f"moves maps less than: {', '.join(SCALE[Reference(unit)] for unit in units)}" if units else "tested against"
@@ -165,7 +165,7 @@ def held_in_words(test: NonInferiority) -> str:
     """Return a verdict with what it rests on: `yes: 17 of 20 images, p 0.001`."""
     verdict = {"less": "yes", "more": "no"}.get(test.verdict, "undecided")
     p = test.p_above_holm if test.verdict == "more" else test.p_holm
-    return f"{verdict}: {test.below} of {test.n} images, p {numbers.small_p(p)}"
+    return f"{verdict}: {test.below} of {numbers.count(test.n, 'image')}, p {numbers.small_p(p)}"
 
 
 def flip_section(summary: Summary) -> Section | None:

@@ -64,6 +64,7 @@ def _sideways(section: Section) -> Section:
 def _table(section: Section, *, title_style: str | None) -> Table:
     caption = "\n".join(escape(printable(remark)) for remark in section.remarks) or None
     table = Table(title=escape(printable(section.title)), title_justify="left", caption=caption, caption_justify="left")
+    table.show_header = any(section.headings)
     if title_style is not None:
         table.title_style = title_style
     for index, heading in enumerate(section.headings):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qcam.common.errors import ResultsError
 from qcam.common.files import fingerprint, readable_json, sha256_file, write_atomically
-from qcam.common.places import refuse_unprintable, require_text
+from qcam.common.places import near_folders, refuse_unprintable, require_text
 from qcam.common.records import AGAIN, as_record, read_record
 from qcam.evaluate.results.clipping import CLIPPING, CLIPPING_SCHEMA
 from qcam.evaluate.results.records import Placements, RunRecord, Summary
@@ -221,6 +221,9 @@ class Results:
         require_text(folder, "the results in")
         self.folder = folder
         path = folder / RUN
+        if not folder.exists():
+            advice = near_folders(folder) or "; make some with {qcam-eval}"
+            raise ResultsError(f"{folder} holds no results: there is no such folder{advice}")
         if not path.is_file():
             raise ResultsError(f"{folder} holds no results: it has no {RUN}; make some with {{qcam-eval}}")
         self.run = read_run(path)

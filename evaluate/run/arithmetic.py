@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from qcam.evaluate.run.facts import ModelFacts
 from qcam.evaluate.run.ran import Deployed
@@ -65,6 +65,21 @@ def _arithmetic(entry: PrecisionEntry, placement: Placement) -> str:
     if PROVIDERS["CUDA"] in placement.providers and all_float:
         return f"{said}: {precision} on CUDA is float arithmetic between Q and DQ, it has no integer kernels"
     return said
+
+
+def seven_bits(entries: Iterable[PrecisionEntry]) -> str:
+    """Say how weights of files come to keep to 7 bits, with tokens for options.
+
+    Args:
+        entries: The precisions; imported ones were quantized by other tools.
+    """
+    imported = {"imported" in entry.quantization.further for entry in entries}
+    own = "{qcam-export} {reduce_range}"
+    tool = "the tool that made the file (ONNX Runtime: quantize_static(reduce_range=True))"
+    other = f"quantize again with weights of 7 bits in {tool}"
+    if imported == {True}:
+        return other
+    return f"{own}, and for imported files: {other}" if True in imported else own
 
 
 def fallback_reasons(models: Sequence[ModelFacts]) -> list[str]:

@@ -122,11 +122,7 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings, dev
     alike = asked[0] if asked and all(config == asked[0] for config in asked) else settings.config
     kernels = probe_kernels(alike) if sessions and on_cpu else None
     saturates = kernels is not None and any(
-        session.placement.integer_kernels
-        and _unsigned(session.entry)
-        and not session.entry.quantization.weight_reduced_range
-        and saturates_in_pairs(config)
-        for session, config in zip(sessions, asked, strict=True)
+        may_saturate(session) and saturates_in_pairs(config) for session, config in zip(sessions, asked, strict=True)
     )
     return WorkerFacts(
         models=models,
@@ -138,6 +134,12 @@ def gather_facts(evaluators: Sequence[Evaluator], settings: SessionSettings, dev
         versions=machine.versions(),
         gpu=read_gpu(settings.device_index) if device == "cuda" or _on_gpu(sessions) else None,
     )
+
+
+def may_saturate(session: Deployed) -> bool:
+    """Tell whether a session's sums may saturate on a CPU whose int8 kernels do."""
+    entry = session.entry
+    return bool(session.placement.integer_kernels) and _unsigned(entry) and not entry.quantization.weight_reduced_range
 
 
 def _unsigned(entry: PrecisionEntry) -> bool:

@@ -8,16 +8,12 @@ from pathlib import Path
 from qcam.common import telling
 from qcam.common.errors import BundleError
 from qcam.common.storage import is_url
-from qcam.common.vocabulary import near
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
-from qcam.images.account import Account
+from qcam.images.account import Account, number
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.listing import find_images, one_photograph, require_place
 from qcam.images.sources import ImageFile
-from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle
-
-#: Where bundles are looked for unless told otherwise.
-BUNDLES = Path("bundles")
+from qcam.runtime.bundle import BUNDLES, MANIFEST, Bundle, load_bundle
 
 
 def load_bundles(given: Sequence[str | Path | Bundle]) -> list[Bundle]:
@@ -69,7 +65,8 @@ def calibrating(bundle: Bundle, precisions: Iterable[str], hashes: Iterable[str]
     if not seen:
         return ""
     least = "" if told.hashed_all else "at least "
-    return f"{least}{seen:,} of {len(images):,} images calibrated {bundle.model_id}: its ranges fit them; evaluate on others"
+    every = number(len(images), "image")
+    return f"{least}{seen:,} of {every} calibrated {bundle.model_id}: its ranges fit them; evaluate on others"
 
 
 def find_photographs(location: str | Path | None, account: Account | None = None, run: int | None = None) -> list[ImageFile]:
@@ -150,10 +147,7 @@ def _settled(place: str | Path) -> str | Path:
             return held[0]
         if held:
             names = ", ".join(str(folder) for folder in held)
-            raise BundleError(f"{path} is no bundle but holds {len(held)}; give those you mean: {names}")
-    elif not path.exists():
-        known = {folder.name: folder for folder in _bundles_in(BUNDLES)}
-        close = [path.name] if path.name in known else near(path.name, known)
-        if close:
-            raise BundleError(f"there is no {path}; did you mean {' or '.join(str(known[name]) for name in close)}?")
+            default = path.resolve() == BUNDLES.resolve()
+            every = "; where none is named, {qcam-eval} and {qcam-check} take all of them" if default else ""
+            raise BundleError(f"{path} is no bundle but holds {len(held)}; give those you mean: {names}{every}")
     return place

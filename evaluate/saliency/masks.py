@@ -98,7 +98,7 @@ class MaskSaliency:
                 f"none of the {self._count} masks in {self._folder} (first: {self._first}) belongs to any of the {len(images)} "
                 f"images (first: {images[0].name}); a mask has the image's name, below the same sub-folders"
             )
-        line = f"{ways.total()} of {len(images)} images have a mask"
+        line = f"{ways.total()} of {number(len(images), 'image has', 'images have')} a mask"
         beside = {way: count for way, count in ways.items() if way}
         if beside:
             line += "; matched by what stands beside the name: " + ", ".join(f"{way} ({n})" for way, n in beside.items())

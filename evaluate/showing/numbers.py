@@ -165,16 +165,20 @@ def fixed_mean(value: float, std: float | None, digits: int | None = 3) -> str:
 
 #: Most digits that an interval is shown with.
 _TOLD_APART = 10
+#: What a figure differs by from another, or from 0, when nothing but rounding made the difference.
+_ROUNDING = 1e-9
 
 
 def fixed_interval(low: float, high: float, digits: int | None = 3) -> str:
-    """Return an interval, with as many digits as tell its ends apart; one figure where they are equal to the last bit.
+    """Return an interval, with as many digits as tell its ends apart; one figure for equal ends, `≈ 0` for rounding.
 
     >>> fixed_interval(0.25, 0.5), fixed_interval(1.0, 1.0), fixed_interval(0.9999998, 1.0), fixed_interval(0.0, 1e-13)
-    ('0.250 to 0.500', '1.000', '0.9999998 to 1.0000000', '0 to 1e-13')
+    ('0.250 to 0.500', '1.000', '0.9999998 to 1.0000000', '≈ 0')
     """
-    if low == high:
+    if low == high and not 0 < abs(low) < _ROUNDING:
         return fixed(low, digits)
+    if max(abs(low), abs(high)) < _ROUNDING:
+        return "≈ 0"
     for more in (None,) if digits is None else range(digits, _TOLD_APART):
         ends = fixed(low, more), fixed(high, more)
         if ends[0] != ends[1]:
@@ -194,11 +198,13 @@ def fixed_difference(value: float, digits: int = 2) -> str:
 def fine_difference(value: float) -> str:
     """Return a difference with four digits, or as a power of ten where they would all be 0.
 
-    >>> fine_difference(0.25), fine_difference(-0.0000025), fine_difference(0.0)
-    ('+0.2500', '-2.5e-06', '0')
+    >>> fine_difference(0.25), fine_difference(-0.0000025), fine_difference(0.0), fine_difference(6.9e-18)
+    ('+0.2500', '-2.5e-06', '0', '≈ 0')
     """
     if value == 0:
         return "0"
+    if abs(value) < _ROUNDING:
+        return "≈ 0"
     return f"{value:+.4f}" if abs(value) >= 0.0001 else f"{value:+.1e}"
 
 

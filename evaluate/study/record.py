@@ -14,14 +14,14 @@ from qcam.evaluate.results.clipping import clipping_lines
 from qcam.evaluate.results.folder import SCHEMA_VERSION
 from qcam.evaluate.results.pictures import geometry
 from qcam.evaluate.results.records import Crossing, Summary, WorkerRecord
-from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons, float_arithmetic
+from qcam.evaluate.run.arithmetic import arithmetic_lines, fallback_reasons, float_arithmetic, seven_bits
 from qcam.evaluate.run.evaluator import null_precision
 from qcam.evaluate.run.explained import cam_convention
-from qcam.evaluate.run.facts import WorkerFacts
+from qcam.evaluate.run.facts import WorkerFacts, may_saturate
 from qcam.evaluate.run.inputs import calibrating, random_weights, unknown_weights
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.conditions import Conditions
-from qcam.images.account import Account
+from qcam.images.account import Account, number
 
 _CONVENTIONS = {
     "SIM": "sum min(P, Q), both summing to 1",
@@ -147,9 +147,10 @@ def warnings(facts: WorkerFacts, workers: Sequence[WorkerRecord] = ()) -> list[s
         fallbacks.setdefault(in_options(reason), reason)  # what a part says of its worker has no tokens
     told += [f"fallback accepted: {reason}" for reason in fallbacks.values()]
     if facts.saturates or any(worker.saturates_in_pairs for worker in workers):
+        run = [session.entry for model in facts.models for session in model.deployed.values() if may_saturate(session)]
         told.append(
             "this CPU's int8 kernels saturate (AVX2 without VNNI): int8 figures are what this machine computes, other CPUs "
-            "compute others. Cures: {qcam-export} {reduce_range}, or {session_config} session.x64quantprecision=1"
+            f"compute others. Cures: {seven_bits(run)}, or {{session_config}} session.x64quantprecision=1"
         )
     unknown = {worker.kernel_reason for worker in workers if worker.kernel_reason}
     if facts.kernels is not None and facts.kernels.family is None:
@@ -196,7 +197,7 @@ def mixtures(workers: Sequence[WorkerRecord]) -> list[str]:
 
 
 def _counts(shards: Counter[str]) -> str:
-    return ", ".join(f"{name}: {count} shards" for name, count in sorted(shards.items()))
+    return ", ".join(f"{name}: {number(many, 'shard')}" for name, many in sorted(shards.items()))
 
 
 def _conventions(method: str, *, paper: bool) -> dict[str, str]:

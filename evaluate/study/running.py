@@ -141,10 +141,10 @@ def run_study(request: StudyRequest, finish: Callable[[PlannedStudy, Results], N
                         f"interrupted; {study.place} holds what is finished, readable. The same command goes on from there"
                     )
                     if request.force:
-                        telling.note("without force, that is: with it, it starts anew")
+                        telling.note("without {force}, that is: with it, it starts anew")
                 raise
         else:
-            telling.note(f"{study.place} already holds the complete results of this very run; force computes them again")
+            telling.note(f"{study.place} already holds the complete results of this very run; {{force}} computes them again")
         results = study.results()
         finish(study, results)
         study.publish()

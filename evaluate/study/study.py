@@ -37,7 +37,7 @@ from qcam.evaluate.study.executor import Opening, ThisProcess
 from qcam.evaluate.study.plan import StudyPlan, begins_with, make_plan, settled, told_differences, write_images
 from qcam.evaluate.study.record import negative_activations, run_record
 from qcam.evaluate.study.record import warnings as warnings_of
-from qcam.images.account import Account
+from qcam.images.account import Account, number
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
 
@@ -337,7 +337,7 @@ class PlannedStudy:
             self.place.wrote_images()
             self._write_record(complete=False)
             if len(todo) < shards:
-                telling.note(f"{shards - len(todo)} of {shards} shards are done already; going on")
+                telling.note(f"{shards - len(todo)} of {number(shards, 'shard')} are done already; going on")
             self._go_on(todo)
         finally:
             self.place.keep_old()
@@ -349,8 +349,8 @@ class PlannedStudy:
                 self._evaluate(todo)
                 if self.place.replaces:
                     raise QcamError(
-                        f"not one of {len(self.plan.images)} images could be evaluated; without {{force}}, and to another "
-                        "{output}, the same command says why for each"
+                        f"not one of {number(len(self.plan.images), 'image')} could be evaluated; without {{force}}, and "
+                        "to another {output}, the same command says why for each"
                     )
             except (KeyboardInterrupt, QcamError):
                 if not self.place.replaces:
@@ -373,8 +373,8 @@ class PlannedStudy:
             self.publish()
             named = "; ".join(f"shard {index}: {reason}" for index, reason in sorted(given_up.items())[:3])
             told = (
-                f"{len(given_up)} of {len(self.plan.shards)} shards failed again and again ({named}); {self.place} holds the "
-                "rest, readable, and the same command tries them again"
+                f"{len(given_up)} of {number(len(self.plan.shards), 'shard')} failed again and again ({named}); "
+                f"{self.place} holds the rest, readable, and the same command tries them again"
             )
             bug = self.executor.bug_behind(given_up)
             if bug is not None:  # nothing that a user could mend

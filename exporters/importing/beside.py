@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from qcam.common.errors import BundleError, QcamError
 from qcam.exporters.importing.parts import Part, plain
 from qcam.exporters.importing.taps import map_size
-from qcam.runtime.bundle import MANIFEST, Bundle, load_bundle, load_onnx
+from qcam.runtime.bundle import MANIFEST, Bundle, PrecisionEntry, load_bundle, load_onnx
 from qcam.runtime.graph import Graph
 from qcam.runtime.manifest import SCHEMA_VERSION, files_of, ordered_precisions
 from qcam.runtime.normal import normalised
@@ -63,6 +64,13 @@ def refuse_beside(into: Bundle, part: Part, *, replace: bool) -> None:
             f"{part.file.path.name} has a CAM layer of {plain(one)}, {other.name} of {into.folder} one of {plain(two)} "
             f"({other.tap.tensor}): they are not seen at one place; correct {{cam_layer}}"
         )
+
+
+def float_beside(into: Bundle, part: Part) -> PrecisionEntry | None:
+    """Return the f32 that a file stands beside, as the file that hands out scores and tap; None if there is none."""
+    if part.name == "f32" or all(entry.name != "f32" for entry in into.precisions):
+        return None
+    return dataclasses.replace(into.precision("f32"), original=None)
 
 
 def put_beside(into: Bundle, bundle: Bundle, folder: Path) -> Bundle:

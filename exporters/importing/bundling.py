@@ -9,7 +9,7 @@ from pathlib import Path
 from qcam.common import machine
 from qcam.common.errors import QcamError
 from qcam.common.files import new_folder, write_atomically
-from qcam.exporters.importing.beside import put_beside, refuse_beside, taking
+from qcam.exporters.importing.beside import float_beside, put_beside, refuse_beside, taking
 from qcam.exporters.importing.copies import store
 from qcam.exporters.importing.findings import note_agreement, note_scores, proven
 from qcam.exporters.importing.ordering import ImportOrder
@@ -70,7 +70,12 @@ def import_file(order: ImportOrder, on_stage: Callable[[str], None] = lambda _st
             part.name: hold(folder, bundle.precision(part.name), part.returned, preprocessing, shown, part.file.path.name)
             for part in parts
         }
-        note_agreement(bundle, parts, held, shown)
+        random = (bundle if into is None else into).trained is False
+        if len(parts) > 1:
+            note_agreement(parts[0], parts[1].file.path.name, held, shown, of_random_weights=random)
+        elif into is not None and (float_entry := float_beside(into, parts[0])) is not None:
+            f32 = hold(into.folder, float_entry, "", preprocessing, shown, f"f32 of {into.folder}")
+            note_agreement(parts[0], f"f32 of {into.folder}", held | {"f32": f32}, shown, of_random_weights=random)
         for part in parts:
             note_scores(part, mirrors[part.name], held[part.name], shown)
         bundle = proven(bundle, parts, held, shown)

@@ -108,22 +108,28 @@ def _refuse_without_logits(part: Part) -> None:
         )
 
 
-def note_agreement(bundle: Bundle, parts: list[Part], held: dict[str, Held], shown: Shown) -> None:
+def note_agreement(part: Part, name: str, held: dict[str, Held], shown: Shown, *, of_random_weights: bool) -> None:
     """Note how often the quantized file and the float file choose the same class: files of two networks hardly do.
 
     Args:
-        bundle: The bundle.
-        parts: The quantized file, and the float one where there is one.
-        held: Precision → what file and copy gave.
+        part: The quantized file.
+        name: What messages call the float file.
+        held: Precision → what file and copy gave, f32 among them.
         shown: What they were shown.
+        of_random_weights: Whether the weights are random: then that they differ is no warning.
     """
-    if len(parts) < 2:
-        return
-    one, other = (held[part.name].logits.argmax(axis=1) for part in parts)
+    one, other = (held[each].logits.argmax(axis=1) for each in (part.name, "f32"))
     same, total = int((one == other).sum()), len(shown.names)
-    parts[0].noted.note("top-1", f"{parts[0].name} and f32 agree on {same} of {total}", shown.words)
-    if 2 * same < total and bundle.trained is not False:
+    part.noted.note("top-1", f"{part.name} and f32 agree on {same} of {total}", shown.words)
+    if of_random_weights or 2 * same >= total:
+        return
+    if same:
         telling.warn(
-            f"{parts[0].file.path.name} and {parts[1].file.path.name} choose the same class on {same} of {total} photographs; "
+            f"{part.file.path.name} and {name} choose the same class on {same} of {total} photographs; "
             "are they one network, do both take pictures so, and did quantization leave anything of it?"
+        )
+    else:
+        telling.warn(
+            f"{part.file.path.name} and {name} choose the same class on none of {total} photographs: it is probably another "
+            "network, or takes pictures in another way"
         )

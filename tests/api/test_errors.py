@@ -15,6 +15,11 @@ from qcam.runtime.kernels import kernel_family
 
 def test_results_that_are_not_there_or_damaged_are_a_results_error(studied, tmp_path) -> None:
     with pytest.raises(qcam.ResultsError, match=r"holds no results: it has no run\.json"):
+        qcam.load_results(tmp_path)
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(qcam.ResultsError, match=rf"there is no such folder; did you mean {tmp_path}/demo\?"):
+        qcam.load_results(tmp_path / "dmo")
+    with pytest.raises(qcam.ResultsError, match=r"there is no such folder; make some with qcam\.study"):
         qcam.load_results(tmp_path / "nowhere")
     folder = shutil.copytree(studied.folder, tmp_path / "damaged")
     (folder / "results.parquet").write_bytes(b"PAR1")
@@ -31,7 +36,7 @@ def test_results_are_loaded_from_this_machine_only(studied) -> None:
 @pytest.mark.parametrize("package", ["fsspec", "upath"])
 def test_what_reads_urls_is_a_missing_extra(monkeypatch, package) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(qcam.MissingExtraError, match=r"pip install .qcam\[ray\]"):
+    with pytest.raises(qcam.MissingExtraError, match=r"pip install .qcam\[s3\]"):
         qcam.load_bundle("s3://bucket/bundle")
 
 

@@ -318,6 +318,22 @@ def test_bundles_of_one_model_are_told_apart_and_none_is_run_twice(tiny_bundle, 
     assert len(list(done.folder.glob("*.png"))) == 2
 
 
+@pytest.mark.parametrize("made", ["imported", "exported"])
+def test_the_cure_for_saturation_is_that_of_the_tool_that_made_the_file(
+    made, tiny_bundle, some_photographs, known_cpu, check, tmp_path
+):
+    folder = shutil.copytree(tiny_bundle.folder, tmp_path / "bundle")
+    if made == "imported":
+        told = json.loads((folder / "bundle.json").read_text())
+        for entry in told["precisions"]:
+            entry["quantization"]["imported"] = {}
+        (folder / "bundle.json").write_text(json.dumps(told))
+    done = check(folder, "--images", some_photographs, "--precision", "int8", "--limit", 1)
+    (warning,) = [text for text in done.report["warnings"] if "differently" in text]
+    own, other = "Fix: qcam-export --reduce-range, or ", "Fix: quantize again with weights of 7 bits in the tool that made the "
+    assert (own in warning, other in warning) == (made == "exported", made == "imported")
+
+
 def test_two_arithmetics_are_two_rows_but_float_is_one(tiny_bundle, some_photographs, check):
     done = check(
         tiny_bundle.folder, "--images", some_photographs, "--arithmetic", "integer", "--arithmetic", "fake_quant",

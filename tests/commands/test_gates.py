@@ -42,6 +42,10 @@ def test_a_study_is_judged_and_judged_again_without_a_run(tiny_bundle, some_phot
 
     short = command(*where, "--fail-under", "int8.worst_cc=1")
     assert short.returncode == 1
+    kept = command("--reproduce", "out", main=check_command.main)
+    assert kept.returncode == 2
+    assert "out/verdict.json is a verdict of qcam-eval, and only those of qcam-check are reproduced" in kept.stderr
+    assert "then give qcam-report out and that folder" in kept.stderr
     assert "already holds the complete results" in short.stderr
     assert short.stderr.count("tiny int8: worst_cc = ") == 1
     assert "at least 1 wanted: falls short" in short.stderr
@@ -116,7 +120,7 @@ def test_a_check_is_reproduced_bit_for_bit(tiny_bundle, some_photographs, tmp_pa
 
     again = command("--reproduce", verdict.parent, main=check_command.main)
     assert again.returncode == 0, again.stderr
-    assert "reproduced, bit for bit: 1 results; the verdict was: holds" in again.stdout
+    assert "reproduced, bit for bit: 1 result; the verdict was: holds" in again.stdout
 
     told["results"][0]["figures"]["cc"] = 0.5
     told["results"][0]["digest"] = "0" * 64

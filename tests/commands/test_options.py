@@ -168,7 +168,7 @@ def test_what_is_near_a_bundle_is_told(tiny_bundle, some_photographs, check, tmp
     (tmp_path / "bundles" / "tiny").symlink_to(tiny_bundle.folder)
     done = check("tiny", "--images", some_photographs)
     assert done.code == 2
-    assert "there is no tiny; did you mean bundles/tiny?" in done.err
+    assert "tiny is no bundle: there is no such folder; did you mean bundles/tiny?" in done.err
     done = check(tiny_bundle.path("int8"), "--images", some_photographs)
     assert done.code == 2
     assert "int8.onnx is a file inside a bundle, or none of qcam's; give the bundle's folder" in done.err

@@ -135,10 +135,14 @@ def without(package: str, code: str) -> str:
     return subprocess.run([sys.executable, "-c", header + body], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("package", ["fsspec", "upath"])
-def test_urls_without_the_libraries_name_the_extra(package: str) -> None:
-    said = without(package, "from qcam.common.storage import open_location; open_location('s3://bucket/a')")
-    assert said == 's3://bucket/a is a URL, which is read by fsspec and universal_pathlib: pip install "qcam[ray]"'
+@pytest.mark.parametrize(
+    ("package", "protocol", "extra"),
+    [("fsspec", "s3", "s3"), ("upath", "s3", "s3"), ("fsspec", "gs", "gcs"), ("fsspec", "hdfs", "ray")],
+)
+def test_urls_without_the_libraries_name_the_extra(package: str, protocol: str, extra: str) -> None:
+    said = without(package, f"from qcam.common.storage import open_location; open_location('{protocol}://bucket/a')")
+    told = f'{protocol}://bucket/a is a URL, which is read by fsspec and universal_pathlib: pip install "qcam[{extra}]"'
+    assert said == told
 
 
 @pytest.mark.parametrize(("package", "url"), [("s3fs", "s3://b/a"), ("gcsfs", "gs://b/a"), ("adlfs", "abfs://b/a")])

@@ -78,12 +78,13 @@ def test_the_limit_takes_the_first(tmp_path: Path, limit: int | None, count: int
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda path: None, "no image folder at .*photos"),
+        (lambda path: None, "no image folder at .*photos; give a folder"),
+        (lambda path: (path.parent / "photo").mkdir(), r"no image folder at .*photos; did you mean .*photo\?"),
         (lambda path: path.touch(), "no image folder at .*photos"),
         (lambda path: path.mkdir(), r"no image in .*photos; looked for files ending in \.apng .*\.webp"),
         (lambda path: folder_with(path.parent, ["a.txt", ".b.jpg"]), "no image in"),
     ],
-    ids=["absent", "file", "empty", "nothing-fits"],
+    ids=["absent", "near", "file", "empty", "nothing-fits"],
 )
 def test_folders_without_images_are_refused(tmp_path: Path, prepare: Callable[[Path], object], message: str) -> None:
     prepare(tmp_path / "photos")

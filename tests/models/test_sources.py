@@ -139,6 +139,7 @@ def test_h2_what_is_no_model_s_name_is_told_for_what_it_is(tmp_path, monkeypatch
         ("resnet50", "random:x", "whole number"),
         ("resnet50", "missing.pth", "no weights file at"),
         ("timm:no_such_net", None, "timm has no model"),
+        ("timm:resnet26dd", None, "'resnet26dd'; near: resnet26d"),
         ("efficientnet_lite0", "IMAGENET1K_V1", "give a state dict file or random:SEED"),
     ],
 )

@@ -40,5 +40,5 @@ def test_photographs_that_cannot_be_read_are_named_and_left_out(tiny_bundle, tmp
     found = list(batches([evaluation_photographs()[0], broken, broken], tiny_bundle, 2, refused))
     assert [names for names, _ in found] == [[evaluation_photographs()[0].name]]
     assert list(refused) == ["broken.jpg"]
-    with pytest.raises(ImageSetError, match=r"not one of 1 images could be read \(broken.jpg: "):
+    with pytest.raises(ImageSetError, match=r"not one of 1 image could be read \(broken.jpg: "):
         list(batches([broken], tiny_bundle, 2, {}))

@@ -32,7 +32,7 @@ def test_what_is_other_than_then_is_named_apart_from_results_that_differ(found, 
     then = record(family="avx2", images={"sha256": {"a.jpg": "0" * 64, "c.jpg": "3" * 64}})
     causes, results = differences(then, found)
     assert causes == [
-        "kernel family: avx2 then, unknown now", "2 images are others, or not there: a.jpg, c.jpg", "1 images are new: b.jpg",
+        "kernel family: avx2 then, unknown now", "2 images are changed, or not there: a.jpg, c.jpg", "1 image is new: b.jpg",
     ]  # fmt: skip
     assert results == []
 

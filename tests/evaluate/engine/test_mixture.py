@@ -58,7 +58,7 @@ def test_the_table_and_the_report_warn(tiny_bundle, tmp_path, monkeypatch: pytes
     study.run()
     run = json.loads((tmp_path / "out" / RUN).read_text())
     assert [(worker["kernel"], worker["shards"]) for worker in run["workers"]] == [("vnni", 1), ("avx2", 2)]
-    said = "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 1 shards)"
+    said = "shards of differing int8 kernels are mixed (avx2: 2 shards, vnni: 1 shard)"
     (warning,) = [line for line in run["warnings"] if line.startswith(said)]
     assert warning.endswith("; --require kernel=NAME keeps a run to one")  # a file has the words of the commands
     told = study.warnings(study.results())

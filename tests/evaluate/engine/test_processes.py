@@ -99,7 +99,7 @@ def test_one_process_goes_on_where_several_stopped(tiny_bundle, many, tmp_path, 
     assert done.returncode == 0, done.stderr
     again = finish(command(tiny_bundle.folder, many, "out", "--workers", 1), tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "already holds the complete results" in again.stderr
+    assert "already holds the complete results of this very run; --force computes them again" in again.stderr
     same_as(tmp_path / "out")
 
 

@@ -26,6 +26,12 @@ def test_one_model_is_answered_in_a_sentence_and_few_images_are_called_so():
     assert last == "20 images are too few for a claim about accuracy."
 
 
+def test_a_single_image_is_one_image():
+    one = summary("net")
+    one.drift = [Spread("net", "int8", "vs_f32", 1, 0.002, 0.001, 0.003, 0.01, "net.jpg")]
+    assert answers([("net", "net", one)])[-1] == "1 image is too few for a claim about accuracy."
+
+
 def test_no_and_undecided_are_said_and_without_a_test_nothing_is_answered():
     no = answers([("net", "net", summary("net", below=2, p=1.0, above=0.0002))])[0]
     assert no.startswith("No: int8 moves the maps more than JPEG 95 does on 18 of 20 images; mean CC 0.997")

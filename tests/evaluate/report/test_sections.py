@@ -142,6 +142,15 @@ def test_sections_are_shown_on_a_terminal_too(summary):
     assert len(section.rows) == len(summary.tests) == 15
 
 
+def test_a_table_on_its_side_has_no_empty_headings(summary):
+    console = Console(file=io.StringIO(), width=60)
+    console.print(section_table(drift_section(summary), 60))
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    first = next(index for index, line in enumerate(lines) if line.startswith("┌"))
+    assert "mobilenet_v2 int" in lines[first + 1]
+    assert not any(set(line) <= {"┃", " "} for line in lines if line)
+
+
 def test_flips_and_tests_in_markdown(summary):
     flips = section_markdown(flip_section(summary))
     assert "| mobilenet_v2 | int8 | 2 of 5 | 0.500 / 0.783 | 0.600 / 0.883 | 0.400 / 0.117 |" in flips

@@ -76,7 +76,7 @@ def test_images_that_are_all_refused_leave_what_was_there(tiny_bundle, tmp_path,
     folder = tmp_path / "damaged"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"no picture")
-    with pytest.raises(QcamError, match="not one of 1 images could be evaluated"):
+    with pytest.raises(QcamError, match="not one of 1 image could be evaluated"):
         run(make(tiny_bundle, folder, tmp_path / "out"), force=True)
     assert content(tmp_path / "out") == before
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qcam.evaluate.run.arithmetic import arithmetic_lines, float_arithmetic
+from qcam.evaluate.run.arithmetic import arithmetic_lines, float_arithmetic, seven_bits
 from qcam.runtime.deployed import SessionSettings
 
 
@@ -51,3 +51,12 @@ def test_what_has_no_16_bit_kernels_is_told_by_the_tap_and_not_by_the_name_alone
     model = SimpleNamespace(bundle=SimpleNamespace(model_id="net"), deployed={name: session})
     (line,) = arithmetic_lines([model], "CPU")  # type: ignore[list-item]
     assert ("the CPU provider has no 16-bit integer kernels" in line) is said
+
+
+def test_seven_bits_are_had_from_whoever_quantized_the_file() -> None:
+    own, other = (SimpleNamespace(quantization=SimpleNamespace(further=of)) for of in ({}, {"imported": {}}))
+    told = "quantize again with weights of 7 bits in the tool that made the file (ONNX Runtime: "
+    told += "quantize_static(reduce_range=True))"
+    assert seven_bits([own, own]) == seven_bits([]) == "{qcam-export} {reduce_range}"
+    assert seven_bits([other]) == told
+    assert seven_bits([own, other]) == f"{{qcam-export}} {{reduce_range}}, and for imported files: {told}"

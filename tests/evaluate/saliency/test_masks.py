@@ -349,7 +349,7 @@ def test_a_photograph_is_never_its_own_mask(tmp_path: Path) -> None:
         MaskSaliency("x", tmp_path).account([image])
     Image.fromarray(NOISE > 127).save(tmp_path / "x.png")
     source = MaskSaliency("x", tmp_path)
-    assert source.account([image])[0].startswith("1 of 1 images have a mask")
+    assert source.account([image])[0].startswith("1 of 1 image has a mask")
     np.testing.assert_array_equal(source.whole_map(picture(), image), (NOISE > 127).astype(np.float32))
 
 
@@ -370,7 +370,7 @@ def test_folders_that_only_say_what_is_in_them_do_not_matter(tmp_path: Path, ima
     picture().save(tmp_path / images / "x.jpg")
     Image.fromarray(NOISE > 127).save(tmp_path / masks / "x.png")
     image = ImageFile(f"{images}/x.jpg", tmp_path / images / "x.jpg")
-    assert MaskSaliency("x", tmp_path / below).account([image])[0].startswith("1 of 1 images have a mask")
+    assert MaskSaliency("x", tmp_path / below).account([image])[0].startswith("1 of 1 image has a mask")
 
 
 # ---- palettes and alpha that say something else than one thinks

@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from foreign_graphs import fixed_batch, float_graph, quantized
+from onnx import numpy_helper
 
 import qcam
 from qcam.common.errors import BundleError, QcamError
@@ -96,3 +98,24 @@ def test_a_network_of_other_classes_is_refused(bundle, tmp_path):
     file.write_bytes(model.SerializeToString())
     with pytest.raises(QcamError):
         qcam.import_onnx(file, into=bundle, precision="other")
+
+
+@pytest.mark.parametrize(("trained", "warned"), [(True, True), (False, False)])
+def test_another_network_of_the_same_shape_is_told_by_its_classes(bundle, vendor, tmp_path, caplog, trained, warned):
+    manifest = bundle.folder / "bundle.json"
+    told = json.loads(manifest.read_text())
+    told["model"]["weights"]["trained"] = trained
+    manifest.write_text(json.dumps(told))
+    made = qcam.import_onnx(vendor, into=bundle.folder, precision="int8-vendor")
+    assert made.precision("int8-vendor").quantization.further["imported"]["top-1"][0] == "int8-vendor and f32 agree on 8 of 8"
+    assert "choose the same class" not in caplog.text
+    model = quantized("QOperator")
+    for tensor in model.graph.initializer:
+        if tensor.name == "fc_b_quantized":  # one class is far ahead of the others
+            tensor.CopyFrom(numpy_helper.from_array(np.array([10**6, 0, 0, 0, 0], np.int32), tensor.name))
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    made = qcam.import_onnx(tmp_path / "other.onnx", into=bundle.folder, precision="int8-other")
+    agreed = made.precision("int8-other").quantization.further["imported"]["top-1"][0]
+    assert agreed == "int8-other and f32 agree on 0 of 8"
+    said = f"other.onnx and f32 of {bundle.folder} choose the same class on none of 8 photographs: it is probably another "
+    assert (f"{said}network" in caplog.text) is warned
