@@ -91,7 +91,8 @@ def _names_of(nodes: Iterable[NodeProto]) -> Iterator[object]:
 
 
 def refuse_malformed(model: ModelProto, where: str) -> None:
-    """Refuse nodes with other operands than their operators have, tensors that nothing makes, and constants cut short.
+    """Refuse versions that no operator set has, nodes with other operands than their operators', tensors that nothing makes, and
+    constants cut short.
 
     Args:
         model: The model; what it keeps in other files is not looked at.
@@ -100,6 +101,12 @@ def refuse_malformed(model: ModelProto, where: str) -> None:
     Raises:
         UnsupportedGraphError: Names what is wrong.
     """
+    imported = [*model.opset_import, *(entry for function in model.functions for entry in function.opset_import)]
+    for entry in imported:
+        if not 0 <= entry.version <= _LARGEST:
+            raise UnsupportedGraphError(
+                f"{where}: operator set {entry.version} of domain {entry.domain or 'ai.onnx'} is no version; {_NEXT}"
+            )
     opsets = {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in model.opset_import}
     called = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
@@ -160,7 +167,7 @@ def _refuse_node(node: NodeProto, version: int, opsets: dict[str, int], called: 
         return
     context = onnx.checker.C.CheckerContext()
     context.ir_version = min(max(version, 3), _LARGEST)
-    context.opset_imports = {domain: min(max(opset, -_LARGEST), _LARGEST) for domain, opset in opsets.items()}
+    context.opset_imports = dict(opsets)
     try:
         onnx.checker.check_node(node, context)
     except Exception as error:  # onnx raises several kinds

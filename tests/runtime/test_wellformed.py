@@ -63,9 +63,14 @@ def short_kernel(model: ModelProto) -> None:
     model.graph.node.append(operator("QLinearAdd", ["last"], "sum_of_codes", domain="com.microsoft"))
 
 
+def no_version(model: ModelProto) -> None:
+    model.opset_import[0].version = 1 << 40
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (no_version, r"operator set 1099511627776 of domain ai\.onnx is no version"),
         (no_scale, r"QuantizeLinear node \S+ is not as ONNX defines it: .*input size 1"),
         (no_output, r"Flatten node \S+ makes nothing"),
         (no_operand, r"QuantizeLinear node \S+ is not as ONNX defines it: .*empty string"),
