@@ -91,8 +91,7 @@ def _names_of(nodes: Iterable[NodeProto]) -> Iterator[object]:
 
 
 def refuse_malformed(model: ModelProto, where: str) -> None:
-    """Refuse versions that no operator set has, nodes with other operands than their operators', tensors that nothing makes, and
-    constants cut short.
+    """Refuse impossible operator sets, nodes with other operands than their operators', what nothing makes, cut constants.
 
     Args:
         model: The model; what it keeps in other files is not looked at.
