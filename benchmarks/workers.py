@@ -96,7 +96,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
         room = ROOM if request["way"] == "turns" else None
         more["executor"] = partial(ThisProcess, room=room)
         arrangement = arrange(bundles, options, room)
-        told = {"estimated_mib": arrangement.bytes / 2**20, "apart": len(arrangement.apart)}
+        told = {"estimated_mib": arrangement.all_bytes / 2**20, "apart": len(arrangement.apart)}
     looked = Anonymous()
     looked.start()
     begin = time.perf_counter()

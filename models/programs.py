@@ -98,7 +98,7 @@ def _look_at(data: bytes, where: str) -> None:
             continue
         try:
             told = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WeightsError(f"{where}: {name} is no JSON ({first_line(error)}); {_AGAIN}") from error
         if name.startswith("data/"):
             _refuse_pickles(told, name, where)

@@ -232,6 +232,8 @@ class Checked:
             for stale in folder.glob(PICTURES):
                 if stale.name not in files:
                     stale.unlink(missing_ok=True)
+            if VERDICT_JSON not in files:  # of another check, which is no longer there to be reproduced
+                (folder / VERDICT_JSON).unlink(missing_ok=True)
             for name in sorted(files, key=lambda name: name != JUNIT_XML):  # first a file that shows whose they are
                 write_inside(folder, name, files[name])
         return list(files)

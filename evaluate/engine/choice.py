@@ -140,7 +140,7 @@ def settle(
     memory = machine.available_memory()
     room = min(memory // workers, shared or memory)
     if options.workers is None and workers > 1:
-        workers = max(1, min(workers, memory // arrange(bundles, known, room).bytes))
+        workers = max(1, min(workers, memory // arrange(bundles, known, room).all_bytes))
     return replace(options, workers=workers, room=room), threads or max(1, cores // workers)
 
 

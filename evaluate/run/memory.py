@@ -95,11 +95,11 @@ class Arrangement:
     """What a worker keeps open.
 
     Attributes:
-        bytes: What it takes at most, estimated.
+        all_bytes: What it takes at most, estimated.
         apart: (model id, precision) of what is opened only for its turn.
     """
 
-    bytes: int
+    all_bytes: int
     apart: frozenset[tuple[str, str]] = frozenset()
 
     def apart_of(self, bundle: Bundle) -> frozenset[str]:
@@ -115,7 +115,7 @@ def arranged(parts: Sequence[Part], room: int | None) -> Arrangement:
         room: What a worker may take; None for as much as it needs. What one precision needs at its turn, it takes.
     """
     everything = Arrangement(_peak(parts, ()))
-    if room is None or everything.bytes <= room:
+    if room is None or everything.all_bytes <= room:
         return everything
     apart = list(parts)
     for part in sorted(parts, key=lambda part: part.kept):

@@ -27,7 +27,7 @@ from qcam.runtime.bounded import refuse_unbounded
 from qcam.runtime.bundle import Bundle, Original, PrecisionEntry, Tap, load_onnx
 from qcam.runtime.deployed.filenodes import FileNodes
 from qcam.runtime.deployed.fitness import refuse_unfit
-from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, folded_copy
+from qcam.runtime.deployed.folding import EXTERNAL_FOLDER, REQUANTIZER, fold_biases, folded_copy
 from qcam.runtime.deployed.listed import SessionFile, listed_providers
 from qcam.runtime.deployed.loading import (
     CUDA_PROVIDERS,
@@ -368,6 +368,11 @@ class DeployedModel:
             options.add_session_config_entry(NO_CPU, "1")
         on_cuda = self._name in (PROVIDERS[provider] for provider in CUDA_PROVIDERS)
         more: dict[str, Any] = {"disabled_optimizers": [REQUANTIZER]} if on_cuda else {}
+        if on_cuda:  # as in the whole file: the CPU alone has such nodes
+            part = onnx.ModelProto()
+            part.CopyFrom(model)
+            fold_biases(part)
+            model = part
         with captured_output():
             try:
                 return onnxruntime.InferenceSession(

@@ -49,8 +49,8 @@ def test_every_snippet_runs(tiny_bundle, some_photographs, tmp_path, monkeypatch
 
 def test_the_page_names_every_public_name() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    for name in ("export", "import_onnx", "load_bundle", "load_results", "study", "check", "explain"):
+    for name in ("export", "import_onnx", "load_bundle", "load_results", "study", "check", "report", "explain"):
         assert f"qcam.{name}" in text
-    errors = [name for name in qcam.__all__ if name.endswith("Error") and name not in ("GateError", "UndecidedError")]
+    errors = [name for name in qcam.__all__ if name.endswith("Error")]
     for name in errors:
         assert f"`{name}`" in text

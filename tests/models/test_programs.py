@@ -119,6 +119,14 @@ def test_an_operator_that_is_none_of_torch_s_is_never_called(target: str, tmp_pa
         read_program(rewritten(as_program(tmp_path), change))
 
 
+def test_brackets_without_end_are_no_json(tmp_path: Path) -> None:
+    def change(records: Records) -> None:
+        records["data/weights/extra.json"] = b"[" * 100_000
+
+    with pytest.raises(QcamError, match=r"extra\.json is no JSON \(.*recursion"):
+        read_program(rewritten(as_program(tmp_path), change))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -51,8 +51,9 @@ def test_check_json_speaks_of_options_whoever_ran_it():
     assert CheckVerdict(found).warnings == ("Cures: qcam.export reduce_range=True",)
 
 
-def test_files_are_written_and_pictures_of_an_earlier_run_go(tmp_path):
-    checked(judged(HIGH)).write(tmp_path)
+def test_files_are_written_and_pictures_and_verdict_of_an_earlier_run_go(tmp_path):
+    checked(judged(HIGH)).write(tmp_path, {"verdict.json": "{}"})
+    assert (tmp_path / "verdict.json").is_file()
     (tmp_path / "tensors-old.png").write_bytes(b"old")
     (tmp_path / "thesis.png").write_bytes(b"years of work")
     drawn = checked(judged(HIGH), options=CheckOptions(every_tensor=True))

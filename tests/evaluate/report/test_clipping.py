@@ -34,4 +34,4 @@ def test_each_model_of_a_run_has_a_strip_for_each_precision_and_runs_that_counte
     assert len({figure.chart.name for figure in found}) == 2
     assert found[1].chart.description.startswith("int8: 1 of 2 tensors clip, at most 25")
     assert [line.partition(": ")[0] for line in found[0].lines] == ["net, int16", "net, int8"]
-    assert "there clipping of a calibration with 8 photographs, elsewhere resolution" in found[0].lines[0]
+    assert "clipping is the larger error in 1 (ranges come from 8 photographs), rounding in the other 1" in found[0].lines[0]

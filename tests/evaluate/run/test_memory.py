@@ -35,13 +35,13 @@ def test_the_smallest_are_kept_and_the_others_take_turns():
     parts = [part("large", 3, 1.5), part("small", 0.1, 0.2, (0.1, 0)), part("middle", 1.2, 0.7)]
     found = arranged(parts, BASE + 2 * GB)
     assert found.apart == {("large", "f32"), ("middle", "f32")}
-    assert found.bytes == BASE + 1_700_000_000  # kept 0.1, its arena, the turn of the largest
+    assert found.all_bytes == BASE + 1_700_000_000  # kept 0.1, its arena, the turn of the largest
 
 
 def test_what_one_takes_at_its_turn_it_takes_whatever_the_room():
     found = arranged([part("a", 3, 1.5), part("b", 1, 0.5)], 0)
     assert len(found.apart) == 2
-    assert found.bytes == BASE + 1_500_000_000
+    assert found.all_bytes == BASE + 1_500_000_000
 
 
 def test_a_network_is_measured_from_its_file(tmp_path):

@@ -188,7 +188,7 @@ def test_one_network_keeps_what_memory_there_is_and_takes_turns_with_the_rest(
     tiny_bundle, some_photographs, tmp_path, monkeypatch
 ):
     parts = memory_module.parts_of([tiny_bundle], [["f32", "int16", "int8"]], StudyOptions((), batch_size=2))
-    room = memory_module.arranged(parts, None).bytes - 1
+    room = memory_module.arranged(parts, None).all_bytes - 1
     apart = memory_module.arranged(parts, room).apart
     assert 0 < len(apart) < 3
     memory = Memory(monkeypatch, 100)

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from pretended import pretend_cuda
 
 from qcam.common.errors import BundleError, QcamError
 from qcam.runtime.bundle import load_onnx
@@ -101,6 +102,19 @@ def test_a_tail_that_is_not_what_runs_is_refused(tiny_bundle) -> None:
     bias.CopyFrom(numpy_helper.from_array(values, bias.name))
     with pytest.raises(QcamError, match=r"^Ablation-CAM of f32: .* the logits of the whole run \(4 of 4 pictures of noise\)"):
         AblatedTail(session, model, tiny_bundle.preprocessing)
+
+
+def test_on_cuda_the_part_s_biases_are_folded_as_the_whole_file_s_are(stem_bundle, monkeypatch) -> None:
+    pretended = pretend_cuda(monkeypatch)
+    session = DeployedModel(stem_bundle, "int8", SessionSettings("CUDA", threads=1))
+    AblatedTail(session, load_onnx(stem_bundle, "int8"), stem_bundle.preprocessing)
+    whole, part = (onnx.load_from_string(made["model"]) for made in pretended.made)
+    for model in (whole, part):
+        codes = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT32}
+        assert not [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in codes]
+    assert {made["strict"] for made in pretended.made} == {"1"}
+    file = load_onnx(stem_bundle, "int8").graph
+    assert any(tensor.data_type == onnx.TensorProto.INT32 for tensor in file.initializer)  # or nothing was folded
 
 
 def test_a_part_that_reads_something_else_is_named(stem_bundle) -> None:
