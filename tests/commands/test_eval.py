@@ -143,7 +143,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(command, tiny_bun
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_interrupting_leaves_readable_results_and_the_same_command_goes_on(tiny_bundle, tmp_path, how):
     folder = tmp_path / "many"
     folder.mkdir()

@@ -127,7 +127,7 @@ def test_the_driver_killed_and_started_again(cluster, tiny_bundle, many, tmp_pat
     same_as(tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_stops_cleanly(cluster, tiny_bundle, many, tmp_path, same_as):
     arguments = line(cluster, tiny_bundle, many, "out")
     process = start(arguments, tmp_path)

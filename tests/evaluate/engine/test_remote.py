@@ -147,7 +147,7 @@ def test_a_store_that_refuses_is_one_line(remote, tmp_path, refuse_credentials):
     assert [row for row in refused.stderr.splitlines() if row.startswith("error:")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_reads_and_writes_behind_urls(remote, tmp_path, same_as):
     pytest.importorskip("ray")
     done = finish(line(remote, "--engine", "ray", "--workers", 2), tmp_path, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"})
