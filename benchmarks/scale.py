@@ -165,7 +165,7 @@ def run_one(folder: Path, *, fake_quant: bool) -> dict[str, float]:
         # The driver's part of a large study: the same parts many times over.
         times = max(1, 2000 // len(images))
         begin = time.perf_counter()
-        held = join_parts(PartStore(kept), planned.plan.parts(None) * times, study.place.folder)
+        held = join_parts(PartStore(kept), planned.plan.parts(None, None) * times, study.place.folder)
         joined = time.perf_counter()
         record = study.place.folder / RUN
         write_run(record, read_run(record) | {"files": held.files})
