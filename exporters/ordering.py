@@ -219,14 +219,15 @@ def export_models(
     """
     for name in names:
         own.refuse_unfit(name, order)
-        if isinstance(name, str) and not own.is_own(name):
-            refuse_unknown(name)
     places = order.places(names)
     if not order.force and not keep:
         for place in places.values():
             if place.exists():
                 raise BundleError(f"{place} exists already; use {{force}} to replace it, {{keep}} to leave it, or {{output}}")
     todo = [name for name, place in places.items() if not (keep and is_bundle(place))]
+    for name in todo:
+        if isinstance(name, str) and not own.is_own(name):
+            refuse_unknown(name)
     images = calibration_images(order) if todo else []
     for name, place in places.items():
         if name not in todo:

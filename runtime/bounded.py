@@ -181,7 +181,9 @@ class _Known:
         return None if any(size < 0 for size in sizes) else sizes
 
     def is_list(self, name: str) -> bool:
-        """Tell whether a tensor is a list of whole numbers, as sizes are."""
+        """Tell whether a tensor is known to be a list of whole numbers, as sizes are."""
+        if name not in self._types:
+            return False
         told = self._types[name].tensor_type
         return len(told.shape.dim) <= 1 and told.elem_type in (TensorProto.INT32, TensorProto.INT64)
 
