@@ -16,6 +16,9 @@ from architecture import (
     untested,
 )
 
+#: What makes the page; pytest would take them for tests by their names.
+tests_of.__test__ = tests_page.__test__ = False  # type: ignore[attr-defined]
+
 # a → b → c, a → c; d and e import each other, and c.
 FOUND = {"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": {"e", "c"}, "e": {"d"}}
 
