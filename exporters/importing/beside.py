@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +69,7 @@ def float_beside(into: Bundle, part: Part) -> PrecisionEntry | None:
     """Return the f32 that a file stands beside, as the file that hands out scores and tap; None if there is none."""
     if part.name == "f32" or all(entry.name != "f32" for entry in into.precisions):
         return None
-    return dataclasses.replace(into.precision("f32"), original=None)
+    return replace(into.precision("f32"), original=None)
 
 
 def put_beside(into: Bundle, bundle: Bundle, folder: Path) -> Bundle:

@@ -39,6 +39,15 @@ def moved(ran: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def edited(ran: Path, folder: Path, pattern: str, text: str) -> Path:
+    """Return the run again in another folder, with what a pattern finds in its run.json replaced."""
+    shutil.copytree(ran, folder)
+    told = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(re.sub(pattern, text, told))
+    reseal(folder)
+    return folder
+
+
 def test_runs_are_compared_image_by_image(ran: Path, moved: Path) -> None:
     runs = name_runs([Results(ran), Results(moved)])
     assert [run.name for run in runs] == ["results", "moved"]
@@ -64,10 +73,7 @@ def test_runs_are_compared_image_by_image(ran: Path, moved: Path) -> None:
 
 def test_of_runs_that_are_equal_it_is_said_once_with_the_settings_that_differ(ran: Path, tmp_path: Path) -> None:
     """H12: comparing two runs of the same images."""
-    folder = shutil.copytree(ran, tmp_path / "again")
-    text = (folder / "run.json").read_text()
-    (folder / "run.json").write_text(re.sub(r'"threads": (\d+)', '"threads": 7', text))
-    reseal(folder)
+    folder = edited(ran, tmp_path / "again", r'"threads": (\d+)', '"threads": 7')
     runs = name_runs([Results(ran), Results(folder)])
     differing = plan_differences(runs)
     lines, same = between_runs(runs, image_differences(runs), differing)
@@ -113,9 +119,6 @@ def test_images_of_other_content_are_not_compared(ran: Path, tmp_path: Path) -> 
 
 
 def test_maps_of_another_crop_are_not_compared(ran: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(ran, tmp_path / "other")
-    text = (folder / "run.json").read_text()
-    (folder / "run.json").write_text(re.sub(r'"geometry": "[^"]*"', '"geometry": "squash 32×32"', text))
-    reseal(folder)
+    folder = edited(ran, tmp_path / "other", r'"geometry": "[^"]*"', '"geometry": "squash 32×32"')
     rows = image_differences(name_runs([Results(ran), Results(folder)]))
     assert {(row["n"], row["cc"], row["maps"]) for row in rows} == {("7", "–", 0)}
