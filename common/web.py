@@ -205,8 +205,13 @@ def _followed(first: Any, target: Any) -> Any:
     return target.with_fragment(None)
 
 
-def _run(place: UPath, task: Callable[[], Awaitable[Result]]) -> Result:
+def _run(place: UPath, task: Callable[[], Awaitable[Result]], *, ends: bool = True) -> Result:
     """Run a task on fsspec's loop, and take note of whether the host answers.
+
+    Args:
+        place: What is asked for.
+        task: What is run.
+        ends: Whether nothing is read after it: the head of an answer whose body never comes is no answer.
 
     Raises:
         FileNotFoundError: As from the task.
@@ -230,7 +235,8 @@ def _run(place: UPath, task: Callable[[], Awaitable[Result]]) -> Result:
     except (ClientError, ValueError) as error:
         _silence.note(host, answered=True)
         raise OSError(_broken(error)) from error
-    _silence.note(host, answered=True)
+    if ends:
+        _silence.note(host, answered=True)
     return found
 
 
@@ -243,12 +249,14 @@ def _broken(error: Exception) -> str:
     return kind or printable((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
-def _asked(place: UPath, headers: Mapping[str, str], start: int | None) -> _Answer:
+def _asked(place: UPath, headers: Mapping[str, str], start: int | None, *, head: bool = False) -> _Answer:
+    """Ask for a file or a page, of which perhaps no more than the head is read; errors as from `_run`."""
+
     async def begin() -> _Answer:
         async with asyncio.timeout(SILENCE):
             return await _ask(place, headers, start)
 
-    return _run(place, begin)
+    return _run(place, begin, ends=head)
 
 
 def _closed(place: UPath, answer: _Answer) -> None:
@@ -328,7 +336,7 @@ def about(place: UPath) -> tuple[int, str]:
         QcamError: If the host has not answered again and again.
     """
     try:
-        answer = _asked(place, {"Range": "bytes=0-0"}, 0)
+        answer = _asked(place, {"Range": "bytes=0-0"}, 0, head=True)
     except EOFError:
         return 0, ""
     _closed(place, answer)
@@ -340,7 +348,7 @@ def about(place: UPath) -> tuple[int, str]:
 def is_file(place: UPath) -> bool:
     """Tell whether a file is there; False also where that cannot be told."""
     try:
-        answer = _asked(place, {"Range": "bytes=0-0"}, 0)
+        answer = _asked(place, {"Range": "bytes=0-0"}, 0, head=True)
     except EOFError:
         return True
     except OSError:

@@ -281,14 +281,19 @@ def test_pages_cost_time_by_their_length_alone(text: str) -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_a_host_that_never_answers_is_not_asked_for_ever(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.odd["a.bin"] = server.silent
+@pytest.mark.parametrize(
+    ("odd", "told"), [(server.silent, "no answer"), (server.slow, "too slowly|nothing came"), (server.stopped, "nothing came")]
+)
+def test_a_host_that_never_answers_is_not_asked_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch, odd: server.Odd, told: str
+) -> None:
+    site.odd["a.bin"] = odd
 
     def unanswered(times: int) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(web, "SILENCE", 0.2)
             for _ in range(times):
-                with pytest.raises(OSError, match="no answer"):
+                with pytest.raises(OSError, match=told):
                     read(site, "a.bin")
 
     unanswered(web.IN_A_ROW - 1)
