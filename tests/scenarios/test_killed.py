@@ -21,12 +21,12 @@ SAME = (RESULTS, MAPS, PICTURES, CLIPPING, IMAGES, SUMMARY)
 
 @pytest.fixture(scope="module")
 def whole(shared_once, tiny_bundle):
-    """Real photographs under 480 names, three of them damaged, and beside them the results of a run that was left alone."""
+    """Real photographs under 320 names, three of them damaged, and beside them the results of a run that was left alone."""
 
     def make(place):
         (place / "photographs").mkdir(parents=True)
         images = evaluation_photographs()
-        for index in range(480):
+        for index in range(320):
             shutil.copy(images[index % len(images)].path, place / "photographs" / f"{index:03d}.jpg")
         for index in (5, 40, 77):
             data = (place / "photographs" / f"{index:03d}.jpg").read_bytes()
@@ -71,7 +71,7 @@ def test_killed_at_random_moments_a_run_ends_the_same(tiny_bundle, photographs, 
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
         kills += process.returncode == -signal.SIGKILL
-        if process.returncode == 0 or attempt >= 8:
+        if process.returncode == 0 or attempt >= 6:
             break
     assert kills >= 4
     last = finish(command, tmp_path)
@@ -86,7 +86,7 @@ def test_killed_at_random_moments_a_run_ends_the_same(tiny_bundle, photographs, 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tiny_bundle, photographs, whole, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = finish(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], tmp_path)
+    mounted = finish(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], tmp_path)
     if mounted.returncode:
         pytest.skip(f"no disk could be mounted here: {mounted.stderr.strip()}")
     try:
@@ -114,9 +114,9 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tiny_bundle, photographs, w
     assert planned.returncode == 0, planned.stderr
     assert sorted(tmp_path.rglob("*")) == before
     text = planned.stdout
-    assert "images: 480 in 30 shards of up to 16" in text
+    assert "images: 320 in 20 shards of up to 16" in text
     assert "model: tiny (random weights), f32, int16, int8" in text
-    assert "rows: 4,320 in results.parquet" in text  # 480 images, 3 precisions, 3 comparisons
+    assert "rows: 2,880 in results.parquet" in text  # 320 images, 3 precisions, 3 comparisons
     assert "time: about 0:00:" in text
     (stated,) = [line for line in text.splitlines() if line.startswith("bytes: about ")]
     number, unit = stated.split()[2:4]

@@ -12,14 +12,14 @@ from qcam.images.embedded import evaluation_photographs
 
 @pytest.fixture(scope="session")
 def many(shared_once: Callable[..., Path]) -> Path:
-    """Real photographs under 320 names in 20 shards, one of each shard damaged."""
+    """Real photographs under 192 names in 12 shards, one of each shard damaged."""
 
     def make(folder: Path) -> None:
         folder.mkdir(parents=True)
         images = evaluation_photographs()
-        for index in range(320):
+        for index in range(192):
             shutil.copy(images[index % len(images)].path, folder / f"{index:03d}.jpg")
-        for index in range(5, 320, 16):
+        for index in range(5, 192, 16):
             data = (folder / f"{index:03d}.jpg").read_bytes()
             (folder / f"{index:03d}.jpg").write_bytes(data[: len(data) // 2])
 

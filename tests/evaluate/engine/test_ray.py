@@ -84,7 +84,7 @@ def test_a_cluster_ends_like_one_process(cluster, tiny_bundle, many, tmp_path, s
     assert done.returncode == 0, done.stderr
     same_as(tmp_path / "out")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert sum(worker["shards"] for worker in run["workers"]) == 20
+    assert sum(worker["shards"] for worker in run["workers"]) == 12
     assert run["plan"]["kernels"] is None
     assert {worker["kernel"] for worker in run["workers"]} == {run["kernels"]["family"]}
     refused = finish(line(cluster, tiny_bundle, many, "other", "--require", "kernel=arm64"), tmp_path)
