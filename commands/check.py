@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from qcam.commands import console, options
-from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_values, option
+from qcam.commands.options import COMPARED, OUTPUT, key_values, option
+from qcam.common.counted import counted
 from qcam.common.errors import GateError, QcamError, UndecidedError
 from qcam.common.extras import require_packages
 from qcam.common.places import refuse_overlap
@@ -67,12 +68,7 @@ interrupted.
 
 @click.command("qcam-check", cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
-@option(
-    "--images",
-    group=INPUT,
-    metavar="DIR|URL|TAR|PARQUET",
-    help="Photographs in a folder or in archives, local or behind a URL, or one photograph; by default the demo's.",
-)
+@options.images()
 @options.limit()
 @options.precision()
 @option(
@@ -149,13 +145,7 @@ interrupted.
     "replaced. With --reproduce nothing is written.",
 )
 @options.provider()
-@option(
-    "--allow-fallback",
-    group=RUNTIME,
-    advanced=True,
-    is_flag=True,
-    help="Accept nodes or sessions on another provider, and warn of it.",
-)
+@options.allow_fallback("warn of it")
 @options.session_config()
 @options.provider_option()
 @options.tf32()
@@ -248,9 +238,8 @@ def _tell(checked: Checked) -> None:
     """Print tables, remarks, and of each result what the tables have no room for."""
     from qcam.evaluate.check.tables import as_tables
     from qcam.evaluate.check.verdicts import Judged
-    from qcam.evaluate.showing.numbers import count
 
-    title = f"{count(len(checked.judged[0].result.images), 'image')}, provider {checked.options.settings.provider}"
+    title = f"{counted(len(checked.judged[0].result.images), 'image')}, provider {checked.options.settings.provider}"
     if checked.options.deployed is not None:
         title += f", deployed: {checked.options.deployed}"
     width = console.out.width if console.out.is_terminal else None
@@ -296,7 +285,6 @@ def _reproduce(path: Path, bundles: tuple[str, ...], images: str | None, deploye
     from qcam import check
     from qcam.evaluate.check.reproduce import differences, read_verdict, require_bundles
     from qcam.evaluate.run.inputs import load_bundles
-    from qcam.evaluate.showing.numbers import count
     from qcam.runtime.deployed import require_provider
 
     context = click.get_current_context()
@@ -322,7 +310,7 @@ def _reproduce(path: Path, bundles: tuple[str, ...], images: str | None, deploye
     for line in causes:
         console.out.print(f"other than then: {printable(line)}", markup=False, highlight=False)
     if not found:
-        told = f"reproduced, bit for bit: {count(len(record.results), 'result')}; the verdict was: {record.verdict}"
+        told = f"reproduced, bit for bit: {counted(len(record.results), 'result')}; the verdict was: {record.verdict}"
         console.out.print(told, markup=False, highlight=False)
         return
     told = "\n".join(found)

@@ -12,7 +12,7 @@ import qcam
 from qcam._results import require_study_packages, study_request
 from qcam.commands import console, options
 from qcam.commands.options import COMPARED, INPUT, OUTPUT, RUNTIME, key_value, key_values, option
-from qcam.common.vocabulary import UNITS, CamMethod, ColourMap, Engine, LabelFormat, Protocol, ReferenceImages, Target, words
+from qcam.common.vocabulary import UNITS, CamMethod, Engine, LabelFormat, Protocol, ReferenceImages, Target, words
 from qcam.common.wording import in_options
 from qcam.evaluate.gates.asked import Preset
 
@@ -56,13 +56,7 @@ same command goes on).
 
 @click.command("qcam-eval", cls=console.Command, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
-@option(
-    "--images",
-    group=INPUT,
-    metavar="DIR|URL|TAR|PARQUET",
-    help="Photographs in a folder, WebDataset tars or Parquet files, local or behind a URL, or one photograph; by default the "
-    "demo's.",
-)
+@options.images()
 @options.limit()
 @option(
     "--labels",
@@ -197,15 +191,7 @@ same command goes on).
     show_default=True,
     help="Images in the picture grid.",
 )
-@option(
-    "--colormap",
-    group=OUTPUT,
-    advanced=True,
-    type=click.Choice(words(ColourMap)),
-    default="inferno",
-    show_default=True,
-    help="Colours of CAMs.",
-)
+@options.colormap(OUTPUT, advanced=True)
 @option("--full-table", group=OUTPUT, is_flag=True, help="Print every figure; they are in table.md as well.")
 @option(
     "--profile",
@@ -215,13 +201,7 @@ same command goes on).
     help="Print where the time went, and write profile.json for ui.perfetto.dev.",
 )
 @options.provider()
-@option(
-    "--allow-fallback",
-    group=RUNTIME,
-    advanced=True,
-    is_flag=True,
-    help="Accept nodes or sessions on another provider, and say so on every table.",
-)
+@options.allow_fallback("say so on every table")
 @options.session_config()
 @options.provider_option()
 @options.tf32()

@@ -58,12 +58,7 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
     metavar="KEY",
     help="Which weights of a checkpoint, where it holds several sets: what stands in front of their names, as in model_ema.",
 )
-@option(
-    "--classes",
-    group=INPUT,
-    metavar="N|FILE",
-    help="Number of classes, or a text file with one name a line; by default as many as the weights' last layer has.",
-)
+@network_options.classes("as many as the weights' last layer has")
 @option(
     "--channels",
     group=PREPROCESSING,

@@ -59,12 +59,7 @@ Exit code: 0 done, 2 bad input or environment, 70 a bug in qcam,
     metavar="BUNDLE",
     help="A bundle of the same network that FILE becomes a further precision of, under the name of --precision.",
 )
-@option(
-    "--classes",
-    group=INPUT,
-    metavar="N|FILE",
-    help="Number of classes, or a text file with one name a line; by default as many as there are, 1,000 named as ImageNet's.",
-)
+@network_options.classes("as many as there are, 1,000 named as ImageNet's")
 @network_options.trained("Whether the weights are trained; every table says it.", INPUT, default="unknown")
 @network_options.mean(", or one number; needed where the graph does not normalise by itself.", PREPROCESSING)
 @network_options.std(PREPROCESSING)

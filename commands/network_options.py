@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qcam.commands import console
-from qcam.commands.options import OUTPUT, Function, option
+from qcam.commands.options import INPUT, OUTPUT, Function, option
 from qcam.common.vocabulary import InputValues, Interpolation, Layout, words
 from qcam.common.wording import in_options
 
@@ -112,6 +112,18 @@ def trained(says: str, group: str, *, default: str | None = None) -> Callable[[F
     return option(
         "--trained", group=group, type=click.Choice(list(TRAINED)), default=default, show_default=default is not None, help=says
     )
+
+
+def classes(says: str) -> Callable[[Function], Function]:
+    """Return `--classes`.
+
+    Args:
+        says: What is taken without it.
+    """
+    return option(
+        "--classes", group=INPUT, metavar="N|FILE",
+        help=f"Number of classes, or a text file with one name a line; by default {says}.",
+    )  # fmt: skip
 
 
 def logits(says: str, group: str, *, advanced: bool = False) -> Callable[[Function], Function]:

@@ -9,7 +9,7 @@ import click
 
 from qcam.commands import console
 from qcam.common.errors import QcamError
-from qcam.common.vocabulary import PRECISION_NAME, PRECISIONS, Device, words
+from qcam.common.vocabulary import PRECISION_NAME, PRECISIONS, ColourMap, Device, words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -46,6 +46,17 @@ def option(*names: str, group: str = "", advanced: bool = False, **settings: Any
         **settings: As in click.
     """
     return click.option(*names, cls=Option, group=group, advanced=advanced, **settings)
+
+
+def images() -> Callable[[Function], Function]:
+    """Return `--images`."""
+    return option(
+        "--images",
+        group=INPUT,
+        metavar="DIR|URL|TAR|PARQUET",
+        help="Photographs in a folder, WebDataset tars or Parquet files, local or behind a URL, or one photograph; by default "
+        "the demo's.",
+    )
 
 
 def limit() -> Callable[[Function], Function]:
@@ -89,6 +100,31 @@ def provider() -> Callable[[Function], Function]:
         show_default=True,
         help="ONNX Runtime execution provider: CPU, CUDA, TensorRT, OpenVINO … Strict: never silently another one.",
     )
+
+
+def allow_fallback(says: str) -> Callable[[Function], Function]:
+    """Return `--allow-fallback`.
+
+    Args:
+        says: Where the command tells of it.
+    """
+    return option(
+        "--allow-fallback", group=RUNTIME, advanced=True, is_flag=True,
+        help=f"Accept nodes or sessions on another provider, and {says}.",
+    )  # fmt: skip
+
+
+def colormap(group: str, *, advanced: bool = False) -> Callable[[Function], Function]:
+    """Return `--colormap`.
+
+    Args:
+        group: The heading that it stands below.
+        advanced: Whether only --help-all shows it.
+    """
+    return option(
+        "--colormap", group=group, advanced=advanced, type=click.Choice(words(ColourMap)), default=ColourMap.INFERNO.value,
+        show_default=True, help="Colours of CAMs; jet is the paper's, and unreadable for colour-blind people.",
+    )  # fmt: skip
 
 
 def session_config() -> Callable[[Function], Function]:

@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 import qcam
-from qcam.commands import console
+from qcam.commands import console, options
 from qcam.commands.options import INPUT, OUTPUT, option
-from qcam.common.vocabulary import ColourMap, words
 
 #: The group of options that only this command has.
 SHOWN = "What is shown"
@@ -45,14 +44,7 @@ Exit code: 0 done, 2 a folder cannot be read or holds results of another version
     help="Folder of qcam-check, for drift by depth; by default a fitting one beside the results.",
 )
 @option("--names", group=INPUT, metavar="A,B,…", help="What the runs are called, in their order; by default as their folders.")
-@option(
-    "--colormap",
-    group=SHOWN,
-    type=click.Choice(words(ColourMap)),
-    default="inferno",
-    show_default=True,
-    help="Colours of CAMs; jet is the paper's, and unreadable for colour-blind people.",
-)
+@options.colormap(SHOWN)
 @option(
     "--pictures",
     group=SHOWN,

@@ -67,14 +67,3 @@ def examples(names: Iterable[str]) -> str:
     every = list(dict.fromkeys(names))
     more = ", …" if len(every) > _NAMED else ""
     return ", ".join(every[:_NAMED]) + more
-
-
-def number(count: int, one: str, many: str = "") -> str:
-    """Return a number with its noun: `1 row`, `3 rows`.
-
-    Args:
-        count: How many.
-        one: The noun for one.
-        many: For any other number; by default with an s.
-    """
-    return f"{count:,} {one if count == 1 else many or one + 's'}"

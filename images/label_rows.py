@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcam.common.counted import counted
 from qcam.common.errors import ImageSetError
-from qcam.images.account import number
 from qcam.images.names import one_form
 from qcam.images.sources import ImageFile
 
@@ -92,7 +92,7 @@ def read_rows(path: Path) -> list[LabelRow]:
                 continue
             if len(values) != len(names):
                 raise ImageSetError(
-                    f"{path}, line {line}: {number(len(values), 'value')} under {len(names)} columns; a value that holds "
+                    f"{path}, line {line}: {counted(len(values), 'value')} under {len(names)} columns; a value that holds "
                     f"{_SEPARATORS[separator]} needs quotes around it, and each column a value"
                 )
             rows.append(LabelRow(values[image].strip(), values[label].strip(), line))

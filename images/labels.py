@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from qcam.common.counted import counted
 from qcam.common.errors import ImageSetError
 from qcam.common.vocabulary import LabelFormat, require
-from qcam.images.account import Account, examples, number
+from qcam.images.account import Account, examples
 from qcam.images.imagenet import WNID, wnid_classes
 from qcam.images.label_rows import ImagePlaces, LabelRow, read_rows
 from qcam.images.names import ClassNames
@@ -60,7 +61,8 @@ class Labelled:
         names = {image.name for image in taken}
         labelled = sum(image.label is not None for image in taken)
         none = sum(name in names for name in self.none)
-        parts = [f"{labelled:,} of {number(len(taken), 'image')} labelled" + (f", {self.how}" if self.how and labelled else "")]
+        how = f", {self.how}" if self.how and labelled else ""
+        parts = [f"{labelled:,} of {counted(len(taken), 'image')} labelled{how}"]
         counts = {"images": len(taken), "labelled": labelled, "none": none}
         if self.table:
             rowless = [name for name in self.rowless if name in names]
@@ -68,7 +70,7 @@ class Labelled:
             parts.append(_counted(self.unmatched, "row names no image", "rows name no image"))
             parts.append(_counted(rowless, "image matches no row", "images match no row"))
         if none:
-            parts.append(number(none, "label says none (-1 or empty)", "labels say none (-1 or empty)"))
+            parts.append(counted(none, "label says none (-1 or empty)", "labels say none (-1 or empty)"))
         foreign = [label for name, label in self.foreign if name in names]
         if foreign:
             counts["foreign"] = len(foreign)
@@ -84,7 +86,7 @@ class Labelled:
 
 def _counted(names: Sequence[str], one: str, many: str) -> str:
     told = examples(sorted(set(names)))
-    return number(len(names), one, many) + (f" ({told})" if told else "")
+    return counted(len(names), one, many) + (f" ({told})" if told else "")
 
 
 def label_images(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcam.common import telling
+from qcam.common.counted import counted
 from qcam.common.errors import ImageSetError
 from qcam.common.places import near_folders
 from qcam.common.storage import Location, is_file, open_location, places_below, read_pieces, reason, shown
-from qcam.images.account import Account, examples, number
+from qcam.images.account import Account, examples
 from qcam.images.archives import ARCHIVES, COMPRESSED, Listing, archive_images, compressed, visible
 from qcam.images.beside import without_masks
 from qcam.images.kinds import (
@@ -78,10 +79,10 @@ def find_images(
     found.images = [image for image in found.images if image.name not in again]
     if again:
         found.by_content -= sum(not is_photograph(name) for name in again)
-        several = number(len(again), "image is", "images are")
+        several = counted(len(again), "image is", "images are")
         found.remarks.append(f"{several} also reached through links ({examples(sorted(again))}): each is taken once")
     not_taken = _not_taken(found)
-    by_content = [f"{number(found.by_content, 'of them was', 'of them were')} found by content"] if found.by_content else []
+    by_content = [f"{counted(found.by_content, 'of them was', 'of them were')} found by content"] if found.by_content else []
     if account is not None:
         taken = found.images[: limit if run is None else run]
         first = f" of {len(found.images):,}" if len(taken) < len(found.images) else ""
@@ -139,11 +140,11 @@ def _not_taken(found: Listing) -> list[str]:
     others = Counter(found.others)
     told = []
     if found.masks:
-        told.append(f"{number(len(found.masks), 'mask')} beside photographs kept out: {examples(m.name for m in found.masks)}")
+        told.append(f"{counted(len(found.masks), 'mask')} beside photographs kept out: {examples(m.name for m in found.masks)}")
     if others:
         named = [f"{count:,} {end or 'without an ending'}" for end, count in others.most_common(_ENDINGS)]
         more = ", …" if len(others) > _ENDINGS else ""
-        told.append(f"{number(others.total(), 'file')} not taken: {', '.join(named)}{more}")
+        told.append(f"{counted(others.total(), 'file')} not taken: {', '.join(named)}{more}")
     if any(end in HEIF_SUFFIXES for end in others) and not reads_heif():
         told.append(HEIF_ADVICE)
     return told + found.remarks
@@ -202,7 +203,7 @@ def _listed(place: Location) -> Listing:
     if archives:
         again = _again([name for name, _ in archives], found.real)
         if again:
-            several = number(len(again), "archive is", "archives are")
+            several = counted(len(again), "archive is", "archives are")
             found.remarks.append(f"{several} also reached through links ({examples(sorted(again))}): each is taken once")
         inside = archive_images([file for file in archives if file[0] not in again])
         found.images, found.by_content = inside.images, inside.by_content
@@ -322,7 +323,7 @@ class _Walk:
             (self.loops, "link leads to a folder that holds it", "links lead to folders that hold them"),
             (self.closed, "folder cannot be read", "folders cannot be read"),
         )
-        return [f"{number(count, one, many)}: left out" for count, one, many in told if count]
+        return [f"{counted(count, one, many)}: left out" for count, one, many in told if count]
 
 
 def _local_files(folder: Path) -> tuple[list[tuple[str, Location]], Listing]:

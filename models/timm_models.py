@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from qcam.common import telling
+from qcam.common.counted import counted
 from qcam.common.errors import QcamError
 from qcam.common.records import as_record, read_json
 from qcam.common.vocabulary import Interpolation, words
@@ -73,7 +74,7 @@ def check_settings(config: Mapping[str, Any], where: str) -> None:
     for name, numbers in (("mean", told.mean), ("std", told.std)):
         if numbers and channels == 3 and len(numbers) != 3:
             raise QcamError(
-                f"{where}: {name} has {len(numbers)} number{'s' * (len(numbers) != 1)}, "
+                f"{where}: {name} has {counted(len(numbers), 'number')}, "
                 "and a picture has 3 channels; write three"
             )
     if told.crop_pct is not None and (told.crop_pct < 0 or not math.isfinite(told.crop_pct)):
@@ -252,7 +253,7 @@ def own_classes(config: Mapping[str, Any], count: int, shown: str, wishes: Wishe
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
         raise QcamError(f"{shown}: label_names in config.json is no list of names; {instead}")
     if len(names) != max(2, count) and (count, len(names)) != (1, 1):
-        what = f"label_names in config.json gives {len(names)} names, and the network has {count} output{'s' * (count != 1)}"
+        what = f"label_names in config.json gives {len(names)} names, and the network has {counted(count, 'output')}"
         if own:
             raise QcamError(f"{shown}: {what}; {instead}")
         telling.note(f"{shown}: {what} with these weights; the names are left")

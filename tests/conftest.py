@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+#: Threads of several processes that wait for work by spinning take the cores from each other; read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import fcntl
 import functools
 import json
 import logging
-import os
 import shutil
 import tempfile
 import urllib.request

@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qcam.common.counted import counted
 from qcam.common.errors import ImageSetError
-from qcam.evaluate.showing.numbers import count
 from qcam.images.decoding import decode
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
@@ -57,7 +57,7 @@ def batches(
             yield names, bundle.preprocessing.normalise(np.stack(crops))
     if not readable:
         name, reason = next(iter(refused.items()))
-        every = count(len(photographs), "image")
+        every = counted(len(photographs), "image")
         raise ImageSetError(f"not one of {every} could be read ({name}: {reason}); nothing was compared")
 
 

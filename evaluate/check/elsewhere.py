@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from qcam.common.counted import counted
 from qcam.common.errors import UnsupportedGraphError
 from qcam.evaluate.check.reading import Reading
 from qcam.evaluate.check.result import CheckResult
-from qcam.evaluate.showing.numbers import agreement, count
+from qcam.evaluate.showing.numbers import agreement
 from qcam.runtime.kernels import KERNELS, KernelFamily
 from qcam.runtime.mirror.integer.exposure import Exposure
 from qcam.runtime.session_config import EXACT_SUMS
@@ -61,7 +62,7 @@ def saturation_warning(result: CheckResult, other: KernelFamily, risks: Exposure
     flips, every = sum(not image.top1 for image in result.images), len(result.images)
     changed = {name: None if (value := figures[name]) is None else 1 - value for name in ("codes", "tap")}
     cams = "undefined" if figures["cc"] is None else f"{figures['cc']:.3f} (worst {figures['cc_min']:.3f})"
-    top1 = f"top-1 changed on {flips} of {count(every, 'image')}" if flips else "no top-1 changed"
+    top1 = f"top-1 changed on {flips} of {counted(every, 'image')}" if flips else "no top-1 changed"
     return (
         f"{name}: on {where} this file behaves differently: maps CC {cams}, {top1}; "
         f"{agreement(changed['codes'])} of all codes and {agreement(changed['tap'])} at the CAM layer change. {fix}"

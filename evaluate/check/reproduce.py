@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from qcam.common import machine
+from qcam.common.counted import counted
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import fingerprint
 from qcam.common.records import as_record, read_json
 from qcam.common.storage import shown
 from qcam.evaluate.check.checked import VERDICT_JSON, Checked, finite, result_json
 from qcam.evaluate.check.verdicts import Judged
-from qcam.evaluate.showing.numbers import count
 
 #: The version of its form.
 SCHEMA = 1
@@ -228,7 +228,7 @@ def _images(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     more = [name for name in now if name not in then]
     for what, names in (("changed, or not there", other), ("new", more)):
         if names:
-            several = count(len(names), "image is", "images are")
+            several = counted(len(names), "image is", "images are")
             yield f"{several} {what}: {', '.join(names[:_NAMED])}{' …' if len(names) > _NAMED else ''}"
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qcam.common import telling
+from qcam.common.counted import counted
 from qcam.common.errors import ImageSetError, UnsupportedGraphError, in_file
 from qcam.common.files import sha256_file
 from qcam.common.vocabulary import Arithmetic
@@ -28,7 +29,6 @@ from qcam.evaluate.check.verdicts import Gate, Judged
 from qcam.evaluate.check.words import some
 from qcam.evaluate.run.arithmetic import float_arithmetic, seven_bits
 from qcam.evaluate.run.inputs import calibrating
-from qcam.images.account import number
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle, load_onnx
 from qcam.runtime.deployed.inspection import InspectedModel
@@ -332,8 +332,8 @@ class _Check:
         for sentence in of_partners(result, self._options.deployed):
             self._warn(sentence)
         if result.undefined:
-            count, every = result.undefined, len(result.images)
-            self._warn(f"{result.title}: CAMs of {count} of {number(every, 'image')} are constant or not finite and have no CC")
+            shown = f"{result.undefined} of {counted(len(result.images), 'image')}"
+            self._warn(f"{result.title}: CAMs of {shown} are constant or not finite and have no CC")
 
     def _warn(self, message: str) -> None:
         self._warnings.append(message)

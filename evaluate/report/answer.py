@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from qcam.common.counted import counted
 from qcam.common.vocabulary import Reference
 from qcam.evaluate.report.layout import in_order
 from qcam.evaluate.results.records import NonInferiority, Spread, Summary
-from qcam.evaluate.showing.numbers import count, figure
+from qcam.evaluate.showing.numbers import figure
 
 #: What moves maps, in a sentence.
 _UNITS = {
@@ -59,7 +60,7 @@ def answers(models: Iterable[tuple[str, str, Summary]]) -> list[str]:
     counts = [of.drift.n for each in found.values() for of in each]
     if counts and min(counts) < _ENOUGH:
         few = min(counts)
-        lines.append(f"{count(few, 'image is', 'images are')} too few for a claim about accuracy.")
+        lines.append(f"{counted(few, 'image is', 'images are')} too few for a claim about accuracy.")
     return lines
 
 
@@ -88,11 +89,12 @@ def _one(precision: str, of: _Of) -> str:
     if of.test is None:
         return f"{precision} against f32: {told}"
     unit, less, n = _UNITS[Reference(of.test.reference)], of.test.below, of.test.n
+    every = counted(n, "image")
     if of.word == "yes":
-        return f"Yes: {precision} keeps the maps. It moves them less than {unit} does on {less} of {count(n, 'image')}; {told}"
+        return f"Yes: {precision} keeps the maps. It moves them less than {unit} does on {less} of {every}; {told}"
     if of.word == "no":
-        return f"No: {precision} moves the maps more than {unit} does on {n - less} of {count(n, 'image')}; {told}"
-    return f"Undecided: {precision} moves the maps less than {unit} does on {less} of {count(n, 'image')}; {told}"
+        return f"No: {precision} moves the maps more than {unit} does on {n - less} of {every}; {told}"
+    return f"Undecided: {precision} moves the maps less than {unit} does on {less} of {every}; {told}"
 
 
 def _several(precision: str, found: Sequence[_Of]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qcam.common.counted import counted
 from qcam.evaluate.report.answer import answers
 from qcam.evaluate.report.runs import Column, Run, held_against, precisions_of
 from qcam.evaluate.report.scale import sentences
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS, Entry
-from qcam.evaluate.showing.numbers import count, figure, share
+from qcam.evaluate.showing.numbers import figure, share
 
 _PUBLISHED = "published for these models"
 #: Settings that a sentence names.
@@ -44,7 +45,7 @@ def findings(columns: Sequence[Column]) -> list[str]:
     lines += [row for row in null_rows if _MOVED not in row]
     if trained and len(trained) < len(columns):
         left = len({column.model for column in columns} - {column.model for column in trained})
-        lines.append(f"These sentences leave out {count(left, 'model')} with random weights." if left else "")
+        lines.append(f"These sentences leave out {counted(left, 'model')} with random weights." if left else "")
     return [line for line in lines if line]
 
 
@@ -92,9 +93,9 @@ def _between(base: Run, other: Run, found: Sequence[Mapping[str, Any]]) -> tuple
     if equal == maps and not changed:
         whole = all(row["images"] == row["all_images"] and row["maps"] for row in found) and _models(base) == _models(other)
         where = "" if whole else " in what both hold"
-        told = f"nothing differs{where}. {count(maps, 'CAM')} equal, bit for bit; no top-1 class changed."
+        told = f"nothing differs{where}. {counted(maps, 'CAM')} equal, bit for bit; no top-1 class changed."
         return f"{other.name} against {base.name}: {told}", whole
-    line = f"{other.name} against {base.name}: {equal:,} of {count(maps, 'CAM')} equal, bit for bit"
+    line = f"{other.name} against {base.name}: {equal:,} of {counted(maps, 'CAM')} equal, bit for bit"
     ranked = sorted((row for row in held if row["smallest"] is not None), key=lambda row: float(row["smallest"]))
     if equal < maps and ranked:
         worst = ranked[0]

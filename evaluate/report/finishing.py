@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from qcam.common import telling
 from qcam.common.arguments import whole
+from qcam.common.counted import counted
 from qcam.common.errors import ResultsError
 from qcam.common.files import write_atomically
 from qcam.common.vocabulary import ColourMap, require
@@ -24,7 +25,6 @@ from qcam.evaluate.report.sections import Section, drift_section, flip_section, 
 from qcam.evaluate.results.folder import PLACEMENT, PROFILE, RESULTS, TABLE, Results
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.run.stages import StageClock, to_trace
-from qcam.evaluate.showing import numbers
 from qcam.evaluate.showing.markdown import escape_markdown
 
 #: Images that are named of each oddity.
@@ -89,7 +89,7 @@ def finish(
 
 def title(results: Results) -> str:
     """Return what stands above a table."""
-    text = f"{numbers.count(len(results.images), 'image')}, provider {results.record.provider}"
+    text = f"{counted(len(results.images), 'image')}, provider {results.record.provider}"
     if any(line.startswith("fallback accepted") for line in results.record.warnings):
         text += " — NOT WHOLLY ON IT, see below"
     return text
@@ -154,7 +154,7 @@ def oddities(results: Results, where: str) -> list[str]:
     """
     table = results.read(RESULTS, columns=["image", "status", "top1"])
     if pc.all(pc.is_null(table["top1"])).as_py() is not False:
-        count = numbers.count(len(results.images), "image")
+        count = counted(len(results.images), "image")
         raise ResultsError(f"not one of {count} could be evaluated; {where}/results.parquet says why for each")
     odd = table.filter(pc.not_equal(table["status"], "ok"))
     names: dict[str, dict[str, None]] = {}

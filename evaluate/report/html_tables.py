@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qcam.common.counted import counted
 from qcam.common.vocabulary import Reference, words
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.layout import Line, against, fill, precision_title
 from qcam.evaluate.report.published import NOT_COMPARED, SQUEEZENET
 from qcam.evaluate.report.runs import Column, Run, held_against, published_of
 from qcam.evaluate.results.records import Entry, PairedTest, PrecisionRecord
-from qcam.evaluate.showing.numbers import NONE, count, difference, figure, fixed_mean, interval, mean, share, small_p
+from qcam.evaluate.showing.numbers import NONE, difference, figure, fixed_mean, interval, mean, share, small_p
 
 #: Figures that the table shows at once.
 _KEPT = frozenset({"CC", "top1_agreement", "accuracy"})
@@ -253,7 +254,7 @@ def _pair(test: PairedTest) -> str:
 def status_table(runs: Sequence[Run]) -> list[StatusRow]:
     """Return how many images ended how, where not all went well."""
     return [
-        StatusRow(run.name, model, "; ".join(f"{status}: {count(n, 'image')}" for status, n in found.items()))
+        StatusRow(run.name, model, "; ".join(f"{status}: {counted(n, 'image')}" for status, n in found.items()))
         for run in runs
         for model, found in run.summary.statuses.items()
         if set(found) - {"ok"}

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from qcam.common import machine
+from qcam.common.counted import counted
 from qcam.common.errors import QcamError
 from qcam.common.printable import printable
 from qcam.common.vocabulary import PRECISIONS
@@ -28,7 +29,6 @@ from qcam.evaluate.report.runs import Column, Run, precisions_of
 from qcam.evaluate.report.sections import drift_section
 from qcam.evaluate.report.svg import inline
 from qcam.evaluate.showing.canvas import Chart
-from qcam.evaluate.showing.numbers import count
 
 #: Pictures of each model by which the size of the others is told.
 _PROBE = 12
@@ -201,7 +201,7 @@ def _chosen(runs: Sequence[Run], cards: Sequence[Card], options: ReportOptions) 
     if any(card.why == "runs differ" for card in cards):
         kinds = "half of them where the runs differ most; of the rest, the worst, the best, and some drawn at random"
     return (
-        f"{count(per_model, 'image')} of {total:,} for each model: {kinds} (seed {options.seed}). "
+        f"{counted(per_model, 'image')} of {total:,} for each model: {kinds} (seed {options.seed}). "
         f"Ranked by {_ranking(runs)}; all others are in the result folder."
     )
 
@@ -241,12 +241,12 @@ def _lead(runs: Sequence[Run]) -> str:
         where = f" on {architecture}" if architecture else ""
         with_f32 = "f32" in precisions
         return (
-            f"{count(models, 'model')} in {', '.join(precisions)}; {count(len(run.results.images), 'image')}; "
+            f"{counted(models, 'model')} in {', '.join(precisions)}; {counted(len(run.results.images), 'image')}; "
             f"{run.provider}{where}. "
             f"{run.record.plan.cam} of every precision against {'float and against ' if with_f32 else ''}the salient object."
         )
     said = "; ".join(
-        f"{run.name}: {count(len(run.results.models), 'model')}, {count(len(run.results.images), 'image')}, {run.provider}"
+        f"{run.name}: {counted(len(run.results.models), 'model')}, {counted(len(run.results.images), 'image')}, {run.provider}"
         for run in runs
     )
     return f"{len(runs)} runs side by side. {said}."

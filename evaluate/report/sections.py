@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from qcam.common.counted import counted
 from qcam.common.vocabulary import Reference
 from qcam.evaluate.maps.metrics import METRICS
 from qcam.evaluate.report.layout import SCALE, FilledLine, Measure, by_model, fill, row_title
@@ -165,7 +166,7 @@ def held_in_words(test: NonInferiority) -> str:
     """Return a verdict with what it rests on: `yes: 17 of 20 images, p 0.001`."""
     verdict = {"less": "yes", "more": "no"}.get(test.verdict, "undecided")
     p = test.p_above_holm if test.verdict == "more" else test.p_holm
-    return f"{verdict}: {test.below} of {numbers.count(test.n, 'image')}, p {numbers.small_p(p)}"
+    return f"{verdict}: {test.below} of {counted(test.n, 'image')}, p {numbers.small_p(p)}"
 
 
 def flip_section(summary: Summary) -> Section | None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from qcam.common.counted import counted
 from qcam.common.files import write_atomically
 from qcam.common.places import file_names
 from qcam.common.verdict import told_apart
@@ -14,7 +15,6 @@ from qcam.common.wording import in_options
 from qcam.evaluate.gates.judging import JudgedGate, StudyVerdict
 from qcam.evaluate.results.folder import Results
 from qcam.evaluate.results.place import JUNIT_XML, VERDICT_JSON, VERDICT_MD
-from qcam.evaluate.showing import numbers
 from qcam.evaluate.showing.junit import Case, junit_text
 from qcam.evaluate.showing.markdown import escape_markdown, table_markdown
 
@@ -48,7 +48,7 @@ def write_verdict(results: Results, found: StudyVerdict) -> None:
 def verdict_markdown(results: Results, found: StudyVerdict) -> str:
     """Return a verdict as Markdown: in a sentence first, then gate by gate, then the image that moved most."""
     gates = ", ".join(dict.fromkeys(str(gate.request) for gate in found.gates))
-    lines = [f"## qcam: {found.verdict}", "", escape_markdown(f"{gates} on {numbers.count(len(results.images), 'image')}."), ""]
+    lines = [f"## qcam: {found.verdict}", "", escape_markdown(f"{gates} on {counted(len(results.images), 'image')}."), ""]
     lines += [f"- {escape_markdown(in_options(line))}" for line in found.reason.splitlines()]
     lines += ["", table_markdown(_HEADINGS, 3, [_row(gate) for gate in found.gates])]
     for model in dict.fromkeys(gate.model for gate in found.gates):

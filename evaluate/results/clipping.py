@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from qcam.common.counted import counted
 from qcam.common.errors import ResultsError, first_line
 from qcam.common.records import AGAIN
 from qcam.evaluate.results.records import ClippedTensor, Clipping
@@ -127,14 +128,14 @@ def _line(told: Clipping, photographs: int | None) -> str:
         farthest = max(tensor.farthest for tensor in told.tensors)
         far = "infinitely far" if isinf(farthest) else f"{farthest:.2g} of its range"
         line += f" (at most {100 * (worst.low + worst.high):.2g} %; the farthest value is {far} outside)"
-    source = "" if photographs is None else f" (ranges come from {photographs:,} photograph{'s' * (photographs != 1)})"
+    source = "" if photographs is None else f" (ranges come from {counted(photographs, 'photograph')})"
     if not louder:
         line += "; rounding is the larger error in every tensor"
     elif len(louder) == total:
         line += f"; clipping is the larger error in every tensor{source}"
     else:
         line += f"; clipping is the larger error in {len(louder)}{source}, rounding in the other {total - len(louder)}"
-    return f"{line} (simulation, {told.images:,} image{'s' * (told.images != 1)})"
+    return f"{line} (simulation, {counted(told.images, 'image')})"
 
 
 def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qcam.common import telling
+from qcam.common.counted import counted
 from qcam.common.errors import BundleError
 from qcam.common.storage import is_url
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
-from qcam.images.account import Account, number
+from qcam.images.account import Account
 from qcam.images.embedded import evaluation_photographs
 from qcam.images.listing import find_images, one_photograph, require_place
 from qcam.images.sources import ImageFile
@@ -65,7 +66,7 @@ def calibrating(bundle: Bundle, precisions: Iterable[str], hashes: Iterable[str]
     if not seen:
         return ""
     least = "" if told.hashed_all else "at least "
-    every = number(len(images), "image")
+    every = counted(len(images), "image")
     return f"{least}{seen:,} of {every} calibrated {bundle.model_id}: its ranges fit them; evaluate on others"
 
 

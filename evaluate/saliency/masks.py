@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from qcam.common.counted import counted
 from qcam.common.errors import ImageSetError, first_line
 from qcam.common.files import fingerprint
 from qcam.common.storage import reason
 from qcam.evaluate.saliency.mask_levels import OWN_FORM, MaskError, MaskRules, read_mask
 from qcam.evaluate.saliency.source import NoMapError, NoObjectError
-from qcam.images.account import number
 from qcam.images.archives import ARCHIVES
 from qcam.images.beside import apart_from_folders, images_of, is_mask, stem_of
 from qcam.images.listing import find_masks
@@ -98,15 +98,15 @@ class MaskSaliency:
                 f"none of the {self._count} masks in {self._folder} (first: {self._first}) belongs to any of the {len(images)} "
                 f"images (first: {images[0].name}); a mask has the image's name, below the same sub-folders"
             )
-        line = f"{ways.total()} of {number(len(images), 'image has', 'images have')} a mask"
+        line = f"{ways.total()} of {counted(len(images), 'image has', 'images have')} a mask"
         beside = {way: count for way, count in ways.items() if way}
         if beside:
             line += "; matched by what stands beside the name: " + ", ".join(f"{way} ({n})" for way, n in beside.items())
         unused = max(0, self._count - len(used))
         if unused:
-            line += f"; {number(unused, 'mask belongs', 'masks belong')} to none of them"
+            line += f"; {counted(unused, 'mask belongs', 'masks belong')} to none of them"
         if self._not_taken:
-            line += f"; {number(self._not_taken, 'file')} there not taken"
+            line += f"; {counted(self._not_taken, 'file')} there not taken"
         counts = {"with": ways.total(), "images": len(images), "unused": unused, "not_taken": self._not_taken}
         return line, counts
 

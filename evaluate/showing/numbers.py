@@ -125,15 +125,6 @@ def difference(value: float | None, digits: int = 3) -> str:
     return ("+" if value > 0 else "−") + figure(abs(value), digits)
 
 
-def count(number: int, word: str, plural: str = "") -> str:
-    """Return a number with its noun.
-
-    >>> count(1, "image"), count(12000, "image"), count(2, "class", "classes")
-    ('1 image', '12,000 images', '2 classes')
-    """
-    return f"{number:,} {word if number == 1 else plural or word + 's'}"
-
-
 def small_p(value: float | None) -> str:
     """Return a p value.
 

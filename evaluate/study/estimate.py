@@ -9,12 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from qcam.common import telling
+from qcam.common.counted import counted
 from qcam.evaluate.results.parts import ImageOutcome, PartStore, PlannedPart, write_part
 from qcam.evaluate.results.records import UNKNOWN_WEIGHTS
 from qcam.evaluate.run.stages import REOPENING
 from qcam.evaluate.study.executor import ThisProcess
 from qcam.evaluate.study.study import PlannedStudy
-from qcam.images.account import number
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def describe(study: PlannedStudy, found: Estimate, workers: int = 1) -> list[str
         f"results: {study.place}/",
         f"protocol: {options.protocol}; {options.describe()}",
         *map(str, study.account.lines),
-        f"images: {found.all_images} in {number(found.shards, 'shard')} of up to {max(map(len, study.plan.shards))}",
+        f"images: {found.all_images} in {counted(found.shards, 'shard')} of up to {max(map(len, study.plan.shards))}",
     ]
     for model in study.facts.models:
         bundle = model.bundle
@@ -123,13 +123,13 @@ def describe(study: PlannedStudy, found: Estimate, workers: int = 1) -> list[str
     units = study.facts.references * sum(map(study.plan.references, range(found.shards)))
     lines += [f"reference rows: {units:,} in references.parquet"] if units else []
     if found.todo < found.shards:
-        lines.append(f"done already: {found.shards - found.todo} of {number(found.shards, 'shard')}")
+        lines.append(f"done already: {found.shards - found.todo} of {counted(found.shards, 'shard')}")
     if not found.todo:
         return [*lines, "nothing is left to compute"]
     lines.append(f"bytes: about {_bytes(found.all_bytes)} of results, twice that while they are joined")
     shared = f" with {workers} workers" if workers > 1 else ""
     lines.append(
-        f"time: about {timedelta(seconds=round(found.seconds / workers))}{shared} for {number(found.images, 'image')}, "
+        f"time: about {timedelta(seconds=round(found.seconds / workers))}{shared} for {counted(found.images, 'image')}, "
         f"{1000 * found.seconds_per_image:.0f} ms each in one worker (measured on {found.probed} of them)"
     )
     return lines

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qcam.common import machine
+from qcam.common.counted import counted
 from qcam.common.files import fingerprint
 from qcam.common.printable import printable
 from qcam.common.wording import in_options
@@ -21,7 +22,7 @@ from qcam.evaluate.run.facts import WorkerFacts, may_saturate
 from qcam.evaluate.run.inputs import calibrating, random_weights, unknown_weights
 from qcam.evaluate.run.options import StudyOptions
 from qcam.evaluate.study.conditions import Conditions
-from qcam.images.account import Account, number
+from qcam.images.account import Account
 
 _CONVENTIONS = {
     "SIM": "sum min(P, Q), both summing to 1",
@@ -197,7 +198,7 @@ def mixtures(workers: Sequence[WorkerRecord]) -> list[str]:
 
 
 def _counts(shards: Counter[str]) -> str:
-    return ", ".join(f"{name}: {number(many, 'shard')}" for name, many in sorted(shards.items()))
+    return ", ".join(f"{name}: {counted(many, 'shard')}" for name, many in sorted(shards.items()))
 
 
 def _conventions(method: str, *, paper: bool) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from qcam.common import machine, telling
 from qcam.common.arguments import whole_or_none
+from qcam.common.counted import counted
 from qcam.common.errors import ImageSetError, ProviderError, QcamError
 from qcam.common.files import exclusive
 from qcam.common.places import refuse_overlap, require_text
@@ -29,7 +30,7 @@ from qcam.evaluate.saliency.masks import MaskSaliency
 from qcam.evaluate.study.estimate import describe, estimate
 from qcam.evaluate.study.executor import Opening, ThisProcess, by_crew
 from qcam.evaluate.study.study import PlannedStudy, Study
-from qcam.images.account import Account, number
+from qcam.images.account import Account
 from qcam.images.embedded import fits_labels
 from qcam.images.labels import Labelled, label_images
 from qcam.images.sources import ImageFile
@@ -320,7 +321,7 @@ def _photographs(request: StudyRequest, bundles: list[Bundle], account: Account)
     labelled.tell(account, request.limit)
     taken = labelled.images[: request.limit]  # after the labels: class folders count as a whole
     if len(taken) < len(labelled.images):
-        account.add("limit", f"the first {number(len(taken), 'image')} of {len(labelled.images):,}")
+        account.add("limit", f"the first {counted(len(taken), 'image')} of {len(labelled.images):,}")
     if any(image.label is not None for image in taken):
         return taken
     told = "; ".join(str(line) for line in account.lines if line.topic == "labels")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 
 from qcam.common import telling
+from qcam.common.counted import counted
 from qcam.common.errors import QcamError, ResultsError
 from qcam.common.files import readable_json
 from qcam.common.wording import in_options
@@ -37,7 +38,7 @@ from qcam.evaluate.study.executor import Opening, ThisProcess
 from qcam.evaluate.study.plan import StudyPlan, begins_with, make_plan, settled, told_differences, write_images
 from qcam.evaluate.study.record import negative_activations, run_record
 from qcam.evaluate.study.record import warnings as warnings_of
-from qcam.images.account import Account, number
+from qcam.images.account import Account
 from qcam.images.sources import ImageFile
 from qcam.runtime.bundle import Bundle
 
@@ -337,7 +338,7 @@ class PlannedStudy:
             self.place.wrote_images()
             self._write_record(complete=False)
             if len(todo) < shards:
-                telling.note(f"{shards - len(todo)} of {number(shards, 'shard')} are done already; going on")
+                telling.note(f"{shards - len(todo)} of {counted(shards, 'shard')} are done already; going on")
             self._go_on(todo)
         finally:
             self.place.keep_old()
@@ -349,7 +350,7 @@ class PlannedStudy:
                 self._evaluate(todo)
                 if self.place.replaces:
                     raise QcamError(
-                        f"not one of {number(len(self.plan.images), 'image')} could be evaluated; without {{force}}, and "
+                        f"not one of {counted(len(self.plan.images), 'image')} could be evaluated; without {{force}}, and "
                         "to another {output}, the same command says why for each"
                     )
             except (KeyboardInterrupt, QcamError):
@@ -373,7 +374,7 @@ class PlannedStudy:
             self.publish()
             named = "; ".join(f"shard {index}: {reason}" for index, reason in sorted(given_up.items())[:3])
             told = (
-                f"{len(given_up)} of {number(len(self.plan.shards), 'shard')} failed again and again ({named}); "
+                f"{len(given_up)} of {counted(len(self.plan.shards), 'shard')} failed again and again ({named}); "
                 f"{self.place} holds the rest, readable, and the same command tries them again"
             )
             bug = self.executor.bug_behind(given_up)

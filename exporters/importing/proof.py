@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from qcam.common import telling
+from qcam.common.counted import counted
 from qcam.common.errors import ProviderError, QcamError, first_line, in_file
 from qcam.exporters.importing.quantization import nearest
 from qcam.exporters.proof import drawn, hold_simulation, refuse_mixing
@@ -45,7 +46,7 @@ class Shown:
     def words(self) -> str:
         """Return how many they are, and what."""
         count = len(self.names)
-        return f"{count} photograph{'s' * (count > 1)}" if self.names[0] != _DRAWN else "a drawn picture"
+        return counted(count, "photograph") if self.names[0] != _DRAWN else "a drawn picture"
 
 
 _DRAWN = "a drawn picture"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcam.images.account import Account, examples, number
+from qcam.images.account import Account, examples
 
 
 def test_the_record_has_the_words_of_the_commands() -> None:
@@ -25,4 +25,3 @@ def test_a_name_that_is_no_utf_8_can_be_written() -> None:
 def test_examples_are_three_and_say_that_there_are_more() -> None:
     assert examples(["a", "b", "a", "c"]) == "a, b, c"
     assert examples("abcd") == "a, b, c, …"
-    assert (number(1, "row"), number(1000, "row"), number(2, "is", "are")) == ("1 row", "1,000 rows", "2 are")
