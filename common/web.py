@@ -211,7 +211,7 @@ def _run(place: UPath, task: Callable[[], Awaitable[Result]], *, ends: bool = Tr
     Args:
         place: What is asked for.
         task: What is run.
-        ends: Whether nothing is read after it: the head of an answer whose body never comes is no answer.
+        ends: Whether a body comes by it: a head alone is no answer, for the body may never come, and no silence.
 
     Raises:
         FileNotFoundError: As from the task.
@@ -249,14 +249,14 @@ def _broken(error: Exception) -> str:
     return kind or printable((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
-def _asked(place: UPath, headers: Mapping[str, str], start: int | None, *, head: bool = False) -> _Answer:
-    """Ask for a file or a page, of which perhaps no more than the head is read; errors as from `_run`."""
+def _asked(place: UPath, headers: Mapping[str, str], start: int | None) -> _Answer:
+    """Ask for a file or a page, and take the head of the answer; errors as from `_run`."""
 
     async def begin() -> _Answer:
         async with asyncio.timeout(SILENCE):
             return await _ask(place, headers, start)
 
-    return _run(place, begin, ends=head)
+    return _run(place, begin, ends=False)
 
 
 def _closed(place: UPath, answer: _Answer) -> None:
@@ -336,7 +336,7 @@ def about(place: UPath) -> tuple[int, str]:
         QcamError: If the host has not answered again and again.
     """
     try:
-        answer = _asked(place, {"Range": "bytes=0-0"}, 0, head=True)
+        answer = _asked(place, {"Range": "bytes=0-0"}, 0)
     except EOFError:
         return 0, ""
     _closed(place, answer)
@@ -348,7 +348,7 @@ def about(place: UPath) -> tuple[int, str]:
 def is_file(place: UPath) -> bool:
     """Tell whether a file is there; False also where that cannot be told."""
     try:
-        answer = _asked(place, {"Range": "bytes=0-0"}, 0, head=True)
+        answer = _asked(place, {"Range": "bytes=0-0"}, 0)
     except EOFError:
         return True
     except OSError:

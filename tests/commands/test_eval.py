@@ -157,10 +157,10 @@ def test_interrupting_leaves_readable_results_and_the_same_command_goes_on(tiny_
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     parts = tmp_path / "out" / "parts"
-    for _ in range(1200):
+    for _ in range(12000):
         if list(parts.glob("*.parquet")) or process.poll() is not None:
             break
-        time.sleep(0.05)
+        time.sleep(0.005)
     process.send_signal(how)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told

@@ -108,12 +108,17 @@ class Request(BaseHTTPRequestHandler):
 Odd = Callable[[Request], None]
 
 
+def tag(data: bytes) -> str:
+    """Return the entity tag of content."""
+    return f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+
+
 def serve(request: Request, data: bytes, **headers: object) -> None:
     """Answer with content as a good server does: by ranges, with an entity tag."""
-    tag = {"ETag": f'"{hashlib.sha256(data).hexdigest()[:16]}"', "Accept_Ranges": "bytes"} | headers
+    more = {"ETag": tag(data), "Accept_Ranges": "bytes"} | headers
     match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
     if match is None:
-        request.head(200, Content_Length=len(data), **tag)
+        request.head(200, Content_Length=len(data), **more)
         request.send(data)
         return
     start, stop = int(match[1]), min(int(match[2] or len(data)) + 1, len(data))
@@ -121,7 +126,7 @@ def serve(request: Request, data: bytes, **headers: object) -> None:
         request.head(416, Content_Range=f"bytes */{len(data)}", Content_Length=0)
         return
     about = f"bytes {start}-{stop - 1}/{len(data)}"
-    request.head(206, Content_Length=stop - start, Content_Range=about, **tag)
+    request.head(206, Content_Length=stop - start, Content_Range=about, **more)
     request.send(data[start:stop])
 
 
