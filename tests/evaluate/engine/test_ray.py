@@ -205,6 +205,7 @@ def test_the_study_on_two_nodes_while_a_worker_is_killed(lite0_bundle, tmp_path)
     assert f"{', '.join(SAME)} are the same, byte by byte" in shown.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_gpu_that_only_ray_knows_of_is_refused(tiny_bundle, many, tmp_path, monkeypatch):
     """Workers go where the GPUs are, and there it shows whether PyTorch finds one: never silently on the CPU."""

@@ -78,6 +78,7 @@ def test_killed_and_gone_on_from_another_machine(remote, tmp_path, same_as, monk
     same_as(fetch(remote, tmp_path / "fetched"))
 
 
+@pytest.mark.long
 def test_results_that_could_not_be_brought_there_are_not_lost(remote, tmp_path, same_as):
     """Whatever happens between the last shard and the last file: the parts stay until all is there."""
     arguments = line(remote, "--workers", 1)

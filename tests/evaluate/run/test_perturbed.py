@@ -109,6 +109,7 @@ def test_a_study_by_ablation_has_every_row(tiny_bundle, some_photographs, tmp_pa
     assert "Grad-CAM" not in page
 
 
+@pytest.mark.long
 def test_workers_tell_the_cost_in_runs_and_find_the_same(tiny_bundle, some_photographs, tmp_path) -> None:
     options = ("--cam", "occlusion", "--limit", 4, "--precision", "int8")
     for workers in (1, 2):
